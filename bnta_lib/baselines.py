@@ -1,0 +1,92 @@
+"""Two well-known adapters on the same network, for Table 2: statistics alone, and entropy."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .model import BNTANet, bn_layers, modes_kept
+from .settings import Settings
+
+
+@torch.no_grad()
+def adabn(model: BNTANet, images: Tensor, batch: int = 64, seed: int = 0) -> BNTANet:
+    """AdaBN (Li et al., 2018): the statistics of every BN layer become those of ``images``.
+
+    One pass over the shuffled uint8 images (N, 3, h, w) in batches; mean and variance are the
+    averages over batches. Returns a copy. Raises ValueError for fewer than 4 images.
+    """
+    _check(images)
+    adapted = copy.deepcopy(model)
+    with modes_kept(adapted):
+        adapted.eval()
+        for layer in bn_layers(adapted).values():
+            layer.train()
+            layer.reset_running_stats()
+            layer.momentum = None  # the cumulative average
+        for index in batches(len(images), batch, seed):
+            maps = adapted.maps(images[index])
+            adapted.fn(adapted.pooled(maps))
+            adapted.local_features(adapted.stripes_of(maps))
+    _forget_counts(adapted, model)
+    return adapted
+
+
+def tent(
+    model: BNTANet, images: Tensor, settings: Settings, batch: int = 64, seed: int = 0
+) -> BNTANet:
+    """Tent (Wang et al., 2021): gamma and beta follow the entropy of G's output.
+
+    As published, every batch is normalised by its own statistics while Adam lowers the mean
+    entropy of the predictions, one step a batch. Two things differ, because retrieval compares
+    features across batches: it runs for ``tta_epochs`` over the gallery before inference
+    instead of during it, and inference uses stored statistics, re-estimated from the same images
+    as in :func:`adabn` instead of the test batch's. Rate ``tta_lr``. Returns a copy.
+    """
+    _check(images)
+    adapted = copy.deepcopy(model)
+    with modes_kept(adapted):
+        adapted.eval().requires_grad_(False)
+        parameters = []
+        for layer in bn_layers(adapted).values():
+            layer.train()
+            parameters += [layer.weight, layer.bias]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        optimiser = torch.optim.Adam(parameters, lr=settings.tta_lr)
+        for epoch in range(settings.tta_epochs):
+            for index in batches(len(images), batch, seed + epoch):
+                logits = adapted.fc_g(adapted.fn(adapted.pooled(adapted.maps(images[index]))))
+                loss = entropy(logits).mean()
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    return adabn(adapted, images, batch, seed)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats of the softmax of each row: (B, M) to (B,)."""
+    log = F.log_softmax(logits, dim=1)
+    return -(log.exp() * log).sum(1)
+
+
+def batches(n: int, size: int, seed: int) -> Sequence[Tensor]:
+    """Shuffled indices in batches as even as can be, none of one image (BN cannot train on it)."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return order.tensor_split(-(-n // size))
+
+
+def _check(images: Tensor) -> None:
+    if len(images) < 4:
+        raise ValueError(f"adaption needs at least 4 images, got N = {len(images)}")
+
+
+def _forget_counts(adapted: BNTANet, model: BNTANet) -> None:
+    for layer, source in zip(bn_layers(adapted).values(), bn_layers(model).values()):
+        layer.num_batches_tracked.copy_(source.num_batches_tracked)

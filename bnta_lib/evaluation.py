@@ -1,0 +1,118 @@
+"""mAP and CMC of re-id retrieval by counting ranks: no gallery is ever sorted.
+
+Rank of a match: 1 + the number of gallery images that are nearer to the probe. Images of the
+probe's own person by the probe's own camera are left out (the standard protocol). Ties go to the
+image that comes first in the gallery.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Retrieval quality over P probes; fractions in [0, 1]."""
+
+    ap: Tensor  # float64 (P,): average precision of each probe
+    ap_trapezoid: Tensor  # float64 (P,): by the trapezoidal rule of DualNorm's evaluation
+    rank: Tensor  # int64 (P,): rank of the first match, from 1
+    unmatched: int = 0  # probes without a match in the gallery: left out of the above
+
+    @property
+    def mAP(self) -> float:
+        """Mean average precision; with a single match AP = 1 / rank."""
+        return float(self.ap.mean())
+
+    @property
+    def mAP_trapezoid(self) -> float:
+        """Mean trapezoidal AP: (mAP + rank-1) / 2 where every probe has one match."""
+        return float(self.ap_trapezoid.mean())
+
+    def cmc(self, k: int) -> float:
+        """Rank-k: the fraction of probes whose first match is among the k nearest."""
+        return float((self.rank <= k).double().mean())
+
+    def row(self) -> dict[str, float]:
+        """The four numbers of Table 2, in per cent."""
+        cmc = {f"R{k}": 100 * self.cmc(k) for k in (1, 5, 10)}
+        return {"mAP": 100 * self.mAP, **cmc}
+
+
+def distances(probe: Tensor, gallery: Tensor, normalise: bool = True) -> Tensor:
+    """Squared Euclidean distances (P, G) of features (P, C) and (G, C), in float64.
+
+    With ``normalise`` features are scaled to unit length first [O]. Both are centred on the
+    gallery's mean, without which the expanded product loses small differences.
+    """
+    probe, gallery = probe.double(), gallery.double()
+    if normalise:
+        probe, gallery = F.normalize(probe), F.normalize(gallery)
+    centre = gallery.mean(0)
+    probe, gallery = probe - centre, gallery - centre
+    squares = probe.square().sum(1)[:, None] + gallery.square().sum(1)[None, :]
+    return squares.addmm_(probe, gallery.T, alpha=-2).clamp_(min=0)
+
+
+def evaluate(
+    probe: Tensor,
+    gallery: Tensor,
+    probe_pids: Tensor,
+    gallery_pids: Tensor,
+    probe_camids: Tensor,
+    gallery_camids: Tensor,
+    normalise: bool = True,
+    block: int = 128,
+) -> Scores:
+    """Scores of probe features (P, C) against gallery features (G, C) and their labels.
+
+    Memory is O(block * G). A gallery pid of 0 or less is a distractor: it matches nobody.
+    Raises ValueError for an empty side, features that are not finite, or no match at all.
+    """
+    if len(probe) == 0 or len(gallery) == 0:
+        raise ValueError(f"nothing to evaluate: {len(probe)} probes, {len(gallery)} gallery images")
+    if not (torch.isfinite(probe).all() and torch.isfinite(gallery).all()):
+        raise ValueError("features hold NaN or infinite values: the model or the images are broken")
+    ap, trapezoid, rank, unmatched = [], [], [], 0
+    for rows in torch.arange(len(probe)).split(block):
+        d = distances(probe[rows], gallery, normalise)
+        same = (probe_pids[rows, None] == gallery_pids[None, :]) & (gallery_pids > 0)[None, :]
+        junk = same & (probe_camids[rows, None] == gallery_camids[None, :])
+        d.masked_fill_(junk, torch.inf)
+        row, column = (same & ~junk).nonzero(as_tuple=True)
+        counts = torch.bincount(row, minlength=len(rows))
+        unmatched += int((counts == 0).sum())
+        ranks = _ranks(d, row, column)
+        # Matches in the order of probe, then rank; `place` is a match's number in its probe.
+        order = torch.argsort(row * (len(gallery) + 1) + ranks)
+        row, ranks = row[order], ranks[order]
+        place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+        precision = (place + 1) / ranks.double()
+        before = torch.where(ranks > 1, place / (ranks - 1).clamp(min=1).double(), 1.0)
+        found = counts > 0
+
+        def mean_by_probe(value: Tensor) -> Tensor:
+            total = torch.zeros(len(rows), dtype=torch.float64).index_add_(0, row, value)
+            return (total / counts)[found]
+
+        ap.append(mean_by_probe(precision))
+        trapezoid.append(mean_by_probe((precision + before) / 2))
+        rank.append(ranks[place == 0])
+    if unmatched == len(probe):
+        raise ValueError("no probe has a match in the gallery: check persons and cameras")
+    return Scores(torch.cat(ap), torch.cat(trapezoid), torch.cat(rank), unmatched)
+
+
+def _ranks(d: Tensor, row: Tensor, column: Tensor, chunk: int = 512) -> Tensor:
+    """Rank of each match (row, column) within its row of the distances (b, G), from 1."""
+    index = torch.arange(d.shape[1])
+    ranks = []
+    for r, c in zip(row.split(chunk), column.split(chunk)):
+        own = d[r, c][:, None]
+        nearer = (d[r] < own) | ((d[r] == own) & (index[None, :] < c[:, None]))
+        ranks.append(nearer.sum(1) + 1)
+    return torch.cat(ranks) if ranks else torch.zeros(0, dtype=torch.int64)

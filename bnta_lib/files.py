@@ -1,0 +1,46 @@
+"""Files that are whole or absent: written beside their place, then moved there in one step."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; move it there when the block ends well.
+
+    On any error the temporary file is removed and what stood at ``path`` is as before. A full
+    disk or a folder without permission is an OSError whose message says which and what to do.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        # mkstemp makes the file private; give it what the umask would have given.
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        os.replace(temporary, path)
+    except Exception as error:
+        # Some writers (safetensors) wrap the system's error in one of their own.
+        code = getattr(error, "errno", None)
+        if code == errno.ENOSPC or "No space left" in str(error):
+            raise OSError(errno.ENOSPC, f"the disk is full: could not write {path}; free some "
+                          "space or set BNTA_CACHE to a folder on another disk, then run again; "
+                          "what was there before is unchanged") from error
+        if code in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise OSError(code, f"no permission to write {path}: choose a folder that you may "
+                          "write to (BNTA_CACHE for the cache)") from error
+        raise
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

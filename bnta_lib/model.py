@@ -1,0 +1,283 @@
+"""The network: DualNorm-ResNet-50 E, the identity head G, and the two part heads P and M.
+
+Section 3.2-3.4 of the paper; the places of instance normalisation follow DualNorm (Jia, Ruan
+and Hospedales, 2019): one affine ``InstanceNorm2d`` in the last block of layer1, layer2 and
+layer3, after the residual sum and before the ReLU. Module names are torchvision's, so that
+ImageNet weights fit ``model.backbone`` as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .settings import Settings
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+BLOCKS = (3, 4, 6, 3)  # ResNet-50
+
+
+class Outputs(NamedTuple):
+    """What one forward pass gives; B images, C = 32 * base_width, H stripes, M identities."""
+
+    features: Tensor  # (B, C) global feature, after `fn`: used for retrieval
+    logits: Tensor  # (B, M) of G
+    positions: Tensor  # (B, H, H) of P: image, stripe, score of each position
+    local: Tensor  # (B, H, C_l) of M, after Conv, BN, ReLU: Eq. (6)
+    local_logits: Tensor | None  # (B, H, M) of M's classifiers: Eq. (7); None without them
+
+
+class Bottleneck(nn.Module):
+    """ResNet bottleneck; with ``instance_norm`` the sum is instance-normalised before the ReLU."""
+
+    def __init__(self, inputs: int, planes: int, stride: int = 1, instance_norm: bool = False):
+        super().__init__()
+        outputs = 4 * planes
+        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        self.instance_norm = nn.InstanceNorm2d(outputs, affine=True) if instance_norm else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y)) + (x if self.downsample is None else self.downsample(x))
+        return F.relu(y if self.instance_norm is None else self.instance_norm(y))
+
+
+class Backbone(nn.Module):
+    """E: (B, 3, h, w) to feature maps (B, C, h/16, w/16) at last stride 1, h/32 at stride 2."""
+
+    def __init__(self, base_width: int = 64, last_stride: int = 1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, base_width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(base_width)
+        inputs = base_width
+        for i, (blocks, stride) in enumerate(zip(BLOCKS, (1, 2, 2, last_stride))):
+            planes = base_width * 2**i
+            stage = []
+            for j in range(blocks):
+                dual = i < 3 and j == blocks - 1
+                stage.append(Bottleneck(inputs, planes, stride if j == 0 else 1, dual))
+                inputs = 4 * planes
+            setattr(self, f"layer{i + 1}", nn.Sequential(*stage))
+        self.channels = inputs
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+class BNTANet(nn.Module):
+    """E with the heads G, P and M. Images go in as uint8 (B, 3, h, w); see :class:`Outputs`.
+
+    ``identities`` is M, the number of training people. The 60 batch-norm layers are, from
+    shallow to deep, 53 in E, ``fn``, and one for each of the six parts.
+    """
+
+    def __init__(self, identities: int, settings: Settings):
+        super().__init__()
+        if identities < 2:
+            raise ValueError(f"a model needs at least 2 training identities, got {identities}")
+        self.stripes = settings.stripes
+        self.backbone = Backbone(settings.base_width, settings.last_stride)
+        channels = self.backbone.channels
+        self.fn = nn.BatchNorm1d(channels)
+        self.fn.bias.requires_grad_(False)  # frozen in DualNorm
+        self.parts = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, settings.local_dim, 1, bias=False),
+                nn.BatchNorm2d(settings.local_dim),
+                nn.ReLU(),
+            )
+            for _ in range(self.stripes)
+        )
+        self.fc_g = nn.Linear(channels, identities, bias=False)
+        self.fc_p = nn.Linear(channels, self.stripes, bias=False)
+        self.fc_m = nn.ModuleList(
+            nn.Linear(settings.local_dim, identities, bias=False) for _ in range(self.stripes)
+        )
+        for layer in (self.fc_g, self.fc_p, *self.fc_m):
+            nn.init.normal_(layer.weight, std=0.001 if layer is not self.fc_p else 0.01)
+        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        self.register_buffer("scale", (1 / (255 * std)).view(3, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
+
+    @property
+    def identities(self) -> int:
+        """M, the number of training people that G tells apart."""
+        return self.fc_g.out_features
+
+    def maps(self, images: Tensor) -> Tensor:
+        """E(x): uint8 images (B, 3, h, w) to feature maps (B, C, h', w')."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                "images must be uint8 of shape (B, 3, height, width), "
+                f"got {images.dtype} {tuple(images.shape)}"
+            )
+        x = images.to(self.scale.device, self.scale.dtype) * self.scale + self.shift
+        return self.backbone(x.contiguous(memory_format=torch.channels_last))
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """Eq. (1): (B, C, h', w') averaged to f, (B, C)."""
+        return maps.mean(dim=(2, 3))
+
+    def stripes_of(self, maps: Tensor) -> Tensor:
+        """Eq. (4): (B, C, h', w') averaged in H horizontal stripes to f^h, (B, H, C).
+
+        Where H does not divide h' the bins overlap (adaptive pooling's rule).
+        """
+        rows = maps.mean(dim=3)
+        if rows.shape[2] % self.stripes == 0:  # plain means: exact, and deterministic on a GPU
+            return rows.unflatten(2, (self.stripes, -1)).mean(dim=3).transpose(1, 2)
+        return F.adaptive_avg_pool1d(rows, self.stripes).transpose(1, 2)
+
+    def local_features(self, stripes: Tensor) -> Tensor:
+        """Eq. (6): f^h (B, H, C) to local features (B, H, C_l), one convolution a part."""
+        columns = [part(stripes[:, h, :, None, None]) for h, part in enumerate(self.parts)]
+        return torch.stack([c.flatten(1) for c in columns], dim=1)
+
+    def local_logits(self, local: Tensor) -> Tensor | None:
+        """M's classifiers, Eq. (7): (B, H, C_l) to (B, H, M). Compact weights come without."""
+        if len(self.fc_m) == 0:
+            return None
+        return torch.stack([fc(local[:, h]) for h, fc in enumerate(self.fc_m)], dim=1)
+
+    def forward(self, images: Tensor) -> Outputs:
+        maps = self.maps(images)
+        features = self.fn(self.pooled(maps))
+        stripes = self.stripes_of(maps)
+        local = self.local_features(stripes)
+        return Outputs(
+            features,
+            self.fc_g(features),
+            self.fc_p(stripes),
+            local,
+            self.local_logits(local),
+        )
+
+
+@torch.no_grad()
+def embed(model: BNTANet, images: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
+    """Global features (N, C) and local features (N, H, C_l) of uint8 images, in eval mode.
+
+    float32 on the CPU, wherever the model is. Raises ValueError where there is no image.
+    The model's modes are as before when it returns.
+    """
+    if len(images) == 0:
+        raise ValueError("no images to embed: the set is empty")
+    with modes_kept(model):
+        model.eval()
+        features, local = [], []
+        for chunk in images.split(batch):
+            maps = model.maps(chunk)
+            features.append(model.fn(model.pooled(maps)).float().cpu())
+            local.append(model.local_features(model.stripes_of(maps)).float().cpu())
+    return torch.cat(features), torch.cat(local)
+
+
+class modes_kept:
+    """Context manager: train/eval mode, requires_grad and BN momentum are restored on leaving."""
+
+    def __init__(self, model: nn.Module):
+        self.modes = [(m, m.training) for m in model.modules()]
+        self.grads = [(p, p.requires_grad) for p in model.parameters()]
+        self.momenta = [(m, m.momentum) for m in model.modules() if isinstance(m, _BatchNorm)]
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc) -> None:
+        for module, training in self.modes:
+            module.training = training
+        for parameter, requires in self.grads:
+            parameter.requires_grad_(requires)
+        for layer, momentum in self.momenta:
+            layer.momentum = momentum
+
+
+def bn_layers(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch-norm layers by name, from shallow to deep (Fig. 3's index 1 is the first).
+
+    In a bottleneck the shortcut's BN comes after bn1-bn3, as in torchvision.
+    """
+    return {n: m for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
+
+
+def in_layers(model: nn.Module) -> dict[str, nn.InstanceNorm2d]:
+    """The instance-norm layers by name."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, nn.InstanceNorm2d)}
+
+
+def conv_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Everything that is not a norm layer: convolutions and linear layers ("Conv" in Table 4)."""
+    kinds = (nn.Conv2d, nn.Linear)
+    return {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Layer and parameter counts that method.md derives from the paper's Table 4 and text."""
+    def size(layers: dict[str, nn.Module]) -> int:
+        return sum(p.numel() for layer in layers.values() for p in layer.parameters())
+
+    bn = bn_layers(model)
+    return {
+        "BN layers": len(bn),
+        "BN gamma+beta": size(bn),
+        "IN gamma+beta": size(in_layers(model)),
+        "Conv and linear": size(conv_layers(model)),
+    }
+
+
+def load_imagenet(model: BNTANet, path: str | Path | None = None) -> None:
+    """Fill E with torchvision's ImageNet ResNet-50 weights, from a local file or by download.
+
+    Raises ValueError when the model is not of full width, FileNotFoundError when the file is
+    absent, RuntimeError when nothing is at hand and the download fails.
+    """
+    if model.backbone.conv1.out_channels != 64:
+        raise ValueError("ImageNet weights fit the full width only: set base_width=64, "
+                         "or pretrained=False to start from random weights")
+    if path is not None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no ImageNet weights at {path}: give the path of torchvision's "
+                                    "resnet50 .pth file")
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise ValueError(f"{path} is not a readable weights file: {error}") from error
+    else:
+        from torchvision.models import ResNet50_Weights
+
+        try:
+            state = ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=True)
+        except Exception as error:
+            raise RuntimeError(
+                "ImageNet weights are neither on this machine nor downloadable: fetch torchvision's "
+                "resnet50 IMAGENET1K_V1 file elsewhere and set $BNTA_IMAGENET to its path, or set "
+                f"pretrained=False ({error})"
+            ) from error
+    state = {k: v for k, v in state.items() if not k.startswith("fc.")}
+    result = model.backbone.load_state_dict(state, strict=False)
+    missing = [k for k in result.missing_keys
+               if "instance_norm" not in k and "num_batches_tracked" not in k]
+    if missing or result.unexpected_keys:
+        raise ValueError("these are not ResNet-50 weights: missing "
+                         f"{missing[:3]}, unexpected {result.unexpected_keys[:3]}")

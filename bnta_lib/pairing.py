@@ -1,0 +1,144 @@
+"""Algorithm 1 of the paper: the K non-overlapping image pairs with the most similar part.
+
+D(i, j) is the smallest, over the H parts, of the Euclidean distances of the part's features.
+The K pairs are taken greedily from the smallest D; an image enters one pair at most. Ties go to
+the smaller (i, j), i < j, and the smaller part.
+
+The N x N matrix is never held. Every image keeps a short list of its nearest neighbours, found
+in blocks of rows; an entry is trusted only where a bound on the rounding error of the fast
+distances certifies that nothing outside the list is closer. An image whose trusted entries are
+used up is scanned again among the images still free, with a longer list. The result is thus the
+one of the full matrix of float64 distances by direct difference, with O(N * block) memory.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """K pairs in the order of their distance: Algorithm 1's adaption sample set."""
+
+    index: Tensor  # int64 (K, 2), i < j: rows of the features given
+    part: Tensor  # int64 (K,): matched part n, from 0
+    distance: Tensor  # float64 (K,): distance of the matched parts
+
+
+def check_sizes(n: int, k: int) -> None:
+    """Raise ValueError where no K non-overlapping pairs can be formed from N images."""
+    if n < 4:
+        raise ValueError(f"pairing needs at least 4 images, got N = {n}")
+    if k < 1 or 2 * k > n:
+        raise ValueError(f"K non-overlapping pairs need 2K <= N images and K >= 1: got K = {k}, "
+                         f"N = {n}")
+
+
+def nearest_pairs(local: Tensor, k: int, block: int = 256, candidates: int = 16) -> Pairs:
+    """Algorithm 1, steps 4 to 7, for local features (N, H, C_l).
+
+    Raises ValueError for N < 4, 2K > N, or features that are not finite.
+    """
+    if local.ndim != 3:
+        raise ValueError(f"local features have shape (N, H, C_l), got {tuple(local.shape)}")
+    n = len(local)
+    check_sizes(n, k)
+    features = local.detach().double()
+    if not torch.isfinite(features).all():
+        raise ValueError("local features hold NaN or infinite values: the model or the images "
+                         "are broken")
+    scan = _Scanner(features, block)
+
+    # Row i answers for the pairs (i, j), i < j. Its list holds (squared distance, j, part) in
+    # order; j = -1 marks a lower bound of all that the list leaves out. The heap holds the head
+    # of each list as (squared distance, i, j, part): a bound comes before a pair that ties.
+    free = torch.ones(n, dtype=torch.bool)
+    lists = scan(torch.arange(n), free, candidates)
+    length = [candidates] * n
+    heap = [(d, i, j, h) for i in range(n) if lists[i] for d, j, h in lists[i][:1]]
+    heapq.heapify(heap)
+
+    index, part, distance = [], [], []
+    while len(index) < k:
+        d, i, j, h = heapq.heappop(heap)
+        if not free[i]:
+            lists.pop(i, None)
+            continue
+        if j >= 0 and free[j]:
+            index.append((i, j))
+            part.append(h)
+            distance.append(d**0.5)
+            free[i] = free[j] = False
+            continue
+        if j < 0:  # the list is used up: scan again among the free, twice as far
+            length[i] *= 2
+            lists[i] = scan(torch.tensor([i]), free, length[i])[i]
+        lists[i] = [entry for entry in lists[i] if entry[1] < 0 or free[entry[1]]]
+        if lists[i]:
+            d, j, h = lists[i][0]
+            heapq.heappush(heap, (d, i, j, h))
+    return Pairs(
+        torch.tensor(index), torch.tensor(part), torch.tensor(distance, dtype=torch.float64)
+    )
+
+
+class _Scanner:
+    """Nearest neighbours j > i of rows i among the free images: exact, or marked as a bound."""
+
+    def __init__(self, features: Tensor, block: int):
+        self.exact = features.transpose(0, 1).contiguous()  # (H, N, C_l) float64
+        # Far from the origin the expanded product loses the small distances: centre each part.
+        self.centred = self.exact - self.exact.mean(1, keepdim=True)
+        self.squares = self.centred.square().sum(-1)  # (H, N)
+        # Rounding of the fast squared distance: of the centring, relative to the size before it,
+        # and of norms and product, relative to the size after it.
+        eps, width = torch.finfo(torch.float64).eps, features.shape[2]
+        before, after = float(self.exact.abs().amax()), float(self.centred.abs().amax())
+        self.error = 8 * eps * width * after * (before + (width + 4) * after)
+        self.block = block
+
+    def __call__(self, rows: Tensor, free: Tensor, length: int) -> dict[int, list]:
+        columns = free.nonzero()[:, 0]
+        take = min(length, len(columns) - 1)
+        found: dict[int, list] = {}
+        for chunk in rows.split(self.block):
+            # One more than taken: it bounds everything that the list leaves out.
+            fast, place = self._fast(chunk, columns).topk(take + 1, dim=1, largest=False)
+            limit = (fast[:, take] - self.error).tolist()
+            partner = columns[place[:, :take]]
+            for r, i in enumerate(chunk.tolist()):
+                later = partner[r][partner[r] > i]
+                squared, part = self._exact(i, later)
+                entries = sorted(
+                    e for e in zip(squared.tolist(), later.tolist(), part.tolist())
+                    if e[0] < limit[r]
+                )
+                if limit[r] != float("inf"):
+                    entries.append((max(limit[r], 0.0), -1, -1))
+                if len(entries) > self.block:  # keep memory at O(block) a row
+                    entries = entries[: self.block] + [(entries[self.block][0], -1, -1)]
+                found[i] = entries
+        return found
+
+    def _fast(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Smallest squared distance over parts, (rows, columns), by the expanded product."""
+        best = None
+        for part, squares in zip(self.centred, self.squares):
+            d = torch.addmm(squares[columns], part[rows], part[columns].T, alpha=-2)
+            d += squares[rows, None]
+            best = d if best is None else torch.minimum(best, d)
+        return best.masked_fill_(columns[None, :] <= rows[:, None], torch.inf)
+
+    def _exact(self, i: int, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared distance of image i to others by direct difference, and its part."""
+        best = torch.full(others.shape, torch.inf, dtype=torch.float64)
+        part = torch.zeros(others.shape, dtype=torch.int64)
+        for h, column in enumerate(self.exact):
+            d = (column[others] - column[i]).square().sum(-1)
+            part[d < best] = h
+            best = torch.minimum(best, d)
+        return best, part

@@ -1,0 +1,156 @@
+"""One data class of settings: every choice of the paper, and every choice it leaves open, once.
+
+A profile is a set of values for it:
+
+* ``smoke``   tests; trains from nothing in under a minute; mechanism, not science.
+* ``laptop``  the default; two cores, no GPU; trained weights are committed.
+* ``paper``   the paper's network and schedule; a GPU.
+
+The profile is chosen by argument, or else by the environment variable ``BNTA_PROFILE``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The paper's five sources and the counts that give its 121,765 images of 18,530 people
+# (images, people). The embedded sources keep these proportions' character at a smaller size.
+PAPER_SOURCES = {
+    "CUHK02": (7_264, 1_816),
+    "CUHK03": (14_097, 1_467),
+    "Market-1501": (29_419, 1_501),
+    "DukeMTMC-reID": (36_411, 1_812),
+    "CUHK-SYSU": (34_574, 11_934),
+}
+SOURCES = tuple(PAPER_SOURCES)
+TARGETS = ("VIPeR", "GRID", "iLIDS")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one experiment. The default values are those of the paper.
+
+    Open choices (the paper does not say) are marked [O]; see the README's table.
+    """
+
+    profile: str = "paper"
+    seed: int = 0
+
+    # ---- data
+    height: int = 256  # input height, pixels [O]
+    width: int = 128  # input width, pixels [O]
+    people: dict[str, int] = field(
+        default_factory=lambda: {name: people for name, (_, people) in PAPER_SOURCES.items()}
+    )
+    images: dict[str, int] = field(
+        default_factory=lambda: {name: images for name, (images, _) in PAPER_SOURCES.items()}
+    )
+    splits: int = 10  # random probe/gallery splits of each target
+    heldout: int = 200  # people of each source that training never sees (headroom)
+
+    # ---- network
+    base_width: int = 64  # channels of the stem; 64 is ResNet-50, C = 32 * base_width
+    last_stride: int = 1  # stride of layer4 [O]
+    stripes: int = 6  # H
+    local_dim: int = 256  # C_l
+    pretrained: bool = True  # start from torchvision's ImageNet weights
+
+    # ---- training, Eq. (9) and (10)
+    loss_id: float = 1.0  # weight of L_id (0 leaves it out, as Table 3 does)
+    lambda1: float = 0.1  # weight of L_pos
+    lambda2: float = 0.1  # weight of L_mat
+    loss_tri: float = 0.0  # weight of L_tri (3), defined in the paper but absent from (9)
+    triplet_margin: float = 0.3  # phi_tri [O]
+    epochs: int = 60
+    lr: float = 0.005  # eta_t
+    lr_decay_epoch: int = 40
+    warmup_epochs: int = 0
+    batch: int = 64
+    instances: int = 0  # images a person in a batch (PK); 0 draws plain batches [O]
+    label_smoothing: float = 0.1  # [O] DualNorm's
+    pad: int = 10  # random crop after this padding, pixels at height 256 [O] DualNorm's
+    save_every: int = 1  # epochs between resumable checkpoints
+
+    # ---- test-time adaption, Eq. (8), (13), (14) and Algorithm 1
+    K: int = 128  # pairs; the protocol uses min(K, N // 2)
+    tta_batch: int = 32  # pairs a batch
+    tta_epochs: int = 1
+    tta_lr: float = 0.0005  # eta_tta
+    tta_optimizer: str = "adam"  # [O] adam | sgd
+    tta_momentum: float = 0.1  # of the running statistics mu and sigma^2 [O]
+    margin: float = 0.3  # phi
+    lambda3: float = 1.0  # weight of L_mat^tta
+    matching_reduction: str = "sum"  # of (8) over the pairs of a batch [O] sum | mean
+    tta_seeds: int = 3  # adaption seeds a table averages over
+
+    # ---- evaluation
+    normalise_features: bool = True  # Euclidean distance on L2-normalised features [O]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Input height and width, pixels."""
+        return self.height, self.width
+
+
+_LAPTOP = dict(
+    height=96,
+    width=48,
+    people={"CUHK02": 500, "CUHK03": 400, "Market-1501": 400, "DukeMTMC-reID": 500,
+            "CUHK-SYSU": 1_200},
+    images={"CUHK02": 2_000, "CUHK03": 4_000, "Market-1501": 6_000, "DukeMTMC-reID": 7_500,
+            "CUHK-SYSU": 4_500},
+    base_width=16,
+    local_dim=64,
+    pretrained=False,
+    epochs=18,
+    lr=0.002,
+    lr_decay_epoch=13,
+    warmup_epochs=1,
+    instances=0,
+)
+_SMOKE = dict(
+    _LAPTOP,
+    people={name: 16 for name in SOURCES},
+    images={name: 64 for name in SOURCES},
+    splits=2,
+    heldout=20,
+    base_width=8,
+    local_dim=32,
+    epochs=6,
+    lr_decay_epoch=5,
+    tta_seeds=2,
+)
+PROFILES = {
+    "smoke": Settings(profile="smoke", **_SMOKE),
+    "laptop": Settings(profile="laptop", **_LAPTOP),
+    "paper": Settings(),
+}
+
+
+def settings(profile: str | None = None, **overrides) -> Settings:
+    """The settings of ``profile`` (default: ``$BNTA_PROFILE``, else laptop), some overridden.
+
+    Raises ValueError for a profile or a setting that does not exist.
+    """
+    name = profile or os.environ.get("BNTA_PROFILE") or "laptop"
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
+    known = {f.name for f in fields(Settings)}
+    for key in overrides:
+        if key not in known:
+            raise ValueError(f"unknown setting {key!r}: the settings are {', '.join(sorted(known))}")
+    return replace(PROFILES[name], **overrides)
+
+
+def cache_dir() -> Path:
+    """Where rendered sets, checkpoints and measured rows are kept: ``$BNTA_CACHE`` or .cache."""
+    return Path(os.environ.get("BNTA_CACHE") or ROOT / ".cache")
+
+
+def figures_dir(profile: str) -> Path:
+    """Where the figures and tables of a profile are written."""
+    return ROOT / "figures" / profile

@@ -1,0 +1,246 @@
+"""Training on the labelled sources: Eq. (9) and (10).
+
+``python -m bnta_lib.training`` trains the models of a profile and stores their weights. A stop
+loses at most one epoch: the same command goes on from the last checkpoint, to the same weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from .data.sets import ReIDSet
+from .files import atomic
+from .losses import identity_loss, matching_train_loss, positioning_loss, triplet_loss
+from .model import BNTANet, load_imagenet
+from .settings import PROFILES, Settings, cache_dir, settings as load_settings
+from .weights import MODELS, load_model, save_model, weights_path
+
+
+def train(
+    sources: ReIDSet,
+    settings: Settings,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+    device: str | torch.device | None = None,
+    imagenet: str | Path | None = None,
+) -> tuple[BNTANet, pd.DataFrame]:
+    """Train from nothing, or on from ``checkpoint``; returns the model and a row an epoch.
+
+    ``sources``: uint8 images (N, 3, h, w) with pids 1..M. The rows hold epoch, lr, the mean
+    losses, accuracy of G on the (augmented) training images and seconds. On a GPU (``device``,
+    default: one if there is one) the images stay resident and the forward pass is bf16 autocast.
+    Raises ValueError for pids that are not 1..M or for a checkpoint of other settings or data.
+    """
+    people = int(sources.pids.max())
+    if len(sources.pids.unique()) != people or int(sources.pids.min()) != 1:
+        raise ValueError("training pids must be 1..M without gaps")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.manual_seed(settings.seed)
+    model = BNTANet(people, settings)
+    if settings.pretrained:
+        load_imagenet(model, imagenet)
+    model.to(device, memory_format=torch.channels_last)
+    optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=(0.9, 0.999))
+    random = torch.Generator().manual_seed(settings.seed)
+    history: list[dict] = []
+    key = training_key(sources, settings)
+    if checkpoint is not None and Path(checkpoint).is_file():
+        history = _resume(checkpoint, key, model, optimiser, random)
+
+    images, labels = sources.images.to(device), (sources.pids - 1).to(device)
+    bar = tqdm(
+        total=settings.epochs * -(-len(images) // settings.batch), disable=not progress,
+        initial=len(history) * -(-len(images) // settings.batch), unit="batch", mininterval=1,
+    )
+    for epoch in range(len(history), settings.epochs):
+        start = time.perf_counter()
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(epoch, settings)
+        model.train()
+        sums: dict[str, float] = {}
+        for index in epoch_batches(sources.pids, settings, random):
+            batch = augment(images[index.to(device)], settings, random)
+            y = labels[index.to(device)]
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                values = training_losses(model, batch, y, settings)
+            optimiser.zero_grad(set_to_none=True)
+            values["total"].backward()
+            optimiser.step()
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value.detach() * len(index)
+            bar.update()
+        size = len(images)
+        row = {"epoch": epoch + 1, "lr": learning_rate(epoch, settings)}
+        row |= {name: value.item() / size for name, value in sums.items()}
+        row["seconds"] = time.perf_counter() - start
+        if not torch.isfinite(torch.tensor(row["total"])):
+            raise FloatingPointError(f"the training loss is {row['total']} in epoch {epoch + 1}: "
+                                     "lower lr; the last checkpoint is unchanged")
+        history.append(row)
+        bar.set_postfix(epoch=epoch + 1, loss=f"{row['total']:.2f}", acc=f"{row['accuracy']:.2f}")
+        last = epoch + 1 == settings.epochs
+        if checkpoint is not None and (last or (epoch + 1) % settings.save_every == 0):
+            _save(checkpoint, key, model, optimiser, random, history)
+    bar.close()
+    return model.cpu().eval(), pd.DataFrame(history)
+
+
+def training_losses(
+    model: BNTANet, images: Tensor, labels: Tensor, settings: Settings
+) -> dict[str, Tensor]:
+    """The terms of Eq. (9), the total, and G's accuracy, for one batch. Unused terms are 0."""
+    out = model(images)
+    smooth, zero = settings.label_smoothing, out.logits.new_zeros(())
+    l_id = identity_loss(out.logits, labels, smooth) if settings.loss_id else zero
+    l_pos = positioning_loss(out.positions) if settings.lambda1 else zero
+    l_mat = matching_train_loss(out.local_logits, labels, smooth) if settings.lambda2 else zero
+    total = settings.loss_id * l_id + settings.lambda1 * l_pos + settings.lambda2 * l_mat
+    if settings.loss_tri:
+        tri = triplet_loss(out.features.float(), labels, settings.triplet_margin)
+        total = total + settings.loss_tri * tri
+    accuracy = (out.logits.argmax(1) == labels).float().mean()
+    return {"L_id": l_id, "L_pos": l_pos, "L_mat": l_mat, "total": total, "accuracy": accuracy}
+
+
+def learning_rate(epoch: int, settings: Settings) -> float:
+    """eta_t of an epoch counted from 0: a linear warm-up if any, then divided by 10 once."""
+    if epoch < settings.warmup_epochs:
+        return settings.lr * (epoch + 1) / (settings.warmup_epochs + 1)
+    return settings.lr * (0.1 if epoch >= settings.lr_decay_epoch else 1.0)
+
+
+def epoch_batches(pids: Tensor, settings: Settings, random: torch.Generator) -> list[Tensor]:
+    """Indices of an epoch's batches: plain, or ``instances`` images of each person (PK).
+
+    Every image comes once (PK fills up a person's last group by repeating). Batches are as even
+    as can be, so that none is left with a single image.
+    """
+    order = torch.randperm(len(pids), generator=random)
+    if settings.instances > 1:
+        k = settings.instances
+        order = order[torch.argsort(pids[order], stable=True)]
+        groups = []
+        for own in order.split(torch.bincount(pids)[pids.unique()].tolist()):
+            own = own.repeat(-(-k // len(own))) if len(own) < k else own
+            own = torch.cat([own, own[: -len(own) % k]])
+            groups += own.split(k)
+        order = torch.cat([groups[g] for g in torch.randperm(len(groups), generator=random)])
+    return list(order.tensor_split(max(1, -(-len(order) // settings.batch))))
+
+
+def augment(images: Tensor, settings: Settings, random: torch.Generator) -> Tensor:
+    """DualNorm's: pad with black, crop at random, flip half; each image draws its own."""
+    n, _, height, width = images.shape
+    pad = round(settings.pad * height / 256)
+    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=random)
+    flip = torch.rand(n, 1, generator=random) < 0.5
+    rows = top + torch.arange(height)
+    columns = torch.where(flip, torch.arange(width - 1, -1, -1), torch.arange(width)) + left
+    padded = F.pad(images, (pad, pad, pad, pad))
+    rows, columns = rows.to(images.device), columns.to(images.device)
+    which = torch.arange(n, device=images.device)[:, None, None]
+    # Indexing across the channels gives (n, height, width, 3): channels-last as it comes.
+    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def training_key(sources: ReIDSet, settings: Settings) -> str:
+    """Digest of all that decides the weights: the data, and every setting of the training."""
+    chosen = {k: v for k, v in asdict(settings).items()
+              if not k.startswith("tta_") and k not in ("K", "splits", "save_every", "heldout")}
+    text = json.dumps([sources.digest, chosen], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _save(path, key, model, optimiser, random, history) -> None:
+    state = {"key": key, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
+             "random": random.get_state(), "history": history}
+    with atomic(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _resume(path, key, model, optimiser, random) -> list[dict]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({error}): delete it to start "
+                         "again") from error
+    if state["key"] != key:
+        raise ValueError(f"{path} is a checkpoint of other data or settings: delete it, or name "
+                         "another file")
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    random.set_state(state["random"])
+    return state["history"]
+
+
+def trained_model(
+    settings: Settings, name: str = "bnta", progress: bool = True, retrain: bool = False
+) -> BNTANet:
+    """A training's model: from its weights file; the smoke profile trains where there is none.
+
+    With ``retrain`` it is trained on the embedded sources in any profile (resumable) and stored.
+    Raises FileNotFoundError where the weights are absent otherwise.
+    """
+    path = weights_path(settings, name)
+    if retrain or (settings.profile == "smoke" and not path.is_file()):
+        from .data import load_sources
+
+        chosen = replace(settings, **MODELS[name])
+        sources = load_sources(settings)
+        checkpoint = checkpoint_path(sources, chosen, name)
+        model, history = train(sources, chosen, checkpoint, progress)
+        meta = {"model": name, "profile": settings.profile, "data": sources.digest,
+                "key": training_key(sources, chosen), "torch": torch.__version__,
+                "seconds": float(history["seconds"].sum())}
+        save_model(model, path, meta, compact=settings.profile != "paper")
+        with atomic(path.with_suffix(".csv")) as temporary:
+            history.round(5).to_csv(temporary, index=False)
+        checkpoint.unlink(missing_ok=True)
+    return load_model(path, settings)
+
+
+def checkpoint_path(sources: ReIDSet, settings: Settings, name: str) -> Path:
+    """Where a training keeps its resumable state."""
+    key = training_key(sources, settings)[:16]
+    return cache_dir() / "checkpoints" / f"{settings.profile}-{name}-{key}.pt"
+
+
+def training_history(settings: Settings, name: str = "bnta") -> pd.DataFrame:
+    """The rows that :func:`train` recorded for the stored weights."""
+    path = weights_path(settings, name).with_suffix(".csv")
+    if not path.is_file():
+        raise FileNotFoundError(f"no training record at {path}: train with "
+                                "`python -m bnta_lib.training` (make train)")
+    return pd.read_csv(path)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Train the models of a profile; resumable.")
+    parser.add_argument("--profile", choices=list(PROFILES), help="default: $BNTA_PROFILE, laptop")
+    parser.add_argument("--model", nargs="*", choices=list(MODELS), default=list(MODELS))
+    chosen = parser.parse_args(arguments)
+    current = load_settings(chosen.profile)
+    for name in chosen.model:
+        start = time.perf_counter()
+        print(f"training {name}, profile {current.profile}", flush=True)
+        try:
+            trained_model(current, name, retrain=True)
+        except KeyboardInterrupt:
+            raise SystemExit("stopped; the same command goes on from the last epoch") from None
+        minutes = (time.perf_counter() - start) / 60
+        print(f"wrote {weights_path(current, name)} in {minutes:.1f} min", flush=True)
+
+
+if __name__ == "__main__":
+    main()

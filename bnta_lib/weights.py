@@ -1,0 +1,108 @@
+"""Trained weights as safetensors: read and written whole, checked against the model they fill.
+
+Compact files keep convolution and linear weights as int8, one scale for each output channel, so
+that the laptop's model stays under 4 MB; norm layers stay float32. What tables report is measured
+on the weights as they are read back. M's classifiers serve training alone and are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .files import atomic
+from .model import BNTANet
+from .settings import ROOT, Settings, cache_dir
+
+# The trainings of the paper and the settings that make them; Table 3 adds its own.
+MODELS = {
+    "bnta": {},
+    "baseline": {"lambda1": 0.0, "lambda2": 0.0},
+}
+
+
+def weights_path(settings: Settings, name: str) -> Path:
+    """Where the weights of a training are: committed for laptop, in the cache otherwise."""
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}: the models are {', '.join(MODELS)}")
+    base = ROOT / "data" / "weights" if settings.profile == "laptop" else cache_dir() / "weights"
+    return base / settings.profile / f"{name}.safetensors"
+
+
+def save_model(model: BNTANet, path: str | Path, meta: dict, compact: bool = True) -> None:
+    """Write the weights with ``meta`` (JSON-able). OSError on a full disk leaves no half file."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        if name.endswith("num_batches_tracked") or (compact and name.startswith("fc_m.")):
+            continue
+        if compact and tensor.ndim >= 2:
+            scale = tensor.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
+            shaped = scale.view(-1, *[1] * (tensor.ndim - 1))
+            tensors[name] = (tensor / shaped).round().to(torch.int8)
+            tensors[f"{name}.scale"] = scale
+        else:
+            tensors[name] = tensor
+    header = {"kind": "bnta-weights", "meta": json.dumps(meta)}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, header)
+
+
+def read_meta(path: str | Path) -> dict:
+    """The metadata a weights file was saved with. Raises like :func:`load_model`."""
+    return _read(path)[1]
+
+
+def load_model(path: str | Path, settings: Settings) -> BNTANet:
+    """The model of a weights file, in eval mode.
+
+    Raises FileNotFoundError when the file is absent, ValueError when it is truncated, not a
+    weights file, or of an architecture that ``settings`` does not describe.
+    """
+    stored, _ = _read(path)
+    tensors = {}
+    for name, tensor in stored.items():
+        if name.endswith(".scale"):
+            continue
+        if tensor.dtype == torch.int8:
+            scale = stored[f"{name}.scale"]
+            tensor = tensor.float() * scale.view(-1, *[1] * (tensor.ndim - 1))
+        tensors[name] = tensor
+    if "fc_g.weight" not in tensors:
+        raise ValueError(f"{path} holds no classifier G: these are not weights of this network")
+    model = BNTANet(len(tensors["fc_g.weight"]), settings)
+    if not any(name.startswith("fc_m.") for name in tensors):
+        model.fc_m = torch.nn.ModuleList()
+    expected = {k: v for k, v in model.state_dict().items() if "num_batches_tracked" not in k}
+    odd = sorted(expected.keys() ^ tensors.keys())
+    odd += [k for k in expected.keys() & tensors.keys() if expected[k].shape != tensors[k].shape]
+    if odd:
+        raise ValueError(
+            f"{path} holds another architecture than profile {settings.profile!r} "
+            f"(base_width={settings.base_width}, stripes={settings.stripes}, "
+            f"local_dim={settings.local_dim}): {len(odd)} tensors differ, for one {odd[0]}"
+        )
+    model.load_state_dict(tensors, strict=False)
+    return model.eval()
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no weights at {path}: train them with "
+                                "`python -m bnta_lib.training` (make train), or restore the "
+                                "committed file")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is truncated or not a safetensors file ({error}): restore it "
+                         "from version control, or train again") from error
+    if header.get("kind") != "bnta-weights":
+        raise ValueError(f"{path} is no weights file of this suite")
+    return tensors, json.loads(header["meta"])
