@@ -1,0 +1,19 @@
+"""BNTA: batch-norm test-time adaption for generalizable person re-identification (AAAI 2022).
+
+The method, in the order of the paper: :mod:`.model`, :mod:`.losses`, :mod:`.pairing`,
+:mod:`.adaption`. Around it: :mod:`.data`, :mod:`.training`, :mod:`.evaluation`,
+:mod:`.baselines`, :mod:`.experiments`, :mod:`.tables`, :mod:`.figures`.
+"""
+
+from .adaption import Adaption, Delta, adapt
+from .evaluation import Scores, evaluate
+from .model import BNTANet, embed
+from .pairing import Pairs, nearest_pairs
+from .settings import Settings, settings
+from .training import train, trained_model
+
+__all__ = [
+    "Adaption", "BNTANet", "Delta", "Pairs", "Scores", "Settings", "adapt", "embed", "evaluate",
+    "nearest_pairs", "settings", "train", "trained_model",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,119 @@
+"""The measurements behind the tables: tidy rows, one a measured number, from the results cache."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+
+import pandas as pd
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .adaption import adapt, bn_digest
+from .baselines import adabn, tent
+from .data.sets import Split, Target
+from .evaluation import Scores, evaluate
+from .model import BNTANet, embed
+from .results import measured
+from .settings import Settings
+
+# Rows of Table 2 that run here, in the paper's order; the adapters come last.
+METHODS = ("Baseline", "BNTA w/o TTA", "BNTA", "AdaBN", "Tent")
+
+
+def score(
+    model: BNTANet,
+    target: Target,
+    split: Split,
+    settings: Settings,
+    features: Tensor | None = None,
+) -> Scores:
+    """Scores of a model on one split; ``features`` (N, C) of the whole set, if at hand."""
+    data = target.data
+    if features is None:
+        probe, _ = embed(model, data.images[split.probe])
+        gallery, _ = embed(model, data.images[split.gallery])
+    else:
+        probe, gallery = features[split.probe], features[split.gallery]
+    return evaluate(
+        probe, gallery, data.pids[split.probe], data.pids[split.gallery],
+        data.camids[split.probe], data.camids[split.gallery], settings.normalise_features,
+    )
+
+
+def table_2_rows(
+    models: dict[str, BNTANet],
+    targets: dict[str, Target],
+    settings: Settings,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Every number of our part of Table 2, on every split, with every adaption seed.
+
+    ``models`` holds "baseline" and "bnta". Columns: target, method, split, seed, metric
+    (mAP, R1, R5, R10), value (per cent), seconds (adaption and features). A method without
+    randomness has the one seed 0.
+    """
+    tables = []
+    work = [(name, method) for name in targets for method in METHODS]
+    total = sum(len(targets[name].splits) * _seeds(method, settings) for name, method in work)
+    with tqdm(total=total, disable=not progress, unit="run", desc="Table 2") as bar:
+        for name, method in work:
+            target = targets[name]
+            model = models["baseline" if method == "Baseline" else "bnta"]
+            for number, split in enumerate(target.splits):
+                for seed in range(_seeds(method, settings)):
+                    key = {"model": model_digest(model), "data": target.data.digest,
+                           "probe": split.probe.tolist(), "gallery": split.gallery.tolist(),
+                           "method": method, "seed": seed, "settings": tta_settings(settings)}
+                    rows = measured(
+                        "table_2", key,
+                        lambda: _measure(model, target, split, method, seed, settings),
+                    )
+                    tables.append(rows.assign(target=name, method=method, split=number, seed=seed))
+                    bar.update()
+    columns = ["target", "method", "split", "seed", "metric", "value", "seconds"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def _seeds(method: str, settings: Settings) -> int:
+    return 1 if method in ("Baseline", "BNTA w/o TTA") else settings.tta_seeds
+
+
+def _measure(model, target, split, method, seed, settings) -> list[dict]:
+    gallery = target.data.images[split.gallery]
+    start = time.perf_counter()
+    if method == "BNTA":
+        model = adapt(model, gallery, settings, seed=seed).model
+    elif method == "AdaBN":
+        model = adabn(model, gallery, 2 * settings.tta_batch, seed)
+    elif method == "Tent":
+        model = tent(model, gallery, settings, 2 * settings.tta_batch, seed)
+    scores = score(model, target, split, settings)
+    seconds = round(time.perf_counter() - start, 3)
+    return [{"metric": metric, "value": value, "seconds": seconds}
+            for metric, value in scores.row().items()]
+
+
+def tta_settings(settings: Settings) -> dict:
+    """The settings that decide an adaption and its evaluation."""
+    names = ("K", "margin", "lambda3", "matching_reduction", "normalise_features")
+    return {k: v for k, v in asdict(settings).items() if k.startswith("tta_") or k in names}
+
+
+def model_digest(model: BNTANet) -> str:
+    """What tells one trained model from another: the digest of its BN tensors."""
+    return bn_digest(model)
+
+
+def headroom_rows(
+    model: BNTANet, sets: dict[str, Target], settings: Settings, kind: str
+) -> pd.DataFrame:
+    """Scores without adaption: columns set, kind, split, metric, value (per cent)."""
+    rows = []
+    for name, target in sets.items():
+        features, _ = embed(model, target.data.images)
+        for number, split in enumerate(target.splits):
+            for metric, value in score(model, target, split, settings, features).row().items():
+                rows.append({"set": name, "kind": kind, "split": number, "metric": metric,
+                             "value": value})
+    return pd.DataFrame(rows)

@@ -1,0 +1,1 @@
+"""Pictures of the suite. Plots only: every number that they show is measured elsewhere."""

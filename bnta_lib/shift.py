@@ -1,0 +1,94 @@
+"""How far the outputs of a BN layer lie from those on the source: the numbers behind Figure 1.
+
+The outputs y of Eq. (12) are compared channel by channel: the mean over channels of the
+Wasserstein-2 distance between Gaussians of the channel's mean and standard deviation,
+sqrt((m_a - m_b)^2 + (s_a - s_b)^2), in units of the source's mean standard deviation.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .model import BNTANet, bn_layers, modes_kept
+
+
+@torch.no_grad()
+def bn_moments(model: BNTANet, images: Tensor, batch: int = 128) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and standard deviation (channels,) of each BN layer's outputs, in eval mode.
+
+    ``images``: uint8 (N, 3, h, w). Over all images and places of the maps.
+    """
+    sums: dict[str, list] = {}
+
+    def record(name):
+        def hook(layer, inputs, output):
+            y = output.double().transpose(0, 1).flatten(1)
+            total = sums.setdefault(name, [0, 0.0, 0.0])
+            total[0] += y.shape[1]
+            total[1] = total[1] + y.sum(1).cpu()
+            total[2] = total[2] + y.square().sum(1).cpu()
+        return hook
+
+    _forward(model, images, batch, {name: record(name) for name in bn_layers(model)})
+    moments = {}
+    for name, (count, first, second) in sums.items():
+        mean = first / count
+        moments[name] = mean, (second / count - mean.square()).clamp(min=0).sqrt()
+    return {name: moments[name] for name in bn_layers(model)}
+
+
+@torch.no_grad()
+def bn_outputs(model: BNTANet, images: Tensor, layer: str, limit: int = 20_000) -> Tensor:
+    """Outputs of one BN layer in eval mode: float32 (channels, at most ``limit`` values each).
+
+    The values of a channel are spread evenly over images and places. Raises ValueError for a
+    layer that does not exist.
+    """
+    if layer not in bn_layers(model):
+        raise ValueError(f"no BN layer {layer!r}: for one, {next(iter(bn_layers(model)))!r}")
+    parts = []
+    hook = {layer: lambda module, inputs, output:
+            parts.append(output.float().transpose(0, 1).flatten(1).cpu())}
+    _forward(model, images, 128, hook)
+    values = torch.cat(parts, dim=1)
+    return values[:, :: max(1, -(-values.shape[1] // limit))]
+
+
+def _forward(model: BNTANet, images: Tensor, batch: int, hooks: dict) -> None:
+    layers = bn_layers(model)
+    handles = [layers[name].register_forward_hook(hook) for name, hook in hooks.items()]
+    try:
+        with modes_kept(model):
+            model.eval()
+            for chunk in images.split(batch):
+                maps = model.maps(chunk)
+                model.fn(model.pooled(maps))
+                model.local_features(model.stripes_of(maps))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def shift_by_layer(source: dict, target: dict) -> pd.DataFrame:
+    """Distance of a target's outputs from the source's, a row a layer: index, layer, distance.
+
+    ``source`` and ``target`` come from :func:`bn_moments`.
+    """
+    rows = []
+    for index, name in enumerate(source, start=1):
+        (m, s), (n, t) = source[name], target[name]
+        distance = ((m - n).square() + (s - t).square()).sqrt().mean() / s.mean()
+        rows.append({"index": index, "layer": name, "distance": float(distance)})
+    return pd.DataFrame(rows)
+
+
+def most_shifted_layer(shift: pd.DataFrame) -> str:
+    """The layer that Figure 1 shows by default: the largest shift of the *frozen* model.
+
+    The rule looks at nothing that adaption does. The part layers and `fn` are left out: they do
+    not feed the backbone.
+    """
+    backbone = shift[shift["layer"].str.startswith("backbone.")]
+    return str(backbone.loc[backbone["distance"].idxmax(), "layer"])
