@@ -1,0 +1,50 @@
+# Each target is one plain command in an environment made once; README.md shows the commands.
+#
+#   make reproduce                     run every notebook, write figures and tables
+#   make reproduce PROFILE=paper       ... at another profile: smoke, laptop (default), paper
+#   make reproduce DATA=folder         ... on your own images
+#   make reproduce ONLY="05 08"        ... some notebooks only
+#   make env PYTHON=python3.12         make the environment with another Python (3.11 or newer)
+
+PYTHON ?= python3
+VENV ?= .venv
+PROFILE ?= $(or $(BNTA_PROFILE),laptop)
+
+RUN := $(VENV)/bin/python
+PROFILED := BNTA_PROFILE=$(PROFILE) $(RUN)
+MADE := $(VENV)/.made
+
+.PHONY: reproduce test lab train env notebooks clean distclean
+
+reproduce: $(MADE)
+	$(PROFILED) -m bnta_lib.reproduce $(if $(DATA),--data "$(DATA)") $(if $(ONLY),--only $(ONLY))
+
+test: $(MADE)
+	$(RUN) -m pytest
+
+lab: $(MADE)
+	$(PROFILED) -m jupyter lab --ServerApp.ip=127.0.0.1 notebooks/00_start_here.ipynb
+
+train: $(MADE)
+	$(PROFILED) -m bnta_lib.training
+
+env: $(MADE)
+
+# For maintainers: run at the laptop profile and commit the outputs with the notebooks.
+notebooks: $(MADE)
+	$(RUN) -m bnta_lib.reproduce --profile laptop --in-place
+
+$(MADE): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make env PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Keeps .cache (rendered sets, checkpoints of training), which costs time to make again.
+clean:
+	rm -rf executed figures/smoke .pytest_cache .hypothesis bnta_lib.egg-info
+	find bnta_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+distclean: clean
+	rm -rf .cache $(VENV)

@@ -1,0 +1,398 @@
+"""Run the notebooks in order: ``python -m bnta_lib.reproduce [--profile P] [--data D]``.
+
+Each notebook runs under papermill in a kernel process of its own, with the Python interpreter
+that runs this module. Executed notebooks, their pages and ``index.html`` go to
+``executed/<profile>/``; the notebooks themselves write ``figures/<profile>/``. The run stops at
+the first failing notebook with exit code 1 and says which cell failed; 2 means that what was
+asked for does not exist, 130 that it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError
+from papermill.exceptions import PapermillException
+from traitlets import default
+
+from .files import atomic
+from .pages import write_index, write_page
+from .settings import ROOT, cache_dir, figures_dir, settings
+
+NOTEBOOKS = ROOT / "notebooks"
+EXECUTED = ROOT / "executed"
+
+
+class _OwnKernel(AsyncKernelManager):
+    """Starts kernels with this very interpreter, whatever kernels the user has installed."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(**get_kernel_dict())
+
+    @default("transport_encryption")
+    def _encrypt_if_possible(self) -> str:
+        return "auto"  # or each kernel warns that others on this machine could listen
+
+
+@dataclass(eq=False)
+class NotebookFailure(Exception):
+    """A notebook that did not run to its end."""
+
+    notebook: str
+    cell: int  # 1 is the first code cell of the source; 0 before any cell ran
+    cells: int  # number of code cells
+    head: str  # first line of the cell
+    error: str  # last line of the error
+
+    def __str__(self) -> str:
+        if not self.cell:
+            return f"{self.notebook} failed before its first cell\n  {self.error}"
+        place = f"code cell {self.cell} of {self.cells}: {self.head}"
+        return f"{self.notebook} failed in {place}\n  {self.error}"
+
+
+def find_notebooks(folder: Path = NOTEBOOKS, only: Sequence[str] = ()) -> list[Path]:
+    """The notebooks ``NN_name.ipynb`` of ``folder`` in order, or those whose name starts so.
+
+    Raises FileNotFoundError if there is none, ValueError if one of ``only`` matches nothing.
+    """
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise FileNotFoundError(f"no notebook NN_name.ipynb in {folder}")
+    for start in only:
+        if not any(path.name.startswith(start) for path in found):
+            names = ", ".join(path.stem for path in found)
+            raise ValueError(f"no notebook begins with {start!r}: there are {names}")
+    return [path for path in found if not only or path.name.startswith(tuple(only))]
+
+
+def parameters_of(profile: str, data: str | None) -> dict[str, str]:
+    """The notebooks' parameters; ``data`` is None or "embedded", or a folder of person images.
+
+    Raises ValueError for an unknown profile, FileNotFoundError for a folder that is not there.
+    """
+    parameters = {"profile": settings(profile).profile}
+    if data is not None and data != "embedded":
+        folder = Path(data).expanduser()
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f'no folder {data}: --data takes "embedded" or a folder of person images'
+            )
+        # Kernels run in the notebooks' folder, so a path from the caller's would not hold there.
+        data = str(folder.resolve())
+    return parameters | ({"data": data} if data is not None else {})
+
+
+def check_parameters(notebooks: Sequence[Path], parameters: dict[str, str]) -> None:
+    """Raise ValueError for a notebook that does not take every one of ``parameters``.
+
+    papermill itself only warns, and the notebook would run with its defaults.
+    """
+    for path in notebooks:
+        missing = parameters.keys() - papermill.inspect_notebook(path).keys()
+        if missing:
+            raise ValueError(
+                f"{path.name} does not take {', '.join(sorted(missing))}: "
+                "name it in the cell tagged `parameters`"
+            )
+
+
+def _code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """The code cells of the source: all that hold code but the one papermill put in."""
+    return [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        and cell.source.strip()
+        and "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+
+
+def _failure(source: Path, executed: Path, error: str) -> NotebookFailure:
+    """Where ``executed`` stopped: the cell with an error, or else the last one that began."""
+    if not executed.exists():
+        return NotebookFailure(source.name, 0, 0, "", error)
+    cells = _code_cells(nbformat.read(executed, as_version=4))
+    failed = [
+        i for i, c in enumerate(cells, 1) if any(o.output_type == "error" for o in c.outputs)
+    ]
+    # A dead kernel leaves no error output behind.
+    begun = [
+        i for i, c in enumerate(cells, 1) if c.metadata.get("papermill", {}).get("start_time")
+    ]
+    number = failed[0] if failed else begun[-1] if begun else 0
+    lines = cells[number - 1].source.strip().splitlines() if number else [""]
+    return NotebookFailure(source.name, number, len(cells), lines[0], error)
+
+
+def run_notebook(source: Path, executed: Path, parameters: dict[str, str]) -> float:
+    """Run ``source`` into ``executed`` (another file) and return the seconds it took.
+
+    Raises NotebookFailure if a cell fails, the kernel dies or cells were left out.
+    """
+    if executed.resolve() == source.resolve():
+        raise ValueError(f"{source.name} would be written over itself: choose another --out")
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    executed.unlink(missing_ok=True)
+    began = time.monotonic()
+    try:
+        papermill.execute_notebook(
+            source.resolve(),
+            executed.resolve(),
+            parameters,
+            cwd=source.resolve().parent,  # as in JupyterLab
+            progress_bar=False,
+            kernel_manager_class=_OwnKernel,
+            shutdown_kernel="immediate",  # a kernel asked to stop while it works prints a traceback
+        )
+    except PapermillException as error:
+        last = str(error).strip().splitlines()[-1]
+        raise _failure(source, executed, last) from error
+    except (RuntimeError, CellTimeoutError) as error:  # a dead kernel is a RuntimeError
+        last = f"{type(error).__name__}: {error}".strip().splitlines()[-1]
+        raise _failure(source, executed, last) from error
+    # sys.exit() in a cell ends a notebook early, and papermill takes that for success.
+    if any(cell.execution_count is None for cell in _code_cells(nbformat.read(executed, 4))):
+        raise _failure(source, executed, "the notebook ended before its last cell")
+    return time.monotonic() - began
+
+
+class Durations:
+    """How long each notebook took last time, to say how long a run will take."""
+
+    def __init__(self, path: Path, profile: str):
+        self.path, self.profile = path, profile
+        self.all = json.loads(path.read_text()) if path.exists() else {}
+        self.seconds: dict[str, float] = self.all.setdefault(profile, {})
+
+    def remaining(self, names: Sequence[str]) -> float | None:
+        """Seconds that the notebooks ``names`` will take, None where nothing is known.
+
+        One that was never timed counts as the mean of those that were.
+        """
+        if not names:
+            return 0.0
+        if not self.seconds:
+            return None
+        mean = sum(self.seconds.values()) / len(self.seconds)
+        return sum(self.seconds.get(name, mean) for name in names)
+
+    def record(self, name: str, seconds: float) -> None:
+        """Keep ``seconds`` for the next run."""
+        self.seconds[name] = round(seconds, 1)
+        with atomic(self.path) as partial:
+            partial.write_text(json.dumps(self.all, indent=1, sort_keys=True) + "\n")
+
+
+def _clock(seconds: float | None) -> str:
+    """Minutes and seconds, as 4:05."""
+    if seconds is None:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
+
+
+def _shown(path: Path) -> str:
+    """``path`` from the current folder where it lies below it."""
+    path, here = path.resolve(), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _state(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Time and size of every file under ``folder``, to see later which are new or changed."""
+    files = [f for f in folder.rglob("*") if f.is_file()] if folder.exists() else []
+    return {f: (f.stat().st_mtime_ns, f.stat().st_size) for f in files}
+
+
+def run(
+    notebooks: Sequence[Path],
+    out: Path,
+    parameters: dict[str, str],
+    figures: Path,
+    durations: Durations,
+) -> list[Path]:
+    """Run ``notebooks`` in order into ``out``, telling of each; returns the executed notebooks.
+
+    Also writes each one's page and ``out/index.html`` with what lies in ``figures``. Raises
+    NotebookFailure at the first that fails; those before it are kept.
+    """
+    before = _state(figures)
+    began = time.monotonic()
+    width = max(len(path.stem) for path in notebooks)
+    written = []
+    for i, source in enumerate(notebooks):
+        print(f"[{i + 1}/{len(notebooks)}] {source.stem:{width}}  ", end="", flush=True)
+        executed = out / source.name
+        try:
+            seconds = run_notebook(source, executed, parameters)
+        except NotebookFailure:
+            print(f"FAILED  elapsed {_clock(time.monotonic() - began)}", flush=True)
+            raise
+        write_page(executed, source.parent)
+        written.append(executed)
+        durations.record(source.stem, seconds)
+        left = durations.remaining([path.stem for path in notebooks[i + 1 :]])
+        print(
+            f"ok {_clock(seconds):>6}  elapsed {_clock(time.monotonic() - began):>6}"
+            f"  about {_clock(left):>5} left",
+            flush=True,
+        )
+    index = write_index(out, durations.profile, figures)
+    after = _state(figures)
+    changed = sorted(f for f in after if after[f] != before.get(f))
+    print(f"\nWrote {_shown(index)} and {len(written)} executed notebooks beside it:")
+    for executed in written:
+        print(f"  {_shown(executed)}, {executed.with_suffix('.html').name}")
+    print(f"Figures and tables written in {_shown(figures)}: {len(changed) or 'none'}")
+    for file in changed:
+        print(f"  {_shown(file)}")
+    return written
+
+
+class MachinePath(ValueError):
+    """An output that names a path of the machine it was made on."""
+
+
+def stripped(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """``notebook`` (executed without parameters) as it is committed: its outputs, no run noise.
+
+    Widgets are taken out, since they live in a kernel only.
+
+    Raises MachinePath if an output names a path of this machine.
+    """
+    view = "application/vnd.jupyter.widget-view+json"
+    ours = [str(ROOT), *(f"{p}/" for p in {Path.home(), Path(tempfile.gettempdir())} if p.name)]
+    for key in ("papermill", "widgets"):
+        notebook.metadata.pop(key, None)
+    for number, cell in enumerate(notebook.cells):
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if cell.cell_type != "code":
+            continue
+        if not cell.metadata.get("tags"):
+            cell.metadata.pop("tags", None)  # papermill gives every cell a list
+        cell.outputs = [o for o in cell.outputs if view not in o.get("data", {})]
+        for output in cell.outputs:
+            texts = [v for k, v in output.get("data", {}).items() if k.startswith("text/")]
+            text = "".join([*texts, output.get("text", "")])
+            for path in ours:
+                if path in text:
+                    raise MachinePath(f"an output of cell {number} names this machine's {path}")
+    return notebook
+
+
+def copy_back(written: Sequence[Path], folder: Path = NOTEBOOKS) -> None:
+    """Replace the notebooks of ``folder`` by the ``written`` ones, all or none.
+
+    Raises MachinePath if an output names a path of this machine.
+    """
+    texts = {}
+    for executed in written:
+        try:
+            clean = stripped(nbformat.read(executed, as_version=4))
+        except MachinePath as error:
+            raise MachinePath(f"{executed.name}: {error}; print it otherwise") from None
+        texts[folder / executed.name] = nbformat.writes(clean) + "\n"
+    for path, text in texts.items():
+        with atomic(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+def _continue_with(notebooks: Sequence[Path], out: Path, options: argparse.Namespace) -> str:
+    """The command that runs what is not done: the notebooks whose page was not written."""
+    left = [p.name[:2] for p in notebooks if not (out / p.with_suffix(".html").name).exists()]
+    words = ["python", "-m", "bnta_lib.reproduce", "--profile", options.profile]
+    words += ["--data", options.data] if options.data else []
+    words += ["--out", str(options.out)] if options.out != EXECUTED else []
+    words += ["--only", *left] if len(left) < len(notebooks) else []
+    return shlex.join(words)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bnta_lib.reproduce", description="Run the notebooks in order."
+    )
+    parser.add_argument("--profile", help="smoke, laptop or paper (default: $BNTA_PROFILE, laptop)")
+    parser.add_argument("--data", help='"embedded" (default) or a folder of person images')
+    parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="e.g. --only 05 08")
+    parser.add_argument("--out", type=Path, default=EXECUTED, help="folder (default: executed)")
+    parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--in-place", action="store_true", help="copy the outputs back into notebooks/ at the end"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        options.profile = settings(options.profile).profile
+        if options.in_place and (options.data or options.only):
+            raise ValueError("--in-place runs every notebook on the embedded benchmark")
+        parameters = parameters_of(options.profile, options.data)
+        notebooks = find_notebooks(options.notebooks, options.only)
+        check_parameters(notebooks, parameters)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+
+    own_data = parameters.get("data", "embedded") != "embedded"
+    name = options.profile + (f"_{Path(parameters['data']).name}" if own_data else "")
+    out = options.out.resolve() / name
+    for path in notebooks:  # pages of an earlier run must not pass for this one's
+        (out / path.with_suffix(".html").name).unlink(missing_ok=True)
+    # The library and whatever a notebook starts see the same profile as its parameters cell.
+    os.environ["BNTA_PROFILE"] = options.profile
+    if options.in_place:
+        # With nothing put in, cells are counted as a reader will count them.
+        parameters = {}
+    durations = Durations(cache_dir() / "durations.json", name)
+    known = durations.remaining([path.stem for path in notebooks])
+    print(f"profile {options.profile}, {len(notebooks)} notebooks, about {_clock(known)} minutes")
+    try:
+        written = run(notebooks, out, parameters, figures_dir(options.profile), durations)
+        if options.in_place:
+            copy_back(written, options.notebooks)
+            print(f"Copied the outputs into {_shown(options.notebooks)}")
+    except NotebookFailure as failure:
+        print(f"\n{failure}\n  as far as it ran: {_shown(out / failure.notebook)}", file=sys.stderr)
+        if "[Errno 28]" in failure.error:
+            print("  The disk is full: free some space and run again.", file=sys.stderr)
+        return 1
+    except MachinePath as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(
+            f"\nThe disk is full: nothing more can be written to {out}. Free some space, then "
+            f"continue with\n  {_continue_with(notebooks, out, options)}",
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted. What is done is kept; continue with\n"
+            f"  {_continue_with(notebooks, out, options)}",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The places that name dependencies agree, and they name everything the library imports."""
+
+import ast
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from bnta_lib.settings import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
+TEST = [Requirement(line) for line in PROJECT["optional-dependencies"]["test"]]
+
+
+def pins() -> dict[str, Requirement]:
+    """The lines of requirements.txt by canonical name."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert len({canonicalize_name(r.name) for r in found}) == len(found), "a package pinned twice"
+    return {canonicalize_name(r.name): r for r in found}
+
+
+def version(pin: Requirement) -> str:
+    """The one version that ``pin`` allows."""
+    (only,) = pin.specifier
+    assert only.operator == "==" and "*" not in only.version, f"{pin} is no exact pin"
+    return only.version
+
+
+def test_every_requirement_is_an_exact_pin():
+    for pin in pins().values():
+        version(pin)
+
+
+@pytest.mark.parametrize("requirement", RUNTIME + TEST, ids=str)
+def test_declared_dependency_is_pinned_within_its_bounds(requirement):
+    pin = pins()[canonicalize_name(requirement.name)]
+    assert version(pin) in requirement.specifier
+
+
+def test_requirements_pin_everything_that_is_pulled_in():
+    """Walks what the installed packages declare. torch's Linux-only CUDA packages are its own."""
+    pinned, seen = pins(), set()
+    todo = [canonicalize_name(r.name) for r in RUNTIME + TEST]
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for line in importlib.metadata.requires(name) or []:
+            needed = Requirement(line)
+            marker = str(needed.marker or "")
+            if needed.marker and not needed.marker.evaluate({"extra": ""}):
+                continue
+            if name == "torch" and "platform_system" in marker:
+                continue
+            todo.append(canonicalize_name(needed.name))
+    assert seen <= set(pinned), f"not pinned: {sorted(seen - set(pinned))}"
+
+
+def test_conda_environment_installs_the_same_pins():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python = next(d for d in environment["dependencies"] if str(d).startswith("python="))
+    assert python.removeprefix("python=") in SpecifierSet(PROJECT["requires-python"])
+    (pip,) = (d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert pip == ["-r requirements.txt", "-e ."]
+    # Anything conda itself installed could differ from the pins.
+    assert {str(d).split("=")[0] for d in environment["dependencies"] if isinstance(d, str)} == {
+        "python",
+        "pip",
+    }
+
+
+def test_no_package_index_or_machine_is_named():
+    for name in ("requirements.txt", "environment.yml", "pyproject.toml", "Makefile"):
+        text = (ROOT / name).read_text()
+        assert not re.search(r"https?://|index-url|find-links|file://", text), name
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Top-level names of the modules that ``tree`` imports."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize(
+    "folder, declared", [("bnta_lib", RUNTIME), ("tests", RUNTIME + TEST)], ids=["library", "tests"]
+)
+def test_every_import_is_declared(folder, declared):
+    modules = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        modules |= imported(ast.parse(path.read_text()))
+    own = {"bnta_lib", "conftest"} | {path.stem for path in (ROOT / "tests").glob("*.py")}
+    distributions = importlib.metadata.packages_distributions()
+    names = {canonicalize_name(r.name) for r in declared}
+    for module in sorted(modules - set(sys.stdlib_module_names) - own):
+        given = {canonicalize_name(d) for d in distributions.get(module, [module])}
+        assert given & names, f"{folder} imports {module}, which pyproject.toml does not declare"
+
+
+def test_makefile_targets_are_the_plain_commands():
+    """What README.md shows to people without make is what make runs."""
+    for target, command in {
+        "reproduce": "-m bnta_lib.reproduce",
+        "test": "-m pytest",
+        "lab": "-m jupyter lab",
+        "train": "-m bnta_lib.training",
+    }.items():
+        dry = subprocess.run(
+            ["make", "-n", "-o", ".venv/.made", target], cwd=ROOT, capture_output=True, text=True
+        )
+        assert dry.returncode == 0 and command in dry.stdout, dry.stderr
+        assert f"python {command}" in (ROOT / "README.md").read_text()

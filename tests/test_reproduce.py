@@ -1,0 +1,249 @@
+"""The runner: order, failures, and what it leaves behind. Notebooks here take milliseconds."""
+
+import errno
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+
+from bnta_lib import pages, reproduce
+from bnta_lib.settings import PROFILES, settings
+
+PARAMETERS = "profile = None\ndata = 'embedded'"
+
+
+def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> Path:
+    """A notebook with a heading, a parameters cell and code ``cells``."""
+    v4 = nbformat.v4
+    first = v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    notebook = v4.new_notebook(
+        cells=[v4.new_markdown_cell(f"# The {path.stem}"), first, *map(v4.new_code_cell, cells)],
+        metadata={"kernelspec": {"name": "python3", "display_name": "P", "language": "python"}},
+    )
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder for notebooks; cache and figures lie beside it and not in the repository."""
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(reproduce, "figures_dir", lambda profile: tmp_path / "figures" / profile)
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path
+
+
+def reproduce_in(place: Path, *arguments: str) -> int:
+    folders = ["--notebooks", str(place / "notebooks"), "--out", str(place / "executed")]
+    return reproduce.main([*folders, "--profile", "smoke", *arguments])
+
+
+class _Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [v for k, v in attrs if k in {"href", "src"} and v]
+
+
+def links(page: Path) -> list[str]:
+    parser = _Links()
+    parser.feed(page.read_text())
+    return parser.found
+
+
+def test_notebooks_run_in_order_and_index_links_resolve(place, capsys):
+    figures = place / "figures" / "smoke"
+    figures.mkdir(parents=True)
+    (figures / "table_9.csv").write_text("old,1\n")
+    log = place / "log.txt"
+    for name in ("01_second", "00_first"):
+        code = f"open({str(log)!r}, 'a').write('{name} ' + profile + '\\n')"
+        picture = (
+            "import matplotlib\nmatplotlib.use('agg')\nimport matplotlib.pyplot as plt\n"
+            f"f = plt.figure(figsize=(1, 1)); f.savefig({str(figures / name)!r} + '.png')\n"
+            f"open({str(figures / 'table_1.md')!r}, 'w').write('|a|b|\\n|-|-|\\n|1|2|\\n')"
+        )
+        write_notebook(place / "notebooks" / f"{name}.ipynb", code, picture)
+    sources = {p: p.read_bytes() for p in (place / "notebooks").iterdir()}
+
+    assert reproduce_in(place) == 0
+
+    assert log.read_text() == "00_first smoke\n01_second smoke\n"
+    assert sources == {p: p.read_bytes() for p in (place / "notebooks").iterdir()}
+    out = place / "executed" / "smoke"
+    index = out / "index.html"
+    found = links(index)
+    assert {"00_first.html", "01_second.html", "00_first.ipynb"} <= set(found)
+    assert any(link.endswith("00_first.png") for link in found)
+    for link in found:
+        assert (out / unquote(link)).is_file(), link
+    assert "<td>1</td>" in index.read_text()
+    said = capsys.readouterr().out
+    assert re.search(r"\[1/2\] 00_first +ok +0:\d\d +elapsed +0:\d\d +about +0:\d\d left", said)
+    written = said[said.index("Figures and tables") :]
+    assert "00_first.png" in written and "table_1.md" in written and "table_9" not in written
+    assert "index.html" in said and str(Path("smoke") / "01_second.ipynb") in said
+
+
+def test_pages_need_no_network_and_show_formulas_and_pictures(place):
+    notebook = write_notebook(place / "notebooks" / "00_a.ipynb", "print(1 < 2)")
+    content = nbformat.read(notebook, 4)
+    text = "$f^h$ and $$\\begin{aligned} L &= 1 \\end{aligned}$$ ![x](x.png) [next](01_b.ipynb)"
+    content.cells.append(nbformat.v4.new_markdown_cell(text))
+    nbformat.write(content, notebook)
+    from PIL import Image
+
+    Image.new("RGB", (2, 2)).save(place / "notebooks" / "x.png")
+    page = pages.write_page(notebook, notebook.parent)
+    body = page.read_text()
+    assert body.count("<math") == 2 and "<msup>" in body and "<mi>&</mi>" not in body
+    for link in links(page):
+        assert link.startswith(("#", "data:")) or link == "01_b.html"
+    assert not re.search(r"<script[^>]*src|import\(", body)
+
+
+def test_failing_cell_stops_the_run_and_is_named(place, capsys):
+    write_notebook(place / "notebooks" / "00_a.ipynb", "x = 1", "y = x / 0  # here\nz = 1")
+    write_notebook(place / "notebooks" / "01_b.ipynb", "1")
+    assert reproduce_in(place) == 1
+    said = capsys.readouterr()
+    assert "00_a.ipynb failed in code cell 3 of 3: y = x / 0  # here" in said.err
+    assert "ZeroDivisionError: division by zero" in said.err
+    assert "FAILED" in said.out and not (place / "executed" / "smoke" / "01_b.ipynb").exists()
+
+
+def test_dead_kernel_is_a_failure(place, capsys):
+    write_notebook(place / "notebooks" / "00_a.ipynb", "x = 1", "import os; os._exit(0)", "x")
+    assert reproduce_in(place) == 1
+    said = capsys.readouterr().err
+    assert "code cell 3 of 4: import os; os._exit(0)" in said and "DeadKernelError" in said
+
+
+def test_notebook_that_exits_early_is_a_failure(place, capsys):
+    write_notebook(place / "notebooks" / "00_a.ipynb", "import sys; sys.exit(0)", "x = 1")
+    assert reproduce_in(place) == 1
+    assert "ended before its last cell" in capsys.readouterr().err
+
+
+def test_kernel_is_this_interpreter_whatever_kernels_are_installed(place, monkeypatch):
+    spec = place / "share" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    wrong = {"argv": ["/bin/false", "{connection_file}"], "display_name": "x", "language": "python"}
+    (spec / "kernel.json").write_text(json.dumps(wrong))
+    monkeypatch.setenv("JUPYTER_PATH", str(place / "share"))
+    check = f"import sys; assert sys.executable == {sys.executable!r}, sys.executable"
+    folder = f"import os; assert os.getcwd() == {str(place / 'notebooks')!r}, os.getcwd()"
+    profile = "assert os.environ['BNTA_PROFILE'] == profile == 'smoke'"
+    write_notebook(place / "notebooks" / "00_a.ipynb", check, folder, profile)
+    assert reproduce_in(place) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--profile", "huge"], "unknown profile 'huge'"),
+        (["--data", "no/such/folder"], "no folder no/such/folder"),
+        (["--only", "07"], "no notebook begins with '07'"),
+        (["--in-place", "--only", "00"], "--in-place runs every notebook"),
+    ],
+)
+def test_what_does_not_exist_is_refused_before_a_kernel_starts(
+    place, capsys, monkeypatch, arguments, words
+):
+    write_notebook(place / "notebooks" / "00_a.ipynb", "1")
+    monkeypatch.setattr(reproduce, "run", lambda *a: pytest.fail("it ran"))
+    assert reproduce_in(place, *arguments) == 2
+    said = capsys.readouterr().err
+    assert words in said and len(said.splitlines()) == 1
+
+
+def test_notebook_without_the_parameter_is_refused(place, capsys):
+    path = write_notebook(place / "notebooks" / "00_a.ipynb", "1", parameters="profile = None")
+    assert reproduce_in(place, "--data", str(place)) == 2
+    assert "00_a.ipynb does not take data" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="does not take nothing"):
+        reproduce.check_parameters([path], {"nothing": ""})
+
+
+def test_data_folder_reaches_the_notebook_as_a_full_path(place, monkeypatch):
+    (place / "my people").mkdir()
+    monkeypatch.chdir(place)
+    expected = str(place / "my people")
+    write_notebook(place / "notebooks" / "00_a.ipynb", f"assert data == {expected!r}, data")
+    assert reproduce_in(place, "--data", "my people") == 0
+    assert (place / "executed" / "smoke_my people" / "index.html").exists()
+
+
+def test_a_source_is_never_written_over(place):
+    path = write_notebook(place / "notebooks" / "00_a.ipynb", "1")
+    with pytest.raises(ValueError, match="written over itself"):
+        reproduce.run_notebook(path, path, {})
+
+
+def test_in_place_copies_outputs_without_run_noise(place):
+    path = write_notebook(place / "notebooks" / "00_a.ipynb", "print('seen')", "1 + 1")
+    assert reproduce_in(place, "--in-place") == 0
+    notebook = nbformat.read(path, 4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.source for cell in code] == [PARAMETERS, "print('seen')", "1 + 1"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3]
+    assert code[1].outputs[0].text == "seen\n"
+    assert code[0].metadata == {"tags": ["parameters"]} and code[1].metadata == {}
+    assert notebook.metadata.keys() == {"kernelspec", "language_info"}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_in_place_changes_nothing_if_an_output_names_this_machine(place, capsys):
+    first = write_notebook(place / "notebooks" / "00_a.ipynb", "print(1)")
+    names_home = f"print({str(Path.home())!r} + '/x')"
+    second = write_notebook(place / "notebooks" / "01_b.ipynb", names_home)
+    before = first.read_bytes(), second.read_bytes()
+    assert reproduce_in(place, "--in-place") == 1
+    assert "01_b.ipynb: an output of cell 2 names this machine's" in capsys.readouterr().err
+    assert before == (first.read_bytes(), second.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "error, code, words",
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "a.html"), 1, "The disk is full"),
+        (KeyboardInterrupt(), 130, "Interrupted"),
+    ],
+)
+def test_full_disk_and_ctrl_c_say_how_to_go_on(place, capsys, monkeypatch, error, code, words):
+    for name in ("00_a", "01_b"):
+        write_notebook(place / "notebooks" / f"{name}.ipynb", "1")
+    real = reproduce.write_page
+
+    def second_fails(executed, folder):
+        if executed.stem == "01_b":
+            raise error
+        return real(executed, folder)
+
+    monkeypatch.setattr(reproduce, "write_page", second_fails)
+    assert reproduce_in(place) == code
+    said = capsys.readouterr().err
+    assert words in said and "--profile smoke" in said and said.strip().endswith("--only 01")
+
+
+def test_remaining_time_comes_from_earlier_runs(place):
+    durations = reproduce.Durations(place / "d.json", "smoke")
+    assert durations.remaining(["00_a"]) is None and durations.remaining([]) == 0
+    durations.record("00_a", 10)
+    durations.record("01_b", 20)
+    again = reproduce.Durations(place / "d.json", "smoke")
+    assert again.remaining(["00_a"]) == 10
+    assert again.remaining(["01_b", "never timed"]) == 20 + 15
+    assert reproduce.Durations(place / "d.json", "paper").remaining(["00_a"]) is None
+
+
+def test_every_profile_is_known_to_the_runner():
+    for name in PROFILES:
+        assert reproduce.parameters_of(name, None) == {"profile": settings(name).profile}
