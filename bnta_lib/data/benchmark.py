@@ -1,0 +1,251 @@
+"""The embedded benchmark: five rendered sources and three targets with Table 1's counts.
+
+A set is determined by its name, its counts and `scene.VERSION`: the same pixels on every machine.
+It does not depend on the seed of an experiment. Rendered sets are kept in `settings.cache_dir`.
+
+People never recur: a number of a person belongs to one domain, and within a source the held-out
+people have numbers of their own.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+
+from bnta_lib.data import bank, render, scene
+from bnta_lib.data.domains import DOMAINS, Domain
+from bnta_lib.data.sets import ReIDSet, Split, Target
+from bnta_lib.data.sets import digest as set_digest
+from bnta_lib.settings import ROOT, cache_dir
+
+VERSION = scene.VERSION
+HELD_OUT = 1 << 20  # numbers of held-out people start here
+DISTRACTORS = 1 << 21  # and those of distractors here
+SOURCES = ("CUHK02", "CUHK03", "Market-1501", "DukeMTMC-reID", "CUHK-SYSU")
+TARGETS = ("VIPeR", "GRID", "iLIDS")
+PAIRS_OF_VIPER, PAIRS_OF_GRID, DISTRACTORS_OF_GRID = 632, 250, 775
+PEOPLE_OF_ILIDS, IMAGES_OF_ILIDS = 119, 476
+SLOW = 1500  # images from which a progress bar is worth showing
+
+Plan = tuple[np.ndarray, np.ndarray, np.ndarray]  # person number, camera from 0, shot; (N,) each
+
+
+# ---------------------------------------------------------------- sources
+
+
+def source(name: str, people: int, images: int, size: tuple[int, int], *, device: str = "cpu",
+           photometric: bool = True, progress: bool = False) -> ReIDSet:  # fmt: skip
+    """A labelled source of so many people and images; pids are 1..people.
+
+    Raises ValueError for an unknown name or fewer images than people.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown source {name!r}: the sources are {', '.join(SOURCES)}")
+    if not 1 <= people <= images:
+        raise ValueError(f"{name}: cannot show {people} people in {images} images")
+    plan = _source_plan(DOMAINS[name], 1, people, images)
+    return _rendered(name, plan, plan[0], size, device, photometric, progress)
+
+
+def heldout(name: str, people: int, size: tuple[int, int], *, splits: int = 10, device: str = "cpu",
+            photometric: bool = True, progress: bool = False) -> Target:  # fmt: skip
+    """People of a source that training never sees, four images each, as a target.
+
+    The probe is one image of a camera, the gallery one image of another, for every person.
+    Raises ValueError for an unknown name.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown source {name!r}: the sources are {', '.join(SOURCES)}")
+    plan = _source_plan(DOMAINS[name], HELD_OUT, people, 4 * people)
+    data = _rendered(f"{name} held out", plan, plan[0] - HELD_OUT + 1, size, device, photometric,
+                     progress)
+    return Target(data, _splits(data, "heldout", splits, people))
+
+
+def _source_plan(domain: Domain, first: int, people: int, images: int) -> Plan:
+    """Spread images over people and cameras: at least two each where the count allows.
+
+    A person is seen by as many of the domain's cameras as its images allow, two images or more a
+    camera; cameras that are paired (`domain.paired`) see their own people.
+    """
+    ids = np.arange(first, first + people)
+    rng = np.random.Generator(np.random.Philox(key=(VERSION << 72) | (domain.code << 64) | first))
+    least = 2 if images >= 2 * people else 1
+    share = rng.uniform(0.5, 1.5, people) if images != 4 * people else np.ones(people)
+    wanted = least + share / np.cumsum(share)[-1] * (images - least * people)
+    count = np.floor(wanted).astype(int)
+    rest = np.argsort(count - wanted, kind="stable")[: images - int(count.sum())]
+    count[rest] += 1
+    numbers = np.concatenate([np.arange(k) for k in count])
+    cams = []
+    for k in count.tolist():
+        if domain.paired:
+            pair = int(rng.integers(domain.cameras // 2))
+            seen = np.array([2 * pair, 2 * pair + 1])
+        else:
+            seen = rng.permutation(domain.cameras)[: max(2, k // 2)]
+        cams.append(seen[np.arange(k) % len(seen)])
+    return np.repeat(ids, count), np.concatenate(cams), numbers
+
+
+# ---------------------------------------------------------------- targets
+
+
+def target(name: str, size: tuple[int, int], *, splits: int = 10, device: str = "cpu",
+           photometric: bool = True, progress: bool = False) -> Target:  # fmt: skip
+    """An unseen target with its pool of images and ``splits`` seeded splits of Table 1's counts.
+
+    Raises ValueError for an unknown name.
+    """
+    if name not in TARGETS:
+        raise ValueError(f"unknown target {name!r}: the targets are {', '.join(TARGETS)}")
+    plan = {"VIPeR": _viper_plan, "GRID": _grid_plan, "iLIDS": _ilids_plan}[name]()
+    pids = np.where(plan[0] >= DISTRACTORS, 0, plan[0])
+    data = _rendered(name, plan, pids, size, device, photometric, progress)
+    return Target(data, _splits(data, name, splits, {"VIPeR": 316, "GRID": 125, "iLIDS": 60}[name]))
+
+
+def _viper_plan() -> Plan:
+    """632 people, one image by each of two cameras."""
+    ids = np.repeat(np.arange(1, PAIRS_OF_VIPER + 1), 2)
+    return ids, np.tile([0, 1], PAIRS_OF_VIPER), np.zeros(len(ids), int)
+
+
+def _grid_plan() -> Plan:
+    """250 people, a probe by cameras 1-4 and a gallery image by 5-8; 775 distractors by 5-8."""
+    rng = np.random.Generator(np.random.Philox(key=(VERSION << 72) | (DOMAINS["GRID"].code << 64)))
+    ids = np.arange(1, PAIRS_OF_GRID + 1)
+    extra = np.arange(DISTRACTORS, DISTRACTORS + DISTRACTORS_OF_GRID)
+    cams = (rng.integers(0, 4, len(ids)), rng.integers(4, 8, len(ids)), rng.integers(4, 8, len(extra)))
+    plan = np.concatenate((ids, ids, extra)), np.concatenate(cams)
+    return *plan, np.zeros(len(plan[0]), int)
+
+
+def _ilids_plan() -> Plan:
+    """476 images of 119 people, 2-8 each, over two or three of the cameras."""
+    rng = np.random.Generator(np.random.Philox(key=(VERSION << 72) | (DOMAINS["iLIDS"].code << 64)))
+    count = rng.choice((2, 3, 4, 5, 6, 8), PEOPLE_OF_ILIDS, p=(0.2, 0.16, 0.36, 0.12, 0.1, 0.06))
+    while (surplus := int(count.sum()) - IMAGES_OF_ILIDS) != 0:
+        k = int(rng.integers(PEOPLE_OF_ILIDS))
+        count[k] = np.clip(count[k] - np.sign(surplus), 2, 8)
+    ids = np.repeat(np.arange(1, PEOPLE_OF_ILIDS + 1), count)
+    cams = [rng.permutation(DOMAINS["iLIDS"].cameras)[: 2 + (k > 4)][np.arange(k) % (2 + (k > 4))]
+            for k in count.tolist()]  # fmt: skip
+    return ids, np.concatenate(cams), np.concatenate([np.arange(k) for k in count])
+
+
+def _splits(data: ReIDSet, name: str, splits: int, people: int) -> tuple[Split, ...]:
+    """Seeded splits of ``people`` probes, each with a gallery image of another camera.
+
+    VIPeR probes camera 1, GRID the plan's probe cameras (and adds all distractors); the others
+    take a random image as probe and a random one of another camera for the gallery.
+    """
+    pids, camids = data.pids.numpy(), data.camids.numpy()
+    everyone, distractors = np.unique(pids[pids > 0]), np.flatnonzero(pids == 0)
+    fixed = {"VIPeR": (1,), "GRID": (1, 2, 3, 4)}.get(name)
+    out = []
+    for k in range(splits):
+        rng = np.random.default_rng([VERSION, *name.encode(), k])
+        probe, gallery = [], []
+        for pid in np.sort(rng.permutation(everyone)[:people]):
+            rows = np.flatnonzero(pids == pid)
+            first = rng.choice(rows[np.isin(camids[rows], fixed)] if fixed else rows)
+            second = rng.choice(rows[camids[rows] != camids[first]])
+            probe.append(int(first))
+            gallery.append(int(second))
+        gallery.extend(distractors.tolist())
+        out.append(Split(torch.tensor(probe), torch.tensor(gallery)))
+    return tuple(out)
+
+
+# ---------------------------------------------------------------- rendering, once
+
+
+def _rendered(name: str, plan: Plan, pids: np.ndarray, size: tuple[int, int], device: str,
+              photometric: bool, progress: bool) -> ReIDSet:  # fmt: skip
+    """The set of a plan, out of the cache or rendered into it.
+
+    Raises OSError, saying where and how much is needed, where it cannot be kept.
+    """
+    domain = DOMAINS[name.removesuffix(" held out")]
+    path = cache_dir() / "sets" / f"{_key(domain, plan, size, photometric)}.safetensors"
+    pid_tensor, camids = torch.from_numpy(pids.copy()).long(), torch.from_numpy(plan[1] + 1).long()
+    kept = _read(path)
+    if kept is not None:
+        return ReIDSet(name, kept, pid_tensor, camids)
+    images = render.render(domain, *plan, size, device, photometric,
+                           progress=progress and len(pids) > SLOW)
+    _write(path, images)
+    return ReIDSet(name, images, pid_tensor, camids)
+
+
+def _key(domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool) -> str:
+    """File name of a set: all that its pixels depend on, hashed."""
+    sha = hashlib.sha256(json.dumps([VERSION, repr(domain), *size, photometric]).encode())
+    sha.update((ROOT / "data" / bank.FILE_NAME).read_bytes())
+    for code in (render, scene, scene.places):
+        sha.update(Path(code.__file__).read_bytes())
+    for column in plan:
+        sha.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
+    return f"{domain.name}-{len(plan[0])}-{size[0]}x{size[1]}-{sha.hexdigest()[:16]}"
+
+
+def _read(path: Path) -> torch.Tensor | None:
+    """Images of a kept set, or None where there is none or it is damaged (it is made again)."""
+    if not path.is_file():
+        return None
+    try:
+        kept = load_file(path)
+        images = kept["images"]
+        whole = bytes(kept["sha256"].numpy()) == hashlib.sha256(images.numpy().tobytes()).digest()
+    except (SafetensorError, KeyError):
+        return None
+    return images if whole else None
+
+
+def _write(path: Path, images: torch.Tensor) -> None:
+    """Keep images, whole or not at all: written beside the place, then moved there."""
+    sha = hashlib.sha256(images.numpy().tobytes()).digest()
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"images": images, "sha256": torch.tensor(list(sha), dtype=torch.uint8)}, beside)
+        os.replace(beside, path)
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
+        raise OSError(
+            f"cannot keep a rendered set in {path.parent}: {'the disk is full' if full else error}; "
+            f"it needs {images.numel() / 1e6:.0f} MB (set BNTA_CACHE to another folder)"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def mixed(sets: list[ReIDSet], name: str) -> ReIDSet:
+    """All sources as one set: pids 1..M distinct over all, cameras too.
+
+    Raises ValueError for no set at all.
+    """
+    if not sets:
+        raise ValueError("there is no source to mix")
+    pids, camids, person, camera = [], [], 0, 0
+    for data in sets:
+        _, number = torch.unique(data.pids, return_inverse=True)
+        pids.append(number + 1 + person)
+        camids.append(data.camids + camera)
+        person, camera = int(pids[-1].max()), int(camids[-1].max())
+    if len(sets) == 1:
+        return replace(sets[0], name=name, pids=pids[0], digest="")
+    images = torch.cat([data.images for data in sets])
+    parts = (torch.cat(pids), torch.cat(camids))
+    return ReIDSet(name, images, *parts, digest=set_digest(images, *parts))

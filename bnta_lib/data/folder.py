@@ -1,0 +1,127 @@
+"""Any folder of crops in Market-1501 naming, as a source or as a target; and the way back.
+
+``0002_c1s1_000451_03.jpg`` is person 2 seen by camera 1. Person -1 (junk) is dropped, person 0
+is a distractor that matches nobody. Other files (``Thumbs.db``, text) are ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bnta_lib.data.sets import ReIDSet, Split, Target
+
+NAMING = re.compile(r"([-\d]+)_c(\d+)")
+NAMING_SAYS = (
+    "expected names such as 0002_c1s1_000451_03.jpg (person 2, camera 1), as Market-1501 has "
+    "them, ending in .jpg, .jpeg, .png or .bmp"
+)
+_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp"}
+
+
+def read_folder(path: str | Path, size: tuple[int, int]) -> ReIDSet:
+    """All crops below ``path`` (recursive), resized to ``size`` = (H, W), sorted by path.
+
+    Raises FileNotFoundError where there is no such folder, ValueError where it holds no image in
+    the naming or an image cannot be decoded.
+    """
+    return _read(Path(path), _find(Path(path)), size)
+
+
+def read_target(
+    path: str | Path, size: tuple[int, int], splits: int = 10, seed: int = 0
+) -> Target:
+    """A folder as a target.
+
+    With ``query/`` and ``bounding_box_test/`` these two are its one split. Otherwise ``splits``
+    seeded ones are drawn by `cross_camera_split`.
+    Raises as `read_folder`, and ValueError where no person was seen by two cameras.
+    """
+    path = Path(path)
+    query, test = path / "query", path / "bounding_box_test"
+    if query.is_dir() and test.is_dir():
+        probes, gallery = _find(query), _find(test)
+        data = _read(path, probes + gallery, size)
+        order = torch.arange(len(data))
+        return Target(data, (Split(order[: len(probes)], order[len(probes) :]),))
+    data = read_folder(path, size)
+    rng = np.random.default_rng(seed)
+    return Target(data, tuple(cross_camera_split(data, rng) for _ in range(splits)))
+
+
+def cross_camera_split(data: ReIDSet, rng: np.random.Generator) -> Split:
+    """One random probe of each person that two cameras or more saw.
+
+    The gallery holds the person's images from the other cameras, and everyone who is no probe:
+    the distractors and the people of a single camera.
+    Raises ValueError where no person was seen by two cameras.
+    """
+    pids, camids = data.pids.numpy(), data.camids.numpy()
+    probe, gallery = [], list(np.flatnonzero(pids == 0))
+    for pid in np.unique(pids[pids > 0]):
+        rows = np.flatnonzero(pids == pid)
+        if len(np.unique(camids[rows])) < 2:
+            gallery.extend(rows)
+            continue
+        chosen = int(rng.choice(rows))
+        probe.append(chosen)
+        gallery.extend(rows[camids[rows] != camids[chosen]])
+    if not probe:
+        raise ValueError(f"{data.name}: no person was seen by two cameras, so nothing to match")
+    return Split(torch.tensor(probe), torch.tensor(sorted(int(i) for i in gallery)))
+
+
+def write_folder(data: ReIDSet, path: str | Path, ending: str = "jpg") -> Path:
+    """Write ``data`` as such a folder: JPEG of quality 95, or PNG without loss.
+
+    Raises ValueError for another ``ending``.
+    """
+    if ending not in ("jpg", "png"):
+        raise ValueError(f"cannot write {ending!r}: choose jpg or png")
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(data.images):
+        name = f"{int(data.pids[i]):04d}_c{int(data.camids[i])}s1_{i:06d}_00.{ending}"
+        picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        picture.save(path / name, **({"quality": 95} if ending == "jpg" else {}))
+    return path
+
+
+def _find(path: Path) -> list[tuple[Path, int, int]]:
+    """File, person and camera of each crop below ``path``, junk dropped."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"no such folder: {path}")
+    found = []
+    for file in sorted(path.rglob("*")):
+        match = NAMING.match(file.name)
+        if match and file.suffix.lower() in _ENDINGS and file.is_file():
+            try:
+                pid = int(match[1])
+            except ValueError:  # "1-2_c1.jpg" fits the pattern but is no number
+                continue
+            if pid >= 0:
+                found.append((file, pid, int(match[2])))
+    if not found:
+        raise ValueError(f"{path} holds no person crop: {NAMING_SAYS}")
+    return found
+
+
+def _read(path: Path, found: list[tuple[Path, int, int]], size: tuple[int, int]) -> ReIDSet:
+    height, width = size
+    images = np.empty((len(found), 3, height, width), np.uint8)
+    for i, (file, _, _) in enumerate(found):
+        try:
+            with Image.open(file) as opened:
+                picture = opened.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+        except OSError as error:
+            raise ValueError(f"{file} cannot be decoded as an image: {error}") from error
+        images[i] = np.asarray(picture).transpose(2, 0, 1)
+    pids = torch.tensor([pid for _, pid, _ in found])
+    camids = torch.tensor([cam for _, _, cam in found])
+    if not camids.min():  # some sets count their cameras from 0
+        camids += 1
+    return ReIDSet(path.name, torch.from_numpy(images), pids, camids)
