@@ -86,7 +86,7 @@ def adapt(
 
     The batches normalise by their own statistics where the mean or variance is chosen (train
     mode); otherwise by the stored ones. Raises ValueError for N < 4, 2K > N or an unknown
-    choice, FloatingPointError when a loss is not finite. Modes, gradients and random state are
+    choice, FloatingPointError when a loss or an adapted tensor is not finite. Modes, gradients and random state are
     as before when it returns or raises.
     """
     _check_choice("layers", layers, LAYERS)
@@ -99,6 +99,8 @@ def adapt(
     n = len(images)
     K = min(settings.K, n // 2) if K is None else K
     check_sizes(n, K)
+    if local is not None and len(local) != n:
+        raise ValueError(f"local features of {len(local)} images do not fit {n} images")
 
     start = time.perf_counter()
     adapted = copy.deepcopy(model)
@@ -132,6 +134,9 @@ def adapt(
                 steps.append({"step": len(steps) + 1, **{k: v.item() for k, v in values.items()}})
         if optimiser is not None:
             optimiser.zero_grad(set_to_none=True)
+    if not all(torch.isfinite(tensor).all() for tensor in adapted.state_dict().values()):
+        raise FloatingPointError("the last step left values that are not finite: lower tta_lr; the "
+                                 "model is unchanged")
     if reading == "restore":
         _put_back(norms, before, [QUANTITIES[q] for q in QUANTITIES if q not in quantities])
     for name, layer in norms.items():
@@ -148,6 +153,27 @@ def adapt(
     return Adaption(
         adapted, pairs, pd.DataFrame(steps), change_rates(model, adapted), delta, seconds
     )
+
+
+@torch.no_grad()
+def pair_losses(
+    model: BNTANet, images: Tensor, pairs: Pairs, settings: Settings, seed: int = 0
+) -> pd.DataFrame:
+    """Both terms of Eq. (13) on given pairs while nothing moves: to compare models.
+
+    In eval mode, as a model is used afterwards, and in the batches of the first epoch of
+    :func:`adapt` with this seed (the hardest negative of Eq. (8) is one of its batch). A row a
+    batch: step, pos, mat, total.
+    """
+    order = torch.randperm(len(pairs.index), generator=torch.Generator().manual_seed(seed))
+    rows = []
+    with modes_kept(model):
+        model.eval()
+        for step, batch in enumerate(order.split(settings.tta_batch), start=1):
+            index, part = pairs.index[batch].flatten(), pairs.part[batch]
+            values = _losses(model, images[index], part, LOSSES, settings, follow_fn=False)
+            rows.append({"step": step, **{k: v.item() for k, v in values.items()}})
+    return pd.DataFrame(rows)
 
 
 def _check_choice(name: str, chosen: tuple[str, ...], known) -> None:
@@ -286,11 +312,11 @@ class Delta:
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
         """``with delta.applied(model):`` the model is adapted inside and as before after."""
-        undo = self.apply(model)
+        previous = self.apply(model).tensors
         try:
             yield model
-        finally:
-            undo.apply(model)
+        finally:  # whatever the block did to the batch-norm tensors
+            _put_back(bn_layers(model), previous, list(QUANTITIES.values()))
 
     def save(self, path: str | Path) -> None:
         """Write the tensors and the metadata as safetensors, whole or not at all."""

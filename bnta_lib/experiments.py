@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import pandas as pd
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .adaption import adapt, bn_digest
+from .adaption import LOSSES, adapt, bn_digest, pair_losses
 from .baselines import adabn, tent
-from .data.sets import Split, Target
+from .data.sets import ReIDSet, Split, Target
 from .evaluation import Scores, evaluate
 from .model import BNTANet, embed
 from .results import measured
 from .settings import Settings
+from .shift import bn_moments, shift_by_layer, source_sample
 
 # Rows of Table 2 that run here, in the paper's order; the adapters come last.
 METHODS = ("Baseline", "BNTA w/o TTA", "BNTA", "AdaBN", "Tent")
@@ -97,7 +100,8 @@ def _measure(model, target, split, method, seed, settings) -> list[dict]:
 def tta_settings(settings: Settings) -> dict:
     """The settings that decide an adaption and its evaluation."""
     names = ("K", "margin", "lambda3", "matching_reduction", "normalise_features")
-    return {k: v for k, v in asdict(settings).items() if k.startswith("tta_") or k in names}
+    return {k: v for k, v in asdict(settings).items()
+            if (k.startswith("tta_") and k != "tta_seeds") or k in names}
 
 
 def model_digest(model: BNTANet) -> str:
@@ -117,3 +121,72 @@ def headroom_rows(
                 rows.append({"set": name, "kind": kind, "split": number, "metric": metric,
                              "value": value})
     return pd.DataFrame(rows)
+
+
+def why_rows(
+    model: BNTANet, targets: dict[str, Target], settings: Settings, progress: bool = True
+) -> pd.DataFrame:
+    """What adaption with seed 0 did on every split: columns target, split, what, value.
+
+    ``what``: "rate mean", "rate var", "rate gamma", "rate beta" (mean change rate over layers,
+    per cent), and "pos frozen", "pos adapted", "mat frozen", "mat adapted" (the terms of
+    Eq. (13) on the same pairs before and after, mean over batches).
+    """
+    tables = []
+    total = sum(len(target.splits) for target in targets.values())
+    with tqdm(total=total, disable=not progress, unit="split", desc="why") as bar:
+        for name, target in targets.items():
+            for number, split in enumerate(target.splits):
+                key = {"model": model_digest(model), "data": target.data.digest,
+                       "gallery": split.gallery.tolist(), "settings": tta_settings(settings)}
+                gallery = target.data.images[split.gallery]
+                rows = measured("why", key, lambda: _measure_why(model, gallery, settings))
+                tables.append(rows.assign(target=name, split=number))
+                bar.update()
+    return pd.concat(tables, ignore_index=True)[["target", "split", "what", "value"]]
+
+
+def _measure_why(model: BNTANet, gallery: Tensor, settings: Settings) -> list[dict]:
+    result = adapt(model, gallery, settings)
+    rates = 100 * result.changes.groupby("quantity", sort=False)["rate"].mean()
+    values = {f"rate {quantity}": rate for quantity, rate in rates.items()}
+    for kind, chosen in (("frozen", model), ("adapted", result.model)):
+        means = pair_losses(chosen, gallery, result.pairs, settings).mean()
+        values |= {f"{term} {kind}": means[term] for term in LOSSES}
+    return [{"what": what, "value": float(value)} for what, value in values.items()]
+
+
+def shift_rows(
+    model: BNTANet,
+    targets: dict[str, Target],
+    sources: Sequence[ReIDSet],
+    settings: Settings,
+    split: int = 0,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Distance of the BN outputs on each target from those on the source, by layer.
+
+    Columns: target, model ("frozen" or "adapted" to the split's gallery), index, layer,
+    distance (see :mod:`.shift`). The target's outputs are those on the split's probes and
+    gallery; the source's are the frozen model's on :func:`source_sample` of the given sets.
+    """
+    tables, moments = [], None
+    for name, target in targets.items():
+        chosen = target.splits[split]
+        both = target.data.images[torch.cat([chosen.probe, chosen.gallery])]
+
+        def measure() -> list[dict]:
+            nonlocal moments
+            moments = moments or bn_moments(model, source_sample(sources))
+            gallery = target.data.images[chosen.gallery]
+            models = {"frozen": model, "adapted": adapt(model, gallery, settings, seed=seed).model}
+            found = [shift_by_layer(moments, bn_moments(m, both)).assign(model=kind)
+                     for kind, m in models.items()]
+            return pd.concat(found).to_dict("records")
+
+        key = {"model": model_digest(model), "data": target.data.digest, "seed": seed,
+               "probe": chosen.probe.tolist(), "gallery": chosen.gallery.tolist(),
+               "sources": [source.digest for source in sources], "settings": tta_settings(settings)}
+        tables.append(measured("shift", key, measure).assign(target=name))
+    columns = ["target", "model", "index", "layer", "distance"]
+    return pd.concat(tables, ignore_index=True)[columns]

@@ -47,7 +47,7 @@ def nearest_pairs(local: Tensor, k: int, block: int = 256, candidates: int = 16)
         raise ValueError(f"local features have shape (N, H, C_l), got {tuple(local.shape)}")
     n = len(local)
     check_sizes(n, k)
-    features = local.detach().double()
+    features = local.detach().cpu().double()
     if not torch.isfinite(features).all():
         raise ValueError("local features hold NaN or infinite values: the model or the images "
                          "are broken")
@@ -84,6 +84,15 @@ def nearest_pairs(local: Tensor, k: int, block: int = 256, candidates: int = 16)
     return Pairs(
         torch.tensor(index), torch.tensor(part), torch.tensor(distance, dtype=torch.float64)
     )
+
+
+def part_distances(local: Tensor, index: Tensor) -> Tensor:
+    """Euclidean distances (K, H) of every part of the pairs ``index`` (K, 2), in float64.
+
+    Their minimum over parts is D of Algorithm 1. ``local``: (N, H, C_l).
+    """
+    features = local.detach().double()
+    return torch.linalg.vector_norm(features[index[:, 0]] - features[index[:, 1]], dim=2)
 
 
 class _Scanner:

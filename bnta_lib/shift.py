@@ -7,11 +7,19 @@ sqrt((m_a - m_b)^2 + (s_a - s_b)^2), in units of the source's mean standard devi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import torch
 from torch import Tensor
 
+from .data.sets import ReIDSet
 from .model import BNTANet, bn_layers, modes_kept
+
+
+def source_sample(sources: Sequence[ReIDSet], each: int = 200) -> Tensor:
+    """At most ``each`` images of every source, evenly spaced over its rows: uint8 (N, 3, h, w)."""
+    return torch.cat([s.images[:: -(-len(s.images) // each)] for s in sources])
 
 
 @torch.no_grad()
@@ -71,6 +79,17 @@ def _forward(model: BNTANet, images: Tensor, batch: int, hooks: dict) -> None:
             handle.remove()
 
 
+def channel_distances(
+    source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Wasserstein-2 distance of each channel's Gaussian, (channels,), in the outputs' unit.
+
+    Each side is a layer's mean and standard deviation (channels,) of :func:`bn_moments`.
+    """
+    (m, s), (n, t) = source, target
+    return ((m - n).square() + (s - t).square()).sqrt()
+
+
 def shift_by_layer(source: dict, target: dict) -> pd.DataFrame:
     """Distance of a target's outputs from the source's, a row a layer: index, layer, distance.
 
@@ -78,8 +97,7 @@ def shift_by_layer(source: dict, target: dict) -> pd.DataFrame:
     """
     rows = []
     for index, name in enumerate(source, start=1):
-        (m, s), (n, t) = source[name], target[name]
-        distance = ((m - n).square() + (s - t).square()).sqrt().mean() / s.mean()
+        distance = channel_distances(source[name], target[name]).mean() / source[name][1].mean()
         rows.append({"index": index, "layer": name, "distance": float(distance)})
     return pd.DataFrame(rows)
 

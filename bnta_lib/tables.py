@@ -43,6 +43,22 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     return both.reindex(index=rows["method"].unique(), columns=columns)
 
 
+def differences(
+    rows: pd.DataFrame, method: str, against: str, metric: str = "R1"
+) -> pd.DataFrame:
+    """Method minus against on the same splits, in points: target, split, difference.
+
+    Seeds are averaged first. Raises ValueError for a method that was not measured.
+    """
+    chosen = rows[rows["metric"] == metric]
+    for name in (method, against):
+        if name not in set(chosen["method"]):
+            raise ValueError(f"no {metric} of {name!r} among the rows")
+    value = chosen.groupby(["target", "split", "method"], sort=False)["value"].mean()
+    value = value.unstack("method")
+    return (value[method] - value[against]).rename("difference").reset_index()
+
+
 def paired_test(
     rows: pd.DataFrame, method: str, against: str, metric: str = "R1"
 ) -> pd.DataFrame:
@@ -53,11 +69,10 @@ def paired_test(
     better), splits, seed_std (points: the mean over splits of the spread over adaption seeds).
     Splits share people, so intervals are somewhat too narrow.
     """
-    chosen = rows[rows["metric"] == metric]
+    chosen = rows[(rows["metric"] == metric) & (rows["method"] == method)]
     result = []
-    for target, own in chosen.groupby("target", sort=False):
-        value = own.groupby(["method", "split"])["value"].mean().unstack("split")
-        difference = (value.loc[method] - value.loc[against]).to_numpy()
+    for target, own in differences(rows, method, against, metric).groupby("target", sort=False):
+        difference = own["difference"].to_numpy()
         n = len(difference)
         mean = float(difference.mean())
         if n > 1 and np.ptp(difference) > 0:
@@ -65,13 +80,25 @@ def paired_test(
             p = float(stats.ttest_1samp(difference, 0).pvalue)
         else:  # one split, or no spread: nothing to estimate an interval from
             half, p = float("nan"), float("nan")
-        seeds = own[own["method"] == method].groupby("split")["value"].std()
+        seeds = chosen[chosen["target"] == target].groupby("split")["value"].std()
         result.append({
             "target": target, "difference": mean, "low": mean - half, "high": mean + half,
             "p": p, "better": int((difference > 0).sum()), "splits": n,
             "seed_std": float(seeds.mean()),
         })
     return pd.DataFrame(result)
+
+
+def paired_tests(
+    rows: pd.DataFrame, against: str = "BNTA w/o TTA", metric: str = "R1"
+) -> pd.DataFrame:
+    """:func:`paired_test` of every other method among the rows; first columns method, against."""
+    methods = [m for m in rows["method"].unique() if m != against]
+    tests = [paired_test(rows, method, against, metric) for method in methods]
+    result = pd.concat([t.assign(method=m) for t, m in zip(tests, methods)], ignore_index=True)
+    result.insert(0, "against", against)
+    result.insert(0, "method", result.pop("method"))
+    return result
 
 
 def verdict(row: pd.Series) -> str:
@@ -108,6 +135,47 @@ def table_2(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(blocks, names=["", "Method"]).reindex(columns=order).fillna("")
 
 
+def why_table(test: pd.DataFrame, why: pd.DataFrame, shift: pd.DataFrame) -> pd.DataFrame:
+    """What adaption did on each target, beside what it brought: a row a target.
+
+    ``test``: rows of :func:`paired_test` for BNTA; ``why`` and ``shift``: rows of
+    :func:`bnta_lib.experiments.why_rows` and :func:`bnta_lib.experiments.shift_rows`. Columns:
+    difference (points), the rates and losses of ``why`` as means over splits, "distance frozen"
+    and "distance adapted" as means over BN layers, "layers closer" (share, per cent).
+    """
+    table = why.groupby(["target", "what"], sort=False)["value"].mean().unstack("what", sort=False)
+    table.insert(0, "difference", test.set_index("target")["difference"])
+    wide = shift.pivot(index=["target", "index"], columns="model", values="distance")
+    mean = wide.groupby(level="target").mean()
+    table["distance frozen"], table["distance adapted"] = mean["frozen"], mean["adapted"]
+    closer = (wide["adapted"] < wide["frozen"]).groupby(level="target").mean()
+    table["layers closer"] = 100 * closer
+    return table.loc[test["target"]]
+
+
+def why_sentence(target: str, row: pd.Series) -> str:
+    """A row of :func:`why_table` in words."""
+    def went(before: float, after: float) -> str:
+        word = "fell" if after < before else "rose" if after > before else "stayed"
+        return f"{word} from {before:.3g} to {after:.3g}"
+
+    return (f"{target}: rank 1 {row['difference']:+.1f} points. mu moved {row['rate mean']:.2g} %, "
+            f"sigma^2 {row['rate var']:.2g} %, gamma {row['rate gamma']:.2g} %, "
+            f"beta {row['rate beta']:.2g} %; L_pos {went(row['pos frozen'], row['pos adapted'])}, "
+            f"L_mat {went(row['mat frozen'], row['mat adapted'])}; the distance from the source "
+            f"{went(row['distance frozen'], row['distance adapted'])}, with "
+            f"{row['layers closer']:.0f} % of the BN layers closer.")
+
+
+def change_sentence(name: str, before: dict[str, float], after: dict[str, float]) -> str:
+    """What adaption did to one split, from two rows of :meth:`bnta_lib.evaluation.Scores.row`."""
+    change = after["R1"] - before["R1"]
+    word = "helped" if change > 0 else "did not help" if change == 0 else "did harm"
+    return (f"On {name} adaption {word}: rank 1 went from {before['R1']:.1f} to "
+            f"{after['R1']:.1f} % ({change:+.1f} points), mAP from {before['mAP']:.1f} to "
+            f"{after['mAP']:.1f} % ({after['mAP'] - before['mAP']:+.1f} points).")
+
+
 DUALNORM_NOTE = (
     "DualNorm's mAP is a trapezoidal one: with one match a probe it is (mAP + R1) / 2. In the "
     "unit of the other rows its 58.0 / 45.7 / 78.5 read 62.1 / 50.0 / 82.2."
@@ -131,3 +199,14 @@ def save_table(table: pd.DataFrame, name: str, profile: str, note: str = "") -> 
     with atomic(paths[1]) as temporary:
         temporary.write_text(markdown(table) + "\n" + (f"\n{note}\n" if note else ""))
     return paths
+
+
+def save_rows(rows: pd.DataFrame, name: str, profile: str) -> Path:
+    """Write tidy rows as ``name``.csv under the profile's figures; returns the path.
+
+    Seconds are left out, so that the same rows are the same bytes on every machine.
+    """
+    path = figures_dir(profile) / f"{name}.csv"
+    with atomic(path) as temporary:
+        rows.drop(columns="seconds", errors="ignore").round(6).to_csv(temporary, index=False)
+    return path

@@ -78,3 +78,33 @@ def image_rows(
         if r < len(labels):
             axes[r][0].set_ylabel(labels[r], rotation=0, ha="right", va="center")
     return figure, axes.tolist()
+
+
+def stages(layers: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Runs of BN layers of one part of the network: (label, first index, last index), from 1.
+
+    ``layers``: names in the order of :func:`bnta_lib.model.bn_layers`.
+    """
+    runs: list[tuple[str, int, int]] = []
+    for index, layer in enumerate(layers, start=1):
+        head, _, rest = layer.partition(".")
+        label = {"backbone": rest.split(".")[0], "parts": "parts"}.get(head, head)
+        label = "stem" if label == "bn1" else label
+        if runs and runs[-1][0] == label:
+            runs[-1] = (label, runs[-1][1], index)
+        else:
+            runs.append((label, index, index))
+    return runs
+
+
+def mark_stages(axis: Axes, layers: Sequence[str], labels: bool = True) -> None:
+    """Shade every second stage of the network behind an axis of BN indices, named on top."""
+    for number, (label, first, last) in enumerate(stages(layers)):
+        if number % 2:
+            axis.axvspan(first - 0.5, last + 0.5, color="0.93", zorder=0, linewidth=0)
+        if labels:
+            # The single-layer stages are narrow: their names lean over to keep clear of others.
+            lean = {"rotation": 40, "ha": "left"} if last - first < 2 else {"ha": "center"}
+            axis.text((first + last) / 2, 1.02, label, transform=axis.get_xaxis_transform(),
+                      va="bottom", color="0.35", fontsize=7, **lean)
+    axis.set_xlim(0.5, len(layers) + 0.5)
