@@ -23,7 +23,7 @@ test: $(MADE)
 	$(RUN) -m pytest
 
 lab: $(MADE)
-	$(PROFILED) -m jupyter lab --ServerApp.ip=127.0.0.1 notebooks/00_start_here.ipynb
+	$(PROFILED) -m jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. notebooks/00_start_here.ipynb
 
 train: $(MADE)
 	$(PROFILED) -m bnta_lib.training

@@ -141,7 +141,7 @@ def write_index(out: Path, profile: str, figures: Path) -> Path:
     notebooks = []
     for page in pages:
         executed = page.with_suffix(".ipynb")
-        title = _link(page, out, f"{page.stem[:2]} {_title(executed)}")
+        title = _link(page, out, _title(executed))
         notebooks.append(f"<li>{title} ({_link(executed, out, 'notebook')})</li>")
     pictures = []
     for png in sorted(figures.glob("*.png")):

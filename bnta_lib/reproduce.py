@@ -256,7 +256,7 @@ def run(
     index = write_index(out, durations.profile, figures)
     after = _state(figures)
     changed = sorted(f for f in after if after[f] != before.get(f))
-    print(f"\nWrote {_shown(index)} and {len(written)} executed notebooks beside it:")
+    print(f"\nWrote {_shown(index)} and the executed notebooks ({len(written)}) beside it:")
     for executed in written:
         print(f"  {_shown(executed)}, {executed.with_suffix('.html').name}")
     print(f"Figures and tables written in {_shown(figures)}: {len(changed) or 'none'}")
@@ -361,7 +361,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parameters = {}
     durations = Durations(cache_dir() / "durations.json", name)
     known = durations.remaining([path.stem for path in notebooks])
-    print(f"profile {options.profile}, {len(notebooks)} notebooks, about {_clock(known)} minutes")
+    guess = f"about {_clock(known)} minutes" if known is not None else "never timed here"
+    print(f"profile {options.profile}, notebooks: {len(notebooks)}, {guess}")
     try:
         written = run(notebooks, out, parameters, figures_dir(options.profile), durations)
         if options.in_place:
