@@ -67,6 +67,7 @@ def tent(
                 loss.backward()
                 optimiser.step()
         optimiser.zero_grad(set_to_none=True)
+    _forget_counts(adapted, model)
     return adabn(adapted, images, batch, seed)
 
 
@@ -79,7 +80,7 @@ def entropy(logits: Tensor) -> Tensor:
 def batches(n: int, size: int, seed: int) -> Sequence[Tensor]:
     """Shuffled indices in batches as even as can be, none of one image (BN cannot train on it)."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    return order.tensor_split(-(-n // size))
+    return order.tensor_split(max(1, min(-(-n // size), n // 2)))
 
 
 def _check(images: Tensor) -> None:

@@ -31,9 +31,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
     except Exception as error:
-        # Some writers (safetensors) wrap the system's error in one of their own.
-        code = getattr(error, "errno", None)
-        if code == errno.ENOSPC or "No space left" in str(error):
+        # Some writers put the system's error into words (safetensors) or raise one of their own
+        # while they handle it (torch).
+        code = getattr(error if isinstance(error, OSError) else error.__context__, "errno", None)
+        if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             raise OSError(errno.ENOSPC, f"the disk is full: could not write {path}; free some "
                           "space or set BNTA_CACHE to a folder on another disk, then run again; "
                           "what was there before is unchanged") from error

@@ -8,6 +8,7 @@ ImageNet weights fit ``model.backbone`` as they are.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -249,13 +250,15 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 def load_imagenet(model: BNTANet, path: str | Path | None = None) -> None:
     """Fill E with torchvision's ImageNet ResNet-50 weights, from a local file or by download.
 
-    Raises ValueError when the model is not of full width, FileNotFoundError when the file is
-    absent, RuntimeError when nothing is at hand and the download fails.
+    The file is ``path``, or else ``$BNTA_IMAGENET``. Raises ValueError when the model is not of
+    full width or the file holds other weights, FileNotFoundError when the file is absent,
+    RuntimeError when nothing is at hand and the download fails. The model is then unchanged.
     """
     if model.backbone.conv1.out_channels != 64:
         raise ValueError("ImageNet weights fit the full width only: set base_width=64, "
                          "or pretrained=False to start from random weights")
-    if path is not None:
+    path = path or os.environ.get("BNTA_IMAGENET")
+    if path:
         if not Path(path).is_file():
             raise FileNotFoundError(f"no ImageNet weights at {path}: give the path of torchvision's "
                                     "resnet50 .pth file")
@@ -274,10 +277,16 @@ def load_imagenet(model: BNTANet, path: str | Path | None = None) -> None:
                 "resnet50 IMAGENET1K_V1 file elsewhere and set $BNTA_IMAGENET to its path, or set "
                 f"pretrained=False ({error})"
             ) from error
-    state = {k: v for k, v in state.items() if not k.startswith("fc.")}
-    result = model.backbone.load_state_dict(state, strict=False)
-    missing = [k for k in result.missing_keys
-               if "instance_norm" not in k and "num_batches_tracked" not in k]
-    if missing or result.unexpected_keys:
-        raise ValueError("these are not ResNet-50 weights: missing "
-                         f"{missing[:3]}, unexpected {result.unexpected_keys[:3]}")
+    def shapes(tensors: object) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what the two networks share."""
+        return {k: tuple(getattr(v, "shape", ()))
+                for k, v in (tensors.items() if isinstance(tensors, dict) else ())
+                if not any(part in k for part in ("fc.", "instance_norm", "num_batches_tracked"))}
+
+    odd = shapes(dict(model.backbone.state_dict())).items() ^ shapes(state).items()
+    if odd:
+        raise ValueError(f"these are not torchvision's ResNet-50 weights: {len(odd)} tensors "
+                         f"differ, for one {min(odd)[0]}")
+    model.backbone.load_state_dict(
+        {k: v for k, v in state.items() if not k.startswith("fc.")}, strict=False
+    )

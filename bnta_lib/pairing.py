@@ -66,13 +66,13 @@ def nearest_pairs(local: Tensor, k: int, block: int = 256, candidates: int = 16)
     while len(index) < k:
         d, i, j, h = heapq.heappop(heap)
         if not free[i]:
-            lists.pop(i, None)
             continue
         if j >= 0 and free[j]:
             index.append((i, j))
             part.append(h)
             distance.append(d**0.5)
             free[i] = free[j] = False
+            lists[i] = lists[j] = []
             continue
         if j < 0:  # the list is used up: scan again among the free, twice as far
             length[i] *= 2

@@ -40,8 +40,11 @@ def train(
     ``sources``: uint8 images (N, 3, h, w) with pids 1..M. The rows hold epoch, lr, the mean
     losses, accuracy of G on the (augmented) training images and seconds. On a GPU (``device``,
     default: one if there is one) the images stay resident and the forward pass is bf16 autocast.
-    Raises ValueError for pids that are not 1..M or for a checkpoint of other settings or data.
+    Raises ValueError for no image, pids that are not 1..M, or a checkpoint of other settings or
+    data.
     """
+    if len(sources) == 0:
+        raise ValueError(f"nothing to train on: {sources.name} is empty")
     people = int(sources.pids.max())
     if len(sources.pids.unique()) != people or int(sources.pids.min()) != 1:
         raise ValueError("training pids must be 1..M without gaps")
@@ -69,7 +72,8 @@ def train(
             group["lr"] = learning_rate(epoch, settings)
         model.train()
         sums: dict[str, float] = {}
-        for index in epoch_batches(sources.pids, settings, random):
+        drawn = epoch_batches(sources.pids, settings, random)
+        for index in drawn:
             batch = augment(images[index.to(device)], settings, random)
             y = labels[index.to(device)]
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -80,7 +84,7 @@ def train(
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() * len(index)
             bar.update()
-        size = len(images)
+        size = sum(map(len, drawn))  # more than the images where PK repeats some
         row = {"epoch": epoch + 1, "lr": learning_rate(epoch, settings)}
         row |= {name: value.item() / size for name, value in sums.items()}
         row["seconds"] = time.perf_counter() - start
@@ -123,8 +127,8 @@ def learning_rate(epoch: int, settings: Settings) -> float:
 def epoch_batches(pids: Tensor, settings: Settings, random: torch.Generator) -> list[Tensor]:
     """Indices of an epoch's batches: plain, or ``instances`` images of each person (PK).
 
-    Every image comes once (PK fills up a person's last group by repeating). Batches are as even
-    as can be, so that none is left with a single image.
+    Every image comes once (PK fills up a person's last group by repeating, and never cuts a
+    group). Batches are as even as can be, so that none is left with a single image.
     """
     order = torch.randperm(len(pids), generator=random)
     if settings.instances > 1:
@@ -132,11 +136,12 @@ def epoch_batches(pids: Tensor, settings: Settings, random: torch.Generator) -> 
         order = order[torch.argsort(pids[order], stable=True)]
         groups = []
         for own in order.split(torch.bincount(pids)[pids.unique()].tolist()):
-            own = own.repeat(-(-k // len(own))) if len(own) < k else own
-            own = torch.cat([own, own[: -len(own) % k]])
-            groups += own.split(k)
-        order = torch.cat([groups[g] for g in torch.randperm(len(groups), generator=random)])
-    return list(order.tensor_split(max(1, -(-len(order) // settings.batch))))
+            groups += own.repeat(k)[: -(-len(own) // k) * k].split(k)
+        mixed = torch.stack(groups)[torch.randperm(len(groups), generator=random)]
+        count = -(-len(groups) // max(1, settings.batch // k))
+        return [batch.flatten() for batch in mixed.tensor_split(count)]
+    count = min(-(-len(order) // settings.batch), len(order) // 2)
+    return list(order.tensor_split(max(1, count)))
 
 
 def augment(images: Tensor, settings: Settings, random: torch.Generator) -> Tensor:
@@ -165,8 +170,8 @@ def training_key(sources: ReIDSet, settings: Settings) -> str:
 def _save(path, key, model, optimiser, random, history) -> None:
     state = {"key": key, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
              "random": random.get_state(), "history": history}
-    with atomic(path) as temporary:
-        torch.save(state, temporary)
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)  # into an open file: its own writer hides a full disk
 
 
 def _resume(path, key, model, optimiser, random) -> list[dict]:
@@ -175,7 +180,7 @@ def _resume(path, key, model, optimiser, random) -> list[dict]:
     except Exception as error:
         raise ValueError(f"{path} is not a readable checkpoint ({error}): delete it to start "
                          "again") from error
-    if state["key"] != key:
+    if not isinstance(state, dict) or state.get("key") != key:
         raise ValueError(f"{path} is a checkpoint of other data or settings: delete it, or name "
                          "another file")
     model.load_state_dict(state["model"])

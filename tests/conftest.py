@@ -1,0 +1,53 @@
+"""A network and images small enough to adapt in a fraction of a second."""
+
+import subprocess
+
+import pytest
+import torch
+
+from bnta_lib.model import BNTANet, bn_layers
+from bnta_lib.settings import Settings, settings
+
+torch.set_num_threads(1)  # the networks of these tests are too small to share
+
+
+@pytest.fixture
+def small() -> Settings:
+    """Settings of a 57-BN-layer network on 48x24 pixels: maps of 3x2, three stripes."""
+    return settings("smoke", height=48, width=24, base_width=4, local_dim=8, stripes=3)
+
+
+@pytest.fixture
+def model(small: Settings) -> BNTANet:
+    """A network of 5 people whose BN tensors are all different from their initial values."""
+    torch.manual_seed(0)
+    net = BNTANet(5, small)
+    with torch.no_grad():
+        for layer in bn_layers(net).values():
+            layer.weight.uniform_(0.5, 1.5)
+            layer.bias.normal_(0, 0.1)
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+    return net.eval()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    """Ten images of noise, uint8 (10, 3, 48, 24)."""
+    return torch.randint(
+        0, 256, (10, 3, 48, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of its own that holds 256 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -1,0 +1,146 @@
+"""Losses against numbers worked by hand, plain loops, and numerical gradients."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bnta_lib.losses import (
+    identity_loss, matching_train_loss, matching_tta_loss, pairwise_distance, positioning_loss,
+    triplet_loss,
+)  # fmt: skip
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def cross_entropy(scores, label, smoothing=0.0):
+    """-sum of q log p for one row of scores, q smoothed over all classes."""
+    scores = np.asarray(scores)
+    log_p = scores - np.log(np.exp(scores).sum())
+    q = np.full(len(scores), smoothing / len(scores))
+    q[label] += 1 - smoothing
+    return -(q * log_p).sum()
+
+
+def close(loss, value):
+    assert float(loss.detach()) == pytest.approx(float(value), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_identity_loss_is_not_the_batch_mean_cross_entropy(smoothing):
+    logits, labels = draw(4, 5), torch.tensor([0, 4, 2, 2])
+    rows = [cross_entropy(s, y, smoothing) for s, y in zip(logits, labels)]
+    close(identity_loss(logits, labels, smoothing), np.mean(rows))
+
+
+def test_positioning_loss_is_not_summed_over_stripes_and_averaged_over_images():
+    close(positioning_loss(torch.zeros(7, 6, 6, dtype=torch.float64)), 6 * math.log(6))
+    scores = draw(3, 4, 4)
+    expected = sum(cross_entropy(scores[b, h], h) for b in range(3) for h in range(4)) / 3
+    close(positioning_loss(scores), expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_training_matching_loss_is_not_summed_over_parts_and_averaged_over_images(smoothing):
+    logits, labels = draw(3, 4, 5), torch.tensor([4, 0, 1])
+    expected = sum(
+        cross_entropy(logits[b, h], labels[b], smoothing) for b in range(3) for h in range(4)
+    ) / 3  # fmt: skip
+    close(matching_train_loss(logits, labels, smoothing), expected)
+
+
+def test_triplet_loss_does_not_take_the_hardest_of_the_batch():
+    # On a line: person 0 at 0 and 3, person 1 at 1 and 10, person 2 alone at 30.
+    line = torch.tensor([[0.0], [3.0], [1.0], [10.0], [30.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 0, 1, 1, 2])
+    # Anchor by anchor: 0: 3-1, 3: 3-2, 1: 9-1, 10: 9-7; the last has no positive.
+    close(triplet_loss(line, labels, 0.3), ((2.3) + (1.3) + (8.3) + (2.3)) / 4)
+
+
+def test_triplet_loss_of_a_batch_without_triplets_is_not_zero_or_not_finite():
+    for labels in (torch.arange(4), torch.zeros(4, dtype=torch.int64)):
+        features = draw(4, 3).requires_grad_()
+        loss = triplet_loss(features, labels)
+        loss.backward()
+        assert loss == 0 and not features.grad.any()
+    features = torch.ones(4, 3, requires_grad=True)  # all distances zero
+    triplet_loss(features, torch.tensor([0, 0, 1, 1])).backward()
+    assert torch.isfinite(features.grad).all()
+
+
+def tta_by_loops(local, parts, margin):
+    """Eq. (8) as it is written."""
+    local, terms = local.detach().numpy(), []
+    for k, n in enumerate(parts):
+        anchor = local[2 * k, n]
+        positive = np.linalg.norm(anchor - local[2 * k + 1, n])
+        outside = [i for i in range(len(local)) if i not in (2 * k, 2 * k + 1)]
+        negative = min(np.linalg.norm(anchor - local[i, n]) for i in outside)
+        terms.append(max(0.0, margin + positive - negative))
+    return terms
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tta_matching_loss_differs_from_equation_8(seed):
+    local = draw(12, 4, 3, seed=seed)
+    parts = torch.randint(0, 4, (6,), generator=torch.Generator().manual_seed(seed))
+    terms = tta_by_loops(local, parts, 0.3)
+    assert 0 < np.count_nonzero(terms)
+    close(matching_tta_loss(local, parts, 0.3), sum(terms))
+    close(matching_tta_loss(local, parts, 0.3, "mean"), sum(terms) / 6)
+
+
+def test_tta_matching_loss_takes_another_stripe_or_the_pair_itself_as_negative():
+    # Stripe 1 decides; stripe 0 holds values that would change the result.
+    local = torch.tensor([[[9.0], [0.0]], [[0.0], [1.0]], [[9.0], [5.0]], [[9.0], [7.0]]])
+    # Pair 0 on stripe 1: positive 1, negative |0 - 5| = 5. Pair 1: positive 2, negative |5 - 1| = 4.
+    close(matching_tta_loss(local, torch.tensor([1, 1]), margin=3.0), 0 + (3 + 2 - 4))
+
+
+def test_order_of_pairs_changes_the_tta_matching_loss():
+    local, parts = draw(12, 4, 3), torch.tensor([0, 1, 2, 3, 0, 1])
+    order = torch.tensor([4, 2, 0, 5, 1, 3])
+    moved = local.view(6, 2, 4, 3)[order].flatten(0, 1)
+    close(matching_tta_loss(local, parts), matching_tta_loss(moved, parts[order]))
+
+
+def test_a_single_pair_breaks_the_step():
+    local = draw(2, 4, 3).requires_grad_()
+    loss = matching_tta_loss(local, torch.tensor([1]))
+    loss.backward()
+    assert loss == 0 and not local.grad.any()
+
+
+def test_equal_features_give_gradients_that_are_not_finite():
+    local = torch.ones(8, 3, 4, requires_grad=True)
+    loss = matching_tta_loss(local, torch.tensor([0, 1, 2, 0]), 0.3)
+    loss.backward()
+    close(loss, 4 * torch.tensor(0.3))
+    assert torch.isfinite(local.grad).all()
+
+
+def test_tta_matching_loss_takes_bad_arguments():
+    with pytest.raises(ValueError, match="'sum' or 'mean', not 'max'"):
+        matching_tta_loss(draw(4, 3, 2), torch.tensor([0, 1]), reduction="max")
+    with pytest.raises(ValueError, match="2 pairs need 4 images, got 5"):
+        matching_tta_loss(draw(5, 3, 2), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("loss, shape", [
+    (positioning_loss, (3, 4, 4)),
+    (lambda x: identity_loss(x, torch.tensor([1, 0, 3]), 0.1), (3, 4)),
+    (lambda x: matching_train_loss(x, torch.tensor([1, 0, 3]), 0.1), (3, 2, 4)),
+    (lambda x: triplet_loss(x, torch.tensor([0, 0, 1, 1, 2]), 2.0), (5, 3)),
+    (lambda x: matching_tta_loss(x, torch.tensor([0, 1, 1]), 2.0), (6, 2, 3)),
+])  # fmt: skip
+def test_gradients_differ_from_differences(loss, shape):
+    assert torch.autograd.gradcheck(loss, draw(*shape).requires_grad_())
+
+
+def test_distances_far_from_the_origin_lose_digits():
+    a = (draw(5, 3) + 1e6).float()
+    expected = [[np.linalg.norm(np.float64(x) - np.float64(y)) for y in a] for x in a]
+    np.testing.assert_allclose(pairwise_distance(a, a), expected, rtol=1e-6)

@@ -1,0 +1,231 @@
+"""The network against torchvision's ResNet-50, the counts of the paper, and plain loops."""
+
+import math
+
+import pytest
+import torch
+from torchvision.models import resnet18, resnet50
+from torchvision.transforms.functional import normalize
+
+from bnta_lib.model import (
+    Backbone, BNTANet, bn_layers, conv_layers, count_parameters, embed, in_layers, load_imagenet,
+    modes_kept,
+)  # fmt: skip
+from bnta_lib.settings import settings
+
+
+@pytest.fixture(scope="module")
+def full() -> BNTANet:
+    """The paper's network of 18,530 people, without memory for its weights."""
+    with torch.device("meta"):
+        return BNTANet(18_530, settings("paper"))
+
+
+def test_full_size_counts_differ_from_the_papers(full):
+    assert count_parameters(full) == {
+        "BN layers": 60,
+        "BN gamma+beta": 60_288,
+        "IN gamma+beta": 3_584,
+        "Conv and linear": 93_024_448,
+    }
+
+    def size(*names):
+        return sum(p.numel() for n, layer in conv_layers(full).items() for p in layer.parameters()
+                   if n.startswith(names))
+
+    summands = [size("backbone."), size("parts."), size("fc_g"), size("fc_m."), size("fc_p")]
+    assert summands == [23_454_912, 3_145_728, 37_949_440, 28_462_080, 12_288]
+    norm = {n: sum(p.numel() for p in m.parameters()) for n, m in bn_layers(full).items()}
+    by_place = [sum(v for n, v in norm.items() if n.startswith(start))
+                for start in ("backbone.", "fn", "parts.")]
+    assert by_place == [53_120, 4_096, 3_072]
+
+
+def test_every_parameter_is_counted_once(full):
+    assert sum(p.numel() for p in full.parameters()) == 60_288 + 3_584 + 93_024_448
+
+
+def test_layer_indices_do_not_fit_figure_3(full):
+    names = list(bn_layers(full))
+    assert names[0] == "backbone.bn1"
+    assert names[51] == "backbone.layer4.2.bn2"
+    assert names[53] == "fn"
+    assert names[54:] == [f"parts.{h}.1" for h in range(6)]
+
+
+def test_the_bias_of_fn_is_trained(full):
+    assert not full.fn.bias.requires_grad
+    assert all(p.requires_grad for n, p in full.named_parameters() if n != "fn.bias")
+
+
+@pytest.mark.parametrize("last_stride", [1, 2])
+def test_backbone_without_instance_norm_differs_from_torchvisions_resnet50(last_stride):
+    torch.manual_seed(0)
+    theirs = resnet50(weights=None)
+    if last_stride == 1:
+        theirs.layer4[0].conv2.stride = theirs.layer4[0].downsample[0].stride = (1, 1)
+    ours = Backbone(64, last_stride)
+    extra = {k for k in ours.state_dict() if "instance_norm" in k}
+    assert ours.state_dict().keys() - extra == theirs.state_dict().keys() - {"fc.weight", "fc.bias"}
+
+    for layer in in_layers(ours):
+        ours.get_submodule(layer.rpartition(".")[0]).instance_norm = None
+    state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
+    for name, tensor in state.items():
+        if "running" in name:
+            tensor.copy_(torch.rand_like(tensor) + 0.5)
+    ours.load_state_dict(state)
+    x = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        stem = theirs.eval().maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))
+        expected = theirs.layer4(theirs.layer3(theirs.layer2(theirs.layer1(stem))))
+        torch.testing.assert_close(ours.eval()(x), expected)
+
+
+def test_instance_norm_is_not_after_the_sum_and_before_the_relu_of_three_last_blocks():
+    torch.manual_seed(0)
+    backbone = Backbone(4).eval()
+    assert list(in_layers(backbone)) == [
+        "layer1.2.instance_norm", "layer2.3.instance_norm", "layer3.5.instance_norm"
+    ]  # fmt: skip
+    torch.nn.init.constant_(backbone.layer2[-1].instance_norm.bias, 100.0)
+    x = torch.randn(2, 16, 16, 8)
+    with torch.no_grad():
+        out = backbone.layer2(x)  # at +100 the ReLU leaves the normalised sum as it is
+    torch.testing.assert_close(out.mean((2, 3)), torch.full((2, 32), 100.0))
+    torch.testing.assert_close(
+        out.var((2, 3), unbiased=False), torch.ones(2, 32), atol=1e-2, rtol=0
+    )
+    torch.nn.init.constant_(backbone.layer2[-1].instance_norm.bias, 0.0)
+    with torch.no_grad():
+        assert backbone.layer2(x).min() == 0
+
+
+def test_images_are_not_normalised_as_imagenets(model, images):
+    expected = normalize(images / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model.maps(images), model.backbone(expected), rtol=1e-3, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("rows", [3, 6, 8, 16, 2])
+def test_stripes_are_not_the_means_of_adaptive_bins(model, rows):
+    maps = torch.randn(2, 4, rows, 3, dtype=torch.float64)
+    stripes = model.stripes_of(maps)
+    assert stripes.shape == (2, 3, 4)
+    for h in range(3):
+        first, last = math.floor(h * rows / 3), math.ceil((h + 1) * rows / 3)
+        torch.testing.assert_close(stripes[:, h], maps[:, :, first:last].mean((2, 3)))
+
+
+def test_local_features_are_not_convolution_norm_relu_of_each_part(model):
+    stripes = torch.randn(4, 3, 128)
+    with torch.no_grad():
+        local = model.local_features(stripes)
+        for h, (conv, bn, _) in enumerate(model.parts):
+            x = stripes[:, h] @ conv.weight[:, :, 0, 0].T
+            x = (x - bn.running_mean) / (bn.running_var + bn.eps).sqrt() * bn.weight + bn.bias
+            torch.testing.assert_close(local[:, h], x.clamp(min=0))
+
+
+def test_forward_gives_other_shapes_or_heads_on_other_features(model, images):
+    with torch.no_grad():
+        out = model(images)
+    assert [tuple(t.shape) for t in out] == [(10, 128), (10, 5), (10, 3, 3), (10, 3, 8), (10, 3, 5)]
+    torch.testing.assert_close(out.logits, out.features @ model.fc_g.weight.T)
+    with torch.no_grad():
+        maps = model.maps(images)
+    torch.testing.assert_close(out.features, model.fn(maps.mean((2, 3))))
+    torch.testing.assert_close(out.positions, model.stripes_of(maps) @ model.fc_p.weight.T)
+    for h in range(3):
+        torch.testing.assert_close(
+            out.local_logits[:, h], out.local[:, h] @ model.fc_m[h].weight.T
+        )
+
+
+def test_embedding_depends_on_the_batch_or_on_the_mode(model, images):
+    with torch.no_grad():
+        expected = model(images)
+    model.train()
+    for batch in (1, 3, 256):
+        features, local = embed(model, images, batch)
+        torch.testing.assert_close(features, expected.features)
+        torch.testing.assert_close(local, expected.local)
+    assert all(m.training for m in model.modules())
+    assert not features.requires_grad
+
+
+def test_bad_images_are_embedded(model, images):
+    with pytest.raises(ValueError, match="no images to embed"):
+        embed(model, images[:0])
+    for bad in (images.float(), images[:, :1], images[0]):
+        with pytest.raises(ValueError, match=r"images must be uint8 of shape \(B, 3"):
+            embed(model, bad)
+    with pytest.raises(ValueError, match="at least 2 training identities, got 1"):
+        BNTANet(1, settings("smoke"))
+
+
+def test_modes_are_lost_after_an_error(model):
+    model.backbone.layer2.train()
+    model.fc_p.weight.requires_grad_(False)
+    model.fn.momentum = 0.7
+
+    def state():
+        return ([m.training for m in model.modules()], [p.requires_grad for p in model.parameters()],
+                [m.momentum for m in bn_layers(model).values()])
+
+    before = state()
+    with pytest.raises(RuntimeError, match="stop"), modes_kept(model):
+        model.train().requires_grad_(True)
+        for layer in bn_layers(model).values():
+            layer.momentum = None
+        raise RuntimeError("stop")
+    assert state() == before
+
+
+@pytest.fixture(scope="module")
+def wide() -> BNTANet:
+    """A network of full width, whose backbone takes ImageNet's weights."""
+    return BNTANet(2, settings("smoke", base_width=64))
+
+
+def test_a_local_imagenet_file_does_not_fill_the_backbone(wide, tmp_path, monkeypatch):
+    path = tmp_path / "resnet50.pth"
+    for give in (lambda: load_imagenet(wide, path), lambda: load_imagenet(wide)):
+        theirs = resnet50(weights=None)
+        torch.save(theirs.state_dict(), path)
+        monkeypatch.setenv("BNTA_IMAGENET", str(path))  # read where no path is given
+        give()
+        ours = wide.backbone.state_dict()
+        for name, tensor in theirs.state_dict().items():
+            assert name.startswith("fc.") or torch.equal(ours[name], tensor), name
+
+
+def test_wrong_imagenet_files_are_taken_or_leave_a_half_filled_model(wide, tmp_path):
+    before = {k: v.clone() for k, v in wide.state_dict().items()}
+    with pytest.raises(FileNotFoundError, match="no ImageNet weights at .*absent.pth: give"):
+        load_imagenet(wide, tmp_path / "absent.pth")
+    (tmp_path / "text.pth").write_text("not weights")
+    with pytest.raises(ValueError, match="text.pth is not a readable weights file"):
+        load_imagenet(wide, tmp_path / "text.pth")
+    deeper = {**wide.backbone.state_dict(), "layer3.6.conv1.weight": torch.zeros(256, 1024, 1, 1)}
+    for other in (resnet18(weights=None).state_dict(), deeper, torch.zeros(3), {}):
+        torch.save(other, tmp_path / "other.pth")
+        with pytest.raises(ValueError, match="not torchvision's ResNet-50 weights"):
+            load_imagenet(wide, tmp_path / "other.pth")
+    assert all(torch.equal(before[k], v) for k, v in wide.state_dict().items())
+
+
+def test_absent_imagenet_weights_or_a_narrow_model_give_an_unclear_error(
+    wide, model, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("BNTA_IMAGENET", raising=False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody answers there
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(RuntimeError, match=r"set \$BNTA_IMAGENET to its path, or set pretrained=F"):
+        load_imagenet(wide)
+    with pytest.raises(ValueError, match="fit the full width only: set base_width=64"):
+        load_imagenet(model)

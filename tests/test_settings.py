@@ -1,0 +1,67 @@
+"""Settings hold the paper's numbers and refuse what they do not know."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import bnta_lib
+from bnta_lib.model import BNTANet, bn_layers
+from bnta_lib.settings import PROFILES, cache_dir, figures_dir, settings
+
+
+def test_paper_profile_differs_from_the_papers_numbers():
+    paper = settings("paper")
+    said = dict(
+        lambda1=0.1, lambda2=0.1, lambda3=1.0, margin=0.3, loss_tri=0.0,  # Eq. (8), (9), (13)
+        epochs=60, lr=0.005, lr_decay_epoch=40, batch=64,
+        K=128, tta_batch=32, tta_epochs=1, tta_lr=0.0005, tta_momentum=0.1,
+        stripes=6, local_dim=256, base_width=64, splits=10, height=256, width=128,
+    )  # fmt: skip
+    assert {name: getattr(paper, name) for name in said} == said
+    assert (sum(paper.images.values()), sum(paper.people.values())) == (121_765, 18_530)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_loses_batch_norm_layers_or_an_even_cut_into_stripes(profile):
+    chosen = settings(profile)
+    assert chosen.profile == profile and chosen.size == (chosen.height, chosen.width)
+    with torch.device("meta"):
+        assert len(bn_layers(BNTANet(5, chosen))) == 60
+    if profile != "paper":  # 256 rows give 16 of the map: overlapping bins, an open choice
+        assert chosen.height // 16 % chosen.stripes == 0
+
+
+def test_unknown_names_are_taken(monkeypatch):
+    with pytest.raises(ValueError, match="unknown profile 'lapdog'.*smoke, laptop, paper"):
+        settings("lapdog")
+    monkeypatch.setenv("BNTA_PROFILE", "desktop")
+    with pytest.raises(ValueError, match="unknown profile 'desktop'"):
+        settings()
+    with pytest.raises(ValueError, match="unknown setting 'tta_rate'.*tta_lr"):
+        settings("smoke", tta_rate=1)
+
+
+def test_the_profile_is_not_argument_then_environment_then_laptop(monkeypatch):
+    monkeypatch.setenv("BNTA_PROFILE", "paper")
+    assert settings("smoke").profile == "smoke"
+    assert settings().profile == "paper"
+    for empty in (lambda: monkeypatch.setenv("BNTA_PROFILE", ""),
+                  lambda: monkeypatch.delenv("BNTA_PROFILE")):
+        empty()
+        assert settings().profile == "laptop"
+
+
+def test_an_override_changes_the_profile_itself():
+    assert settings("smoke", K=7).K == 7
+    assert settings("smoke").K == 128
+
+
+def test_folders_depend_on_the_working_directory(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BNTA_CACHE", raising=False)
+    repository = Path(bnta_lib.__file__).parents[1]
+    assert cache_dir() == repository / ".cache"
+    assert figures_dir("smoke") == repository / "figures" / "smoke"
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "elsewhere"))
+    assert cache_dir() == tmp_path / "elsewhere"
