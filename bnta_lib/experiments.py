@@ -109,20 +109,6 @@ def model_digest(model: BNTANet) -> str:
     return bn_digest(model)
 
 
-def headroom_rows(
-    model: BNTANet, sets: dict[str, Target], settings: Settings, kind: str
-) -> pd.DataFrame:
-    """Scores without adaption: columns set, kind, split, metric, value (per cent)."""
-    rows = []
-    for name, target in sets.items():
-        features, _ = embed(model, target.data.images)
-        for number, split in enumerate(target.splits):
-            for metric, value in score(model, target, split, settings, features).row().items():
-                rows.append({"set": name, "kind": kind, "split": number, "metric": metric,
-                             "value": value})
-    return pd.DataFrame(rows)
-
-
 def why_rows(
     model: BNTANet, targets: dict[str, Target], settings: Settings, progress: bool = True
 ) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from .settings import cache_dir
 
 # Modules that decide a measured number; a change in any of them makes a new key.
 _DECIDING = ("model", "losses", "pairing", "adaption", "baselines", "evaluation", "experiments",
-             "shift")
+             "shift", "headroom")
 
 
 @functools.cache

@@ -1,0 +1,137 @@
+"""What a run stands on: the versions in use, and a check of the machine before work begins."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+from pandas.io.formats.style import Styler
+
+from . import __version__
+from .data.bank import FILE_NAME
+from .files import atomic
+from .settings import ROOT, Settings, cache_dir
+from .weights import MODELS, read_meta, weights_path
+
+_SHOWN = ("torch", "torchvision", "numpy", "pandas", "matplotlib")
+_NEEDED_GIB = 2.0  # rendered sets, checkpoints and measured rows of the laptop profile
+
+
+def versions() -> str:
+    """One line: Python, the libraries that decide results, and the machine's kind."""
+    others = [f"{name} {importlib.metadata.version(name)}" for name in _SHOWN]
+    python = f"Python {platform.python_version()}"
+    return ", ".join([f"bnta_lib {__version__}", python, *others, f"{sys.platform} {platform.machine()}"])
+
+
+def shown(path: str | Path) -> str:
+    """``path`` as a notebook may print it: from the repository's root, or else its name alone."""
+    path = Path(path)
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+
+
+def check_environment(settings: Settings) -> pd.DataFrame:
+    """One row a check: what, found, fine (bool), remedy (what to do where it is not fine).
+
+    Nothing is downloaded or trained. The cache folder is tried by writing a small file.
+    """
+    rows = [
+        _row("Python", platform.python_version(), sys.version_info >= (3, 11),
+             "make the environment with Python 3.11 or newer: make env PYTHON=python3.11"),
+        _packages(),
+        _row("torch with torchvision", *_pair()),
+        _row("Cores and torch threads", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads",
+             torch.get_num_threads() >= min(2, os.cpu_count() or 1),
+             "call torch.set_num_threads, or unset OMP_NUM_THREADS"),
+        _row("GPU", _gpu(), settings.profile != "paper" or torch.cuda.is_available(),
+             "the paper profile needs a GPU: choose laptop, or a machine with one"),
+        _row("Profile", f"{settings.profile}: {settings.height} x {settings.width} pixels, "
+             f"{32 * settings.base_width} channels, {settings.splits} splits", True, ""),
+        *[_weights(settings, name) for name in MODELS],
+        _row("Body bank", f"data/{FILE_NAME}", (ROOT / "data" / FILE_NAME).is_file(),
+             f"restore data/{FILE_NAME} from version control, or run data/build_body_bank.py"),
+        _cache(),
+    ]
+    return pd.DataFrame(rows)
+
+
+def styled_check(rows: pd.DataFrame) -> Styler:
+    """The rows of :func:`check_environment` for a notebook: a mark, and advice where needed."""
+    table = pd.DataFrame({
+        "": rows["fine"].map({True: "✓", False: "✗"}), "Check": rows["what"],
+        "Found": rows["found"], "What to do": rows["remedy"].where(~rows["fine"], ""),
+    })
+    mark = {"✓": "color: #0072B2", "✗": "color: #D55E00; font-weight: bold"}
+    return table.style.hide(axis="index").map(mark.get, subset=[""]).set_properties(
+        **{"text-align": "left"})
+
+
+def _row(what: str, found: str, fine: bool, remedy: str) -> dict:
+    return {"what": what, "found": found, "fine": bool(fine), "remedy": remedy}
+
+
+def _packages() -> dict:
+    """Installed versions against requirements.txt, leaving out those of other systems."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line and ";" not in line)
+    found = {d.metadata["Name"].lower().replace("_", "-"): d.version.split("+")[0]
+             for d in importlib.metadata.distributions()}
+    pins = {k.lower().replace("_", "-"): v for k, v in pins.items()}
+    other = [name for name, pin in pins.items() if found.get(name) != pin]
+    text = f"{len(pins) - len(other)} of {len(pins)} as pinned"
+    return _row("Packages", text, not other, "results may differ in the last digits, or install "
+                f"the pins (make env); not as pinned: {', '.join(other[:4])}"
+                + (" ..." if len(other) > 4 else ""))
+
+
+def _pair() -> tuple[str, bool, str]:
+    """Whether torchvision's operators load beside this torch."""
+    name = f"{torch.__version__} and {importlib.metadata.version('torchvision')}"
+    remedy = "install the pair that requirements.txt names (make env)"
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        return f"{name}: {error}", False, remedy
+    return name, True, remedy
+
+
+def _gpu() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "none; the smoke and laptop profiles need none"
+
+
+def _weights(settings: Settings, name: str) -> dict:
+    path = weights_path(settings, name)
+    what = f"Weights of {name}"
+    if settings.profile == "smoke" and not path.is_file():
+        return _row(what, "none yet: trained when first needed, in under a minute", True, "")
+    try:
+        meta = read_meta(path)
+    except (FileNotFoundError, ValueError) as error:
+        remedy = "restore the file from version control, or run make train"
+        return _row(what, f"{type(error).__name__}: {shown(path)}", False, remedy)
+    megabytes = path.stat().st_size / 1e6
+    made = f"trained in {meta['seconds'] / 60:.0f} min" if "seconds" in meta else "trained"
+    return _row(what, f"{shown(path)}, {megabytes:.1f} MB, {made}", True, "")
+
+
+def _cache() -> dict:
+    folder = cache_dir()
+    name = "$BNTA_CACHE" if os.environ.get("BNTA_CACHE") else shown(folder)
+    remedy = f"free {_NEEDED_GIB:.0f} GiB, or set BNTA_CACHE to a folder that you may write to"
+    try:
+        probe = folder / "probe"
+        with atomic(probe) as temporary:
+            temporary.write_bytes(b"written")
+        probe.unlink()
+    except OSError as error:
+        return _row("Cache folder", f"{name}: {error.strerror}", False, remedy)
+    free = shutil.disk_usage(folder).free / 2**30
+    return _row("Cache folder", f"{name}, writable, {free:.0f} GiB free", free > _NEEDED_GIB, remedy)
