@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from .data.sets import Target
 from .files import atomic
 from .settings import ROOT, figures_dir
+from .shift import closer_by_target
 
 METRICS = ("mAP", "R1", "R5", "R10")
 
@@ -26,6 +28,31 @@ def paper_table_2() -> pd.DataFrame:
     columns = pd.MultiIndex.from_product([["VIPeR", "GRID", "iLIDS"], METRICS])
     table = table.reindex(index=cited["row"].drop_duplicates(), columns=columns)
     return table.rename_axis(index="Method", columns=["target", "metric"])
+
+
+def table_1(targets: dict[str, Target]) -> pd.DataFrame:
+    """Table 1 as cited and as counted in every split: a row a target.
+
+    Columns: ("paper" | "here", probe people | gallery people | probe images | gallery images).
+    A distractor counts as a person. Raises ValueError where splits differ in their counts.
+    """
+    counted = {}
+    for name, target in targets.items():
+        counts = []
+        for split in target.splits:
+            people = [len(own[own > 0].unique()) + int((own == 0).sum())
+                      for own in (target.data.pids[split.probe], target.data.pids[split.gallery])]
+            counts.append((*people, len(split.probe), len(split.gallery)))
+        if len(set(counts)) > 1:
+            raise ValueError(f"{name}: the splits differ in their counts")
+        counted[name] = counts[0]
+    columns = ["probe people", "gallery people", "probe images", "gallery images"]
+    here = pd.DataFrame.from_dict(counted, orient="index", columns=columns)
+    cited = paper_numbers().query("table == '1'").pivot(
+        index="dataset", columns="metric", values="value"
+    )[["probe_ids", "gallery_ids", "probe_images", "gallery_images"]].astype("Int64")
+    cited.columns = columns
+    return pd.concat({"paper": cited.reindex(here.index), "here": here}, axis=1)
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
@@ -145,12 +172,8 @@ def why_table(test: pd.DataFrame, why: pd.DataFrame, shift: pd.DataFrame) -> pd.
     """
     table = why.groupby(["target", "what"], sort=False)["value"].mean().unstack("what", sort=False)
     table.insert(0, "difference", test.set_index("target")["difference"])
-    wide = shift.pivot(index=["target", "index"], columns="model", values="distance")
-    mean = wide.groupby(level="target").mean()
-    table["distance frozen"], table["distance adapted"] = mean["frozen"], mean["adapted"]
-    closer = (wide["adapted"] < wide["frozen"]).groupby(level="target").mean()
-    table["layers closer"] = 100 * closer
-    return table.loc[test["target"]]
+    names = {"frozen": "distance frozen", "adapted": "distance adapted", "closer": "layers closer"}
+    return table.join(closer_by_target(shift).rename(columns=names)).loc[test["target"]]
 
 
 def why_sentence(target: str, row: pd.Series) -> str:
