@@ -32,7 +32,7 @@ from traitlets import default
 
 from .files import atomic
 from .pages import write_index, write_page
-from .settings import ROOT, cache_dir, figures_dir, settings
+from .settings import ROOT, cache_dir, figures_dir, run_name, settings
 
 NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "executed"
@@ -349,8 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
 
-    own_data = parameters.get("data", "embedded") != "embedded"
-    name = options.profile + (f"_{Path(parameters['data']).name}" if own_data else "")
+    name = run_name(options.profile, parameters.get("data", "embedded"))
     out = options.out.resolve() / name
     for path in notebooks:  # pages of an earlier run must not pass for this one's
         (out / path.with_suffix(".html").name).unlink(missing_ok=True)
@@ -364,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     guess = f"about {_clock(known)} minutes" if known is not None else "never timed here"
     print(f"profile {options.profile}, notebooks: {len(notebooks)}, {guess}")
     try:
-        written = run(notebooks, out, parameters, figures_dir(options.profile), durations)
+        written = run(notebooks, out, parameters, figures_dir(name), durations)
         if options.in_place:
             copy_back(written, options.notebooks)
             print(f"Copied the outputs into {_shown(options.notebooks)}")

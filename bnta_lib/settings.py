@@ -151,6 +151,14 @@ def cache_dir() -> Path:
     return Path(os.environ.get("BNTA_CACHE") or ROOT / ".cache")
 
 
-def figures_dir(profile: str) -> Path:
-    """Where the figures and tables of a profile are written."""
-    return ROOT / "figures" / profile
+def run_name(profile: str, data: str = "embedded") -> str:
+    """Names what a run writes: the profile, and the folder of images where it is a user's own.
+
+    So that runs on other images leave the embedded benchmark's figures and tables alone.
+    """
+    return profile if data == "embedded" else f"{profile}_{Path(data).expanduser().resolve().name}"
+
+
+def figures_dir(run: str) -> Path:
+    """Where the figures and tables of a run (see :func:`run_name`) are written."""
+    return ROOT / "figures" / run
