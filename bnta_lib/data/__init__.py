@@ -24,12 +24,12 @@ def load_sources(
     """
     if data == "embedded":
         names = [name for name in SOURCES if settings.people.get(name)]
-        sets = [load_source(settings, n, device=device, progress=progress) for n in names]
-        return benchmark.mixed(sets, "embedded sources")
+        sets = (load_source(settings, n, device=device, progress=progress) for n in names)
+        return benchmark.mixed(sets, sum(settings.images[n] for n in names), "embedded sources")
     found = folder.read_folder(data, (settings.height, settings.width))
     known = found.pids > 0
     people = ReIDSet(found.name, found.images[known], found.pids[known], found.camids[known])
-    return benchmark.mixed([people], found.name)
+    return benchmark.mixed([people], len(people), found.name)
 
 
 def load_source(

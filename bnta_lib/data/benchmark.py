@@ -13,7 +13,7 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-
 from bnta_lib.data import bank, render, scene
 from bnta_lib.data.domains import DOMAINS, Domain
 from bnta_lib.data.sets import ReIDSet, Split, Target
-from bnta_lib.data.sets import digest as set_digest
 from bnta_lib.settings import ROOT, cache_dir
 
 VERSION = scene.VERSION
@@ -81,7 +79,8 @@ def _source_plan(domain: Domain, first: int, people: int, images: int) -> Plan:
     ids = np.arange(first, first + people)
     rng = np.random.Generator(np.random.Philox(key=(VERSION << 72) | (domain.code << 64) | first))
     least = 2 if images >= 2 * people else 1
-    share = rng.uniform(0.5, 1.5, people) if images != 4 * people else np.ones(people)
+    even = images == 4 * people  # as in CUHK02: four images of everyone
+    share = np.ones(people) if even else rng.uniform(0.5, 1.5, people)
     wanted = least + share / np.cumsum(share)[-1] * (images - least * people)
     count = np.floor(wanted).astype(int)
     rest = np.argsort(count - wanted, kind="stable")[: images - int(count.sum())]
@@ -126,7 +125,9 @@ def _grid_plan() -> Plan:
     rng = np.random.Generator(np.random.Philox(key=(VERSION << 72) | (DOMAINS["GRID"].code << 64)))
     ids = np.arange(1, PAIRS_OF_GRID + 1)
     extra = np.arange(DISTRACTORS, DISTRACTORS + DISTRACTORS_OF_GRID)
-    cams = (rng.integers(0, 4, len(ids)), rng.integers(4, 8, len(ids)), rng.integers(4, 8, len(extra)))
+    cams = [
+        rng.integers(*span, len(who)) for span, who in (((0, 4), ids), ((4, 8), ids), ((4, 8), extra))
+    ]
     plan = np.concatenate((ids, ids, extra)), np.concatenate(cams)
     return *plan, np.zeros(len(plan[0]), int)
 
@@ -190,11 +191,9 @@ def _rendered(name: str, plan: Plan, pids: np.ndarray, size: tuple[int, int], de
 
 
 def _key(domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool) -> str:
-    """File name of a set: all that its pixels depend on, hashed."""
+    """File name of a set: all that its pixels depend on, hashed; `VERSION` stands for the code."""
     sha = hashlib.sha256(json.dumps([VERSION, repr(domain), *size, photometric]).encode())
     sha.update((ROOT / "data" / bank.FILE_NAME).read_bytes())
-    for code in (render, scene, scene.places):
-        sha.update(Path(code.__file__).read_bytes())
     for column in plan:
         sha.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
     return f"{domain.name}-{len(plan[0])}-{size[0]}x{size[1]}-{sha.hexdigest()[:16]}"
@@ -207,7 +206,7 @@ def _read(path: Path) -> torch.Tensor | None:
     try:
         kept = load_file(path)
         images = kept["images"]
-        whole = bytes(kept["sha256"].numpy()) == hashlib.sha256(images.numpy().tobytes()).digest()
+        whole = bytes(kept["sha256"].numpy()) == hashlib.sha256(images.numpy()).digest()
     except (SafetensorError, KeyError):
         return None
     return images if whole else None
@@ -215,7 +214,7 @@ def _read(path: Path) -> torch.Tensor | None:
 
 def _write(path: Path, images: torch.Tensor) -> None:
     """Keep images, whole or not at all: written beside the place, then moved there."""
-    sha = hashlib.sha256(images.numpy().tobytes()).digest()
+    sha = hashlib.sha256(images.numpy()).digest()
     beside = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,28 +223,29 @@ def _write(path: Path, images: torch.Tensor) -> None:
     except (OSError, SafetensorError) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
         raise OSError(
-            f"cannot keep a rendered set in {path.parent}: {'the disk is full' if full else error}; "
-            f"it needs {images.numel() / 1e6:.0f} MB (set BNTA_CACHE to another folder)"
+            f"cannot keep a rendered set in {path.parent}: "
+            f"{'the disk is full' if full else error}; it needs {images.numel() / 1e6:.0f} MB (set BNTA_CACHE to another folder)"
         ) from error
     finally:
         beside.unlink(missing_ok=True)
 
 
-def mixed(sets: list[ReIDSet], name: str) -> ReIDSet:
-    """All sources as one set: pids 1..M distinct over all, cameras too.
+def mixed(sets: Iterable[ReIDSet], images: int, name: str) -> ReIDSet:
+    """Sets of ``images`` images in all as one: pids 1..M distinct over all, cameras too.
 
-    Raises ValueError for no set at all.
+    Takes one set after the other, so that no more than one is in memory beside the result.
+    Raises ValueError for no image at all.
     """
-    if not sets:
-        raise ValueError("there is no source to mix")
-    pids, camids, person, camera = [], [], 0, 0
+    if not images:
+        raise ValueError("there is no source to mix: ask for people and images of at least one")
+    pixels, pids, camids, person, camera, row = None, [], [], 0, 0, 0
     for data in sets:
+        if pixels is None:
+            pixels = torch.empty((images, *data.images.shape[1:]), dtype=torch.uint8)
+        pixels[row : row + len(data)] = data.images
+        row += len(data)
         _, number = torch.unique(data.pids, return_inverse=True)
         pids.append(number + 1 + person)
         camids.append(data.camids + camera)
         person, camera = int(pids[-1].max()), int(camids[-1].max())
-    if len(sets) == 1:
-        return replace(sets[0], name=name, pids=pids[0], digest="")
-    images = torch.cat([data.images for data in sets])
-    parts = (torch.cat(pids), torch.cat(camids))
-    return ReIDSet(name, images, *parts, digest=set_digest(images, *parts))
+    return ReIDSet(name, pixels, torch.cat(pids), torch.cat(camids))

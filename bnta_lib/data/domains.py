@@ -44,8 +44,8 @@ JEANS = {
     "light denim": 5, "beige": 5, "brown": 3, "olive": 2, "white": 1,
 }
 LIGHT_LOWERS = {
-    "denim": 16, "black": 18, "dark denim": 12, "light denim": 9, "khaki": 8, "beige": 8, "white": 6,
-    "grey": 8, "navy": 8, "charcoal": 4, "pink": 1, "red": 1, "olive": 2, "sky": 1,
+    "denim": 16, "black": 18, "dark denim": 12, "light denim": 9, "khaki": 8, "beige": 8,
+    "white": 6,    "grey": 8, "navy": 8, "charcoal": 4, "pink": 1, "red": 1, "olive": 2, "sky": 1,
 }
 SUITED = {"black": 28, "charcoal": 18, "navy": 16, "grey": 10, "dark denim": 10, "beige": 6,
           "khaki": 4, "denim": 6, "brown": 4}
@@ -67,11 +67,12 @@ class Domain:
     code: int  # keys the random numbers, so the table's order does not matter
     cameras: int
     places: tuple[str, ...]  # kinds of `places.KINDS`, dealt to the cameras in turn
+    sites: int = 2  # places in which each camera stands, one plate each
     paired: bool = False  # cameras 1-2, 3-4, ... are pairs with people of their own
     # cameras: light, colour and resolution
     gain: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of the white balance
     cast: float = 0.04  # how far a camera's white balance strays from `gain`
-    exposure: Range = (0.9, 1.1)
+    exposure: Range = (1.0, 1.2)
     gamma: Range = (0.95, 1.05)
     contrast: Range = (0.95, 1.05)
     haze: Range = (0.0, 0.04)
@@ -99,7 +100,8 @@ class Domain:
     tops: dict[str, float] = field(default_factory=lambda: AUTUMN_TOPS)
     lowers: dict[str, float] = field(default_factory=lambda: JEANS)
     garments: dict[str, float] = field(default_factory=lambda: {
-        "t-shirt": 20, "shirt": 18, "jumper": 22, "jacket": 20, "hoodie": 14, "coat": 3, "dress": 3})
+        "t-shirt": 20, "shirt": 18, "jumper": 22, "jacket": 20, "hoodie": 14, "coat": 3,
+        "dress": 3})
     legs: dict[str, float] = field(default_factory=lambda: {
         "trousers": 60, "jeans": 20, "leggings": 8, "shorts": 7, "skirt": 5})
     patterns: float = 0.35  # share of tops that are not plain
@@ -119,7 +121,7 @@ DOMAINS: dict[str, Domain] = {d.name: d for d in (
     Domain(
         "CUHK02", "Five pairs of campus cameras, hand-cropped, an overcast spring day.", 1,
         cameras=10, paired=True, places=("campus path", "campus path", "campus hall"),
-        gain=(0.98, 1.0, 1.03), exposure=(0.85, 1.15), contrast=(0.9, 1.05), haze=(0.0, 0.06),
+        gain=(0.98, 1.0, 1.03), exposure=(0.95, 1.25), contrast=(0.9, 1.05), haze=(0.0, 0.06),
         saturation=(0.8, 1.0), resolution=(0.7, 0.95), noise=(0.006, 0.014),
         azimuths=(0, 85, 20, -60, 170, 90, -20, 60, 10, 180), wander=20, steep=0.2,
         shift=0.015, zoom=0.025, stretch=0.015, cut=0.0, occlusion=0.03, passers_by=0.08,
@@ -130,7 +132,7 @@ DOMAINS: dict[str, Domain] = {d.name: d for d in (
     Domain(
         "CUHK03", "Campus corridors and walks, boxes of a detector, pale and slightly bluish.", 2,
         cameras=6, places=("campus hall", "campus hall", "campus path"),
-        gain=(0.96, 1.0, 1.06), exposure=(0.95, 1.25), gamma=(0.9, 1.0), contrast=(0.85, 1.0),
+        gain=(0.96, 1.0, 1.06), exposure=(1.05, 1.4), gamma=(0.9, 1.0), contrast=(0.85, 1.0),
         haze=(0.02, 0.08), saturation=(0.75, 0.95), resolution=(0.75, 1.0), quality=(75, 92),
         azimuths=(10, 100, -15, 80, 180, -90), wander=20, camera_height=(2.6, 3.4), steep=0.5,
         shift=0.04, zoom=0.07, stretch=0.05, cut=0.08, occlusion=0.05, passers_by=0.12,
@@ -140,9 +142,9 @@ DOMAINS: dict[str, Domain] = {d.name: d for d in (
         backpack=0.45, shoulder_bag=0.2, old=0.02, heavy=0.07, fair=0.03, tone=(0.1, 0.45),
     ),
     Domain(
-        "Market-1501", "Six cameras in front of a supermarket in the summer sun, detector boxes.", 3,
+        "Market-1501", "Six cameras before a supermarket in the summer sun, detector boxes.", 3,
         cameras=6, places=("shop front", "shop front", "park road"),
-        gain=(1.04, 1.0, 0.95), exposure=(0.95, 1.3), contrast=(1.0, 1.15), haze=(0.0, 0.03),
+        gain=(1.04, 1.0, 0.95), exposure=(1.1, 1.5), contrast=(1.0, 1.15), haze=(0.0, 0.03),
         saturation=(0.95, 1.15), resolution=(0.7, 0.95), blur=(0.08, 0.18), quality=(60, 85),
         sun=(0.3, 0.6), azimuths=(0, 45, -30, 90, 160, -100), wander=40,
         camera_height=(2.2, 3.2), steep=0.3,
@@ -156,7 +158,7 @@ DOMAINS: dict[str, Domain] = {d.name: d for d in (
     Domain(
         "DukeMTMC-reID", "Eight outdoor cameras on a winter campus: coats, backpacks, low sun.", 4,
         cameras=8, places=("winter campus", "park road", "winter campus"),
-        gain=(1.0, 1.0, 1.0), cast=0.05, exposure=(0.75, 1.1), gamma=(1.0, 1.15),
+        gain=(1.0, 1.0, 1.0), cast=0.05, exposure=(0.85, 1.25), gamma=(1.0, 1.12),
         contrast=(1.0, 1.15), saturation=(0.8, 1.0), resolution=(0.75, 1.0), quality=(75, 92),
         sun=(0.2, 0.6), azimuths=(0, 90, 180, -60, 40, -90, 20, 120), wander=25,
         camera_height=(3.0, 4.5), steep=0.6, shift=0.03, zoom=0.05, occlusion=0.14, passers_by=0.2,
@@ -168,23 +170,23 @@ DOMAINS: dict[str, Domain] = {d.name: d for d in (
     ),
     Domain(
         "CUHK-SYSU", "Streets by hand-held camera and stills of films: most people, few images.", 5,
-        cameras=12, places=("street", "film set", "street", "film set", "park road"),
-        cast=0.08, exposure=(0.7, 1.2), gamma=(0.9, 1.2), contrast=(0.9, 1.2), haze=(0.0, 0.06),
-        haze_colour=(205, 195, 180), saturation=(0.7, 1.1), resolution=(0.8, 1.0), blur=(0.04, 0.16),
-        quality=(60, 90), sun=(0.1, 0.5), azimuths=(0, 20, -30, 60, 150, -90, 40, 180, 0, -20),
+        cameras=12, sites=3, places=("street", "film set", "street", "film set", "park road"),
+        cast=0.08, exposure=(0.85, 1.35), gamma=(0.9, 1.12), contrast=(0.9, 1.15), haze=(0.0, 0.06),
+        haze_colour=(205, 195, 180), saturation=(0.7, 1.1), resolution=(0.8, 1.0),
+        blur=(0.04, 0.16), quality=(60, 90), sun=(0.1, 0.5), azimuths=(0, 20, -30, 60, 150, -90, 40, 180, 0, -20),
         wander=45, camera_height=(1.6, 2.4), steep=0.05, shift=0.03, zoom=0.06, stretch=0.03,
         cut=0.06, occlusion=0.12, passers_by=0.3,
         garments={"t-shirt": 22, "shirt": 20, "jumper": 16, "jacket": 20, "hoodie": 6, "coat": 8,
                   "dress": 8},
         legs={"trousers": 48, "jeans": 18, "leggings": 10, "shorts": 10, "skirt": 14},
-        backpack=0.15, shoulder_bag=0.28, hand_bag=0.2, hat=0.07, women=0.5, old=0.08, children=0.03,
-        fair=0.08, tone=(0.05, 0.6),
+        backpack=0.15, shoulder_bag=0.28, hand_bag=0.2, hat=0.07, women=0.5, old=0.08,
+        children=0.03, fair=0.08, tone=(0.05, 0.6),
     ),
     Domain(
-        "VIPeR", "Two outdoor cameras, the view turned by often 90 degrees, other light in each.", 6,
-        cameras=2, places=("park road", "street"),
-        gain=(1.03, 1.0, 0.95), cast=0.09, exposure=(0.7, 1.35), gamma=(0.9, 1.15),
-        contrast=(1.0, 1.2), haze=(0.0, 0.05), saturation=(1.0, 1.2), resolution=(0.55, 0.7),
+        "VIPeR", "Two outdoor cameras, the view often turned by 90 degrees, other light in each.", 6,
+        cameras=2, sites=6, places=("park road", "street", "campus path"),
+        gain=(1.03, 1.0, 0.95), cast=0.08, exposure=(0.85, 1.6), gamma=(0.9, 1.1),
+        contrast=(1.0, 1.15), haze=(0.0, 0.05), saturation=(1.0, 1.2), resolution=(0.55, 0.7),
         blur=(0.1, 0.2), noise=(0.008, 0.02), quality=(50, 75), sun=(0.3, 0.7),
         azimuths=(0, 90), wander=50, same_walk=True, camera_height=(1.8, 2.6), steep=0.15,
         shift=0.02, zoom=0.04, stretch=0.04, cut=0.02, occlusion=0.04, passers_by=0.05,
@@ -196,29 +198,29 @@ DOMAINS: dict[str, Domain] = {d.name: d for d in (
     Domain(
         "GRID", "Eight cameras of an underground station: dim, grey, coarse, noisy, hazy.", 7,
         cameras=8, places=("underground",),
-        gain=(1.03, 1.0, 0.9), cast=0.06, exposure=(0.55, 0.85), gamma=(0.95, 1.15),
-        contrast=(0.65, 0.85), haze=(0.06, 0.16), haze_colour=(120, 118, 108),
-        saturation=(0.45, 0.75), resolution=(0.4, 0.6), blur=(0.12, 0.22), noise=(0.018, 0.035),
-        quality=(35, 60), sun=(0.0, 0.1), azimuths=(0, 180, 30, -30, 90, 0, 170, -60), wander=20,
+        gain=(1.03, 1.0, 0.9), cast=0.06, exposure=(0.6, 0.95), gamma=(0.95, 1.15),
+        contrast=(0.7, 0.9), haze=(0.05, 0.14), haze_colour=(120, 118, 108),
+        saturation=(0.5, 0.8), resolution=(0.42, 0.62), blur=(0.12, 0.2), noise=(0.014, 0.026),
+        quality=(40, 65), sun=(0.0, 0.1), azimuths=(0, 180, 30, -30, 90, 0, 170, -60), wander=20,
         camera_height=(2.6, 3.4), steep=0.6, shift=0.04, zoom=0.07, stretch=0.04, cut=0.06,
         occlusion=0.1, passers_by=0.3, tops=WINTER_TOPS, lowers=SUITED,
         garments={"t-shirt": 6, "shirt": 16, "jumper": 14, "jacket": 32, "hoodie": 6, "coat": 22,
                   "dress": 4},
         legs={"trousers": 62, "jeans": 14, "leggings": 10, "shorts": 2, "skirt": 12},
-        patterns=0.22, backpack=0.12, shoulder_bag=0.35, hand_bag=0.25, hat=0.05, women=0.46, old=0.1,
-        fair=0.35, tone=(0.0, 0.8),
+        patterns=0.22, backpack=0.12, shoulder_bag=0.35, hand_bag=0.25, hat=0.05, women=0.46,
+        old=0.1, fair=0.35, tone=(0.0, 0.8),
     ),
     Domain(
         "iLIDS", "Airport hall: warm light against bright windows, luggage and people in front.", 8,
         cameras=4, places=("airport",),
-        gain=(1.1, 1.0, 0.84), cast=0.05, exposure=(0.8, 1.15), gamma=(0.9, 1.1),
+        gain=(1.1, 1.0, 0.84), cast=0.05, exposure=(0.9, 1.3), gamma=(0.9, 1.1),
         contrast=(0.8, 1.0), haze=(0.03, 0.12), haze_colour=(205, 196, 172), saturation=(0.65, 0.9),
         resolution=(0.5, 0.8), blur=(0.1, 0.2), noise=(0.008, 0.018), quality=(45, 70),
         sun=(0.0, 0.2), azimuths=(0, 150, 60, -90), wander=50, camera_height=(2.6, 3.6), steep=0.5,
-        shift=0.06, zoom=0.1, stretch=0.05, cut=0.12, occlusion=0.5, passers_by=0.45,
+        shift=0.04, zoom=0.07, stretch=0.04, cut=0.08, occlusion=0.4, passers_by=0.4,
         garments={"t-shirt": 12, "shirt": 20, "jumper": 16, "jacket": 30, "hoodie": 6, "coat": 12,
                   "dress": 4},
-        lowers=SUITED, backpack=0.15, shoulder_bag=0.35, hand_bag=0.35, hat=0.05, women=0.45, old=0.12,
-        children=0.03, heavy=0.16, fair=0.35, tone=(0.0, 0.7),
+        lowers=SUITED, backpack=0.15, shoulder_bag=0.35, hand_bag=0.35, hat=0.05, women=0.45,
+        old=0.12, children=0.03, heavy=0.16, fair=0.35, tone=(0.0, 0.7),
     ),
 )}

@@ -92,8 +92,10 @@ class _Scene:
         self.grain = value_noise(rng, ROWS, COLS, 2)
 
     def grey(self, low: float, high: float, tint: float = 0.03) -> np.ndarray:
-        """A nearly grey colour of random lightness."""
-        return self.rng.uniform(low, high) + self.rng.uniform(-tint, tint, 3)
+        """A nearly grey colour of random lightness, warmer or cooler, hardly ever greener."""
+        warm, rest = self.rng.uniform(-tint, tint), self.rng.uniform(-tint, tint, 3)
+        shade = self.rng.uniform(low, high)
+        return shade + np.array((warm, 0.1 * warm, -warm)) + 0.25 * rest
 
     def fill(self, mask: np.ndarray, colour: np.ndarray, texture: np.ndarray | float = 0.0) -> None:
         shade = np.broadcast_to(1.0 + np.asarray(texture), mask.shape)[mask]
@@ -102,7 +104,7 @@ class _Scene:
     def paint_floor(self, kind: str) -> None:
         rng, floor = self.rng, self.row >= self.wall
         if kind == "grass":
-            self.fill(floor, (0.25, 0.33, 0.15), 0.25 * self.rough + 0.3 * self.grain)
+            self.fill(floor, (0.30, 0.35, 0.20), 0.25 * self.rough + 0.3 * self.grain)
             path = floor & (np.abs(self.x - rng.uniform(-2, 2) - 0.1 * self.z) < rng.uniform(1, 3))
             self.fill(path, self.grey(0.48, 0.6), 0.06 * self.rough + 0.06 * self.grain)
         elif kind == "snow":
@@ -155,7 +157,7 @@ class _Scene:
         if kind in ("trees", "road"):
             self.fill(wall, (0.62, 0.66, 0.70), 0.08 * self.rough)
             leaves = wall & (self.rough + 0.5 * self.grain > -0.55 + 0.12 * np.maximum(y - 3, 0))
-            green = np.array((0.20, 0.27, 0.14)) * rng.uniform(0.7, 1.4)
+            green = np.array((0.22, 0.27, 0.16)) * rng.uniform(0.7, 1.5)
             self.fill(leaves, green, 0.45 * self.rough + 0.45 * self.grain)
             for trunk in rng.uniform(0, x.max(), 7):
                 self.fill(wall & (np.abs(x - trunk) < rng.uniform(0.08, 0.2)), (0.22, 0.18, 0.14),
@@ -166,7 +168,7 @@ class _Scene:
                     self.car(car, 0.1, self.grey(0.12, 0.75, 0.08))
             return
         base = {
-            "brick": np.array((0.45, 0.30, 0.24)) * rng.uniform(0.8, 1.25),
+            "brick": np.array((0.43, 0.32, 0.26)) * rng.uniform(0.8, 1.25),
             "panels": self.grey(0.5, 0.75), "doors": self.grey(0.55, 0.72, 0.06),
             "glass": self.grey(0.35, 0.5), "shop": self.grey(0.4, 0.65, 0.06),
             "station": self.grey(0.62, 0.76, 0.04), "windows": self.grey(0.55, 0.65),
@@ -238,25 +240,33 @@ class _Scene:
         shade = np.clip(1 - 0.45 * np.abs(x) / half - 0.1 * (x / half), 0.3, 1) - 1
         self.fill((np.abs(x) < half * 1.3) & (np.abs(y) < 0.06), (0.16, 0.16, 0.17))  # its shadow
         body = (np.abs(x) < half) & (y >= 0) & (y < height)
-        colour = {"plant": np.array((0.2, 0.3, 0.15)), "stall": self.grey(0.25, 0.6, 0.15),
-                  "pillar": self.grey(0.45, 0.75), "board": self.grey(0.3, 0.75, 0.12)}.get(
+        if thing == "board":  # a flat picture in a frame
+            self.fill(body, (0.25, 0.25, 0.26))
+            body &= (np.abs(x) < half - 0.05) & (y > 0.25) & (y < height - 0.05)
+            shade = 0.6 * self.rough
+        colour = {"plant": np.array((0.2, 0.3, 0.15)), "stall": self.grey(0.3, 0.6, 0.1),
+                  "pillar": self.grey(0.45, 0.75), "board": self.grey(0.35, 0.75, 0.12)}.get(
                       thing, self.grey(0.15, 0.45, 0.06))
         if thing == "plant":
             body &= self.grain + self.rough > -0.5 + x * x
-        self.fill(body, colour, shade if thing != "stall" else 0.5 * self.grain)
+        self.fill(body, colour, shade if thing != "stall" else 0.3 * self.grain + 0.3 * self.rough)
         if thing in ("bench", "seats"):
             back = (np.abs(x) < half) & (y > height) & (y < 0.9) & (np.mod(x, 0.55) > 0.06)
             self.fill(back, colour * 1.3)
-            self.fill(body & (y < 0.38) & (np.mod(x, 0.8) > 0.08), (0.3, 0.3, 0.3), 0.2 * self.rough)
+            under = body & (y < 0.38) & (np.mod(x, 0.8) > 0.08)
+            self.fill(under, (0.3, 0.3, 0.3), 0.2 * self.rough)
 
     def car(self, x0: float, y0: float, colour: np.ndarray) -> None:
         x, y = self.wx - x0, self.wy - y0
-        self.fill((np.abs(x) < 2.1) & (y > 0.25) & (y < 0.85), colour, 0.15 * (y - 0.5))
-        self.fill((np.abs(x + 0.2) + 0.8 * (y - 0.85) < 1.35) & (y >= 0.85) & (y < 1.4),
-                  (0.16, 0.18, 0.2))
+        self.fill((np.abs(x) < 2.0) & (np.abs(y - 0.1) < 0.14), (0.14, 0.14, 0.15))  # its shadow
+        self.fill((np.abs(x) < 2.1) & (y > 0.22) & (y < 0.85), colour, 0.25 * (y - 0.5))
+        self.fill((np.abs(x + 0.2) + 0.8 * (y - 0.85) < 1.45) & (y >= 0.85) & (y < 1.42), colour)
+        self.fill((np.abs(x + 0.2) + 0.8 * (y - 0.85) < 1.3) & (y >= 0.88) & (y < 1.34)
+                  & (np.abs(x + 0.2) > 0.05), (0.2, 0.23, 0.26), 0.3 * self.rough)
         for wheel in (-1.3, 1.3):
-            r = (x - wheel) * (x - wheel) + (y - 0.3) * (y - 0.3)
-            self.fill(r < 0.1, (0.07, 0.07, 0.07))
+            r = (x - wheel) * (x - wheel) + (y - 0.28) * (y - 0.28)
+            self.fill(r < 0.08, (0.12, 0.12, 0.12))
+            self.fill(r < 0.03, (0.45, 0.45, 0.46))
 
     def lit(self) -> np.ndarray:
         """The picture under uneven light: a gradient, and soft patches of shade."""

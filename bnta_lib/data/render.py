@@ -3,8 +3,10 @@
 The same parameters (`scene`) give the same pixels on every machine, CPU or GPU, whatever the
 batch. The pixel path uses only elementwise operations that IEEE 754 rounds exactly (+ - * / sqrt,
 floor, round, comparison) and indexing, each its own kernel: no matmul, convolution, exp, fused or
-reduced sums, whose last bits depend on the machine. So tone curves are tables, noise is a slice of
-a fixed table, blur is a sum of shifted pictures, JPEG a written-out 8x8 cosine transform.
+reduced sums, whose last bits depend on the machine; nor division by a Python number, which CUDA
+turns into a product with its inverse (here it is always written as that product). So tone curves
+are tables, noise is a slice of a fixed table, blur is a sum of shifted pictures, JPEG a written-out
+8x8 cosine transform.
 
 Pictures are float32 (3, B, h, w) in 0..1 until they are rounded once, at the end.
 """
@@ -124,9 +126,9 @@ def fold_table(device: str) -> Tensor:
 
 @functools.cache
 def plate_table(domain: Domain, device: str) -> Tensor:
-    """Plates of a domain's cameras, float32 (3, cameras * ROWS * COLS) in 0..1."""
-    pixels = np.stack([c.plate.pixels for c in scene.cameras(domain)], 1).reshape(3, -1)
-    return torch.from_numpy(pixels).to(device).float() / 255
+    """Plates of a domain's cameras, float32 (3, plates * ROWS * COLS) in 0..1."""
+    pixels = np.stack([p.pixels for c in scene.cameras(domain) for p in c.plates], 1).reshape(3, -1)
+    return torch.from_numpy(pixels).to(device).float() * (1 / 255)
 
 
 # ---------------------------------------------------------------- the scene
@@ -136,11 +138,12 @@ def compose(domain: Domain, who: Rows, other: Rows, s: Rows, size: tuple[int, in
     """The scene before the camera, (3, B, h, w)."""
     device = str(s["map"].device)
     frames = {name: value[s["map"]] for name, value in frame_table(device).items()}
-    i = (torch.arange(size[0], device=device) + 0.5) / size[0]
-    j = (torch.arange(size[1], device=device) + 0.5) / size[1]
+    i = (torch.arange(size[0], device=device) + 0.5) * (1 / size[0])
+    j = (torch.arange(size[1], device=device) + 0.5) * (1 / size[1])
     row = s["box_row"][:, None] + i * s["box_rows"][:, None]  # of the map
     col = s["box_col"][:, None] + j * s["box_cols"][:, None]
-    y = s["foot_row"][:, None] + (row - frames["foot"][:, None]) * s["scale"][:, None]  # of the plate
+    # The same places in the plate.
+    y = s["foot_row"][:, None] + (row - frames["foot"][:, None]) * s["scale"][:, None]
     x = (s["foot_col"][:, None]
          + (col - frames["middle"][:, None]) * (s["scale"] * who["width"])[:, None])
     picture = background(plate_table(domain, device), s["plate"], y, x)
@@ -244,13 +247,14 @@ def paint(p: Rows, s: Rows, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
     cols = col.floor().clamp(0, MAP_COLS - 1).long()
     pixel = bodies[(rows * MAP_COLS)[:, :, None] + cols[:, None]].view(torch.uint8)
     pixel = pixel.view(*pixel.shape[:2], -1, 8)
-    group, alpha = pixel[..., 0].contiguous(), pixel[..., 1] / 255
-    x, y, z = pixel[..., 2] / 85 - 1.5, pixel[..., 3] / 255, pixel[..., 4] / 102 - 1.25
-    right, up = (pixel[..., 5].float() - 128) / 127, (pixel[..., 6].float() - 128) / 127
+    group, alpha = pixel[..., 0].contiguous(), pixel[..., 1] * (1 / 255)
+    x, z = pixel[..., 2] * (1 / 85) - 1.5, pixel[..., 4] * (1 / 102) - 1.25
+    y = pixel[..., 3] * (1 / 255)
+    right, up = ((pixel[..., k].float() - 128) * (1 / 127) for k in (5, 6))
 
     # Skirts, dresses and coats hang around both legs: a cylinder turned with the body.
     first, last, height = (spans[rows][..., k, None] for k in range(3))
-    height = height / 255
+    height = height * (1 / 255)
     t = (2 * col[:, None] - first - last - 1) / (last - first + 1)
     arm, leg, trunk = group == ARM, group == LEG, group == TRUNK
     free = (group == NOTHING) | leg | (group == FOOT) | (trunk & (y < body_bank.WAIST))
@@ -309,8 +313,8 @@ def paint(p: Rows, s: Rows, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
     hand_row = _cell(frame["hand_row"].gather(1, hand)[:, 0])
     hand_col = _cell(frame["hand_col"].gather(1, hand)[:, 0])
     for size, centre_row, centre_col, half_height, half_width, before in (
-        (c["backpack"], shoulders + 0.56 * unit, middle - 0.5 * unit * sin,
-         0.5, 0.40 * cos.abs() + 0.24 * sin.abs(), cos < -0.1),
+        (c["backpack"], shoulders + 0.56 * unit, middle - 0.42 * unit * sin,
+         0.5, 0.38 * cos.abs() + 0.18 * sin.abs(), cos < -0.1),
         (c["sling"].abs() * c["sling_size"], shoulders + 1.42 * unit,
          middle + 0.5 * unit * c["sling"] * cos,
          0.26, 0.16 * cos.abs() + 0.34 * sin.abs(), c["sling"] * sin < 0.3),
@@ -338,9 +342,9 @@ def paint(p: Rows, s: Rows, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
     shade = (1.05 - 0.75 * direct) + direct * lit
     shade = shade * (0.78 + 0.22 * forward)
     crease = (y * 52 + c["seed"]).floor()
-    crease = (crease - (crease / 64).floor() * 64) * 64
+    crease = (crease - (crease * (1 / 64)).floor() * 64) * 64
     along = (x * 9 + z * 5 + c["seed"]).floor()
-    crease = crease + (along - (along / 64).floor() * 64)
+    crease = crease + (along - (along * (1 / 64)).floor() * 64)
     folded = (kind >= TOP) & (kind <= LOWER)
     shade = shade * (1 + c["fold"] * folded * fold_table(device)[crease.long()])
 
@@ -390,14 +394,15 @@ def coarser(picture: Tensor, share: Tensor) -> Tensor:
     share = share[:, None]
     for axis, n in ((2, height), (3, width)):
         kept = (share * n).floor()
-        at = (torch.arange(n, device=picture.device) + 0.5) * kept / n - 0.5
+        at = (torch.arange(n, device=picture.device) + 0.5) * (kept * (1 / n)) - 0.5
         at = torch.minimum(at.clamp_min(0), kept - 1)
         low = at.floor()
         high = torch.minimum(low + 1, kept - 1)
         t = at - low
         index = [((k + 0.5) * n / kept).floor().long() for k in (low, high)]
         if axis == 2:
-            first = (torch.arange(channels * batch, device=picture.device) * n).view(channels, batch, 1)
+            first = torch.arange(channels * batch, device=picture.device) * n
+            first = first.view(channels, batch, 1)
             lines = picture.reshape(-1, width)
             a, b = (lines[first + k] for k in index)
             t = t[None, :, :, None]
@@ -425,7 +430,7 @@ def jpeg(picture: Tensor, quality: Tensor) -> Tensor:
     planes = torch.stack((luma - 128, (blue - luma) * 0.564, (red - luma) * 0.713))
     blocks = planes.reshape(3, -1, height // 8, 8, width // 8, 8).permute(3, 5, 0, 1, 2, 4)
     blocks = _cosine(_cosine(blocks.contiguous(), 0), 1)
-    scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)
+    scale = torch.where(quality < 50, 50 / quality, 2 - quality * (1 / 50))
     order = torch.arange(8, device=picture.device).float()
     order = order[:, None] + order
     step = torch.stack((10 + 8 * order, 14 + 12 * order, 14 + 12 * order), -1)
@@ -433,9 +438,9 @@ def jpeg(picture: Tensor, quality: Tensor) -> Tensor:
     blocks = _cosine_back(_cosine_back((blocks / step).round() * step, 0), 1)
     luma, b, r = blocks.permute(2, 3, 4, 0, 5, 1).reshape(3, -1, height, width)
     luma = luma + 128
-    red, blue = luma + r / 0.713, luma + b / 0.564
-    green = (luma - 0.299 * red - 0.114 * blue) / 0.587
-    coded = torch.stack((red, green, blue)) / 255
+    red, blue = luma + r * (1 / 0.713), luma + b * (1 / 0.564)
+    green = (luma - 0.299 * red - 0.114 * blue) * (1 / 0.587)
+    coded = torch.stack((red, green, blue)) * (1 / 255)
     if (height, width) != tuple(picture.shape[2:]):
         coded = torch.cat((coded, picture[:, :, :height, width:]), 3)
         coded = torch.cat((coded, picture[:, :, height:]), 2)

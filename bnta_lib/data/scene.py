@@ -84,7 +84,8 @@ def people(domain: Domain, ids: np.ndarray) -> dict[str, np.ndarray]:
     weights = [
         (domain.children if gender == "child" else (1 - domain.children) * (
             domain.women if gender == "woman" else 1 - domain.women)
-         * (domain.old if old else (1 - domain.old) * (domain.heavy if heavy else 1 - domain.heavy)))
+         * (domain.old if old else (1 - domain.old) * (
+             domain.heavy if heavy else 1 - domain.heavy)))
         / kinds.count((gender, old, heavy)) for gender, old, heavy in kinds]  # fmt: skip
     shape = draw.choice(weights)
     woman = np.array([s.gender == "woman" for s in bank.shapes])[shape]
@@ -126,7 +127,8 @@ def people(domain: Domain, ids: np.ndarray) -> dict[str, np.ndarray]:
     pattern = np.where(draw.chance(domain.patterns), draw.choice((4, 3, 3, 3, 3, 5, 3, 1)), -1)
     pattern = np.where(is_coat & (pattern > 1), -1, pattern)
     is_ = {name: pattern == k for k, name in enumerate(PATTERNS)}
-    rows, columns = is_["stripes"] | is_["fine stripes"] | is_["plaid"], is_["plaid"] | is_["pinstripes"]
+    rows = is_["stripes"] | is_["fine stripes"] | is_["plaid"]
+    columns = is_["plaid"] | is_["pinstripes"]
     p["rows_per_height"] = np.where(is_["fine stripes"], draw.uniform(36, 48), draw.uniform(12, 26))
     p["columns_per_side"] = draw.uniform(2, 4) * np.where(is_["pinstripes"], 1.6, 1.0)
     p["row_share"] = np.where(rows, draw.uniform(0.3, 0.6), 0.0)
@@ -144,7 +146,7 @@ def people(domain: Domain, ids: np.ndarray) -> dict[str, np.ndarray]:
     backpack = draw.chance(domain.backpack)
     side = np.where(draw.chance(0.5), 1.0, -1.0)
     shoulder = draw.chance(domain.shoulder_bag) & ~backpack
-    p["backpack"] = np.where(backpack, draw.uniform(0.8, 1.2), 0.0)  # size
+    p["backpack"] = np.where(backpack, draw.uniform(0.75, 1.15), 0.0)  # size
     p["straps"] = backpack * 1.0
     p["sling"] = np.where(shoulder, side, 0.0)  # hip it hangs at: +1 left, -1 right
     p["sling_cross"] = draw.chance(0.6) * 1.0
@@ -153,11 +155,12 @@ def people(domain: Domain, ids: np.ndarray) -> dict[str, np.ndarray]:
     p["carried_size"] = draw.uniform(0.7, 1.3)
     hat = draw.chance(domain.hat)
     p["hat_end"] = np.where(hat, draw.uniform(0.94, 0.96), 2.0)
-    p["boot_end"] = np.where(draw.chance(np.where(woman, 0.3, 0.06)), draw.uniform(0.1, 0.24), 0.0)
+    p["boot_end"] = np.where(draw.chance(np.where(woman, 0.3, 0.02)), draw.uniform(0.1, 0.24), 0.0)
 
-    bags = {"black": 10, "charcoal": 4, "navy": 4, "brown": 4, "tan": 3, "red": 2, "grey": 3,
-            "blue": 2, "beige": 2, "olive": 1, "purple": 1, "pink": 1, "white": 1}
-    shoes = {"black": 12, "brown": 5, "white": 5, "grey": 4, "navy": 2, "tan": 2, "red": 1, "blue": 1}
+    bags = {"black": 14, "charcoal": 6, "navy": 5, "brown": 5, "tan": 3, "red": 2, "grey": 4,
+            "blue": 2, "beige": 2, "olive": 2, "burgundy": 2, "white": 1}
+    shoes = {"black": 12, "brown": 5, "white": 5, "grey": 4, "navy": 2, "tan": 2, "red": 1,
+             "blue": 1}
     main, second = draw.colour(domain.tops), draw.colour(domain.tops)
     plainer = draw.colour({"white": 6, "black": 4, "light grey": 3, "charcoal": 2}, 0.08)
     second = np.where(draw.chance(0.6)[:, None], plainer, second)
@@ -169,8 +172,8 @@ def people(domain: Domain, ids: np.ndarray) -> dict[str, np.ndarray]:
     cloth, bag, shoe = draw.colour(domain.lowers), draw.colour(bags), draw.colour(shoes)
     denim = draw.colour({"dark denim": 5, "denim": 5, "light denim": 2, "black": 2})
     cloth = np.where((lower == lowers.index("jeans"))[:, None], denim, cloth)
-    stocking = np.where((woman & draw.chance(0.4))[:, None], draw.colour({"black": 5, "charcoal": 2, "tan": 1}),
-                        skin)
+    tights = (woman & draw.chance(0.4))[:, None]
+    stocking = np.where(tights, draw.colour({"black": 5, "charcoal": 2, "tan": 1}), skin)
     cap, sole = draw.colour(domain.tops), np.clip(shoe * 0.5 + 0.2 * draw.uniform()[:, None], 0, 1)
     scarf = np.where(draw.chance(0.5)[:, None], main, second)
     palette = [None] * 13
@@ -184,9 +187,9 @@ def people(domain: Domain, ids: np.ndarray) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class CameraSetting:
-    """One camera of a domain: its plate, where it looks, and what it does to colours."""
+    """One camera of a domain: its plates, where it looks, and what it does to colours."""
 
-    plate: places.Plate
+    plates: tuple[places.Plate, ...]
     azimuth: float
     steep: bool
     light: np.ndarray  # (3,) direction to the light: image right, up, towards the camera
@@ -212,14 +215,16 @@ def cameras(domain: Domain) -> tuple[CameraSetting, ...]:
         rng = np.random.Generator(np.random.Philox(key=(VERSION << 72) | (domain.code << 64) | c))
         steep = bool(rng.random() < domain.steep)
         low, high = domain.camera_height
-        height = rng.uniform((low + high) / 2, high) if steep else rng.uniform(low, (low + high) / 2)
+        middle = (low + high) / 2
+        height = rng.uniform(middle, high) if steep else rng.uniform(low, middle)
         light = np.array((rng.uniform(-0.7, 0.7), rng.uniform(0.4, 0.8), rng.uniform(0.2, 0.6)))
         light /= np.sqrt(light[0] * light[0] + light[1] * light[1] + light[2] * light[2])
         value = {name: rng.uniform(*getattr(domain, name)) for name in (
             "sun", "exposure", "gamma", "contrast", "haze", "saturation", "resolution", "blur",
             "noise", "quality")}
         settings.append(CameraSetting(
-            plate=places.draw(domain.places[c % len(domain.places)], height, rng),
+            plates=tuple(places.draw(domain.places[(c + k) % len(domain.places)], height, rng)
+                         for k in range(domain.sites)),
             azimuth=domain.azimuths[c % len(domain.azimuths)], steep=steep, light=light,
             gain=np.array(domain.gain) * (1 + rng.uniform(-domain.cast, domain.cast, 3)),
             haze_colour=np.array(domain.haze_colour) / 255, **value))  # fmt: skip
@@ -305,7 +310,8 @@ def shots(domain: Domain, ids: np.ndarray, cams: np.ndarray, numbers: np.ndarray
          "cos": turns[0, view], "sin": turns[1, view]}
 
     # Where the person stands: plate rows, so that size follows from perspective.
-    plates = [settings[c].plate for c in cams.tolist()]
+    site = track.choice(np.ones(domain.sites))
+    plates = [settings[c].plates[k] for c, k in zip(cams.tolist(), site.tolist(), strict=True)]
     horizon, height = np.array([(p.horizon, p.height) for p in plates]).T
     nearest, wall = places.ROWS - 8.0, np.array([p.wall for p in plates])
     furthest = np.maximum(wall + 6, horizon + 0.5 * (nearest - horizon))
@@ -315,7 +321,7 @@ def shots(domain: Domain, ids: np.ndarray, cams: np.ndarray, numbers: np.ndarray
     tall = np.array([shape.height_m for shape in bank.shapes])
     s["foot_row"], s["foot_col"] = foot, side
     s["scale"] = metre * tall[who["shape"]] / frames.tall[s["map"]]  # plate pixels a map pixel
-    s["plate"] = cams
+    s["plate"] = cams * domain.sites + site
 
     # The box around the person, in pixels of its map.
     box = frames.tall[s["map"]] / 0.9 * (1 + draw.normal(domain.zoom))
@@ -349,7 +355,8 @@ def shots(domain: Domain, ids: np.ndarray, cams: np.ndarray, numbers: np.ndarray
     s["thing_row"] = foot + draw.uniform(2, 14)
     s["thing_metre"] = (s["thing_row"] - horizon) / height
     s["thing_col"] = side + draw.normal(0.2) * metre
-    s["thing_half"], s["thing_tall"] = half * draw.uniform(0.8, 1.25), tall_m * draw.uniform(0.85, 1.3)
+    s["thing_half"] = half * draw.uniform(0.8, 1.25)
+    s["thing_tall"] = tall_m * draw.uniform(0.85, 1.3)
     s["thing_colour"] = draw.colour({"black": 5, "charcoal": 4, "grey": 4, "navy": 3, "brown": 2,
                                      "burgundy": 2, "light grey": 2, "red": 1})
 

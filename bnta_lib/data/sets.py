@@ -85,5 +85,5 @@ def digest(images: torch.Tensor, pids: torch.Tensor, camids: torch.Tensor) -> st
     """sha256 of shape, pixels and labels, as hexadecimal digits."""
     sha = hashlib.sha256(repr(tuple(images.shape)).encode())
     for tensor in (images, pids, camids):
-        sha.update(tensor.cpu().contiguous().numpy().tobytes())
+        sha.update(tensor.cpu().contiguous().numpy())
     return sha.hexdigest()

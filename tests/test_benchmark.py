@@ -1,0 +1,144 @@
+"""The embedded benchmark: Table 1's counts, splits, people apart, and a cache to be trusted."""
+
+import numpy as np
+import pytest
+import torch
+from bnta_lib.data import benchmark, load_source, load_sources, load_targets
+from bnta_lib.data.sets import ReIDSet, Split, Target
+from bnta_lib.settings import PAPER_SOURCES, settings
+
+TINY = (16, 8)  # counts and splits do not hang on the size of a picture
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BNTA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def targets(cache):
+    return load_targets(settings("smoke", height=TINY[0], width=TINY[1], splits=10))
+
+
+@pytest.mark.parametrize(("name", "probe", "gallery", "pool"), [
+    ("VIPeR", 316, 316, 1264), ("GRID", 125, 900, 1275), ("iLIDS", 60, 60, 476)])  # fmt: skip
+def test_targets_have_the_counts_of_table_1(targets, name, probe, gallery, pool):
+    target = targets[name]
+    assert len(target.data) == pool and len(target.splits) == 10
+    for split in target.splits:
+        assert (len(split.probe), len(split.gallery)) == (probe, gallery)
+
+
+def test_pools_have_the_people_of_the_real_sets(targets):
+    assert [t.data.people for t in targets.values()] == [632, 250, 119]
+    assert int((targets["GRID"].data.pids == 0).sum()) == 775
+    count = torch.bincount(targets["iLIDS"].data.pids)[1:]
+    assert (int(count.min()), int(count.max())) == (2, 8)
+
+
+@pytest.mark.parametrize("name", benchmark.TARGETS)
+def test_each_probe_has_one_match_from_another_camera(targets, name):
+    data, splits = targets[name].data, targets[name].splits
+    for split in splits:
+        probes, gallery = data.pids[split.probe], data.pids[split.gallery]
+        assert len(torch.unique(probes)) == len(probes)
+        assert torch.equal(probes, gallery[: len(probes)])
+        matched = split.gallery[: len(probes)]
+        assert (data.camids[split.probe] != data.camids[matched]).all()
+        assert not torch.isin(split.probe, split.gallery).any()
+    assert len({tuple(s.probe.tolist()) for s in splits}) == len(splits), "splits must differ"
+
+
+def test_distractors_match_nobody_and_come_from_gallery_cameras(targets):
+    data = targets["GRID"].data
+    for split in targets["GRID"].splits:
+        assert (data.pids[split.probe] > 0).all() and (data.pids[split.gallery[125:]] == 0).all()
+        assert (data.camids[split.probe] <= 4).all() and (data.camids[split.gallery] >= 5).all()
+
+
+def test_splits_do_not_hang_on_their_number(targets):
+    two = load_targets(settings("smoke", height=TINY[0], width=TINY[1], splits=2))
+    assert torch.equal(two["iLIDS"].splits[1].probe, targets["iLIDS"].splits[1].probe)
+
+
+def test_mixed_sources_have_the_asked_counts_and_their_own_cameras():
+    asked = settings("smoke")
+    data = load_sources(asked)
+    assert len(data) == sum(asked.images.values()) and data.people == sum(asked.people.values())
+    assert torch.equal(torch.unique(data.pids), torch.arange(1, data.people + 1))
+    for pid in (1, data.people):
+        assert len(torch.unique(data.camids[data.pids == pid])) >= 2
+
+
+def test_real_counts_are_met_exactly_without_rendering():
+    for name, (images, people) in PAPER_SOURCES.items():
+        ids, cams, numbers = benchmark._source_plan(benchmark.DOMAINS[name], 1, people, images)
+        assert len(ids) == images and len(np.unique(ids)) == people
+        assert np.bincount(ids)[1:].min() >= 2
+        assert cams.max() == benchmark.DOMAINS[name].cameras - 1
+        shots = np.stack((ids, cams, numbers), 1)
+        assert len(np.unique(shots, axis=0)) == images, "a shot must not be rendered twice"
+
+
+def test_more_people_do_not_change_those_there_are():
+    few = benchmark.source("CUHK02", 4, 16, (32, 16)).images
+    assert torch.equal(benchmark.source("CUHK02", 8, 32, (32, 16)).images[:4], few[:4])
+
+
+def test_held_out_people_are_not_those_of_training():
+    trained = benchmark._source_plan(benchmark.DOMAINS["CUHK-SYSU"], 1, 11_934, 34_574)[0]
+    held = load_source(settings("smoke"), "CUHK-SYSU", "heldout")
+    assert isinstance(held, Target) and held.data.people == settings("smoke").heldout
+    assert trained.max() < benchmark.HELD_OUT < benchmark.DISTRACTORS < 1 << 24
+    for split in held.splits:
+        assert (held.data.camids[split.probe] != held.data.camids[split.gallery]).all()
+
+
+def test_a_kept_set_is_read_back_and_a_damaged_one_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    first = benchmark.source("CUHK03", 4, 8, TINY)
+    (kept,) = (tmp_path / "sets").iterdir()
+    data = bytearray(kept.read_bytes())
+    data[-1] ^= 1
+    kept.write_bytes(data)
+    assert benchmark.source("CUHK03", 4, 8, TINY).digest == first.digest
+    kept.write_bytes(b"not a set")
+    assert benchmark.source("CUHK03", 4, 8, TINY).digest == first.digest
+    monkeypatch.setattr(benchmark.render, "render", None)  # from here on, only the cache can serve
+    assert benchmark.source("CUHK03", 4, 8, TINY).digest == first.digest
+
+
+def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(benchmark.errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    monkeypatch.setattr(benchmark, "save_file", full)
+    with pytest.raises(OSError, match="the disk is full; it needs .* MB"):
+        benchmark.source("CUHK03", 4, 8, TINY)
+
+
+@pytest.mark.parametrize("call", [
+    lambda: benchmark.source("Market", 4, 8, TINY), lambda: benchmark.target("PRID", TINY),
+    lambda: benchmark.source("CUHK02", 8, 4, TINY), lambda: benchmark.heldout("VIPeR", 4, TINY),
+    lambda: load_source(settings("smoke"), "CUHK02", "test"),
+    lambda: benchmark.mixed([], 0, "none"),
+])  # fmt: skip
+def test_bad_requests_are_refused(call):
+    with pytest.raises(ValueError):
+        call()
+
+
+def test_sets_and_splits_refuse_what_does_not_fit():
+    images, ones = torch.zeros(2, 3, 4, 2, dtype=torch.uint8), torch.ones(2, dtype=torch.int64)
+    good = ReIDSet("x", images, ones, ones)
+    assert good.people == 1 and len(good.digest) == 64
+    for bad in ((images.float(), ones, ones), (images, ones[:1], ones), (images, ones, 0 * ones)):
+        with pytest.raises(ValueError):
+            ReIDSet("x", *bad)
+    with pytest.raises(ValueError):
+        Split(torch.tensor([0]), torch.tensor([0, 1]))
+    with pytest.raises(ValueError):
+        Target(good, (Split(torch.tensor([0]), torch.tensor([2])),))
