@@ -125,9 +125,8 @@ def _grid_plan() -> Plan:
     rng = np.random.Generator(np.random.Philox(key=(VERSION << 72) | (DOMAINS["GRID"].code << 64)))
     ids = np.arange(1, PAIRS_OF_GRID + 1)
     extra = np.arange(DISTRACTORS, DISTRACTORS + DISTRACTORS_OF_GRID)
-    cams = [
-        rng.integers(*span, len(who)) for span, who in (((0, 4), ids), ((4, 8), ids), ((4, 8), extra))
-    ]
+    near, far = (0, 4), (4, 8)  # the probes' cameras and the gallery's
+    cams = [rng.integers(*span, len(who)) for span, who in ((near, ids), (far, ids), (far, extra))]
     plan = np.concatenate((ids, ids, extra)), np.concatenate(cams)
     return *plan, np.zeros(len(plan[0]), int)
 
@@ -224,7 +223,8 @@ def _write(path: Path, images: torch.Tensor) -> None:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
         raise OSError(
             f"cannot keep a rendered set in {path.parent}: "
-            f"{'the disk is full' if full else error}; it needs {images.numel() / 1e6:.0f} MB (set BNTA_CACHE to another folder)"
+            f"{'the disk is full' if full else error}; "
+            f"it needs {images.numel() / 1e6:.0f} MB (set BNTA_CACHE to another folder)"
         ) from error
     finally:
         beside.unlink(missing_ok=True)

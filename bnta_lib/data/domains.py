@@ -173,7 +173,8 @@ DOMAINS: dict[str, Domain] = {d.name: d for d in (
         cameras=12, sites=3, places=("street", "film set", "street", "film set", "park road"),
         cast=0.08, exposure=(0.85, 1.35), gamma=(0.9, 1.12), contrast=(0.9, 1.15), haze=(0.0, 0.06),
         haze_colour=(205, 195, 180), saturation=(0.7, 1.1), resolution=(0.8, 1.0),
-        blur=(0.04, 0.16), quality=(60, 90), sun=(0.1, 0.5), azimuths=(0, 20, -30, 60, 150, -90, 40, 180, 0, -20),
+        blur=(0.04, 0.16), quality=(60, 90), sun=(0.1, 0.5),
+        azimuths=(0, 20, -30, 60, 150, -90, 40, 180, 0, -20),
         wander=45, camera_height=(1.6, 2.4), steep=0.05, shift=0.03, zoom=0.06, stretch=0.03,
         cut=0.06, occlusion=0.12, passers_by=0.3,
         garments={"t-shirt": 22, "shirt": 20, "jumper": 16, "jacket": 20, "hoodie": 6, "coat": 8,
@@ -183,7 +184,7 @@ DOMAINS: dict[str, Domain] = {d.name: d for d in (
         children=0.03, fair=0.08, tone=(0.05, 0.6),
     ),
     Domain(
-        "VIPeR", "Two outdoor cameras, the view often turned by 90 degrees, other light in each.", 6,
+        "VIPeR", "Two outdoor cameras, the view often turned by 90 degrees, unlike light.", 6,
         cameras=2, sites=6, places=("park road", "street", "campus path"),
         gain=(1.03, 1.0, 0.95), cast=0.08, exposure=(0.85, 1.6), gamma=(0.9, 1.1),
         contrast=(1.0, 1.15), haze=(0.0, 0.05), saturation=(1.0, 1.2), resolution=(0.55, 0.7),
