@@ -86,8 +86,8 @@ def adapt(
 
     The batches normalise by their own statistics where the mean or variance is chosen (train
     mode); otherwise by the stored ones. Raises ValueError for N < 4, 2K > N or an unknown
-    choice, FloatingPointError when a loss or an adapted tensor is not finite. Modes, gradients and random state are
-    as before when it returns or raises.
+    choice, FloatingPointError when a loss or an adapted tensor is not finite. Modes, gradients
+    and random state are as before when it returns or raises.
     """
     _check_choice("layers", layers, LAYERS)
     _check_choice("quantities", quantities, QUANTITIES)
@@ -123,7 +123,7 @@ def adapt(
                     values = _losses(adapted, images[index], part, losses, settings, follow_fn)
                 if not torch.isfinite(values["total"]):
                     raise FloatingPointError(
-                        f"the adaption loss is {float(values['total'])} at step {len(steps) + 1}: "
+                        f"the adaption loss is {values['total'].item()} at step {len(steps) + 1}: "
                         "lower tta_lr, or look for broken images; the model is unchanged"
                     )
                 if optimiser is not None:

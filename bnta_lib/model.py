@@ -260,8 +260,8 @@ def load_imagenet(model: BNTANet, path: str | Path | None = None) -> None:
     path = path or os.environ.get("BNTA_IMAGENET")
     if path:
         if not Path(path).is_file():
-            raise FileNotFoundError(f"no ImageNet weights at {path}: give the path of torchvision's "
-                                    "resnet50 .pth file")
+            raise FileNotFoundError(f"no ImageNet weights at {path}: give the path of "
+                                    "torchvision's resnet50 .pth file")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -273,8 +273,8 @@ def load_imagenet(model: BNTANet, path: str | Path | None = None) -> None:
             state = ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=True)
         except Exception as error:
             raise RuntimeError(
-                "ImageNet weights are neither on this machine nor downloadable: fetch torchvision's "
-                "resnet50 IMAGENET1K_V1 file elsewhere and set $BNTA_IMAGENET to its path, or set "
+                "ImageNet weights are neither on this machine nor downloadable: fetch "
+                "torchvision's resnet50 IMAGENET1K_V1 file elsewhere and set $BNTA_IMAGENET to its path, or set "
                 f"pretrained=False ({error})"
             ) from error
     def shapes(tensors: object) -> dict[str, tuple[int, ...]]:

@@ -96,7 +96,7 @@ def test_tta_matching_loss_differs_from_equation_8(seed):
 def test_tta_matching_loss_takes_another_stripe_or_the_pair_itself_as_negative():
     # Stripe 1 decides; stripe 0 holds values that would change the result.
     local = torch.tensor([[[9.0], [0.0]], [[0.0], [1.0]], [[9.0], [5.0]], [[9.0], [7.0]]])
-    # Pair 0 on stripe 1: positive 1, negative |0 - 5| = 5. Pair 1: positive 2, negative |5 - 1| = 4.
+    # Stripe 1 of pair 0: positive 1, negative |0 - 5| = 5; of pair 1: positive 2, negative 4.
     close(matching_tta_loss(local, torch.tensor([1, 1]), margin=3.0), 0 + (3 + 2 - 4))
 
 

@@ -172,7 +172,8 @@ def test_modes_are_lost_after_an_error(model):
     model.fn.momentum = 0.7
 
     def state():
-        return ([m.training for m in model.modules()], [p.requires_grad for p in model.parameters()],
+        return ([m.training for m in model.modules()],
+                [p.requires_grad for p in model.parameters()],
                 [m.momentum for m in bn_layers(model).values()])
 
     before = state()

@@ -1,0 +1,383 @@
+"""Adaption: what may move, what may not, and where it moves to by independent computation."""
+
+import copy
+from dataclasses import replace
+from itertools import chain, combinations
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch.nn import functional as F
+
+from bnta_lib.adaption import Delta, adapt, bn_digest, change_rates
+from bnta_lib.model import BNTANet, bn_layers, conv_layers, embed, in_layers
+from bnta_lib.pairing import nearest_pairs
+
+NAMES = {"mean": "running_mean", "var": "running_var", "gamma": "weight", "beta": "bias"}
+
+
+def subsets(names):
+    return [*chain.from_iterable(combinations(names, n) for n in range(len(names) + 1))]
+
+
+def state(model):
+    """Everything of a model that adaption could disturb, as comparable values."""
+    tensors = {k: v.clone() for k, v in model.state_dict().items()}
+    grads = {n: None if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
+    switches = ([m.training for m in model.modules()],
+                [p.requires_grad for p in model.parameters()],
+                [m.momentum for m in bn_layers(model).values()])
+    return tensors, grads, switches
+
+
+def same(a, b):
+    def equal(x, y):
+        return torch.equal(x, y) if isinstance(x, torch.Tensor) else x is y
+
+    return a[2] == b[2] and all(
+        x.keys() == y.keys() and all(equal(x[k], y[k]) for k in x) for x, y in zip(a[:2], b[:2])
+    )
+
+
+def moved(before, after):
+    """Names of the tensors that differ."""
+    old, new = before.state_dict(), after.state_dict()
+    assert old.keys() == new.keys()
+    return {k for k in old if not torch.equal(old[k], new[k])}
+
+
+@pytest.fixture
+def settings(small):
+    """Five pairs in batches of two: three steps an epoch, the last of a single pair."""
+    return replace(small, tta_batch=2, tta_lr=0.01)
+
+
+@pytest.fixture
+def every_part(settings):
+    """What gives every tensor a gradient: features whose pairs match on all three stripes."""
+    local = torch.rand(10, 3, 8, generator=torch.Generator().manual_seed(0))
+    assert set(nearest_pairs(local, 5).part.tolist()) == {0, 1, 2}
+    return dict(local=local, settings=replace(settings, tta_batch=5, margin=50.0))
+
+
+@pytest.fixture
+def used(model):
+    """A model somebody is in the middle of using: mixed modes, frozen parts, gradients."""
+    model.backbone.layer2.train()
+    model.fc_p.weight.requires_grad_(False)
+    model.backbone.bn1.momentum = 0.37
+    model.fc_g(torch.ones(2, 128)).sum().backward()
+    return model
+
+
+def test_the_given_model_or_the_random_state_is_touched(used, images, settings):
+    before, random = state(used), torch.get_rng_state()
+    pixels = images.clone()
+    result = adapt(used, images, settings, layers=("bn", "in", "conv"))
+    assert same(state(used), before) and torch.equal(images, pixels)
+    assert torch.equal(torch.get_rng_state(), random) and torch.is_grad_enabled()
+    assert state(result.model)[2] == before[2]  # modes, requires_grad and momentum of the copy
+    assert all(p.grad is None for p in result.model.parameters())
+    assert not {p.data_ptr() for p in used.parameters()} & {
+        p.data_ptr() for p in result.model.parameters()
+    }
+
+
+@pytest.mark.parametrize("error, sentence, change, options", [
+    (FloatingPointError, "adaption loss is .* at step 2",
+     dict(tta_optimizer="sgd", tta_lr=1e38), {}),
+    (FloatingPointError, "last step left values that are not finite",
+     dict(tta_optimizer="sgd", tta_lr=1e38, tta_batch=5, lambda3=1e6, margin=2.0), {}),
+    (ValueError, "tta_optimizer is 'adam' or 'sgd', not 'lion'", dict(tta_optimizer="lion"), {}),
+    (ValueError, "reduction is 'sum' or 'mean'", dict(matching_reduction="max"), {}),
+    (ValueError, "2K <= N images .* got K = 6, N = 10", {}, dict(K=6)),
+    (ValueError, "2K <= N images .* got K = 0", {}, dict(K=0)),
+    (ValueError, "2K <= N images .* got K = 0", dict(K=0), {}),
+    (ValueError, "layers is a tuple of bn, in, conv; got 'bn'", {}, dict(layers="bn")),
+    (ValueError, "layers is a tuple of", {}, dict(layers=("bn", "relu"))),
+    (ValueError, "quantities is a tuple of", {}, dict(quantities=("mu",))),
+    (ValueError, "losses is a tuple of", {}, dict(losses=("entropy",))),
+    (ValueError, "reading is 'alone' or 'restore', not 'both'", {}, dict(reading="both")),
+    (ValueError, "local features of 9 images do not fit 10", {}, dict(local=torch.rand(9, 3, 8))),
+])  # fmt: skip
+def test_an_error_touches_the_model_or_is_not_said_clearly(
+    used, images, settings, error, sentence, change, options
+):
+    before, random = state(used), torch.get_rng_state()
+    with pytest.raises(error, match=sentence):
+        adapt(used, images, replace(settings, **change), **options)
+    assert same(state(used), before)
+    assert torch.equal(torch.get_rng_state(), random) and torch.is_grad_enabled()
+
+
+def test_too_few_or_other_images_are_adapted_to(used, images, settings):
+    before = state(used)
+    for n in range(4):
+        with pytest.raises(ValueError, match=f"at least 4 images, got N = {n}"):
+            adapt(used, images[:n], settings)
+    with pytest.raises(ValueError, match="images must be uint8"):
+        adapt(used, images.float(), settings)
+    assert same(state(used), before)
+
+
+def test_a_broken_model_is_adapted(model, images, settings):
+    with torch.no_grad():
+        model.parts[1][0].weight[0] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinite values"):
+        adapt(model, images, settings)
+    with pytest.raises(FloatingPointError, match="adaption loss is nan at step"):
+        adapt(model, images, settings, local=torch.rand(10, 3, 8))
+
+
+@pytest.mark.parametrize("quantities", subsets(NAMES), ids="+".join)
+def test_a_quantity_moves_that_was_not_chosen_or_stays_that_was(
+    model, images, every_part, quantities
+):
+    expected = {f"{layer}.{NAMES[q]}" for layer in bn_layers(model) for q in quantities
+                if layer != "fn" or q in ("mean", "var")}
+    for follow_fn in (True, False):
+        result = adapt(model, images, quantities=quantities, follow_fn=follow_fn, **every_part)
+        assert moved(model, result.model) == {
+            name for name in expected if follow_fn or not name.startswith("fn.")
+        }
+
+
+@pytest.mark.parametrize("layers", subsets(("bn", "in", "conv")), ids="+".join)
+def test_a_layer_moves_that_was_not_chosen_or_stays_that_was(model, images, every_part, layers):
+    kinds = {"bn": bn_layers, "in": in_layers, "conv": conv_layers}
+    chosen = {name for kind in layers for name in kinds[kind](model)}
+    chosen -= {"fc_g", *(f"fc_m.{h}" for h in range(3))}  # outside both losses
+    result = adapt(model, images, layers=layers, **every_part)
+    assert {name.rpartition(".")[0] for name in moved(model, result.model)} == chosen
+    assert result.delta.complete == (not {"in", "conv"} & set(layers))
+
+
+def stem_output(model, images):
+    """What the stem's BN sees, in float64: (N, 4, 24, 12)."""
+    mean = torch.tensor([0.485, 0.456, 0.406], dtype=torch.float64).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).view(3, 1, 1)
+    return F.conv2d((images / 255.0 - mean) / std, model.backbone.conv1.weight.detach().double(),
+                    stride=2, padding=3)  # fmt: skip
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.6, 1.0])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_statistics_do_not_follow_the_running_average(model, images, settings, momentum, steps):
+    # With every image in the one batch of an epoch, each step sees the same stem statistics.
+    chosen = replace(settings, tta_momentum=momentum, tta_batch=5, tta_epochs=steps)
+    result = adapt(model, images, chosen)
+    x = stem_output(model, images)
+    keep = (1 - momentum) ** steps
+    old, new = model.backbone.bn1, result.model.backbone.bn1
+    for before, after, batch in ((old.running_mean, new.running_mean, x.mean((0, 2, 3))),
+                                 (old.running_var, new.running_var, x.var((0, 2, 3)))):
+        expected = keep * before.double() + (1 - keep) * batch
+        torch.testing.assert_close(after.double(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(new.num_batches_tracked, old.num_batches_tracked)
+
+
+def equation_13(model, images, pairs, settings):
+    """L_tta of all pairs as one batch, by loops over what the network gives."""
+    out = model(images[pairs.index.flatten()])
+    stripes = out.positions.shape[1]
+    images_in = len(out.positions)
+    pos = sum(F.cross_entropy(out.positions[:, h], torch.full((images_in,), h))
+              for h in range(stripes))
+    mat = 0
+    for k, n in enumerate(pairs.part.tolist()):
+        others = [i for i in range(images_in) if i // 2 != k]
+        positive = (out.local[2 * k, n] - out.local[2 * k + 1, n]).norm()
+        negative = min((out.local[2 * k, n] - out.local[i, n]).norm() for i in others)
+        mat = mat + (settings.margin + positive - negative).clamp(min=0)
+    return {"pos": pos, "mat": mat, "total": pos + settings.lambda3 * mat}
+
+
+@pytest.mark.parametrize("losses", [("pos",), ("mat",), ("pos", "mat")])
+def test_a_step_differs_from_the_gradient_of_equation_13(model, images, settings, losses):
+    # Plain gradient descent in eval mode: the change is the rate times the gradient.
+    chosen = replace(settings, tta_optimizer="sgd", tta_batch=5, lambda3=0.7, margin=2.0)
+    result = adapt(model, images, chosen, quantities=("gamma", "beta"), losses=losses)
+    expected = equation_13(model, images, result.pairs, chosen)
+    loss = expected["pos"] * ("pos" in losses) + 0.7 * expected["mat"] * ("mat" in losses)
+    row = result.losses.iloc[0]
+    assert row["pos"] == pytest.approx(expected["pos"].item(), rel=1e-4)
+    assert row["mat"] == pytest.approx(expected["mat"].item(), rel=1e-4)
+    assert row["total"] == pytest.approx(loss.item(), rel=1e-4)
+
+    free = {n: p for n, p in model.named_parameters() if n.rpartition(".")[0] in bn_layers(model)}
+    model.fn.bias.requires_grad_(True)
+    gradients = torch.autograd.grad(loss, free.values(), allow_unused=True)
+    new = dict(result.model.named_parameters())
+    largest = max(float(g.abs().max()) for g in gradients if g is not None)
+    for (name, old), gradient in zip(free.items(), gradients):
+        change = torch.zeros_like(old) if gradient is None else -0.01 * gradient
+        torch.testing.assert_close(new[name] - old, change, rtol=1e-2, atol=1e-5 * largest,
+                                   msg=name)
+
+
+def test_adam_moves_a_parameter_further_than_the_rate_a_step(model, images, settings, every_part):
+    first = adapt(model, images, **every_part).changes
+    # fn lies outside the gradient
+    affine = first[first["quantity"].isin(["gamma", "beta"]) & (first["layer"] != "fn")]
+    assert affine["shift"].between(0.005, 0.01 * (1 + 1e-4)).all()  # some channels are dead
+    steps = 6
+    result = adapt(model, images, replace(settings, tta_epochs=2))
+    assert len(result.losses) == steps
+    for name, layer in bn_layers(model).items():
+        for kind in ("weight", "bias"):
+            change = getattr(result.model.get_submodule(name), kind) - getattr(layer, kind)
+            assert change.abs().max() <= 1.3 * steps * 0.01
+
+
+def test_steps_or_their_losses_are_not_all_recorded(model, images, settings):
+    result = adapt(model, images, replace(settings, tta_epochs=2))
+    assert result.losses["step"].tolist() == [1, 2, 3, 4, 5, 6]
+    total = result.losses["pos"] + settings.lambda3 * result.losses["mat"]
+    np.testing.assert_allclose(result.losses["total"], total, rtol=1e-6)
+    assert (result.losses["mat"] == 0).sum() == 2  # the single pair at the end of each epoch
+    without = adapt(model, images, settings, losses=())
+    assert (without.losses["total"] == 0).all()
+    assert {name.rpartition(".")[2] for name in moved(model, without.model)} == {
+        "running_mean", "running_var"
+    }  # fmt: skip
+    nothing = adapt(model, images, replace(settings, tta_epochs=0))
+    assert not moved(model, nothing.model) and len(nothing.losses) == 0
+    for line in (result.summary(), nothing.summary()):
+        assert line.startswith("5 pairs, ")
+
+
+def test_losses_do_not_fall_on_the_images_adapted_to(model, images, settings):
+    chosen = replace(settings, tta_batch=5, tta_epochs=15, margin=2.0)
+    losses = adapt(model, images, chosen, quantities=("gamma", "beta")).losses["total"]
+    assert losses.iloc[-1] < 0.9 * losses.iloc[0]
+
+
+def test_pairs_are_not_algorithm_1_of_the_given_model(model, images, settings):
+    local = embed(model, images)[1]
+    expected = nearest_pairs(local, 5)
+    for result in (adapt(model, images, settings), adapt(model, images, settings, local=local)):
+        assert torch.equal(result.pairs.index, expected.index)
+        assert torch.equal(result.pairs.part, expected.part)
+    assert len(adapt(model, images, settings, K=3).pairs.index) == 3
+    assert len(adapt(model, images[:9], settings).pairs.index) == 4  # N // 2
+    assert len(adapt(model, images[:4], replace(settings, K=1)).losses) == 1
+
+
+def test_one_seed_gives_two_results_or_two_seeds_one(model, images, settings):
+    first = adapt(model, images, settings, seed=3)
+    torch.manual_seed(99)
+    again, other = (adapt(model, images, settings, seed=seed) for seed in (3, 4))
+    assert not moved(first.model, again.model)
+    assert first.losses.equals(again.losses) and first.changes.equals(again.changes)
+    assert moved(first.model, other.model)
+
+
+@pytest.mark.parametrize("quantities", [("mean",), ("var", "gamma"), ()], ids="+".join)
+def test_the_restore_reading_keeps_other_values_than_full_adaption_gives(
+    model, images, settings, quantities
+):
+    full = adapt(model, images, settings).model.state_dict()
+    restored = adapt(model, images, settings, quantities=quantities, reading="restore").model
+    kept = tuple(NAMES[q] for q in quantities)
+    for name, tensor in restored.state_dict().items():
+        chosen = name.rpartition(".")[0] in bn_layers(model) and name.endswith(kept) and kept
+        assert torch.equal(tensor, full[name] if chosen else model.state_dict()[name]), name
+
+
+def test_change_rates_are_not_the_sums_worked_by_hand(model):
+    after = copy.deepcopy(model)
+    old, new = model.backbone.bn1, after.backbone.bn1
+    for layer, mean, var in ((old, [1.0, -1, 2, 0], [1.0, 4, 1, 1]),
+                             (new, [2.0, -1, 0, 0], [2.0, 4, 1, 1])):
+        layer.running_mean.copy_(torch.tensor(mean))
+        layer.running_var.copy_(torch.tensor(var))
+        layer.eps = 0.0
+    with torch.no_grad():
+        old.bias.zero_()
+    table = change_rates(model, after).set_index(["layer", "quantity"])
+    assert len(table) == 4 * 57
+    mean, var, beta = (table.loc[("backbone.bn1", q)] for q in ("mean", "var", "beta"))
+    assert (mean["index"], mean["rate"], mean["shift"]) == (1, 3 / 4, pytest.approx(3 / 4))
+    assert (var["rate"], var["shift"]) == (pytest.approx(1 / 7), pytest.approx(1 / 4))
+    assert np.isnan(beta["rate"]) and beta["shift"] > 0  # nothing to relate it to
+    others = table[table["index"] > 1]
+    assert (others[["rate", "shift"]] == 0).all(axis=None)
+    assert list(table["index"]) == [i for i in range(1, 58) for _ in range(4)]
+
+
+def test_a_saved_delta_does_not_give_the_adapted_model_or_the_old_one_back(
+    model, images, settings, tmp_path
+):
+    before = state(model)
+    result = adapt(model, images, settings)
+    result.delta.save(tmp_path / "a.safetensors")
+    delta = Delta.load(tmp_path / "a.safetensors")
+    assert (delta.base, delta.meta) == (bn_digest(model), result.delta.meta)
+    assert delta.tensors.keys() == {f"{n}.{k}" for n in bn_layers(model) for k in NAMES.values()}
+
+    undo = delta.apply(model)
+    assert not moved(result.model, model)
+    undo.apply(model)
+    assert same(state(model), before)
+
+
+def test_a_model_stays_adapted_after_the_block(model, images, settings):
+    before = state(model)
+    delta = adapt(model, images, settings).delta
+    with delta.applied(model) as inside:
+        assert inside is model and not same(state(model), before)
+    assert same(state(model), before)
+    with pytest.raises(RuntimeError, match="stop"), delta.applied(model):
+        model.backbone.bn1.running_mean.zero_()  # not even this stands in the way
+        raise RuntimeError("stop")
+    assert same(state(model), before)
+
+
+def test_a_delta_fits_a_model_it_was_not_made_for(model, images, settings):
+    delta = adapt(model, images, settings).delta
+    wider = BNTANet(5, replace(settings, base_width=8))
+    less = BNTANet(5, replace(settings, stripes=2))
+    other = BNTANet(5, settings)
+    adapted = adapt(model, images, settings).model
+    for target, sentence in ((wider, "model of another width: backbone.bn1"),
+                             (less, r"other BN layers \(for one, parts.2.1"),
+                             (other, "made for other weights"),
+                             (adapted, "made for other weights")):
+        before = state(target)
+        with pytest.raises(ValueError, match=sentence):
+            delta.apply(target)
+        with pytest.raises(ValueError, match=sentence), delta.applied(target):
+            pass
+        assert same(state(target), before)
+
+
+def test_a_delta_without_the_other_changed_layers_is_given_out(model, images, settings, tmp_path):
+    delta = adapt(model, images, settings, layers=("bn", "in")).delta
+    for use in (lambda: delta.apply(model), lambda: delta.save(tmp_path / "a")):
+        with pytest.raises(ValueError, match="changed more than batch-norm layers"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_delta_file_is_read(model, images, settings, tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(FileNotFoundError, match="no delta at .*a.safetensors: make one with"):
+        Delta.load(path)
+    adapt(model, images, settings).delta.save(path)
+    whole = path.read_bytes()
+    for length in [*range(12), *range(12, len(whole), len(whole) // 50), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="not a readable safetensors file"):
+            Delta.load(path)
+    safetensors.torch.save_file({"x": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="is no delta of batch-norm tensors"):
+        Delta.load(path)
+
+
+def test_a_full_disk_leaves_half_a_delta(model, images, settings, small_disk):
+    delta = adapt(model, images, settings).delta
+    (small_disk / "ballast").write_bytes(bytes(256 * 1024))
+    with pytest.raises(OSError, match="the disk is full"):
+        delta.save(small_disk / "a")
+    assert [p.name for p in small_disk.iterdir()] == ["ballast"]
