@@ -118,7 +118,8 @@ def _weights(settings: Settings, name: str) -> dict:
         remedy = "restore the file from version control, or run make train"
         return _row(what, f"{type(error).__name__}: {shown(path)}", False, remedy)
     megabytes = path.stat().st_size / 1e6
-    made = f"trained in {meta['seconds'] / 60:.0f} min" if "seconds" in meta else "trained"
+    seconds = meta.get("seconds", 0.0)
+    made = f"trained in {seconds:.0f} s" if seconds < 90 else f"trained in {seconds / 60:.0f} min"
     return _row(what, f"{shown(path)}, {megabytes:.1f} MB, {made}", True, "")
 
 

@@ -25,8 +25,8 @@ def headroom_rows(
 ) -> pd.DataFrame:
     """Where the match of each probe ranks without adaption: a row a probe.
 
-    Columns: set, kind (one of ``KINDS``), split, cameras (of probe and match, as "1-5"), gallery
-    (images), rank (from 1). Raises ValueError where a probe has not exactly one match.
+    Columns: set, kind (one of ``KINDS``), split, cameras (of probe and match in order of number,
+    as "1-5"), gallery (images), rank (from 1). Raises ValueError where a probe has not exactly one match.
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}: the kinds are {', '.join(KINDS)}")
@@ -52,7 +52,7 @@ def _measure(model: BNTANet, target: Target, settings: Settings) -> list[dict]:
         match = data.camids[split.gallery[same.int().argmax(1)]]
         pairs = zip(data.camids[split.probe].tolist(), match.tolist(), strict=True)
         ranks = score(model, target, split, settings, features).rank
-        rows += [{"split": number, "cameras": f"{a}-{b}", "gallery": len(split.gallery), "rank": r}
+        rows += [{"split": number, "cameras": f"{min(a, b)}-{max(a, b)}", "gallery": len(split.gallery), "rank": r}
                  for (a, b), r in zip(pairs, ranks.tolist(), strict=True)]
     return rows
 

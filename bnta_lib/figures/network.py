@@ -169,9 +169,9 @@ def _training_half(axis: Axes, size: dict, bn: dict, settings: Settings, sources
     _note(axis, 0.15, 10.05, "Training on labelled sources, Eq. (9)", 8, ha="left", weight="bold")
     middle, people = 6.95, size["FC_G"][0]
     for i, image in enumerate(sources[:3]):
-        w = _picture(axis, image, 0.2 + 0.16 * i, middle - 0.85 - 0.16 * i, 1.8)
-    right = 0.2 + 0.32 + w
-    _note(axis, 0.8, middle - 1.45, f"images\n{size['input'][1]}×{size['input'][2]}")
+        w = _picture(axis, image, 0.2 + 0.3 * i, middle - 0.75 - 0.2 * i, 1.8)
+    right = 0.2 + 0.6 + w
+    _note(axis, 0.9, middle - 1.5, f"images\n{size['input'][1]}×{size['input'][2]}")
     _arrow(axis, (right + 0.06, middle), (right + 0.36, middle))
     x = _backbone(axis, size, bn, right + 0.4, middle)
     _note(axis, right + 2.2, middle + 1.28, "E: DualNorm-ResNet-50", 7, weight="bold")
@@ -244,10 +244,10 @@ def _training_half(axis: Axes, size: dict, bn: dict, settings: Settings, sources
     _note(axis, x2 + 0.97, bottom - 0.05, f"M: {settings.stripes} part convolutions (6)", va="top")
     _note(axis, x2 + 2.38, bottom - 0.05, f"local\n{settings.stripes} × {local}", va="top")
     y = base - settings.stripes * step / 2
-    _arrow(axis, (x2 + 2.65, y), (x2 + 2.95, y))
-    _box(axis, x2 + 2.98, y - 0.38, 0.95, 0.76, f"{settings.stripes} FC\n→ M each")
-    _arrow(axis, (x2 + 3.93, y), (x2 + 4.2, y))
-    _note(axis, x2 + 4.25, y, r"$L_{mat}$ (7)", 8, ha="left")
+    _arrow(axis, (x2 + 2.65, y), (x2 + 2.89, y))
+    _box(axis, x2 + 2.92, y - 0.38, 1.06, 0.76, f"{settings.stripes} FC\n→ M each")
+    _arrow(axis, (x2 + 3.98, y), (x2 + 4.2, y))
+    _note(axis, x2 + 4.23, y, r"$L_{mat}$ (7)", 8, ha="left")
 
 
 def _adaption_half(axis: Axes, size: dict, settings: Settings, targets, pairs) -> None:
@@ -299,7 +299,7 @@ def _legend(axis: Axes, x: float, y: float) -> None:
     for colour, text in entries:
         axis.add_patch(Rectangle((x, y - 0.09), 0.3, 0.18, facecolor=colour, edgecolor=INK, lw=0.5))
         note = axis.text(x + 0.38, y, text, fontsize=6.2, va="center", color=INK)
-        x += 0.75 + 0.087 * len(note.get_text())
+        x += 0.75 + 0.083 * len(note.get_text())
 
 
 # ---------------------------------------------------------------- stripes on an image
