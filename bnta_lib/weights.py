@@ -80,7 +80,7 @@ def load_model(path: str | Path, settings: Settings) -> BNTANet:
         model.fc_m = torch.nn.ModuleList()
     expected = {k: v for k, v in model.state_dict().items() if "num_batches_tracked" not in k}
     odd = sorted(expected.keys() ^ tensors.keys())
-    odd += [k for k in expected.keys() & tensors.keys() if expected[k].shape != tensors[k].shape]
+    odd += [k for k in expected if k in tensors and expected[k].shape != tensors[k].shape]
     if odd:
         raise ValueError(
             f"{path} holds another architecture than profile {settings.profile!r} "

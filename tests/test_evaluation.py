@@ -1,0 +1,177 @@
+"""mAP and CMC against a plain implementation that sorts, and by their properties."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from bnta_lib.evaluation import distances, evaluate
+
+
+def by_sorting(probe, gallery, probe_pids, gallery_pids, probe_camids, gallery_camids):
+    """(AP, trapezoidal AP, rank) of each probe with a match, from sorted lists."""
+    scores = []
+    for x, pid, cam in zip(probe, probe_pids, probe_camids):
+        ranked = sorted((float(np.linalg.norm(x - y)), g) for g, y in enumerate(gallery))
+        ranked = [g for _, g in ranked
+                  if not (gallery_pids[g] == pid > 0 and gallery_camids[g] == cam)]
+        hits = [gallery_pids[g] == pid > 0 for g in ranked]
+        if not any(hits):
+            continue
+        ap = trapezoid = found = 0
+        for rank, hit in enumerate(hits, start=1):
+            if hit:
+                old = found / (rank - 1) if rank > 1 else 1.0
+                found += 1
+                ap += found / rank
+                trapezoid += (old + found / rank) / 2
+        scores.append((ap / found, trapezoid / found, hits.index(True) + 1))
+    return scores
+
+
+@st.composite
+def retrievals(draw):
+    """Features in whole numbers (exact distances, many ties) and few persons and cameras."""
+    p, g = draw(st.integers(1, 6)), draw(st.integers(1, 12))
+
+    def numbers(n, low, high):
+        return draw(st.lists(st.integers(low, high), min_size=n, max_size=n))
+
+    def features(n):
+        return torch.tensor(numbers(2 * n, -2, 2), dtype=torch.float32).view(n, 2)
+
+    labels = [torch.tensor(numbers(n, -1, 3)) for n in (p, g)]
+    cameras = [torch.tensor(numbers(n, 1, 2)) for n in (p, g)]
+    return features(p), features(g), *labels, *cameras
+
+
+@settings(max_examples=300, deadline=None)
+@given(retrievals(), st.integers(1, 7))
+def test_scores_differ_from_sorting_or_ties_are_not_in_gallery_order(case, block):
+    expected = by_sorting(*(t.numpy() for t in case))
+    if not expected:
+        with pytest.raises(ValueError, match="no probe has a match"):
+            evaluate(*case, normalise=False, block=block)
+        return
+    scores = evaluate(*case, normalise=False, block=block)
+    ap, trapezoid, rank = zip(*expected)
+    np.testing.assert_allclose(scores.ap, ap)
+    np.testing.assert_allclose(scores.ap_trapezoid, trapezoid)
+    assert scores.rank.tolist() == list(rank)
+    assert scores.unmatched == len(case[0]) - len(expected)
+    assert scores.cmc(2) == pytest.approx(np.mean([r <= 2 for r in rank]))
+
+
+def case(seed=0, probes=40, gallery=90, people=15, width=24):
+    g = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(probes, width, generator=g), torch.randn(gallery, width, generator=g),
+        torch.randint(1, people, (probes,), generator=g),
+        torch.randint(0, people, (gallery,), generator=g),
+        torch.randint(1, 4, (probes,), generator=g), torch.randint(1, 4, (gallery,), generator=g),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_scores_of_ordinary_features_differ_from_sorting(normalise):
+    args = case()
+    scores = evaluate(*args, normalise=normalise)
+    x, y, *labels = (t.double().numpy() for t in args)
+    if normalise:
+        x, y = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in (x, y))
+    ap, trapezoid, rank = np.array(by_sorting(x, y, *labels)).T
+    np.testing.assert_allclose(scores.ap, ap)
+    np.testing.assert_allclose(scores.ap_trapezoid, trapezoid)
+    np.testing.assert_array_equal(scores.rank, rank)
+    expected = {"mAP": ap.mean(), **{f"R{k}": (rank <= k).mean() for k in (1, 5, 10)}}
+    assert scores.row() == pytest.approx({k: 100 * v for k, v in expected.items()})
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31))
+def test_single_matches_break_ap_as_reciprocal_rank_or_the_trapezoid_identity(seed):
+    x, y, *_ = case(seed, probes=20, gallery=20)
+    pids = torch.arange(1, 21)
+    scores = evaluate(x + 2 * y, y, pids, pids, torch.ones_like(pids), torch.full_like(pids, 2))
+    torch.testing.assert_close(scores.ap, 1 / scores.rank.double())
+    assert scores.mAP_trapezoid == pytest.approx((scores.mAP + scores.cmc(1)) / 2)
+    assert scores.cmc(20) == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_order_of_probes_or_gallery_or_the_block_changes_the_scores(seed):
+    args = case(seed)
+    scores = evaluate(*args)
+    g = torch.Generator().manual_seed(seed)
+    p, q = torch.randperm(40, generator=g), torch.randperm(90, generator=g)
+    x, y, a, b, c, d = args
+    for other in (evaluate(x[p], y, a[p], b, c[p], d), evaluate(x, y[q], a, b[q], c, d[q]),
+                  evaluate(*args, block=7)):
+        assert other.row() == pytest.approx(scores.row())
+        assert other.mAP_trapezoid == pytest.approx(scores.mAP_trapezoid)
+
+
+@pytest.mark.parametrize("width", [5, 17, 128, 333])
+def test_equal_images_are_ranked_by_rounding_errors(width):
+    # Every image of the gallery twice: the copy that comes first is the nearer one.
+    g = torch.Generator().manual_seed(width)
+    x, y = torch.randn(9, width, generator=g), torch.randn(61, width, generator=g)
+    d = distances(x, torch.cat([y, y]))
+    assert torch.equal(d[:, :61], d[:, 61:])
+    pids = torch.cat([torch.arange(1, 62), torch.zeros(61, dtype=torch.int64)])
+    first, second = (
+        evaluate(x, torch.cat([y, y]), torch.arange(1, 10), labels, torch.ones(9), torch.zeros(122))
+        for labels in (pids, pids.roll(61))
+    )
+    assert torch.equal(first.rank % 2, torch.ones(9, dtype=torch.int64))
+    assert torch.equal(second.rank, first.rank + 1)
+
+
+def test_distances_far_from_the_origin_lose_digits():
+    g = torch.Generator().manual_seed(0)
+    x, y = (1000 + torch.randn(n, 8, generator=g) for n in (4, 6))
+    for normalise in (False, True):
+        a, b = (t.double().numpy() for t in (x, y))
+        if normalise:
+            a, b = (t / np.linalg.norm(t, axis=1, keepdims=True) for t in (a, b))
+        expected = [[np.linalg.norm(p - q) for q in b] for p in a]
+        np.testing.assert_allclose(distances(x, y, normalise), expected, rtol=1e-9)
+
+
+def score(probe_pids, gallery_pids, probe_camids, gallery_camids):
+    """Scores on a line where gallery image i is the i-th nearest to every probe."""
+    gallery = torch.arange(1.0, len(gallery_pids) + 1)[:, None]
+    labels = map(torch.tensor, (probe_pids, gallery_pids, probe_camids, gallery_camids))
+    return evaluate(torch.zeros(len(probe_pids), 1), gallery, *labels, normalise=False)
+
+
+def test_distractors_match_or_do_not_stand_in_the_way():
+    scores = score([0, -1, 7], [0, -1, 0, 7], [1, 1, 1], [2, 2, 2, 2])
+    assert scores.rank.tolist() == [4] and scores.unmatched == 2
+
+
+def test_an_image_of_the_same_camera_counts_for_or_against():
+    assert score([7], [7, 7, 3, 7], [1], [1, 1, 1, 2]).rank.tolist() == [2]
+    with pytest.raises(ValueError, match="no probe has a match in the gallery: check persons"):
+        score([7], [7, 3], [1], [1, 2])
+
+
+def test_nothing_or_broken_features_are_evaluated():
+    one = torch.ones(1, dtype=torch.int64)
+    none, x = one[:0], torch.rand(1, 3)
+    with pytest.raises(ValueError, match="1 probes, 0 gallery images"):
+        evaluate(x, x[:0], one, none, one, none)
+    with pytest.raises(ValueError, match="0 probes, 1 gallery images"):
+        evaluate(x[:0], x, none, one, none, one)
+    for bad in (torch.nan, torch.inf):
+        for pair in ((x, x * bad), (x * bad, x)):
+            with pytest.raises(ValueError, match="NaN or infinite"):
+                evaluate(*pair, one, one, one, one + 1)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_labels_of_another_set_are_taken(which):
+    x, y, *labels = case()
+    labels[which] = torch.cat([labels[which], labels[which]])
+    with pytest.raises(ValueError, match="features need as many persons and cameras"):
+        evaluate(x, y, *labels)

@@ -1,0 +1,125 @@
+"""Weights come back as they were, or an error says in one sentence what is wrong."""
+
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+from torch.nn import functional as F
+
+from bnta_lib.adaption import adapt
+from bnta_lib.model import BNTANet, bn_layers, embed
+from bnta_lib.settings import ROOT, cache_dir, settings
+from bnta_lib.weights import load_model, read_meta, save_model, weights_path
+
+
+@pytest.fixture
+def path(model, tmp_path):
+    """A compact weights file."""
+    save_model(model, tmp_path / "a.safetensors", {"name": "a", "seconds": 1.5})
+    return tmp_path / "a.safetensors"
+
+
+def test_int8_weights_are_off_by_more_than_half_a_step(model, path, small):
+    loaded = load_model(path, small).state_dict()
+    for name, tensor in model.state_dict().items():
+        if name.startswith("fc_m."):
+            assert name not in loaded  # the classifiers of M serve training alone
+        elif tensor.ndim >= 2:
+            step = tensor.flatten(1).abs().amax(1) / 127
+            error = (loaded[name] - tensor).flatten(1).abs().amax(1)
+            assert (error <= 0.501 * step).all(), name
+        else:
+            assert torch.equal(loaded[name], tensor), name
+
+
+def test_int8_weights_give_other_features(model, path, small, images):
+    exact, stored = embed(model, images)[0], embed(load_model(path, small), images)[0]
+    assert F.cosine_similarity(exact, stored).min() > 0.998
+
+
+def test_a_weight_channel_of_zeros_comes_back_broken(model, small, tmp_path):
+    with torch.no_grad():
+        model.fc_p.weight[0] = 0
+    save_model(model, tmp_path / "a", {})
+    assert torch.equal(load_model(tmp_path / "a", small).fc_p.weight[0], torch.zeros(128))
+
+
+def test_full_weights_do_not_come_back_bit_for_bit(model, small, tmp_path):
+    save_model(model.train(), tmp_path / "a", {}, compact=False)
+    loaded = load_model(tmp_path / "a", small)
+    assert not loaded.training
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_the_metadata_is_lost(path):
+    assert read_meta(path) == {"name": "a", "seconds": 1.5}
+
+
+def test_a_compact_model_cannot_be_used_or_adapted(path, small, images):
+    model = load_model(path, small)
+    assert not model.training and model.identities == 5
+    assert model(images).local_logits is None
+    result = adapt(model, images, small)
+    result.delta.apply(load_model(path, small))  # made for the weights as read back
+
+
+def test_the_laptop_model_is_larger_than_four_megabytes(tmp_path):
+    laptop = settings("laptop")
+    model = BNTANet(sum(laptop.people.values()), laptop)
+    save_model(model, tmp_path / "a", {})
+    assert (tmp_path / "a").stat().st_size <= 4_000_000
+    assert len(bn_layers(load_model(tmp_path / "a", laptop))) == 60
+
+
+@pytest.mark.parametrize("change, tensor", [
+    (dict(base_width=8), "backbone.conv1.weight"), (dict(stripes=2), "parts.2"),
+    (dict(stripes=4), "parts.3"), (dict(local_dim=16), "parts.0"),
+])  # fmt: skip
+def test_weights_of_another_architecture_are_loaded(path, small, change, tensor):
+    with pytest.raises(ValueError, match=f"another architecture than profile 'smoke' .*{tensor}"):
+        load_model(path, replace(small, **change))
+
+
+def test_an_absent_or_truncated_file_gives_an_unclear_error(path, small):
+    whole = path.read_bytes()
+    for read in (lambda: load_model(path, small), lambda: read_meta(path)):
+        for length in [*range(12), *range(12, len(whole), len(whole) // 60), len(whole) - 1]:
+            path.write_bytes(whole[:length])
+            with pytest.raises(ValueError, match="is truncated or not a safetensors file .*: rest"):
+                read()
+    path.unlink()
+    for absent in (path, path.parent):
+        with pytest.raises(FileNotFoundError, match="no weights at .*make train"):
+            load_model(absent, small)
+
+
+def test_a_file_of_another_kind_is_loaded(model, path, small, images):
+    adapt(model, images, small).delta.save(path)
+    with pytest.raises(ValueError, match="is no weights file of this suite"):
+        load_model(path, small)
+    safetensors.torch.save_file({"x": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="is no weights file of this suite"):
+        load_model(path, small)
+    path.write_text("<html>404</html>")
+    with pytest.raises(ValueError, match="truncated or not a safetensors file"):
+        load_model(path, small)
+
+
+def test_a_full_disk_destroys_the_old_weights(model, small, small_disk):
+    path = small_disk / "a.safetensors"
+    path.write_bytes(bytes(200_000))
+    with pytest.raises(OSError, match="the disk is full: could not write .*a.safetensors"):
+        save_model(model, path, {}, compact=False)
+    assert path.read_bytes() == bytes(200_000) and list(small_disk.iterdir()) == [path]
+
+
+def test_weights_are_looked_for_elsewhere(monkeypatch, tmp_path):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    committed = weights_path(settings("laptop"), "bnta")
+    assert committed == ROOT / "data" / "weights" / "laptop" / "bnta.safetensors"
+    for profile in ("smoke", "paper"):
+        expected = cache_dir() / "weights" / profile / "baseline.safetensors"
+        assert weights_path(settings(profile), "baseline") == expected
+    with pytest.raises(ValueError, match="unknown model 'resnet': the models are bnta, baseline"):
+        weights_path(settings("smoke"), "resnet")
