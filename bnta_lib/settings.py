@@ -106,9 +106,9 @@ _LAPTOP = dict(
     base_width=16,
     local_dim=64,
     pretrained=False,
-    epochs=20,
+    epochs=16,
     lr=0.002,
-    lr_decay_epoch=15,
+    lr_decay_epoch=12,
     warmup_epochs=1,
     instances=0,
 )
