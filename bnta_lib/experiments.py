@@ -115,8 +115,9 @@ def why_rows(
     """What adaption with seed 0 did on every split: columns target, split, what, value.
 
     ``what``: "rate mean", "rate var", "rate gamma", "rate beta" (mean change rate over layers,
-    per cent), and "pos frozen", "pos adapted", "mat frozen", "mat adapted" (the terms of
-    Eq. (13) on the same pairs before and after, mean over batches).
+    per cent), and "pos frozen", "pos statistics", "pos adapted", and so for "mat" (the terms of
+    Eq. (13) on the same pairs, mean over batches: before, with the statistics alone moved, and
+    after).
     """
     tables = []
     total = sum(len(target.splits) for target in targets.values())
@@ -136,7 +137,8 @@ def _measure_why(model: BNTANet, gallery: Tensor, settings: Settings) -> list[di
     result = adapt(model, gallery, settings)
     rates = 100 * result.changes.groupby("quantity", sort=False)["rate"].mean()
     values = {f"rate {quantity}": rate for quantity, rate in rates.items()}
-    for kind, chosen in (("frozen", model), ("adapted", result.model)):
+    statistics = adapt(model, gallery, settings, losses=()).model
+    for kind, chosen in (("frozen", model), ("statistics", statistics), ("adapted", result.model)):
         means = pair_losses(chosen, gallery, result.pairs, settings).mean()
         values |= {f"{term} {kind}": means[term] for term in LOSSES}
     return [{"what": what, "value": float(value)} for what, value in values.items()]

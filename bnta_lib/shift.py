@@ -49,19 +49,24 @@ def bn_moments(model: BNTANet, images: Tensor, batch: int = 128) -> dict[str, tu
 
 @torch.no_grad()
 def bn_outputs(model: BNTANet, images: Tensor, layer: str, limit: int = 20_000) -> Tensor:
-    """Outputs of one BN layer in eval mode: float32 (channels, at most ``limit`` values each).
+    """Outputs of one BN layer in eval mode: float32 (channels, about ``limit`` values at most).
 
-    The values of a channel are spread evenly over images and places. Raises ValueError for a
-    layer that does not exist.
+    The values are those of images and places drawn at random (seeded), the same in every
+    channel; all of them where there are fewer. Raises ValueError for a layer that does not exist.
     """
     if layer not in bn_layers(model):
         raise ValueError(f"no BN layer {layer!r}: for one, {next(iter(bn_layers(model)))!r}")
-    parts = []
-    hook = {layer: lambda module, inputs, output:
-            parts.append(output.float().transpose(0, 1).flatten(1).cpu())}
-    _forward(model, images, 128, hook)
-    values = torch.cat(parts, dim=1)
-    return values[:, :: max(1, -(-values.shape[1] // limit))]
+    parts, random = [], torch.Generator().manual_seed(0)
+
+    def hook(module, inputs, output) -> None:
+        y = output.float().transpose(0, 1).flatten(1).cpu()
+        keep = -(-limit * len(output) // len(images))  # this batch's part of the limit
+        if keep < y.shape[1]:
+            y = y[:, torch.randperm(y.shape[1], generator=random)[:keep]]
+        parts.append(y)
+
+    _forward(model, images, 128, {layer: hook})
+    return torch.cat(parts, dim=1)
 
 
 def _forward(model: BNTANet, images: Tensor, batch: int, hooks: dict) -> None:
@@ -90,6 +95,13 @@ def channel_distances(
     return ((m - n).square() + (s - t).square()).sqrt()
 
 
+def channel_shift(source: Tensor, target: Tensor) -> Tensor:
+    """As :func:`channel_distances` from outputs (channels, values), in each channel's own source
+    standard deviations: (channels,)."""
+    moments = [(v.double().mean(1), v.double().std(1)) for v in (source, target)]
+    return channel_distances(*moments) / moments[0][1].clamp(min=1e-12)
+
+
 def shift_by_layer(source: dict, target: dict) -> pd.DataFrame:
     """Distance of a target's outputs from the source's, a row a layer: index, layer, distance.
 
@@ -110,3 +122,15 @@ def most_shifted_layer(shift: pd.DataFrame) -> str:
     """
     backbone = shift[shift["layer"].str.startswith("backbone.")]
     return str(backbone.loc[backbone["distance"].idxmax(), "layer"])
+
+
+def closer_by_target(shift: pd.DataFrame) -> pd.DataFrame:
+    """Whether adaption brought a target closer: a row a target, in the order given.
+
+    ``shift``: rows of :func:`bnta_lib.experiments.shift_rows`. Columns: frozen and adapted (mean
+    distance over layers), closer (share of the layers whose distance fell, per cent).
+    """
+    wide = shift.pivot(index=["target", "index"], columns="model", values="distance")
+    wide["closer"] = 100.0 * (wide["adapted"] < wide["frozen"])
+    table = wide.groupby(level="target").mean().rename_axis(columns=None)
+    return table.loc[shift["target"].unique(), ["frozen", "adapted", "closer"]]

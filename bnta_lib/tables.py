@@ -131,8 +131,10 @@ def paired_tests(
 def verdict(row: pd.Series) -> str:
     """One sentence on a row of :func:`paired_test`."""
     change = f"{row['difference']:+.1f} points"
+    if row["splits"] < 2:
+        return f"{row['target']}: {change}; one split cannot say how sure."
     if np.isnan(row["low"]):
-        return f"{row['target']}: {change}; too few splits to say how sure."
+        return f"{row['target']}: {change} on every split, without any spread."
     interval = f"95 % interval {row['low']:+.1f} to {row['high']:+.1f}"
     if row["low"] > 0:
         return f"{row['target']}: better by {change} ({interval})."
@@ -178,16 +180,17 @@ def why_table(test: pd.DataFrame, why: pd.DataFrame, shift: pd.DataFrame) -> pd.
 
 def why_sentence(target: str, row: pd.Series) -> str:
     """A row of :func:`why_table` in words."""
-    def went(before: float, after: float) -> str:
+    def went(kind: str) -> str:
+        before, after = row[f"{kind} frozen"], row[f"{kind} adapted"]
         word = "fell" if after < before else "rose" if after > before else "stayed"
         return f"{word} from {before:.3g} to {after:.3g}"
 
     return (f"{target}: rank 1 {row['difference']:+.1f} points. mu moved {row['rate mean']:.2g} %, "
             f"sigma^2 {row['rate var']:.2g} %, gamma {row['rate gamma']:.2g} %, "
-            f"beta {row['rate beta']:.2g} %; L_pos {went(row['pos frozen'], row['pos adapted'])}, "
-            f"L_mat {went(row['mat frozen'], row['mat adapted'])}; the distance from the source "
-            f"{went(row['distance frozen'], row['distance adapted'])}, with "
-            f"{row['layers closer']:.0f} % of the BN layers closer.")
+            f"beta {row['rate beta']:.2g} %; L_pos {went('pos')} ({row['pos statistics']:.3g} by "
+            f"the statistics alone), L_mat {went('mat')} ({row['mat statistics']:.3g}); the "
+            f"distance from the source {went('distance')}, with {row['layers closer']:.0f} % of "
+            "the BN layers closer.")
 
 
 def change_sentence(name: str, before: dict[str, float], after: dict[str, float]) -> str:

@@ -18,23 +18,11 @@ from ..evaluation import Ranking
 from ..pairing import Pairs
 from ..settings import Settings
 from .base import COLOURS, TEXT_WIDTH, mark_stages, show_image
+from .network import stripe_rows
 
 SYMBOLS = {"mean": r"$\mu$", "var": r"$\sigma^2$", "gamma": r"$\gamma$", "beta": r"$\beta$"}
 LOSS_NAMES = {"pos": r"$L_{pos}$", "mat": r"$L_{mat}^{tta}$"}
 OUTLINE = "#F0E442"  # yellow on black: seen on any clothes
-
-
-def stripe_rows(part: int, settings: Settings) -> tuple[float, float]:
-    """First and last pixel row of stripe ``part`` (from 0) of an input image, Eq. (4).
-
-    Stripes are bins of the feature map's rows (1/16 of the input, 1/32 at last stride 2); where
-    H does not divide them they overlap, by the rule of adaptive pooling.
-    """
-    step = 16 * settings.last_stride
-    rows = math.ceil(settings.height / step)
-    first = part * rows // settings.stripes
-    last = -(-(part + 1) * rows // settings.stripes)
-    return first * step, min(last * step, settings.height)
 
 
 def pairs_figure(
@@ -45,6 +33,9 @@ def pairs_figure(
     ``images``: uint8 (N, 3, h, w) that the pairs index. Shows the ``closest`` pairs, then
     ``each`` from the middle and the end of the K pairs, ``each`` a row.
     """
+    step = 16 * settings.last_stride  # image rows of a row of the feature maps
+    bounds = [(step * start, min(step * end, settings.height)) for start, end in
+              stripe_rows(math.ceil(settings.height / step), settings.stripes)]
     k = len(pairs.index)
     blocks = {"closest": range(min(closest, k))}
     if k > closest:
@@ -68,7 +59,7 @@ def pairs_figure(
             for axis, image in zip(couple, pairs.index[pair].tolist()):
                 axis.set_axis_on()
                 show_image(axis, images[image])
-                _outline(axis, *stripe_rows(int(pairs.part[pair]), settings), images.shape[3])
+                _outline(axis, *bounds[int(pairs.part[pair])], images.shape[3])
             couple[0].text(
                 1.03, -0.04, f"part {int(pairs.part[pair]) + 1}: {float(pairs.distance[pair]):.3f}",
                 transform=couple[0].transAxes, ha="center", va="top", fontsize=7,

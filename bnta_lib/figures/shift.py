@@ -34,6 +34,8 @@ def figure_1(
     every = [v.flatten().double().numpy() for own in outputs.values() for v in own.values()]
     low = min(np.quantile(v, 0.002) for v in every)
     high = max(np.quantile(v, 0.998) for v in every)
+    if low == high:  # a dead channel puts out one value
+        low, high = low - 0.5, high + 0.5
     edges = np.linspace(low, high, 301)
     for axis, (target, own) in zip(axes[0], outputs.items()):
         for kind, text in KINDS.items():
@@ -41,8 +43,9 @@ def figure_1(
                 text += f", d = {distances[target][kind]:.3f}"
             axis.plot((edges[1:] + edges[:-1]) / 2, _density(own[kind], edges), STYLES[kind],
                       color=COLOURS[kind], linewidth=1.4, label=text)
-        axis.set(title=target, xlabel=label)
+        axis.set(title=target)
         axis.legend(fontsize=7, loc="upper left", handlelength=1.6, borderaxespad=0.1)
+    figure.supxlabel(label, fontsize=9)
     axes[0][0].set(ylabel="density")
     axes[0][0].set_ylim(0, 1.45 * axes[0][0].get_ylim()[1])  # room for the legends
     axes[0][0].set_xlim(low, high)

@@ -1,0 +1,116 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bnta_lib import BNTANet, adapt, experiments, settings
+from bnta_lib.adaption import pair_losses
+from bnta_lib.data.sets import ReIDSet, Split, Target
+from bnta_lib.evaluation import evaluate
+from bnta_lib.model import embed
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def small():
+    return settings("smoke", base_width=4, local_dim=8, tta_batch=4, tta_seeds=2)
+
+
+@pytest.fixture(scope="module")
+def models(small):
+    made = {}
+    for seed, name in enumerate(("bnta", "baseline")):
+        torch.manual_seed(seed)
+        made[name] = BNTANet(6, small).eval()
+        made[name].backbone.bn1.running_mean += 0.01 * seed  # digests tell them apart
+    return made
+
+
+@pytest.fixture(scope="module")
+def targets():
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (24, 3, 96, 48), dtype=torch.uint8, generator=random)
+    data = ReIDSet("dots", images, torch.arange(1, 13).repeat(2),
+                   torch.tensor([1, 2]).repeat_interleave(12))
+    whole = Split(torch.arange(12), torch.arange(12, 24))
+    part = Split(torch.arange(8), torch.arange(12, 22))
+    return {"dots": Target(data, (whole, part))}
+
+
+def test_every_method_split_seed_and_metric_has_one_row(models, targets, small):
+    rows = experiments.table_2_rows(models, targets, small, progress=False)
+    runs = {"Baseline": 1, "BNTA w/o TTA": 1, "BNTA": 2, "AdaBN": 2, "Tent": 2}
+    counts = rows.groupby("method").size()
+    assert {m: n / (2 * 4) for m, n in counts.items()} == runs
+    assert not rows.duplicated(["target", "method", "split", "seed", "metric"]).any()
+    assert rows["value"].between(0, 100).all()
+
+
+def test_rows_are_those_of_the_methods_themselves(models, targets, small):
+    rows = experiments.table_2_rows(models, targets, small, progress=False)
+    data, split = targets["dots"].data, targets["dots"].splits[1]
+    adapted = adapt(models["bnta"], data.images[split.gallery], small, seed=1).model
+    for method, model, seed in (("Baseline", models["baseline"], 0),
+                                ("BNTA w/o TTA", models["bnta"], 0), ("BNTA", adapted, 1)):
+        scores = evaluate(embed(model, data.images[split.probe])[0],
+                          embed(model, data.images[split.gallery])[0],
+                          data.pids[split.probe], data.pids[split.gallery],
+                          data.camids[split.probe], data.camids[split.gallery])
+        own = rows.query("method == @method and split == 1 and seed == @seed")
+        assert own.set_index("metric")["value"].to_dict() == pytest.approx(scores.row())
+
+
+def test_a_second_run_measures_nothing_again(models, targets, small, monkeypatch):
+    first = experiments.table_2_rows(models, targets, small, progress=False)
+    monkeypatch.setattr(experiments, "_measure", lambda *a: pytest.fail("measured again"))
+    assert experiments.table_2_rows(models, targets, small, progress=False).equals(first)
+    more_splits = {"dots": replace(targets["dots"], splits=targets["dots"].splits[:1])}
+    fewer = replace(small, tta_seeds=1)  # the number of seeds decides no row
+    assert len(experiments.table_2_rows(models, more_splits, fewer, progress=False)) == 5 * 4
+
+
+@pytest.mark.parametrize("change", [{"tta_lr": 0.1}, {"tta_momentum": 0.3}, {"K": 3},
+                                    {"normalise_features": False}, {"lambda3": 2.0}])
+def test_a_setting_that_decides_a_row_makes_a_new_key(small, change):
+    assert experiments.tta_settings(small) != experiments.tta_settings(replace(small, **change))
+
+
+def test_features_at_hand_give_the_same_scores(models, targets, small):
+    target, model = targets["dots"], models["bnta"]
+    features, _ = embed(model, target.data.images)
+    direct = experiments.score(model, target, target.splits[1], small)
+    assert direct.row() == experiments.score(model, target, target.splits[1], small, features).row()
+
+
+def test_why_rows_hold_what_adaption_reports(models, targets, small):
+    why = experiments.why_rows(models["bnta"], targets, small, progress=False)
+    own = why[why["split"] == 1].set_index("what")["value"]
+    gallery = targets["dots"].data.images[targets["dots"].splits[1].gallery]
+    result = adapt(models["bnta"], gallery, small)
+    rate = result.changes.query("quantity == 'var'")["rate"].mean()
+    assert own["rate var"] == pytest.approx(100 * rate)
+    for kind, model in (("frozen", models["bnta"]), ("adapted", result.model)):
+        means = pair_losses(model, gallery, result.pairs, small).mean()
+        assert own[f"pos {kind}"] == pytest.approx(means["pos"])
+        assert own[f"mat {kind}"] == pytest.approx(means["mat"])
+    assert set(why["what"]) >= {"pos statistics", "mat statistics"}
+
+
+def test_pair_losses_of_the_frozen_model_are_not_touched_by_looking(models, targets, small):
+    gallery = targets["dots"].data.images[targets["dots"].splits[0].gallery]
+    result = adapt(models["bnta"], gallery, small, seed=1)
+    once = pair_losses(models["bnta"], gallery, result.pairs, small, seed=1)
+    assert len(once) == len(result.losses) == 2
+    assert once.equals(pair_losses(models["bnta"], gallery, result.pairs, small, seed=1))
+
+
+def test_adaption_to_the_source_itself_shows_no_shift_when_frozen(models, targets, small):
+    rows = experiments.shift_rows(models["bnta"], targets, [targets["dots"].data], small)
+    assert rows.groupby("model").size().to_dict() == {"frozen": 60, "adapted": 60}
+    frozen, adapted = (rows[rows["model"] == kind]["distance"] for kind in ("frozen", "adapted"))
+    assert frozen.to_numpy() == pytest.approx(0, abs=1e-6)
+    assert adapted.max() > 0.01
