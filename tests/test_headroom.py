@@ -1,0 +1,54 @@
+"""Headroom numbers and the pictures' numerics: what would be wrong is in each test's name."""
+
+from itertools import combinations
+
+import pandas as pd
+import pytest
+import torch
+
+from bnta_lib.headroom import KINDS, headroom_scores, headroom_table, rank_1_among
+
+
+def brute_force(rank: int, gallery: int, size: int) -> float:
+    """Share of all galleries of the match and size - 1 others in which no nearer one is left."""
+    others = range(gallery - 1)  # the first rank - 1 of them are nearer than the match
+    drawn = list(combinations(others, size - 1))
+    return sum(all(i >= rank - 1 for i in d) for d in drawn) / len(drawn)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_smaller_gallery_gives_the_share_of_all_draws(rank, size):
+    found = rank_1_among(torch.tensor([rank]), torch.tensor([8]), size)
+    assert float(found) == pytest.approx(brute_force(rank, 8, size), abs=1e-12)
+
+
+def test_full_gallery_gives_rank_1_itself():
+    rank, gallery = torch.tensor([1, 2, 900]), torch.tensor([900, 900, 900])
+    assert rank_1_among(rank, gallery, 900).tolist() == [1, 0, 0]
+
+
+def test_gallery_is_not_enlarged():
+    with pytest.raises(ValueError, match="20 images cannot be cut to 60"):
+        rank_1_among(torch.tensor([1]), torch.tensor([20]), 60)
+
+
+def rows(name, kind, ranks, gallery=10):
+    return pd.DataFrame({"set": name, "kind": kind, "split": [0, 1] * (len(ranks) // 2),
+                         "cameras": "1-2", "gallery": gallery, "rank": ranks})
+
+
+def test_photometric_share_is_the_part_of_the_gap_that_neutral_cameras_give_back():
+    home = rows("home", KINDS[0], [1, 1, 1, 1])
+    away = rows("away", KINDS[1], [1, 9, 9, 9])
+    neutral = rows("away", KINDS[2], [1, 1, 1, 9])
+    table = headroom_table(pd.concat([home, away, neutral]))
+    row = table.loc[(KINDS[1], "away")]
+    assert (row["gap"], row["photometric"]) == (75, 50)
+    assert row["share"] == pytest.approx(200 / 3)
+
+
+def test_scores_average_probes_and_spread_over_splits():
+    scores = headroom_scores(rows("a", KINDS[0], [1, 2, 1, 2]))
+    assert scores["R1"].item() == 50
+    assert scores["std"].item() == pytest.approx(100 / 2**0.5)
