@@ -23,7 +23,9 @@ def source_sample(sources: Sequence[ReIDSet], each: int = 200) -> Tensor:
 
 
 @torch.no_grad()
-def bn_moments(model: BNTANet, images: Tensor, batch: int = 128) -> dict[str, tuple[Tensor, Tensor]]:
+def bn_moments(
+    model: BNTANet, images: Tensor, batch: int = 128
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and standard deviation (channels,) of each BN layer's outputs, in eval mode.
 
     ``images``: uint8 (N, 3, h, w). Over all images and places of the maps.

@@ -115,7 +115,8 @@ def test_figure_1_writes_the_distance_beside_each_curve():
     random = torch.Generator().manual_seed(0)
     outputs = {t: {k: torch.randn(4, 500, generator=random) + i for i, k in enumerate(shift.KINDS)}
                for t in ("VIPeR", "GRID", "iLIDS")}
-    figure = drawn(shift.figure_1(outputs, {t: {"frozen": 0.25, "adapted": 0.125} for t in outputs}))
+    distances = {t: {"frozen": 0.25, "adapted": 0.125} for t in outputs}
+    figure = drawn(shift.figure_1(outputs, distances))
     assert is_labelled(figure) and len(figure.axes) == 3
     texts = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
     assert texts == ["source", "target, frozen, d = 0.250", "target, adapted, d = 0.125"]
@@ -172,4 +173,5 @@ def test_saved_figures_are_the_same_bytes_each_time(tmp_path, monkeypatch):
         return [p.read_bytes() for p in base.save_figure(figure, "figure_1", "smoke")]
 
     assert saved() == saved()
-    assert sorted(p.name for p in (tmp_path / "smoke").iterdir()) == ["figure_1.pdf", "figure_1.png"]
+    names = sorted(p.name for p in (tmp_path / "smoke").iterdir())
+    assert names == ["figure_1.pdf", "figure_1.png"]

@@ -91,8 +91,9 @@ def test_the_rule_looks_at_the_backbone_alone():
 def test_share_of_layers_that_came_closer():
     shift = pd.DataFrame([
         {"target": t, "model": m, "index": i, "distance": d}
-        for t, m, distances in (("iLIDS", "frozen", (1, 1, 1, 1)), ("iLIDS", "adapted", (2, 0, 0, 0)),
-                                ("GRID", "frozen", (1, 2, 3, 4)), ("GRID", "adapted", (1, 2, 3, 4)))
+        for t, m, distances in (
+            ("iLIDS", "frozen", (1, 1, 1, 1)), ("iLIDS", "adapted", (2, 0, 0, 0)),
+            ("GRID", "frozen", (1, 2, 3, 4)), ("GRID", "adapted", (1, 2, 3, 4)))
         for i, d in enumerate(distances, 1)])
     table = closer_by_target(shift)
     assert table.index.tolist() == ["iLIDS", "GRID"]
@@ -103,7 +104,8 @@ def test_share_of_layers_that_came_closer():
 def test_source_sample_takes_from_every_source():
     def made(n, value):
         images = torch.full((n, 3, 4, 2), value, dtype=torch.uint8)
-        return ReIDSet("s", images, torch.ones(n, dtype=torch.int64), torch.ones(n, dtype=torch.int64))
+        ones = torch.ones(n, dtype=torch.int64)
+        return ReIDSet("s", images, ones, ones)
 
     sample = source_sample([made(7, 1), made(1000, 2), made(450, 3)], each=200)
     counts = torch.bincount(sample[:, 0, 0, 0].long())
