@@ -117,7 +117,7 @@ def _read(path: Path, found: list[tuple[Path, int, int]], size: tuple[int, int])
         try:
             with Image.open(file) as opened:
                 picture = opened.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-        except OSError as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{file} cannot be decoded as an image: {error}") from error
         images[i] = np.asarray(picture).transpose(2, 0, 1)
     pids = torch.tensor([pid for _, pid, _ in found])
