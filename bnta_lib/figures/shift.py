@@ -36,6 +36,7 @@ def figure_1(
     high = max(np.quantile(v, 0.998) for v in every)
     if low == high:  # a dead channel puts out one value
         low, high = low - 0.5, high + 0.5
+    low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
     edges = np.linspace(low, high, 301)
     for axis, (target, own) in zip(axes[0], outputs.items()):
         for kind, text in KINDS.items():
@@ -59,7 +60,8 @@ def _density(values: Tensor, edges: np.ndarray) -> np.ndarray:
     step = edges[1] - edges[0]
     inside = v[(v >= edges[0]) & (v <= edges[-1])]
     bandwidth = inside.std() * len(inside) ** -0.2
-    return gaussian_filter1d(counts / (len(v) * step), max(bandwidth / step, 0.5))
+    return gaussian_filter1d(counts / (len(v) * step), max(bandwidth / step, 0.5),
+                             mode="constant")
 
 
 def distances_figure(shift: pd.DataFrame, layer: str | None = None) -> Figure:
