@@ -85,6 +85,13 @@ def test_blocks_or_list_lengths_change_the_pairs(kind):
         check(x, 30, block=block, candidates=candidates)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_rounding_of_the_fast_distances_hides_an_equal_image(seed):
+    # Copies are at distance 0, and at a few times 1e-16 by the expanded product.
+    g = torch.Generator().manual_seed(seed)
+    check(torch.randn(8, 2, 17, generator=g).repeat(8, 1, 1), 32, candidates=2)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_ties_are_not_in_the_order_of_i_j_and_part(data):
@@ -117,9 +124,9 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("kind", ["duplicated", "hubs"])
-def test_memory_grows_with_the_square_of_the_images(kind):
-    n, block = 3_000, 256
+@pytest.mark.parametrize("kind, n", [("all equal", 900), ("hubs", 3_000)])
+def test_memory_grows_with_the_square_of_the_images(kind, n):
+    block = 256
     x = features(kind, n, stripes=3, width=8)
     with LargestTensor() as largest:
         nearest_pairs(x, 128, block)
@@ -128,7 +135,7 @@ def test_memory_grows_with_the_square_of_the_images(kind):
     python = tracemalloc.get_traced_memory()[1]  # the lists of neighbours
     tracemalloc.stop()
     assert largest.numel <= block * n  # float64 numbers; the full matrix has n * n
-    assert python < 8 * n * n / 4
+    assert python < 8 * n * n / 2
 
 
 def test_features_or_gradients_are_changed():
