@@ -15,6 +15,10 @@ def test_a_written_file_is_not_in_place_or_leaves_traces(tmp_path):
         with atomic(path) as temporary:
             temporary.write_text(text)
         assert path.read_text() == text
+    with open(path) as reader:
+        with atomic(path) as temporary:
+            temporary.write_text("third")
+        assert reader.read() == "second"  # whoever was reading keeps the whole old file
     assert list(path.parent.iterdir()) == [path]
 
 
