@@ -15,7 +15,7 @@ from bnta_lib.training import (
     augment, checkpoint_path, epoch_batches, learning_rate, train, trained_model, training_history,
     training_key, training_losses,
 )  # fmt: skip
-from bnta_lib.weights import save_model, weights_path
+from bnta_lib.weights import weights_path
 
 
 @pytest.fixture
@@ -131,7 +131,8 @@ def test_a_checkpoint_of_something_else_is_continued(people, quick, tmp_path):
 
 def test_settings_of_adaption_make_another_training(people, quick):
     key = training_key(people, quick)
-    for free in (dict(K=3), dict(tta_lr=1.0), dict(tta_seeds=9), dict(splits=3)):
+    for free in (dict(K=3), dict(tta_lr=1.0), dict(margin=0.5), dict(lambda3=2.0), dict(splits=3),
+                 dict(matching_reduction="mean"), dict(normalise_features=False)):
         assert training_key(people, replace(quick, **free)) == key
     for part in (dict(seed=1), dict(lambda2=0.0), dict(base_width=8), dict(pad=0), dict(batch=4)):
         assert training_key(people, replace(quick, **part)) != key
@@ -258,12 +259,23 @@ def test_the_objective_is_not_equation_9(people, quick, model):
     assert float(less["total"]) == pytest.approx(0.3 * float(l_pos), rel=1e-5)
 
 
-def test_absent_weights_are_not_asked_for(monkeypatch, tmp_path, model, small):
+def test_absent_weights_are_not_asked_for(monkeypatch, tmp_path, small):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
     for use in (trained_model, training_history):
         with pytest.raises(FileNotFoundError, match="make train"):
             use(settings("paper"))
     with pytest.raises(ValueError, match="unknown model 'tent'"):
         trained_model(small, "tent")
-    save_model(model, weights_path(small, "bnta"), {})
-    assert trained_model(small).identities == 5
+
+
+def test_smoke_weights_in_the_cache_are_out_of_date(monkeypatch, tmp_path, quick):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    quick = replace(quick, epochs=1, batch=64)
+    path = weights_path(quick, "bnta")
+    first = trained_model(quick, progress=False)
+    assert len(training_history(quick)) == 1 and not list((tmp_path / "checkpoints").iterdir())
+    written = path.stat().st_mtime_ns
+    again = trained_model(replace(quick, margin=0.5), progress=False)
+    assert path.stat().st_mtime_ns == written and identical(first, again)
+    other = trained_model(replace(quick, lr=0.001), progress=False)
+    assert path.stat().st_mtime_ns > written and not identical(first, other)
