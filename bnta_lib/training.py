@@ -24,7 +24,7 @@ from .files import atomic
 from .losses import identity_loss, matching_train_loss, positioning_loss, triplet_loss
 from .model import BNTANet, load_imagenet
 from .settings import PROFILES, Settings, cache_dir, settings as load_settings
-from .weights import MODELS, load_model, read_meta, save_model, weights_path
+from .weights import MODELS, SHAPELESS, load_model, read_meta, save_model, weights_path
 
 
 def train(
@@ -213,7 +213,8 @@ def trained_model(
         model, history = train(sources, chosen, checkpoint, progress)
         meta = {"model": name, "profile": settings.profile, "data": sources.digest,
                 "key": key, "torch": torch.__version__,
-                "seconds": float(history["seconds"].sum())}
+                "seconds": float(history["seconds"].sum()),
+                **{name: getattr(settings, name) for name in SHAPELESS}}
         save_model(model, path, meta, compact=settings.profile != "paper")
         with atomic(path.with_suffix(".csv")) as temporary:
             history.round(5).to_csv(temporary, index=False)

@@ -25,6 +25,9 @@ MODELS = {
     "baseline": {"lambda1": 0.0, "lambda2": 0.0},
 }
 
+# Settings of a network that leave no trace in the shapes of its weights: kept in the metadata.
+SHAPELESS = ("height", "width", "last_stride")
+
 
 def weights_path(settings: Settings, name: str) -> Path:
     """Where the weights of a training are: committed for laptop, in the cache otherwise."""
@@ -64,7 +67,12 @@ def load_model(path: str | Path, settings: Settings) -> BNTANet:
     Raises FileNotFoundError when the file is absent, ValueError when it is truncated, not a
     weights file, or of an architecture that ``settings`` does not describe.
     """
-    stored, _ = _read(path)
+    stored, meta = _read(path)
+    for name in SHAPELESS:  # these fit any tensors, and would be wrong without a word
+        if name in meta and meta[name] != getattr(settings, name):
+            raise ValueError(f"{path} was trained with {name}={meta[name]}, profile "
+                             f"{settings.profile!r} has {getattr(settings, name)}: choose the "
+                             "settings of the weights, or train again")
     tensors = {}
     for name, tensor in stored.items():
         if name.endswith(".scale"):

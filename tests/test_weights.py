@@ -123,3 +123,14 @@ def test_weights_are_looked_for_elsewhere(monkeypatch, tmp_path):
         assert weights_path(settings(profile), "baseline") == expected
     with pytest.raises(ValueError, match="unknown model 'resnet': the models are bnta, baseline"):
         weights_path(settings("smoke"), "resnet")
+
+
+def test_weights_of_another_stride_or_input_size_are_not_taken_for_these(tmp_path):
+    small = settings("smoke", base_width=4, local_dim=4)
+    path = tmp_path / "w.safetensors"
+    save_model(BNTANet(3, small), path, {"last_stride": 1, "height": 96, "width": 48})
+    load_model(path, small)
+    with pytest.raises(ValueError, match="last_stride=1"):
+        load_model(path, replace(small, last_stride=2))
+    with pytest.raises(ValueError, match="height=96"):
+        load_model(path, replace(small, height=192))
