@@ -12,3 +12,19 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     exec(code.replace('settings("laptop")', 'settings("smoke")'), {})
     assert "pairs" in capsys.readouterr().out
     assert (tmp_path / "site.safetensors").is_file()
+
+
+def test_a_number_of_the_readme_is_not_in_the_committed_table():
+    readme = (ROOT / "README.md").read_text()
+    table = (ROOT / "figures" / "laptop" / "table_2.md").read_text()
+    rows = [line for line in readme.splitlines() if "±" in line and line.startswith("|")]
+    assert len(rows) == 5
+    for row in rows:
+        for cell in row.split("|")[2:-1]:
+            assert cell.strip() in table, row
+
+
+def test_a_link_of_the_readme_leads_nowhere():
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text())
+    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    assert links and not missing
