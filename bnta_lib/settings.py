@@ -90,10 +90,41 @@ class Settings:
     # ---- evaluation
     normalise_features: bool = True  # Euclidean distance on L2-normalised features [O]
 
+    def __post_init__(self) -> None:
+        counts = ("height", "width", "splits", "heldout", "base_width", "stripes", "local_dim",
+                  "epochs", "K", "tta_batch", "tta_seeds", "save_every")
+        for name in counts:
+            _check(self, name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1,
+                   "a whole number of at least 1")
+        for name in ("lr", "tta_lr", "margin", "lambda1", "lambda2", "lambda3", "loss_id",
+                     "loss_tri", "label_smoothing"):
+            value = getattr(self, name)
+            _check(self, name, isinstance(value, (int, float)) and 0 <= value < float("inf"),
+                   "a finite number of at least 0")
+        _check(self, "tta_epochs", isinstance(self.tta_epochs, int) and self.tta_epochs >= 0,
+               "a whole number of at least 0")
+        _check(self, "batch", isinstance(self.batch, int) and self.batch >= 2,
+               "at least 2 images, since batch norm cannot train on one")
+        _check(self, "tta_momentum", 0 <= self.tta_momentum <= 1, "between 0 and 1")
+        _check(self, "last_stride", self.last_stride in (1, 2), "1 or 2")
+        _check(self, "tta_optimizer", self.tta_optimizer in ("adam", "sgd"), "'adam' or 'sgd'")
+        _check(self, "matching_reduction", self.matching_reduction in ("sum", "mean"),
+               "'sum' or 'mean'")
+        _check(self, "people", self.people.keys() == self.images.keys(),
+               "given for the same sources as images")
+        rows = -(-self.height // (16 * self.last_stride))
+        _check(self, "stripes", self.stripes <= rows,
+               f"at most {rows}, the rows of the feature map at height {self.height}")
+
     @property
     def size(self) -> tuple[int, int]:
         """Input height and width, pixels."""
         return self.height, self.width
+
+
+def _check(chosen: Settings, name: str, good: bool, wanted: str) -> None:
+    if not good:
+        raise ValueError(f"setting {name} is {wanted}; got {getattr(chosen, name)!r}")
 
 
 _LAPTOP = dict(
@@ -143,7 +174,9 @@ def settings(profile: str | None = None, **overrides) -> Settings:
     for key in overrides:
         if key not in known:
             raise ValueError(f"unknown setting {key!r}: the settings are {', '.join(sorted(known))}")
-    return replace(PROFILES[name], **overrides)
+    own = PROFILES[name]
+    # The caller gets dictionaries of his own: changing them leaves the profile as it is.
+    return replace(own, **{"people": dict(own.people), "images": dict(own.images), **overrides})
 
 
 def cache_dir() -> Path:

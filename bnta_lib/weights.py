@@ -26,7 +26,7 @@ MODELS = {
 }
 
 # Settings of a network that leave no trace in the shapes of its weights: kept in the metadata.
-SHAPELESS = ("height", "width", "last_stride")
+SHAPELESS = ("last_stride", "height", "width")
 
 
 def weights_path(settings: Settings, name: str) -> Path:

@@ -65,3 +65,17 @@ def test_folders_depend_on_the_working_directory(monkeypatch, tmp_path):
     assert figures_dir("smoke") == repository / "figures" / "smoke"
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "elsewhere"))
     assert cache_dir() == tmp_path / "elsewhere"
+
+
+@pytest.mark.parametrize("wrong", [
+    {"tta_batch": 0}, {"K": 2.5}, {"batch": 1}, {"lr": float("nan")}, {"tta_momentum": 2},
+    {"last_stride": 3}, {"tta_optimizer": "lbfgs"}, {"stripes": 50}, {"people": {"CUHK02": 3}},
+])  # fmt: skip
+def test_a_setting_out_of_range_is_accepted(wrong):
+    with pytest.raises(ValueError, match=f"setting {next(iter(wrong))} is"):
+        settings("smoke", **wrong)
+
+
+def test_a_caller_can_change_a_profile():
+    settings("smoke").people.clear()
+    assert settings("smoke").people

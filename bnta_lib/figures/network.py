@@ -309,7 +309,7 @@ def stripes_figure(images: Tensor, maps: Tensor, stripes: int) -> Figure:
     """Images (B, 3, h, w) with the H stripes, and beside each the strength of its feature maps.
 
     ``maps`` (B, C, h', w') are the images' own; a place's strength is the norm over channels,
-    scaled to the image's largest. Brackets name the rows that each stripe averages.
+    black at the image's smallest and white at its largest. Brackets name the rows that each stripe averages.
     """
     count, height, width = len(images), images.shape[2], images.shape[3]
     strength = maps.float().norm(dim=1)
@@ -318,8 +318,7 @@ def stripes_figure(images: Tensor, maps: Tensor, stripes: int) -> Figure:
         left, right = axes[2 * i], axes[2 * i + 1]
         show_image(left, images[i])
         map_height, map_width = strength.shape[1:]
-        right.imshow(strength[i].numpy() / strength[i].max().item(), cmap="Greys_r", vmin=0, vmax=1,
-                     extent=(0, width, height, 0))
+        right.imshow(strength[i].numpy(), cmap="Greys_r", extent=(0, width, height, 0))
         right.set(xticks=[], yticks=[])
         for spine in right.spines.values():
             spine.set_visible(False)
