@@ -41,6 +41,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
         if code in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise OSError(code, f"no permission to write {path}: choose a folder that you may "
                           "write to (BNTA_CACHE for the cache)") from error
+        if code in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+            raise OSError(code, f"cannot write {path}: a file stands where a folder should be, or "
+                          "a folder where the file should be") from error
         raise
     finally:
         if temporary is not None:

@@ -88,6 +88,8 @@ def parameters_of(profile: str, data: str | None) -> dict[str, str]:
     Raises ValueError for an unknown profile, FileNotFoundError for a folder that is not there.
     """
     parameters = {"profile": settings(profile).profile}
+    if data is not None and not data.strip():
+        raise ValueError('--data takes "embedded" or a folder of person images; it is empty')
     if data is not None and data != "embedded":
         folder = Path(data).expanduser()
         if not folder.is_dir():
@@ -178,8 +180,12 @@ class Durations:
 
     def __init__(self, path: Path, profile: str):
         self.path, self.profile = path, profile
-        self.all = json.loads(path.read_text()) if path.exists() else {}
-        self.seconds: dict[str, float] = self.all.setdefault(profile, {})
+        try:
+            self.all = json.loads(path.read_text())
+            self.seconds: dict[str, float] = dict(self.all.get(profile, {}))
+            sum(self.seconds.values())
+        except (OSError, ValueError, AttributeError, TypeError):
+            self.all, self.seconds = {}, {}  # absent or damaged: only the estimate is lost
 
     def remaining(self, names: Sequence[str]) -> float | None:
         """Seconds that the notebooks ``names`` will take, None where nothing is known.
@@ -196,6 +202,7 @@ class Durations:
     def record(self, name: str, seconds: float) -> None:
         """Keep ``seconds`` for the next run."""
         self.seconds[name] = round(seconds, 1)
+        self.all[self.profile] = self.seconds
         with atomic(self.path) as partial:
             partial.write_text(json.dumps(self.all, indent=1, sort_keys=True) + "\n")
 
@@ -320,7 +327,7 @@ def _continue_with(notebooks: Sequence[Path], out: Path, options: argparse.Names
     words = ["python", "-m", "bnta_lib.reproduce", "--profile", options.profile]
     words += ["--data", options.data] if options.data else []
     words += ["--out", str(options.out)] if options.out != EXECUTED else []
-    words += ["--only", *left] if len(left) < len(notebooks) else []
+    words += ["--only", *left] if options.only or len(left) < len(notebooks) else []
     return shlex.join(words)
 
 
@@ -355,6 +362,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (out / path.with_suffix(".html").name).unlink(missing_ok=True)
     # The library and whatever a notebook starts see the same profile as its parameters cell.
     os.environ["BNTA_PROFILE"] = options.profile
+    # Kernels run in another folder: a relative path would name another cache there.
+    os.environ["BNTA_CACHE"] = str(cache_dir())
     if options.in_place:
         # With nothing put in, cells are counted as a reader will count them.
         parameters = {}
@@ -377,7 +386,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         if error.errno != errno.ENOSPC:
-            raise
+            print(f"\ncannot write what the run makes: {error}", file=sys.stderr)
+            return 1
         print(
             f"\nThe disk is full: nothing more can be written to {out}. Free some space, then "
             f"continue with\n  {_continue_with(notebooks, out, options)}",

@@ -11,6 +11,7 @@ The profile is chosen by argument, or else by the environment variable ``BNTA_PR
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -112,9 +113,6 @@ class Settings:
                "'sum' or 'mean'")
         _check(self, "people", self.people.keys() == self.images.keys(),
                "given for the same sources as images")
-        rows = -(-self.height // (16 * self.last_stride))
-        _check(self, "stripes", self.stripes <= rows,
-               f"at most {rows}, the rows of the feature map at height {self.height}")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -181,15 +179,19 @@ def settings(profile: str | None = None, **overrides) -> Settings:
 
 def cache_dir() -> Path:
     """Where rendered sets, checkpoints and measured rows are kept: ``$BNTA_CACHE`` or .cache."""
-    return Path(os.environ.get("BNTA_CACHE") or ROOT / ".cache")
+    return Path(os.environ.get("BNTA_CACHE") or ROOT / ".cache").expanduser().absolute()
 
 
 def run_name(profile: str, data: str = "embedded") -> str:
     """Names what a run writes: the profile, and the folder of images where it is a user's own.
 
-    So that runs on other images leave the embedded benchmark's figures and tables alone.
+    So that runs on other images leave the embedded benchmark's figures and tables alone; a few
+    digits of the whole path tell folders of the same name apart.
     """
-    return profile if data == "embedded" else f"{profile}_{Path(data).expanduser().resolve().name}"
+    if data == "embedded":
+        return profile
+    path = Path(data).expanduser().resolve()
+    return f"{profile}_{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
 
 
 def figures_dir(run: str) -> Path:

@@ -215,9 +215,10 @@ def trained_model(
                 "key": key, "torch": torch.__version__,
                 "seconds": float(history["seconds"].sum()),
                 **{name: getattr(settings, name) for name in SHAPELESS}}
-        save_model(model, path, meta, compact=settings.profile != "paper")
+        # The record first: weights without one would never be trained again to get it.
         with atomic(path.with_suffix(".csv")) as temporary:
             history.round(5).to_csv(temporary, index=False)
+        save_model(model, path, meta, compact=settings.profile != "paper")
         checkpoint.unlink(missing_ok=True)
     return load_model(path, settings)
 
@@ -240,9 +241,12 @@ def training_history(settings: Settings, name: str = "bnta") -> pd.DataFrame:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the models of a profile; resumable.")
     parser.add_argument("--profile", choices=list(PROFILES), help="default: $BNTA_PROFILE, laptop")
-    parser.add_argument("--model", nargs="*", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--model", nargs="+", choices=list(MODELS), default=list(MODELS))
     chosen = parser.parse_args(arguments)
-    current = load_settings(chosen.profile)
+    try:
+        current = load_settings(chosen.profile)
+    except ValueError as error:
+        parser.error(str(error))
     for name in chosen.model:
         start = time.perf_counter()
         print(f"training {name}, profile {current.profile}", flush=True)
@@ -250,6 +254,8 @@ def main(arguments: list[str] | None = None) -> None:
             trained_model(current, name, retrain=True)
         except KeyboardInterrupt:
             raise SystemExit("stopped; the same command goes on from the last epoch") from None
+        except OSError as error:
+            raise SystemExit(f"cannot go on: {error}") from None
         minutes = (time.perf_counter() - start) / 60
         print(f"wrote {weights_path(current, name)} in {minutes:.1f} min", flush=True)
 

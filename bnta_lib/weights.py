@@ -108,9 +108,18 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
         with safetensors.safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path} is truncated or not a safetensors file ({error}): restore it "
                          "from version control, or train again") from error
     if header.get("kind") != "bnta-weights":
         raise ValueError(f"{path} is no weights file of this suite")
-    return tensors, json.loads(header["meta"])
+    broken = [name for name, tensor in tensors.items()
+              if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    try:
+        meta = json.loads(header["meta"])
+    except (KeyError, ValueError):
+        broken.append("metadata")
+    if broken:
+        raise ValueError(f"{path} is damaged (for one, its {broken[0]}): restore it from version "
+                         "control, or train again")
+    return tensors, meta

@@ -100,3 +100,15 @@ def test_a_folder_serves_as_source_and_as_target(tmp_path):
     assert source.pids.tolist() == [1, 1, 2, 2]
     targets = load_targets(chosen, tmp_path / "mine")
     assert list(targets) == ["mine"] and len(targets["mine"].splits) == chosen.splits
+
+
+def test_a_deep_or_turned_photograph_is_misread(tmp_path):
+    ramp = np.linspace(0, 65535, 48).astype(np.uint16)
+    Image.fromarray(np.tile(ramp, (96, 1))).save(tmp_path / "0001_c1_0.png")  # 16-bit grey
+    upright = Image.fromarray(np.tile(np.arange(96, dtype=np.uint8)[:, None], (1, 48)))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera lay on its side
+    upright.rotate(90, expand=True).save(tmp_path / "0001_c2_0.jpg", exif=turned, quality=95)
+    deep, photo = read_folder(tmp_path, (96, 48)).images.int()
+    np.testing.assert_allclose(deep[0, 0], ramp // 256, atol=1)
+    np.testing.assert_allclose(photo[0, :, 20], np.arange(96), atol=3)

@@ -178,7 +178,10 @@ def test_data_folder_reaches_the_notebook_as_a_full_path(place, monkeypatch):
     expected = str(place / "my people")
     write_notebook(place / "notebooks" / "00_a.ipynb", f"assert data == {expected!r}, data")
     assert reproduce_in(place, "--data", "my people") == 0
-    assert (place / "executed" / "smoke_my people" / "index.html").exists()
+    (written,) = (place / "executed").glob("smoke_my people-*")
+    assert (written / "index.html").exists()
+    other = place / "elsewhere" / "my people"
+    assert reproduce.run_name("smoke", other) != written.name
 
 
 def test_a_source_is_never_written_over(place):

@@ -9,10 +9,8 @@ people have numbers of their own.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from bnta_lib.data import bank, render, scene
 from bnta_lib.data.domains import DOMAINS, Domain
 from bnta_lib.data.sets import ReIDSet, Split, Target
+from bnta_lib.files import atomic
 from bnta_lib.settings import ROOT, cache_dir
 
 VERSION = scene.VERSION
@@ -192,7 +191,11 @@ def _rendered(name: str, plan: Plan, pids: np.ndarray, size: tuple[int, int], de
 def _key(domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool) -> str:
     """File name of a set: all that its pixels depend on, hashed; `VERSION` stands for the code."""
     sha = hashlib.sha256(json.dumps([VERSION, repr(domain), *size, photometric]).encode())
-    sha.update((ROOT / "data" / bank.FILE_NAME).read_bytes())
+    try:
+        sha.update((ROOT / "data" / bank.FILE_NAME).read_bytes())
+    except OSError as error:
+        raise type(error)(f"cannot read data/{bank.FILE_NAME}, the bodies that people are rendered "
+                          f"from ({error.strerror}): restore it from version control") from error
     for column in plan:
         sha.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
     return f"{domain.name}-{len(plan[0])}-{size[0]}x{size[1]}-{sha.hexdigest()[:16]}"
@@ -206,28 +209,16 @@ def _read(path: Path) -> torch.Tensor | None:
         kept = load_file(path)
         images = kept["images"]
         whole = bytes(kept["sha256"].numpy()) == hashlib.sha256(images.numpy()).digest()
-    except (SafetensorError, KeyError):
+    except (SafetensorError, KeyError, OSError):
         return None
-    return images if whole else None
+    return images if whole and images.dtype == torch.uint8 else None
 
 
 def _write(path: Path, images: torch.Tensor) -> None:
     """Keep images, whole or not at all: written beside the place, then moved there."""
-    sha = hashlib.sha256(images.numpy()).digest()
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"images": images, "sha256": torch.tensor(list(sha), dtype=torch.uint8)}, beside)
-        os.replace(beside, path)
-    except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
-        raise OSError(
-            f"cannot keep a rendered set in {path.parent}: "
-            f"{'the disk is full' if full else error}; "
-            f"it needs {images.numel() / 1e6:.0f} MB (set BNTA_CACHE to another folder)"
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    sha = torch.tensor(list(hashlib.sha256(images.numpy()).digest()), dtype=torch.uint8)
+    with atomic(path) as temporary:
+        save_file({"images": images, "sha256": sha}, temporary)
 
 
 def mixed(sets: Iterable[ReIDSet], images: int, name: str) -> ReIDSet:

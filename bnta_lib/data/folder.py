@@ -6,12 +6,13 @@ is a distractor that matches nobody. Other files (``Thumbs.db``, text) are ignor
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bnta_lib.data.sets import ReIDSet, Split, Target
 
@@ -95,14 +96,21 @@ def _find(path: Path) -> list[tuple[Path, int, int]]:
     """File, person and camera of each crop below ``path``, junk dropped."""
     if not path.is_dir():
         raise FileNotFoundError(f"no such folder: {path}")
+
+    def refuse(error: OSError) -> None:  # a folder passed over would be data lost without a word
+        raise PermissionError(f"cannot read the folder {error.filename}: {error.strerror}")
+
     found = []
-    for file in sorted(path.rglob("*")):
+    walk = os.walk(path, onerror=refuse)
+    for file in sorted(Path(folder, name) for folder, _, names in walk for name in names):
         match = NAMING.match(file.name)
         if match and file.suffix.lower() in _ENDINGS and file.is_file():
             try:
                 pid = int(match[1])
             except ValueError:  # "1-2_c1.jpg" fits the pattern but is no number
                 continue
+            if max(pid, int(match[2])) >= 1 << 62:
+                raise ValueError(f"{file}: the number of its person or camera is too large")
             if pid >= 0:
                 found.append((file, pid, int(match[2])))
     if not found:
@@ -116,12 +124,23 @@ def _read(path: Path, found: list[tuple[Path, int, int]], size: tuple[int, int])
     for i, (file, _, _) in enumerate(found):
         try:
             with Image.open(file) as opened:
-                picture = opened.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+                picture = _rgb(opened).resize((width, height), Image.Resampling.BILINEAR)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{file} cannot be decoded as an image: {error}") from error
+            raise ValueError(f"{file} cannot be decoded as an image ({error}): replace or delete "
+                             "it") from error
         images[i] = np.asarray(picture).transpose(2, 0, 1)
     pids = torch.tensor([pid for _, pid, _ in found])
     camids = torch.tensor([cam for _, _, cam in found])
     if not camids.min():  # some sets count their cameras from 0
         camids += 1
     return ReIDSet(path.name, torch.from_numpy(images), pids, camids)
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """Upright, in 8-bit RGB. 16-bit grey keeps its upper byte, which Pillow would cut to white."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "F":
+        raise ValueError("its pixels are floating-point numbers")
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).astype(np.uint8))
+    return picture.convert("RGB")
