@@ -4,6 +4,7 @@
 #   make reproduce PROFILE=paper       ... at another profile: smoke, laptop (default), paper
 #   make reproduce DATA=folder         ... on your own images
 #   make reproduce ONLY="05 08"        ... some notebooks only
+#   make lab LAB_ARGS=--allow-root     JupyterLab as root, in a container
 #   make env PYTHON=python3.12         make the environment with another Python (3.11 or newer)
 
 PYTHON ?= python3
@@ -23,7 +24,7 @@ test: $(MADE)
 	$(RUN) -m pytest
 
 lab: $(MADE)
-	$(PROFILED) -m jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. notebooks/00_start_here.ipynb
+	$(PROFILED) -m jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. $(LAB_ARGS) notebooks/00_start_here.ipynb
 
 train: $(MADE)
 	$(PROFILED) -m bnta_lib.training
@@ -43,7 +44,7 @@ $(MADE): requirements.txt pyproject.toml
 
 # Keeps .cache (rendered sets, checkpoints of training), which costs time to make again.
 clean:
-	rm -rf executed figures/smoke .pytest_cache .hypothesis bnta_lib.egg-info
+	rm -rf executed figures/smoke figures/*_*-?????? .pytest_cache .hypothesis bnta_lib.egg-info
 	find bnta_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 distclean: clean

@@ -125,7 +125,7 @@ def _weights(settings: Settings, name: str) -> dict:
 
 def _cache() -> dict:
     folder = cache_dir()
-    name = "$BNTA_CACHE" if os.environ.get("BNTA_CACHE") else shown(folder)
+    name = shown(folder) if folder.is_relative_to(ROOT) else "$BNTA_CACHE"
     remedy = f"free {_NEEDED_GIB:.0f} GiB, or set BNTA_CACHE to a folder that you may write to"
     try:
         probe = folder / "probe"
@@ -133,6 +133,6 @@ def _cache() -> dict:
             temporary.write_bytes(b"written")
         probe.unlink()
     except OSError as error:
-        return _row("Cache folder", f"{name}: {error.strerror}", False, remedy)
+        return _row("Cache folder", f"{name}: {os.strerror(error.errno)}", False, remedy)
     free = shutil.disk_usage(folder).free / 2**30
     return _row("Cache folder", f"{name}, writable, {free:.0f} GiB free", free > _NEEDED_GIB, remedy)

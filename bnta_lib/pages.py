@@ -26,7 +26,11 @@ _TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_mathjax %}{% endblock %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block jupyter_widgets %}{% endblock %}
-{% block data_widget_view %}<p><em>A slider or button: open the notebook in JupyterLab.</em></p>
+{% block data_widget_view %}{% if '%|' not in output.data.get('text/plain', '') %}
+<p><em>A slider or button: open the notebook in JupyterLab.</em></p>{% endif %}
+{% endblock %}
+{% block html_head_css %}{{ super() }}
+<style>.highlight pre { font-family: monospace; }</style>
 {% endblock %}
 """
 

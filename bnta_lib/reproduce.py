@@ -360,6 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out.resolve() / name
     for path in notebooks:  # pages of an earlier run must not pass for this one's
         (out / path.with_suffix(".html").name).unlink(missing_ok=True)
+    (out / "index.html").unlink(missing_ok=True)  # it would link to them
     # The library and whatever a notebook starts see the same profile as its parameters cell.
     os.environ["BNTA_PROFILE"] = options.profile
     # Kernels run in another folder: a relative path would name another cache there.

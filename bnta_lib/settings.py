@@ -35,7 +35,7 @@ TARGETS = ("VIPeR", "GRID", "iLIDS")
 class Settings:
     """All settings of one experiment. The default values are those of the paper.
 
-    Open choices (the paper does not say) are marked [O]; see the README's table.
+    Open choices, where the paper does not say, are marked [O].
     """
 
     profile: str = "paper"

@@ -146,6 +146,8 @@ def verdict(row: pd.Series) -> str:
 def table_2(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 2 as printed: the paper's rows as cited, ours below under their own heading.
 
+    The cited rows are left out where none of our targets has a name of theirs.
+
     Columns: (target, metric), text; index: (heading, method). The two blocks are different
     benchmarks: their numbers do not compare line by line.
     """
@@ -157,7 +159,10 @@ def table_2(rows: pd.DataFrame) -> pd.DataFrame:
             f"{m:.1f}" if np.isnan(s) else f"{m:.1f} ± {s:.1f}" for m, s in zip(mean, std)
         ]
     text.columns = pd.MultiIndex.from_tuples(text.columns)
-    cited = paper_table_2().map(lambda v: "–" if np.isnan(v) else f"{v:.1f}")
+    paper = paper_table_2()
+    if not set(rows["target"]) & set(paper.columns.get_level_values("target")):
+        return pd.concat({"here, measured": text}, names=["", "Method"])
+    cited = paper.map(lambda v: "–" if np.isnan(v) else f"{v:.1f}")
     cited.columns = pd.MultiIndex.from_tuples(list(cited.columns))
     blocks = {"paper, cited": cited, "here, measured": text}
     order = list(dict.fromkeys([*cited.columns, *text.columns]))
@@ -213,7 +218,7 @@ def markdown(table: pd.DataFrame) -> str:
     flat = table.copy()
     if isinstance(flat.columns, pd.MultiIndex):
         flat.columns = [" ".join(str(level) for level in c) for c in flat.columns]
-    return flat.reset_index().to_markdown(index=False)
+    return flat.reset_index(names=[name or "" for name in flat.index.names]).to_markdown(index=False)
 
 
 def save_table(table: pd.DataFrame, name: str, profile: str, note: str = "") -> list[Path]:
