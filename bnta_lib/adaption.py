@@ -68,6 +68,7 @@ def adapt(
     follow_fn: bool = True,
     seed: int = 0,
     local: Tensor | None = None,
+    pairs: Pairs | None = None,
 ) -> Adaption:
     """Adapt ``model`` to unlabelled images of a new place; the given model is left untouched.
 
@@ -83,6 +84,7 @@ def adapt(
     follow_fn   whether the statistics of `fn`, which lies outside both losses, follow [O]
     seed        of the order of the pairs
     local       local features (N, H, C_l) of these images, if at hand (saves one pass)
+    pairs       Algorithm 1's pairs of these images, if at hand; the first K of more are taken
 
     The batches normalise by their own statistics where the mean or variance is chosen (train
     mode); otherwise by the stored ones. Raises ValueError for N < 4, 2K > N or an unknown
@@ -102,9 +104,15 @@ def adapt(
     if local is not None and len(local) != n:
         raise ValueError(f"local features of {len(local)} images do not fit {n} images")
 
+    if pairs is not None and (len(pairs.index) < K or int(pairs.index.max()) >= n):
+        raise ValueError(f"these are not {K} pairs of {n} images: {len(pairs.index)} pairs, the last "
+                         f"image is number {int(pairs.index.max())}")
+
     start = time.perf_counter()
     adapted = copy.deepcopy(model)
-    pairs = nearest_pairs(embed(adapted, images)[1] if local is None else local, K)
+    if pairs is None:
+        pairs = nearest_pairs(embed(adapted, images)[1] if local is None else local, K)
+    pairs = pairs.first(K)
 
     moving = tuple(QUANTITIES) if reading == "restore" else quantities
     norms = bn_layers(adapted) if "bn" in layers else {}

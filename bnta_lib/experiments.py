@@ -1,27 +1,73 @@
-"""The measurements behind the tables: tidy rows, one a measured number, from the results cache."""
+"""The measurements behind tables and figures: tidy rows, one a measured number, from the store.
+
+Every table is a list of :class:`Run`, a row of it each, and :func:`run_rows` measures them on all
+splits and seeds. What a run gives depends on the run alone and not on the table that asks, so that
+a row which two tables share is measured once.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .adaption import LOSSES, adapt, bn_digest, pair_losses
+from .adaption import LOSSES, adapt, pair_losses
 from .baselines import adabn, tent
 from .data.sets import ReIDSet, Split, Target
 from .evaluation import Scores, evaluate
 from .model import BNTANet, embed
+from .pairing import Pairs, nearest_pairs
 from .results import measured
 from .settings import Settings
 from .shift import bn_moments, shift_by_layer, source_sample
 
+ADAPTERS = ("none", "bnta", "adabn", "tent")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of a table: a training, and what is done with it at the target.
+
+    Raises ValueError for an adapter that does not exist, or options that it does not take.
+    """
+
+    method: str  # the row's name in its table
+    model: str = "bnta"  # the training: a key of the models given
+    adapter: str = "bnta"  # one of ADAPTERS
+    options: Mapping = field(default_factory=dict)  # keyword arguments of adapt()
+    overrides: Mapping = field(default_factory=dict)  # settings that differ
+    sample: int | None = None  # N: adapt on so many images of the gallery; None: all of it
+
+    def __post_init__(self) -> None:
+        if self.adapter not in ADAPTERS:
+            raise ValueError(f"unknown adapter {self.adapter!r}: one of {', '.join(ADAPTERS)}")
+        if self.adapter != "bnta" and (self.options or self.sample is not None):
+            raise ValueError(f"{self.method}: options and sample belong to the adapter bnta")
+
+    @property
+    def setting(self) -> str:
+        """What the run does, in one line and apart from any table."""
+        more = {"N": self.sample} if self.sample is not None else {}
+        chosen = {**more, **self.options, **self.overrides}
+        words = [f"{k}={'+'.join(v) if isinstance(v, tuple) else v}" for k, v in chosen.items()]
+        return ", ".join([f"training {self.model}", f"adaption {self.adapter}", *words])
+
+
 # Rows of Table 2 that run here, in the paper's order; the adapters come last.
-METHODS = ("Baseline", "BNTA w/o TTA", "BNTA", "AdaBN", "Tent")
+TABLE_2 = (
+    Run("Baseline", "baseline", "none"),
+    Run("BNTA w/o TTA", adapter="none"),
+    Run("BNTA"),
+    Run("AdaBN", adapter="adabn"),
+    Run("Tent", adapter="tent"),
+)
+METHODS = tuple(run.method for run in TABLE_2)
 
 
 def score(
@@ -34,8 +80,8 @@ def score(
     """Scores of a model on one split; ``features`` (N, C) of the whole set, if at hand."""
     data = target.data
     if features is None:
-        probe, _ = embed(model, data.images[split.probe])
-        gallery, _ = embed(model, data.images[split.gallery])
+        both, _ = embed(model, data.images[torch.cat([split.probe, split.gallery])])
+        probe, gallery = both[: len(split.probe)], both[len(split.probe) :]
     else:
         probe, gallery = features[split.probe], features[split.gallery]
     return evaluate(
@@ -44,57 +90,131 @@ def score(
     )
 
 
-def table_2_rows(
-    models: dict[str, BNTANet],
-    targets: dict[str, Target],
+def run_rows(
+    experiment: str,
+    runs: Sequence[Run],
+    models: Mapping[str, BNTANet],
+    targets: Mapping[str, Target],
     settings: Settings,
+    seeds: int | Mapping[str, int] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Every number of our part of Table 2, on every split, with every adaption seed.
+    """Every number of the runs, on every split, with every adaption seed.
 
-    ``models`` holds "baseline" and "bnta". Columns: target, method, split, seed, metric
-    (mAP, R1, R5, R10), value (per cent), seconds (adaption and features). A method without
-    randomness has the one seed 0.
+    ``seeds``: how many, for all targets or each by name (default: settings.tta_seeds); a run
+    without randomness has the one seed 0. Columns: those of the store, with the name of the run
+    as ``method`` and the data set as ``target``. Metrics are mAP, R1, R5, R10 (per cent) and, for
+    the adapter bnta, the seconds of its three parts: features, pairing, steps. Features are
+    extracted once for each target and training and their seconds are an image's share times N;
+    pairs for all K come from one ranking of the N images.
     """
+    seeds = settings.tta_seeds if seeds is None else seeds
+    wanted = {name: seeds[name] if isinstance(seeds, Mapping) else seeds for name in targets}
+    total = sum(len(target.splits) * (1 if run.adapter == "none" else wanted[name])
+                for name, target in targets.items() for run in runs)
+    digests = {name: model_digest(models[name]) for name in {run.model for run in runs}}
+    most = max((_chosen_k(run, settings) for run in runs if run.adapter == "bnta"), default=1)
     tables = []
-    work = [(name, method) for name in targets for method in METHODS]
-    total = sum(len(targets[name].splits) * _seeds(method, settings) for name, method in work)
-    with tqdm(total=total, disable=not progress, unit="run", desc="Table 2") as bar:
-        for name, method in work:
-            target = targets[name]
-            model = models["baseline" if method == "Baseline" else "bnta"]
-            for number, split in enumerate(target.splits):
-                for seed in range(_seeds(method, settings)):
-                    key = {"model": model_digest(model), "data": target.data.digest,
-                           "probe": split.probe.tolist(), "gallery": split.gallery.tolist(),
-                           "method": method, "seed": seed, "settings": tta_settings(settings)}
-                    rows = measured(
-                        "table_2", key,
-                        lambda: _measure(model, target, split, method, seed, settings),
-                    )
-                    tables.append(rows.assign(target=name, method=method, split=number, seed=seed))
-                    bar.update()
-    columns = ["target", "method", "split", "seed", "metric", "value", "seconds"]
-    return pd.concat(tables, ignore_index=True)[columns]
+    with tqdm(total=total, disable=not progress, unit="run", desc=experiment) as bar:
+        for name, target in targets.items():
+            shared = _Shared(target, most)
+            for run in runs:
+                own = replace(settings, **run.overrides)
+                for number, split in enumerate(target.splits):
+                    for seed in range(1 if run.adapter == "none" else wanted[name]):
+                        key = _key(run, digests[run.model], target, split, own, seed)
+                        rows = measured(
+                            "retrieval", key,
+                            lambda: _measure(run, models[run.model], shared, split, own, seed),
+                            profile=settings.profile, dataset=name, split=number, seed=seed,
+                            setting=run.setting,
+                        )
+                        tables.append(rows.assign(experiment=experiment, method=run.method))
+                        bar.update()
+    return pd.concat(tables, ignore_index=True).rename(columns={"dataset": "target"})
 
 
-def _seeds(method: str, settings: Settings) -> int:
-    return 1 if method in ("Baseline", "BNTA w/o TTA") else settings.tta_seeds
+def table_2_rows(models, targets, settings: Settings, progress: bool = True) -> pd.DataFrame:
+    """:func:`run_rows` of Table 2; ``models`` holds "baseline" and "bnta"."""
+    return run_rows("table_2", TABLE_2, models, targets, settings, progress=progress)
 
 
-def _measure(model, target, split, method, seed, settings) -> list[dict]:
-    gallery = target.data.images[split.gallery]
-    start = time.perf_counter()
-    if method == "BNTA":
-        model = adapt(model, gallery, settings, seed=seed).model
-    elif method == "AdaBN":
-        model = adabn(model, gallery, 2 * settings.tta_batch, seed)
-    elif method == "Tent":
-        model = tent(model, gallery, settings, 2 * settings.tta_batch, seed)
-    scores = score(model, target, split, settings)
-    seconds = round(time.perf_counter() - start, 3)
-    return [{"metric": metric, "value": value, "seconds": seconds}
-            for metric, value in scores.row().items()]
+def _chosen_k(run: Run, settings: Settings) -> int:
+    return run.options.get("K") or replace(settings, **run.overrides).K
+
+
+def _key(run: Run, digest: str, target: Target, split: Split, settings: Settings, seed: int) -> dict:
+    """All that decides what a run gives. N and K count as they are, said or left to the default."""
+    key = {"model": digest, "data": target.data.digest, "adapter": run.adapter,
+           "probe": split.probe.tolist(), "gallery": split.gallery.tolist(),
+           "normalise": settings.normalise_features}
+    if run.adapter == "none":
+        return key
+    options = {"reading": "alone", "follow_fn": True, **run.options}
+    n = len(split.gallery) if run.sample is None else run.sample
+    options["K"] = options.get("K") or min(settings.K, n // 2)
+    return key | {"seed": seed, "options": options, "N": n, "settings": tta_settings(settings) | {"K": 0}}
+
+
+class _Shared:
+    """What the runs on one target share: frozen features of each training, rankings of pairs."""
+
+    def __init__(self, target: Target, k: int):
+        self.target, self.k = target, k  # k: the most pairs that a run asks for
+        self._features: dict[int, tuple[Tensor, Tensor, float]] = {}
+        self._pairs: dict[tuple, tuple[Pairs, float]] = {}
+
+    def features(self, model: BNTANet) -> tuple[Tensor, Tensor, float]:
+        """Global and local features of the whole set, and the seconds of one image."""
+        if id(model) not in self._features:
+            start = time.perf_counter()
+            features, local = embed(model, self.target.data.images)
+            each = (time.perf_counter() - start) / len(features)
+            self._features[id(model)] = features, local, each
+        return self._features[id(model)]
+
+    def pairs(self, model: BNTANet, chosen: Tensor) -> tuple[Pairs, float]:
+        """The closest pairs of the images ``chosen``, as many as any run asks for; seconds."""
+        key = (id(model), tuple(chosen.tolist()))
+        if key not in self._pairs:
+            local = self.features(model)[1][chosen]
+            start = time.perf_counter()
+            pairs = nearest_pairs(local, min(self.k, len(chosen) // 2))
+            self._pairs[key] = pairs, time.perf_counter() - start
+        return self._pairs[key]
+
+
+def sample_of(split: Split, size: int | None) -> Tensor:
+    """N images of a split's gallery to adapt on: the first of a fixed shuffle, so that a smaller
+    N is a part of a larger one. None: the whole gallery, in its order."""
+    if size is None or size == len(split.gallery):
+        return split.gallery
+    if size > len(split.gallery):
+        raise ValueError(f"a gallery of {len(split.gallery)} images has no {size} to adapt on")
+    order = torch.randperm(len(split.gallery), generator=torch.Generator().manual_seed(0))
+    return split.gallery[order[:size]]
+
+
+def _measure(run, model, shared, split, settings, seed) -> list[dict]:
+    target, seconds, features = shared.target, {}, None
+    if run.adapter == "none":
+        features = shared.features(model)[0]
+    elif run.adapter == "bnta":
+        chosen = sample_of(split, run.sample)
+        each = shared.features(model)[2]
+        pairs, pairing = shared.pairs(model, chosen)
+        # The images go in by K pairs: what adapt() is given must fit it.
+        result = adapt(model, target.data.images[chosen], settings, pairs=pairs, seed=seed,
+                       **run.options)
+        model = result.model
+        seconds = {"features": each * len(chosen), "pairing": pairing, "steps": result.seconds}
+    elif run.adapter == "adabn":
+        model = adabn(model, target.data.images[split.gallery], 2 * settings.tta_batch, seed)
+    else:
+        model = tent(model, target.data.images[split.gallery], settings, 2 * settings.tta_batch, seed)
+    scores = score(model, target, split, settings, features).row()
+    return [{"metric": metric, "value": value, "unit": "%"} for metric, value in scores.items()] + [
+        {"metric": part, "value": round(value, 4), "unit": "s"} for part, value in seconds.items()]
 
 
 def tta_settings(settings: Settings) -> dict:
@@ -105,48 +225,63 @@ def tta_settings(settings: Settings) -> dict:
 
 
 def model_digest(model: BNTANet) -> str:
-    """What tells one trained model from another: the digest of its BN tensors."""
-    return bn_digest(model)
+    """What tells one trained model from another: SHA-256 of all its tensors and their names."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):
+            sha.update(name.encode())
+            sha.update(tensor.detach().cpu().contiguous().numpy())
+    return sha.hexdigest()
 
 
-def why_rows(
-    model: BNTANet, targets: dict[str, Target], settings: Settings, progress: bool = True
+def change_rows(
+    model: BNTANet, targets: Mapping[str, Target], settings: Settings, progress: bool = True
 ) -> pd.DataFrame:
-    """What adaption with seed 0 did on every split: columns target, split, what, value.
+    """What adaption with seed 0 moved on every split (Figure 3), and what its losses did.
 
-    ``what``: "rate mean", "rate var", "rate gamma", "rate beta" (mean change rate over layers,
-    per cent), and "pos frozen", "pos statistics", "pos adapted", and so for "mat" (the terms of
-    Eq. (13) on the same pairs, mean over batches: before, with the statistics alone moved, and
-    after).
+    Columns: those of the store, ``target``, index and layer of the BN layer (0 and "" for what
+    belongs to none). Metrics: "rate mean", "rate var", "rate gamma", "rate beta" (change rate of
+    a layer, see :func:`bnta_lib.adaption.change_rates`, per cent), and "pos frozen", "pos
+    statistics", "pos adapted", and so for "mat": the terms of Eq. (13) on the same pairs, mean
+    over batches: before, with the statistics alone moved, and after.
     """
-    tables = []
+    tables, digest = [], model_digest(model)
     total = sum(len(target.splits) for target in targets.values())
-    with tqdm(total=total, disable=not progress, unit="split", desc="why") as bar:
+    with tqdm(total=total, disable=not progress, unit="split", desc="changes") as bar:
         for name, target in targets.items():
             for number, split in enumerate(target.splits):
-                key = {"model": model_digest(model), "data": target.data.digest,
+                key = {"model": digest, "data": target.data.digest,
                        "gallery": split.gallery.tolist(), "settings": tta_settings(settings)}
                 gallery = target.data.images[split.gallery]
-                rows = measured("why", key, lambda: _measure_why(model, gallery, settings))
-                tables.append(rows.assign(target=name, split=number))
+                rows = measured("changes", key, lambda: _measure_changes(model, gallery, settings),
+                                profile=settings.profile, dataset=name, split=number,
+                                setting="training bnta, adaption bnta")
+                tables.append(rows)
                 bar.update()
-    return pd.concat(tables, ignore_index=True)[["target", "split", "what", "value"]]
+    return pd.concat(tables, ignore_index=True).rename(columns={"dataset": "target"})
 
 
-def _measure_why(model: BNTANet, gallery: Tensor, settings: Settings) -> list[dict]:
+def _measure_changes(model: BNTANet, gallery: Tensor, settings: Settings) -> list[dict]:
     result = adapt(model, gallery, settings)
-    rates = 100 * result.changes.groupby("quantity", sort=False)["rate"].mean()
-    values = {f"rate {quantity}": rate for quantity, rate in rates.items()}
-    statistics = adapt(model, gallery, settings, losses=()).model
+    rows = [{"metric": f"rate {row.quantity}", "value": 100 * row.rate, "unit": "%",
+             "index": row.index, "layer": row.layer} for row in result.changes.itertuples(index=False)]
+    statistics = adapt(model, gallery, settings, losses=(), pairs=result.pairs).model
     for kind, chosen in (("frozen", model), ("statistics", statistics), ("adapted", result.model)):
         means = pair_losses(chosen, gallery, result.pairs, settings).mean()
-        values |= {f"{term} {kind}": means[term] for term in LOSSES}
-    return [{"what": what, "value": float(value)} for what, value in values.items()]
+        rows += [{"metric": f"{term} {kind}", "value": float(means[term]), "index": 0, "layer": ""}
+                 for term in LOSSES]
+    return rows
+
+
+def why_rows(changes: pd.DataFrame) -> pd.DataFrame:
+    """:func:`change_rows` with rates averaged over layers: columns target, split, what, value."""
+    rows = changes.rename(columns={"metric": "what"})
+    return rows.groupby(["target", "split", "what"], sort=False, as_index=False)["value"].mean()
 
 
 def shift_rows(
     model: BNTANet,
-    targets: dict[str, Target],
+    targets: Mapping[str, Target],
     sources: Sequence[ReIDSet],
     settings: Settings,
     split: int = 0,
@@ -158,7 +293,7 @@ def shift_rows(
     distance (see :mod:`.shift`). The target's outputs are those on the split's probes and
     gallery; the source's are the frozen model's on :func:`source_sample` of the given sets.
     """
-    tables, moments = [], None
+    tables, moments, digest = [], None, model_digest(model)
     for name, target in targets.items():
         chosen = target.splits[split]
         both = target.data.images[torch.cat([chosen.probe, chosen.gallery])]
@@ -170,11 +305,14 @@ def shift_rows(
             models = {"frozen": model, "adapted": adapt(model, gallery, settings, seed=seed).model}
             found = [shift_by_layer(moments, bn_moments(m, both)).assign(model=kind)
                      for kind, m in models.items()]
-            return pd.concat(found).to_dict("records")
+            rows = pd.concat(found).rename(columns={"distance": "value"})
+            return rows.assign(metric="distance", unit="source std").to_dict("records")
 
-        key = {"model": model_digest(model), "data": target.data.digest, "seed": seed,
+        key = {"model": digest, "data": target.data.digest, "seed": seed,
                "probe": chosen.probe.tolist(), "gallery": chosen.gallery.tolist(),
                "sources": [source.digest for source in sources], "settings": tta_settings(settings)}
-        tables.append(measured("shift", key, measure).assign(target=name))
-    columns = ["target", "model", "index", "layer", "distance"]
-    return pd.concat(tables, ignore_index=True)[columns]
+        tables.append(measured("shift", key, measure, profile=settings.profile, dataset=name,
+                               split=split, seed=seed, setting="training bnta, adaption bnta"))
+    columns = {"dataset": "target", "value": "distance"}
+    rows = pd.concat(tables, ignore_index=True).rename(columns=columns)
+    return rows[["target", "model", "index", "layer", "distance"]]

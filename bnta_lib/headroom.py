@@ -36,10 +36,12 @@ def headroom_rows(
                "probe": [s.probe.tolist() for s in target.splits],
                "gallery": [s.gallery.tolist() for s in target.splits],
                "normalise": settings.normalise_features}
-        rows = measured("headroom", key, lambda: _measure(model, target, settings))
-        tables.append(rows.assign(set=name, kind=kind))
+        rows = measured("headroom", key, lambda: _measure(model, target, settings),
+                        profile=settings.profile, dataset=name, setting=f"{kind}, no adaption")
+        tables.append(rows.assign(kind=kind))
     columns = ["set", "kind", "split", "cameras", "gallery", "rank"]
-    return pd.concat(tables, ignore_index=True)[columns]
+    named = {"dataset": "set", "value": "rank"}
+    return pd.concat(tables, ignore_index=True).rename(columns=named)[columns]
 
 
 def _measure(model: BNTANet, target: Target, settings: Settings) -> list[dict]:
@@ -52,7 +54,8 @@ def _measure(model: BNTANet, target: Target, settings: Settings) -> list[dict]:
         match = data.camids[split.gallery[same.int().argmax(1)]]
         pairs = zip(data.camids[split.probe].tolist(), match.tolist(), strict=True)
         ranks = score(model, target, split, settings, features).rank
-        rows += [{"split": number, "cameras": f"{min(a, b)}-{max(a, b)}", "gallery": len(split.gallery), "rank": r}
+        rows += [{"split": number, "cameras": f"{min(a, b)}-{max(a, b)}",
+                  "gallery": len(split.gallery), "metric": "rank", "value": r}
                  for (a, b), r in zip(pairs, ranks.tolist(), strict=True)]
     return rows
 

@@ -28,6 +28,10 @@ class Pairs:
     part: Tensor  # int64 (K,): matched part n, from 0
     distance: Tensor  # float64 (K,): distance of the matched parts
 
+    def first(self, k: int) -> Pairs:
+        """The k closest pairs: what Algorithm 1 gives for a smaller K, since it is greedy."""
+        return Pairs(self.index[:k], self.part[:k], self.distance[:k])
+
 
 def check_sizes(n: int, k: int) -> None:
     """Raise ValueError where no K non-overlapping pairs can be formed from N images."""

@@ -1,60 +1,177 @@
-"""Measured rows, kept in the cache under a key of everything that decides them.
+"""The results store: every measured number once, under a key of everything that decides it.
 
-A row that was measured once with the same data, weights, settings and code is read back; a
-stopped run goes on with the next. Tidy: one row a measured number.
+A measurement is a file ``results/<profile>/<experiment>/<key>.json`` in the cache, written whole
+or not at all. It holds tidy rows, one a measured number, with :data:`COLUMNS`, and the digest of
+its own content. What was measured before with the same data, weights, settings and code is read
+back; a stopped run goes on with the first measurement it lacks; a file that was edited or cut
+short is named in a warning and measured again.
+
+``python -m bnta_lib.results`` says what the store holds; ``--export FILE`` writes its rows.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
+import gzip
 import hashlib
 import json
+import math
+import os
+import platform
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from .files import atomic
 from .settings import cache_dir
 
-# Modules that decide a measured number; a change in any of them makes a new key.
+# A row's columns. `setting` says what was done, `seconds` how long the measurement took that the
+# row belongs to, `code` is a digest of the modules that decide the number. Rows may have details
+# in further columns (a layer, a quantity).
+COLUMNS = ("experiment", "profile", "dataset", "split", "seed", "setting", "metric", "value",
+           "unit", "seconds", "machine", "code")
+
+# Modules that decide every measured number; the module that measures is added to them. A change
+# in any of them makes a new key.
 _DECIDING = ("model", "losses", "pairing", "adaption", "baselines", "evaluation", "experiments",
-             "shift", "headroom")
+             "shift")
 
 
 @functools.cache
-def code_digest() -> str:
-    """SHA-256 of the library's modules that decide measured numbers."""
+def code_digest(module: str = "") -> str:
+    """SHA-256 of the modules that decide the numbers measured by ``module`` of this library."""
     sha = hashlib.sha256()
-    for name in _DECIDING:
+    package, _, own = module.rpartition(".")
+    for name in sorted({*_DECIDING, *([own] if package == __package__ else [])}):
         sha.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return sha.hexdigest()
 
 
-def measured(experiment: str, key: dict, measure: Callable[[], list[dict]]) -> pd.DataFrame:
-    """The rows of ``measure()``, from the cache where they were measured before.
+@functools.cache
+def machine() -> str:
+    """What measured: processor, threads, GPU if any, and torch's version."""
+    names = [platform.machine()]
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names += [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")][:1]
+    except OSError:
+        pass  # another system: the architecture has to do
+    if torch.cuda.is_available():
+        names.append(torch.cuda.get_device_name())
+    names.append(f"{torch.get_num_threads()} threads of {os.cpu_count()}")
+    return ", ".join([*names, f"torch {torch.__version__}"])
+
+
+def measured(
+    experiment: str,
+    key: dict,
+    measure: Callable[[], list[dict]],
+    *,
+    profile: str = "",
+    dataset: str = "",
+    split: int = -1,
+    seed: int = 0,
+    setting: str = "",
+) -> pd.DataFrame:
+    """The rows of ``measure()``, from the store where they were measured before.
 
     ``key`` names, JSON-able, all that decides the rows beside the code: digests of data and
-    weights, settings, split, seed. The file carries a digest of its own rows: one that was cut
-    short or edited is measured again.
+    weights, settings, split, seed; the keyword arguments only say so in words (``split`` -1: all
+    of them). ``measure`` gives rows with metric, value, perhaps unit and seconds, and details;
+    the result has :data:`COLUMNS` and the details. Raises what ``measure`` raises: nothing is
+    stored then.
     """
-    text = json.dumps({"code": code_digest(), **key}, sort_keys=True)
+    code = code_digest(measure.__module__)
+    text = json.dumps({"code": code, **key}, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    path = cache_dir() / "results" / experiment / f"{digest[:24]}.json"
+    path = cache_dir() / "results" / (profile or "any") / experiment / f"{digest[:24]}.json"
     if path.is_file():
-        try:
-            stored = json.loads(path.read_text())
-            if stored["digest"] == _digest(stored["rows"]):
-                return pd.DataFrame(stored["rows"])
-        except (ValueError, KeyError, TypeError):
-            pass  # not whole: measured again below, and replaced
-    rows = measure()
+        rows = _read(path)
+        if rows is not None:
+            return pd.DataFrame(rows)
+        warnings.warn(f"{path.name}, a measurement of {experiment}, was edited or cut short: it is "
+                      "measured again", stacklevel=2)
+    start = time.perf_counter()
+    found = measure()
+    seconds = round(time.perf_counter() - start, 3)
+    about = {"experiment": experiment, "profile": profile, "dataset": dataset, "split": split,
+             "seed": seed, "setting": setting, "metric": "", "value": math.nan, "unit": "",
+             "seconds": seconds, "machine": machine(), "code": code[:12]}
+    rows = [{**about, **row} for row in found]
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps({"key": json.loads(text), "digest": _digest(rows),
-                                         "rows": rows}))
+        temporary.write_text(json.dumps({"key": json.loads(text), "rows": rows,
+                                         "digest": _digest(json.loads(text), rows)}))
     # Through JSON, so that a row reads the same the first time and every later time.
     return pd.DataFrame(json.loads(json.dumps(rows)))
 
 
-def _digest(rows: list[dict]) -> str:
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+def stored(profile: str | None = None) -> pd.DataFrame:
+    """All rows of the store (of a profile), those of earlier code too: :data:`COLUMNS`, details.
+
+    ``current`` (bool) tells rows that the code of today would read back. Damaged files are named
+    in a warning and left out.
+    """
+    codes = {code_digest(f"{__package__}.{path.stem}")[:12]
+             for path in Path(__file__).parent.glob("*.py")}
+    tables, damaged = [pd.DataFrame(columns=[*COLUMNS])], []
+    for path in sorted((cache_dir() / "results").glob(f"{profile or '*'}/*/*.json")):
+        rows = _read(path)
+        tables += [pd.DataFrame(rows)] if rows is not None else []
+        damaged += [path.name] if rows is None else []
+    if damaged:
+        warnings.warn(f"{len(damaged)} files of the store were edited or cut short, for one "
+                      f"{damaged[0]}: they will be measured again when they are needed", stacklevel=2)
+    table = pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
+    return table.assign(current=table["code"].isin(codes))
+
+
+def write_rows(rows: pd.DataFrame, path: str | Path) -> None:
+    """Write rows as CSV, gzipped where the name ends in .gz: the same rows are the same bytes."""
+    data = rows.to_csv(index=False).encode()
+    with atomic(path) as temporary:
+        temporary.write_bytes(gzip.compress(data, mtime=0) if Path(path).suffix == ".gz" else data)
+
+
+def _read(path: Path) -> list[dict] | None:
+    """The rows of a file of the store; None where it is not as it was written."""
+    try:
+        held = json.loads(path.read_text())
+        return held["rows"] if held["digest"] == _digest(held["key"], held["rows"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _digest(key: dict, rows: list[dict]) -> str:
+    return hashlib.sha256(json.dumps([key, rows], sort_keys=True).encode()).hexdigest()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bnta_lib.results",
+                                     description="What the results store holds.")
+    parser.add_argument("--profile", help="default: all")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write the rows as CSV (.csv, .csv.gz)")
+    chosen = parser.parse_args(arguments)
+    rows = stored(chosen.profile)
+    if rows.empty:
+        raise SystemExit("the store is empty: make reproduce measures")
+    if chosen.export:
+        try:
+            write_rows(rows[rows["current"]].drop(columns="current"), chosen.export)
+        except OSError as error:
+            raise SystemExit(f"cannot write the rows: {error}") from None
+        print(f"wrote {int(rows['current'].sum())} rows to {chosen.export}")
+        return
+    units = rows.drop_duplicates(["experiment", "profile", "dataset", "split", "seed", "setting", "code"])
+    keys = ["profile", "experiment", "current"]
+    table = rows.groupby(keys).size().rename("numbers").to_frame()
+    table["minutes"] = units.groupby(keys)["seconds"].sum().div(60).round(1)
+    print(table.to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -44,6 +44,7 @@ class Settings:
     # ---- data
     height: int = 256  # input height, pixels [O]
     width: int = 128  # input width, pixels [O]
+    other_height: int = 384  # another input height, whose maps are cut into stripes otherwise [O]
     people: dict[str, int] = field(
         default_factory=lambda: {name: people for name, (_, people) in PAPER_SOURCES.items()}
     )
@@ -92,7 +93,7 @@ class Settings:
     normalise_features: bool = True  # Euclidean distance on L2-normalised features [O]
 
     def __post_init__(self) -> None:
-        counts = ("height", "width", "splits", "heldout", "base_width", "stripes", "local_dim",
+        counts = ("height", "width", "other_height", "splits", "heldout", "base_width", "stripes", "local_dim",
                   "epochs", "K", "tta_batch", "tta_seeds", "save_every")
         for name in counts:
             _check(self, name, isinstance(getattr(self, name), int) and getattr(self, name) >= 1,
@@ -128,6 +129,7 @@ def _check(chosen: Settings, name: str, good: bool, wanted: str) -> None:
 _LAPTOP = dict(
     height=96,
     width=48,
+    other_height=128,
     people={"CUHK02": 600, "CUHK03": 500, "Market-1501": 500, "DukeMTMC-reID": 600,
             "CUHK-SYSU": 1_800},
     images={"CUHK02": 2_400, "CUHK03": 4_800, "Market-1501": 8_000, "DukeMTMC-reID": 9_600,

@@ -10,7 +10,7 @@ import argparse
 import hashlib
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +24,9 @@ from .files import atomic
 from .losses import identity_loss, matching_train_loss, positioning_loss, triplet_loss
 from .model import BNTANet, load_imagenet
 from .settings import PROFILES, Settings, cache_dir, settings as load_settings
-from .weights import MODELS, SHAPELESS, load_model, read_meta, save_model, weights_path
+from .weights import (
+    MODELS, SHAPELESS, load_model, model_settings, read_meta, save_model, weights_path,
+)
 
 
 def train(
@@ -162,7 +164,7 @@ def augment(images: Tensor, settings: Settings, random: torch.Generator) -> Tens
 def training_key(sources: ReIDSet, settings: Settings) -> str:
     """Digest of all that decides the weights: the data, and every setting of the training."""
     later = ("K", "margin", "lambda3", "matching_reduction", "normalise_features", "splits",
-             "heldout", "save_every")  # adaption, evaluation, and when to save
+             "heldout", "save_every", "other_height")  # adaption, evaluation, and when to save
     chosen = {k: v for k, v in asdict(settings).items()
               if not k.startswith("tta_") and k not in later}
     text = json.dumps([sources.digest, chosen], sort_keys=True)
@@ -199,28 +201,27 @@ def trained_model(
     With ``retrain`` it is trained on the embedded sources in any profile (resumable) and stored.
     Raises FileNotFoundError where the weights are absent otherwise.
     """
-    path = weights_path(settings, name)
+    path, chosen = weights_path(settings, name), model_settings(settings, name)
     if retrain or settings.profile == "smoke":
         from .data import load_sources
 
-        chosen = replace(settings, **MODELS[name])
-        sources = load_sources(settings)
+        sources = load_sources(chosen)
         key = training_key(sources, chosen)
         # Smoke weights live in the cache: they are made, and made again when they are out of date.
         if not retrain and path.is_file() and read_meta(path).get("key") == key:
-            return load_model(path, settings)
+            return load_model(path, chosen)
         checkpoint = checkpoint_path(sources, chosen, name)
         model, history = train(sources, chosen, checkpoint, progress)
         meta = {"model": name, "profile": settings.profile, "data": sources.digest,
                 "key": key, "torch": torch.__version__,
                 "seconds": float(history["seconds"].sum()),
-                **{name: getattr(settings, name) for name in SHAPELESS}}
+                **{name: getattr(chosen, name) for name in SHAPELESS}}
         # The record first: weights without one would never be trained again to get it.
         with atomic(path.with_suffix(".csv")) as temporary:
             history.round(5).to_csv(temporary, index=False)
         save_model(model, path, meta, compact=settings.profile != "paper")
         checkpoint.unlink(missing_ok=True)
-    return load_model(path, settings)
+    return load_model(path, chosen)
 
 
 def checkpoint_path(sources: ReIDSet, settings: Settings, name: str) -> Path:

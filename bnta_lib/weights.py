@@ -8,6 +8,7 @@ on the weights as they are read back. M's classifiers serve training alone and a
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import safetensors
@@ -19,14 +20,33 @@ from .files import atomic
 from .model import BNTANet
 from .settings import ROOT, Settings, cache_dir
 
-# The trainings of the paper and the settings that make them; Table 3 adds its own.
+# The six trainings of Table 3 and the settings that make them: "baseline" is L_id alone, "bnta"
+# all three losses; and that of another stripe split (see :func:`model_settings`).
 MODELS = {
     "bnta": {},
     "baseline": {"lambda1": 0.0, "lambda2": 0.0},
+    "pos": {"loss_id": 0.0, "lambda2": 0.0},
+    "mat": {"loss_id": 0.0, "lambda1": 0.0},
+    "id_pos": {"lambda2": 0.0},
+    "id_mat": {"lambda1": 0.0},
+    "other_stripes": {},
 }
+TABLE_3_MODELS = ("baseline", "pos", "mat", "id_pos", "id_mat", "bnta")
 
 # Settings of a network that leave no trace in the shapes of its weights: kept in the metadata.
 SHAPELESS = ("last_stride", "height", "width")
+
+
+def model_settings(settings: Settings, name: str) -> Settings:
+    """``settings`` with what the training ``name`` has of its own.
+
+    "other_stripes" is "bnta" at the input height ``other_height``: six stripes divide the maps
+    of the one height and not of the other, where their bins overlap.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}: the models are {', '.join(MODELS)}")
+    height = settings.other_height if name == "other_stripes" else settings.height
+    return replace(settings, height=height, **MODELS[name])
 
 
 def weights_path(settings: Settings, name: str) -> Path:

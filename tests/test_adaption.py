@@ -378,3 +378,20 @@ def test_a_full_disk_leaves_half_a_delta(model, images, settings, small_disk):
     with pytest.raises(OSError, match="the disk is full"):
         delta.save(small_disk / "a")
     assert [p.name for p in small_disk.iterdir()] == ["ballast"]
+
+
+def test_pairs_at_hand_give_the_same_adaption(model, images, small):
+    whole = adapt(model, images, small, K=5)
+    for k in (3, 5):
+        given = adapt(model, images, small, K=k, pairs=whole.pairs)
+        alone = adapt(model, images, small, K=k)
+        assert torch.equal(given.pairs.index, alone.pairs.index)
+        assert all(torch.equal(given.delta.tensors[n], t) for n, t in alone.delta.tensors.items())
+
+
+def test_too_few_pairs_or_pairs_of_other_images_are_refused(model, images, small):
+    pairs = adapt(model, images, small, K=3).pairs
+    with pytest.raises(ValueError, match="not 4 pairs of 10 images"):
+        adapt(model, images, small, K=4, pairs=pairs)
+    with pytest.raises(ValueError, match="not 2 pairs of 4 images"):
+        adapt(model, images[:4], small, K=2, pairs=pairs)

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import pytest
@@ -45,9 +46,11 @@ def test_every_method_split_seed_and_metric_has_one_row(models, targets, small):
     rows = experiments.table_2_rows(models, targets, small, progress=False)
     runs = {"Baseline": 1, "BNTA w/o TTA": 1, "BNTA": 2, "AdaBN": 2, "Tent": 2}
     counts = rows.groupby("method").size()
-    assert {m: n / (2 * 4) for m, n in counts.items()} == runs
+    metrics = {m: 4 if m != "BNTA" else 7 for m in runs}  # BNTA's three seconds too
+    assert {m: n / (2 * metrics[m]) for m, n in counts.items()} == runs
     assert not rows.duplicated(["target", "method", "split", "seed", "metric"]).any()
     assert rows["value"].between(0, 100).all()
+    assert set(rows["unit"]) == {"%", "s"} and set(rows["experiment"]) == {"table_2"}
 
 
 def test_rows_are_those_of_the_methods_themselves(models, targets, small):
@@ -61,7 +64,8 @@ def test_rows_are_those_of_the_methods_themselves(models, targets, small):
                           data.pids[split.probe], data.pids[split.gallery],
                           data.camids[split.probe], data.camids[split.gallery])
         own = rows.query("method == @method and split == 1 and seed == @seed")
-        assert own.set_index("metric")["value"].to_dict() == pytest.approx(scores.row())
+        found = own[own["unit"] == "%"].set_index("metric")["value"].to_dict()
+        assert found == pytest.approx(scores.row())
 
 
 def test_a_second_run_measures_nothing_again(models, targets, small, monkeypatch):
@@ -70,7 +74,7 @@ def test_a_second_run_measures_nothing_again(models, targets, small, monkeypatch
     assert experiments.table_2_rows(models, targets, small, progress=False).equals(first)
     more_splits = {"dots": replace(targets["dots"], splits=targets["dots"].splits[:1])}
     fewer = replace(small, tta_seeds=1)  # the number of seeds decides no row
-    assert len(experiments.table_2_rows(models, more_splits, fewer, progress=False)) == 5 * 4
+    assert len(experiments.table_2_rows(models, more_splits, fewer, progress=False)) == 5 * 4 + 3
 
 
 @pytest.mark.parametrize("change", [{"tta_lr": 0.1}, {"tta_momentum": 0.3}, {"K": 3},
@@ -87,7 +91,9 @@ def test_features_at_hand_give_the_same_scores(models, targets, small):
 
 
 def test_why_rows_hold_what_adaption_reports(models, targets, small):
-    why = experiments.why_rows(models["bnta"], targets, small, progress=False)
+    changes = experiments.change_rows(models["bnta"], targets, small, progress=False)
+    assert (changes.query("index > 0").groupby(["split", "metric"]).size() == 60).all()
+    why = experiments.why_rows(changes)
     own = why[why["split"] == 1].set_index("what")["value"]
     gallery = targets["dots"].data.images[targets["dots"].splits[1].gallery]
     result = adapt(models["bnta"], gallery, small)
@@ -114,3 +120,54 @@ def test_adaption_to_the_source_itself_shows_no_shift_when_frozen(models, target
     frozen, adapted = (rows[rows["model"] == kind]["distance"] for kind in ("frozen", "adapted"))
     assert frozen.to_numpy() == pytest.approx(0, abs=1e-6)
     assert adapted.max() > 0.01
+
+
+def scores_of(rows, method):
+    chosen = rows[(rows["method"] == method) & (rows["unit"] == "%")]
+    return chosen.set_index(["split", "seed", "metric"])["value"].to_dict()
+
+
+def test_tables_share_a_run_and_not_its_name(models, targets, small, monkeypatch):
+    table_2 = experiments.table_2_rows(models, targets, small, progress=False)
+    runs = [experiments.Run("All"), experiments.Run("all of 4", options={"K": 4}),
+            experiments.Run("two", options={"K": 2}), experiments.Run("six", sample=6)]
+    measured = []
+    real = experiments._measure
+    monkeypatch.setattr(experiments, "_measure", lambda run, *a: measured.append(run.method) or real(run, *a))
+    rows = experiments.run_rows("table_5", runs, models, targets, small, progress=False)
+    assert set(measured) == {"all of 4", "two", "six"} and set(rows["experiment"]) == {"table_5"}
+    assert scores_of(rows, "All") == scores_of(table_2, "BNTA")
+
+
+def test_pairs_from_one_ranking_are_those_of_the_run_alone(models, targets, small):
+    runs = [experiments.Run(str(k), options={"K": k}, sample=8) for k in (2, 4)]
+    rows = experiments.run_rows("grid", runs, models, targets, small, 1, progress=False)
+    data, split = targets["dots"].data, targets["dots"].splits[0]
+    images = data.images[experiments.sample_of(split, 8)]
+    for k in (2, 4):
+        alone = adapt(models["bnta"], images, small, K=k).model
+        found = {m: v for (s, _, m), v in scores_of(rows, str(k)).items() if s == 0}
+        assert found == pytest.approx(experiments.score(alone, targets["dots"], split, small).row())
+
+
+def test_a_smaller_sample_is_part_of_a_larger_one(targets):
+    split = targets["dots"].splits[0]
+    small, large = (experiments.sample_of(split, n).tolist() for n in (4, 9))
+    assert set(small) < set(large) <= set(split.gallery.tolist())
+    assert torch.equal(experiments.sample_of(split, None), split.gallery)
+    with pytest.raises(ValueError, match="has no 99"):
+        experiments.sample_of(split, 99)
+
+
+def test_another_convolution_is_another_model(models, small):
+    one = models["bnta"]
+    other = copy.deepcopy(one)
+    other.backbone.conv1.weight.data[0, 0, 0, 0] += 1e-3
+    assert experiments.model_digest(one) != experiments.model_digest(other)
+
+
+def test_a_run_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="unknown adapter"):
+        experiments.Run("x", adapter="bn")
+    with pytest.raises(ValueError, match="belong to the adapter bnta"):
+        experiments.Run("x", adapter="tent", options={"K": 3})

@@ -165,3 +165,12 @@ def test_broken_features_are_paired():
             nearest_pairs(x, 2)
     with pytest.raises(ValueError, match=r"shape \(N, H, C_l\), got \(8, 6\)"):
         nearest_pairs(torch.zeros(8, 6), 2)
+
+
+def test_the_first_pairs_of_a_ranking_are_those_of_a_smaller_k():
+    local = torch.randn(40, 3, 5, generator=torch.Generator().manual_seed(7))
+    whole = nearest_pairs(local, 20)
+    for k in (1, 5, 19):
+        fewer, first = nearest_pairs(local, k), whole.first(k)
+        for name in ("index", "part", "distance"):
+            assert torch.equal(getattr(fewer, name), getattr(first, name))

@@ -1,5 +1,11 @@
 import json
+import os
+import subprocess
+import sys
+import time
+from random import Random
 
+import pandas as pd
 import pytest
 
 from bnta_lib import results
@@ -16,7 +22,7 @@ def measure(tmp_path, monkeypatch):
         return [{"metric": "R1", "value": 1 / 3}, {"metric": "mAP", "value": float("nan")}]
 
     made.times = 0
-    made.file = lambda: next((tmp_path / "results" / "trial").glob("*.json"))
+    made.file = lambda: next((tmp_path / "results" / "any" / "trial").glob("*.json"))
     return made
 
 
@@ -36,7 +42,7 @@ def test_another_key_is_measured_by_itself(measure):
 
 def test_another_code_is_measured_again(measure, monkeypatch):
     measured("trial", {}, measure)
-    monkeypatch.setattr(results, "code_digest", lambda: "changed")
+    monkeypatch.setattr(results, "code_digest", lambda module: "changed")
     measured("trial", {}, measure)
     assert measure.times == 2
 
@@ -63,8 +69,11 @@ def other(path):
 def test_a_damaged_row_is_measured_again_and_replaced(measure, damage):
     good = measured("trial", {}, measure)
     damage(measure.file())
-    assert measured("trial", {}, measure).equals(good)
-    assert measured("trial", {}, measure).equals(good)
+    with pytest.warns(UserWarning, match="edited or cut short"):
+        again = measured("trial", {}, measure)
+    values = [*results.COLUMNS[:9]]
+    assert again[values].equals(good[values])
+    assert measured("trial", {}, measure).equals(again)
     assert measure.times == 2
 
 
@@ -77,3 +86,81 @@ def test_a_failed_measurement_leaves_no_row(measure, tmp_path):
     assert not list(tmp_path.rglob("*.json"))
     measured("trial", {}, measure)
     assert measure.times == 1
+
+
+def test_a_row_says_what_was_measured_when_read_back(measure):
+    about = {"profile": "smoke", "dataset": "dots", "split": 3, "seed": 1, "setting": "as it is"}
+    row = measured("trial", {}, measure, **about).iloc[0]
+    assert set(results.COLUMNS) == set(row.index)
+    assert {name: row[name] for name in about} == about
+    assert row["experiment"] == "trial" and row["seconds"] >= 0
+    assert row["machine"] and row["code"] == results.code_digest("")[:12]
+
+
+def test_the_store_lists_all_rows_and_names_damaged_files(measure, tmp_path):
+    measured("trial", {"seed": 0}, measure, profile="smoke")
+    measured("trial", {"seed": 1}, measure, profile="laptop")
+    rows = results.stored()
+    assert len(rows) == 4 and rows["current"].all()
+    assert set(results.stored("smoke")["profile"]) == {"smoke"}
+    truncated(next(tmp_path.rglob("laptop/trial/*.json")))
+    with pytest.warns(UserWarning, match="1 files of the store"):
+        assert len(results.stored()) == 2
+
+
+def test_rows_of_earlier_code_are_told_from_those_of_today(measure, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "code_digest", lambda module: "earlier")
+        measured("trial", {}, measure)
+    assert not results.stored()["current"].any()
+
+
+def test_exported_rows_read_back_and_are_the_same_bytes(measure, tmp_path, capsys):
+    measured("trial", {}, measure)
+    results.main(["--export", str(tmp_path / "a.csv.gz")])
+    results.main(["--export", str(tmp_path / "b.csv.gz")])
+    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
+    read = pd.read_csv(tmp_path / "a.csv.gz")
+    assert read["value"].iloc[0] == 1 / 3 and list(read.columns) == [*results.COLUMNS]
+    results.main([])
+    assert "trial" in capsys.readouterr().out
+
+
+def test_an_empty_store_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    with pytest.raises(SystemExit, match="empty"):
+        results.main([])
+
+
+SWEEP = """
+import sys, time
+from bnta_lib.results import measured
+for seed in range(40):
+    def measure():
+        time.sleep(0.02)
+        print(seed, flush=True)
+        return [{"metric": "R1", "value": seed / 7}]
+    measured("sweep", {"seed": seed}, measure, seed=seed)
+"""
+
+
+@pytest.mark.parametrize("trial", range(3))
+def test_a_killed_sweep_goes_on_without_losing_a_finished_row(tmp_path, trial):
+    """SIGKILL at a random moment, again and again: no seed is finished twice."""
+    random, environment = Random(trial), {**os.environ, "BNTA_CACHE": str(tmp_path)}
+    folder, counts = tmp_path / "results" / "any" / "sweep", []
+    command = [sys.executable, "-c", SWEEP]
+    for _ in range(3):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(random.randint(1, 9)):  # it has begun to measure
+            process.stdout.readline()
+        time.sleep(random.random() / 50)
+        process.kill()
+        process.communicate()
+        counts.append(len(list(folder.glob("*.json"))))
+    assert 0 < counts[0] <= counts[1] <= counts[2]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert len(done.stdout.split()) == 40 - counts[-1], "a finished row was measured again"
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert again.stdout == ""
+    assert len(list(folder.glob("*.json"))) == 40
