@@ -4,6 +4,7 @@
 #   make reproduce PROFILE=paper       ... at another profile: smoke, laptop (default), paper
 #   make reproduce DATA=folder         ... on your own images
 #   make reproduce ONLY="05 08"        ... some notebooks only
+#   make report                      what there is of a run, as web pages that need no network
 #   make lab LAB_ARGS=--allow-root     JupyterLab as root, in a container
 #   make env PYTHON=python3.12         make the environment with another Python (3.11 or newer)
 
@@ -15,10 +16,13 @@ RUN := $(VENV)/bin/python
 PROFILED := BNTA_PROFILE=$(PROFILE) $(RUN)
 MADE := $(VENV)/.made
 
-.PHONY: reproduce test lab train env notebooks clean distclean
+.PHONY: reproduce report test lab train env notebooks clean distclean
 
 reproduce: $(MADE)
 	$(PROFILED) -m bnta_lib.reproduce $(if $(DATA),--data "$(DATA)") $(if $(ONLY),--only $(ONLY))
+
+report: $(MADE)
+	$(PROFILED) -m bnta_lib.report $(if $(DATA),--data "$(DATA)")
 
 test: $(MADE)
 	$(RUN) -m pytest
@@ -44,7 +48,7 @@ $(MADE): requirements.txt pyproject.toml
 
 # Keeps .cache (rendered sets, checkpoints of training), which costs time to make again.
 clean:
-	rm -rf executed figures/smoke figures/*_*-?????? .pytest_cache .hypothesis bnta_lib.egg-info
+	rm -rf executed report figures/smoke figures/*_*-?????? .pytest_cache .hypothesis bnta_lib.egg-info
 	find bnta_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 distclean: clean
