@@ -7,13 +7,20 @@ a row which two tables share is measured once.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
+import pickle
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import pandas as pd
 import torch
+from joblib import Parallel, delayed, parallel_config
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -23,7 +30,7 @@ from .data.sets import ReIDSet, Split, Target
 from .evaluation import Scores, evaluate
 from .model import BNTANet, embed
 from .pairing import Pairs, nearest_pairs
-from .results import measured
+from .results import known, measured
 from .settings import Settings
 from .shift import bn_moments, shift_by_layer, source_sample
 
@@ -110,28 +117,85 @@ def run_rows(
     """
     seeds = settings.tta_seeds if seeds is None else seeds
     wanted = {name: seeds[name] if isinstance(seeds, Mapping) else seeds for name in targets}
-    total = sum(len(target.splits) * (1 if run.adapter == "none" else wanted[name])
-                for name, target in targets.items() for run in runs)
-    digests = {name: model_digest(models[name]) for name in {run.model for run in runs}}
-    most = max((_chosen_k(run, settings) for run in runs if run.adapter == "bnta"), default=1)
-    tables = []
-    with tqdm(total=total, disable=not progress, unit="run", desc=experiment) as bar:
-        for name, target in targets.items():
-            shared = _Shared(target, most)
-            for run in runs:
-                own = replace(settings, **run.overrides)
-                for number, split in enumerate(target.splits):
-                    for seed in range(1 if run.adapter == "none" else wanted[name]):
-                        key = _key(run, digests[run.model], target, split, own, seed)
-                        rows = measured(
-                            "retrieval", key,
-                            lambda: _measure(run, models[run.model], shared, split, own, seed),
-                            profile=settings.profile, dataset=name, split=number, seed=seed,
-                            setting=run.setting,
-                        )
-                        tables.append(rows.assign(experiment=experiment, method=run.method))
-                        bar.update()
+    units = [(name, number, split, seed) for name, target in targets.items()
+             for number, run in enumerate(runs) for split in range(len(target.splits))
+             for seed in range(1 if run.adapter == "none" else wanted[name])]
+    bench = _Bench(tuple(runs), {run.model: models[run.model] for run in runs}, dict(targets), settings)
+    missing = [unit for unit in units if not bench.known(unit)]
+    with tqdm(total=len(units), initial=len(units) - len(missing), disable=not progress, unit="run",
+              desc=experiment) as bar:
+        for _ in _measure_all(bench, missing):
+            bar.update()
+    tables = [bench.rows(unit).assign(experiment=experiment, method=runs[unit[1]].method)
+              for unit in units]
     return pd.concat(tables, ignore_index=True).rename(columns={"dataset": "target"})
+
+
+def _measure_all(bench: _Bench, units: list[tuple]) -> Iterator[None]:
+    """Measure the units that the store lacks, on all cores: one thread and some units each.
+
+    Numbers then depend on neither the number of cores nor that of threads. ``$BNTA_WORKERS``
+    sets the number of processes; 1, and a GPU, keep the work in this one. So does the smoke
+    profile, where starting a process takes longer than the work.
+    """
+    default = 1 if bench.settings.profile == "smoke" else os.cpu_count() or 1
+    workers = int(os.environ.get("BNTA_WORKERS") or default)
+    if workers < 2 or len(units) < 2 or next(iter(bench.models.values())).scale.is_cuda:
+        for unit in units:
+            bench.rows(unit)
+            yield
+        return
+    with tempfile.TemporaryDirectory(prefix="bnta-") as folder:
+        path = Path(folder) / "bench"
+        path.write_bytes(pickle.dumps(bench))  # once, and not with every unit
+        with parallel_config("loky", inner_max_num_threads=1):
+            work = Parallel(min(workers, len(units)), return_as="generator_unordered", batch_size=1)
+            yield from work(delayed(_in_worker)(path, unit) for unit in units)
+
+
+def _in_worker(path: Path, unit: tuple) -> None:
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the store's, which this process's parent has given
+        _unpickled(path).rows(unit)
+
+
+@functools.lru_cache(maxsize=1)
+def _unpickled(path: Path) -> _Bench:
+    return pickle.loads(path.read_bytes())
+
+
+class _Bench:
+    """What measuring the units (target, run, split, seed) of one table takes."""
+
+    def __init__(self, runs, models, targets, settings):
+        self.runs, self.models, self.targets, self.settings = runs, models, targets, settings
+        self.digests = {name: model_digest(model) for name, model in models.items()}
+        most = [_chosen_k(run, settings) for run in runs if run.adapter == "bnta"]
+        self._most, self._shared = max(most, default=1), None
+
+    def rows(self, unit: tuple[str, int, int, int]) -> pd.DataFrame:
+        """From the store, or else measured."""
+        name, number, index, seed = unit
+        run, target = self.runs[number], self.targets[name]
+        own, split = replace(self.settings, **run.overrides), target.splits[index]
+        if self._shared is None or self._shared.target is not target:
+            self._shared = _Shared(target, self._most)
+        return measured(
+            "retrieval", self._key(unit),
+            lambda: _measure(run, self.models[run.model], self._shared, split, own, seed),
+            profile=own.profile, dataset=name, split=index, seed=seed, setting=run.setting,
+        )
+
+    def known(self, unit: tuple[str, int, int, int]) -> bool:
+        """Whether the store has it."""
+        return known("retrieval", self._key(unit), __name__, profile=self.settings.profile)
+
+    def _key(self, unit: tuple[str, int, int, int]) -> dict:
+        name, number, index, seed = unit
+        run, target = self.runs[number], self.targets[name]
+        own = replace(self.settings, **run.overrides)
+        return _key(run, self.digests[run.model], target, target.splits[index], own, seed)
 
 
 def table_2_rows(models, targets, settings: Settings, progress: bool = True) -> pd.DataFrame:

@@ -176,7 +176,7 @@ class BNTANet(nn.Module):
 
 
 @torch.no_grad()
-def embed(model: BNTANet, images: Tensor, batch: int = 256) -> tuple[Tensor, Tensor]:
+def embed(model: BNTANet, images: Tensor, batch: int = 64) -> tuple[Tensor, Tensor]:
     """Global features (N, C) and local features (N, H, C_l) of uint8 images, in eval mode.
 
     float32 on the CPU, wherever the model is. Raises ValueError where there is no image.

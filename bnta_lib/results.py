@@ -87,15 +87,11 @@ def measured(
     stored then.
     """
     code = code_digest(measure.__module__)
-    text = json.dumps({"code": code, **key}, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    path = cache_dir() / "results" / (profile or "any") / experiment / f"{digest[:24]}.json"
-    if path.is_file():
-        rows = _read(path)
-        if rows is not None:
-            return pd.DataFrame(rows)
-        warnings.warn(f"{path.name}, a measurement of {experiment}, was edited or cut short: it is "
-                      "measured again", stacklevel=2)
+    path, key = _place(experiment, key, code, profile)
+    rows = _read(path)
+    if rows is not None:
+        return pd.DataFrame(rows)
+    _warn_of(path, experiment)
     start = time.perf_counter()
     found = measure()
     seconds = round(time.perf_counter() - start, 3)
@@ -104,10 +100,31 @@ def measured(
              "seconds": seconds, "machine": machine(), "code": code[:12]}
     rows = [{**about, **row} for row in found]
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps({"key": json.loads(text), "rows": rows,
-                                         "digest": _digest(json.loads(text), rows)}))
+        temporary.write_text(json.dumps({"key": key, "rows": rows, "digest": _digest(key, rows)}))
     # Through JSON, so that a row reads the same the first time and every later time.
     return pd.DataFrame(json.loads(json.dumps(rows)))
+
+
+def known(experiment: str, key: dict, module: str, *, profile: str = "") -> bool:
+    """Whether the store has what ``module`` would measure by :func:`measured` with this key."""
+    path, _ = _place(experiment, key, code_digest(module), profile)
+    if _read(path) is not None:
+        return True
+    _warn_of(path, experiment)
+    return False
+
+
+def _place(experiment: str, key: dict, code: str, profile: str) -> tuple[Path, dict]:
+    """Where a measurement is stored, and its key as JSON keeps it."""
+    text = json.dumps({"code": code, **key}, sort_keys=True)
+    name = f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+    return cache_dir() / "results" / (profile or "any") / experiment / name, json.loads(text)
+
+
+def _warn_of(path: Path, experiment: str) -> None:
+    if path.is_file():
+        warnings.warn(f"{path.name}, a measurement of {experiment}, was edited or cut short: it is "
+                      "measured again", stacklevel=3)
 
 
 def stored(profile: str | None = None) -> pd.DataFrame:

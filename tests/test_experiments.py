@@ -171,3 +171,15 @@ def test_a_run_that_cannot_be_is_refused():
         experiments.Run("x", adapter="bn")
     with pytest.raises(ValueError, match="belong to the adapter bnta"):
         experiments.Run("x", adapter="tent", options={"K": 3})
+
+
+def test_processes_beside_this_one_measure_the_same(models, targets, small, monkeypatch, tmp_path):
+    alone = experiments.table_2_rows(models, targets, small, progress=False)
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "other"))
+    monkeypatch.setenv("BNTA_WORKERS", "2")
+    monkeypatch.setattr(experiments, "_measure", lambda *a: pytest.fail("measured in this process"))
+    beside = experiments.table_2_rows(models, targets, small, progress=False)
+    keys = ["target", "method", "split", "seed", "metric"]
+    alone, beside = ([*rows[rows["unit"] == "%"][[*keys, "value"]].itertuples(index=False)]
+                     for rows in (alone, beside))
+    assert beside == alone
