@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
+from torch import nn
 
 from .data.sets import Target
 from .files import atomic
-from .settings import ROOT, figures_dir
+from .model import BNTANet, count_parameters
+from .settings import PAPER_SOURCES, ROOT, Settings, figures_dir
 from .shift import closer_by_target
 
 METRICS = ("mAP", "R1", "R5", "R10")
+CITED, OURS = "paper, cited", "here, measured"
+# How Tables 3 and 5 print what their rows are named by.
+LOSS_SYMBOLS = {"id": "L_id", "pos": "L_pos", "mat": "L_mat"}
+QUANTITY_SYMBOLS = {"mu": "μ", "var": "σ²", "gamma": "γ", "beta": "β"}
 
 
 def paper_numbers() -> pd.DataFrame:
     """Every number of the paper's Tables 1-5: columns table, row, dataset, metric, value."""
-    return pd.read_csv(ROOT / "data" / "paper_tables.csv", dtype={"value": str})
+    # A row of Tables 4 and 5 is called None: that is a name and no missing value.
+    path = ROOT / "data" / "paper_tables.csv"
+    return pd.read_csv(path, dtype={"value": str}, keep_default_na=False)
 
 
 def paper_table_2() -> pd.DataFrame:
@@ -155,18 +167,252 @@ def table_2(rows: pd.DataFrame) -> pd.DataFrame:
     text = pd.DataFrame(index=ours.index)
     for target, metric in dict.fromkeys((t, m) for t, m, _ in ours.columns):
         mean, std = ours[target, metric, "mean"], ours[target, metric, "std"]
-        text[target, metric] = [
-            f"{m:.1f}" if np.isnan(s) else f"{m:.1f} ± {s:.1f}" for m, s in zip(mean, std)
-        ]
+        text[target, metric] = [_mean_std(m, s) for m, s in zip(mean, std)]
     text.columns = pd.MultiIndex.from_tuples(text.columns)
     paper = paper_table_2()
     if not set(rows["target"]) & set(paper.columns.get_level_values("target")):
-        return pd.concat({"here, measured": text}, names=["", "Method"])
+        return pd.concat({OURS: text}, names=["", "Method"])
     cited = paper.map(lambda v: "–" if np.isnan(v) else f"{v:.1f}")
     cited.columns = pd.MultiIndex.from_tuples(list(cited.columns))
-    blocks = {"paper, cited": cited, "here, measured": text}
+    blocks = {CITED: cited, OURS: text}
     order = list(dict.fromkeys([*cited.columns, *text.columns]))
     return pd.concat(blocks, names=["", "Method"]).reindex(columns=order).fillna("")
+
+
+def _mean_std(mean: float, std: float) -> str:
+    """One split has no spread."""
+    return f"{mean:.1f}" if np.isnan(std) else f"{mean:.1f} ± {std:.1f}"
+
+
+def _cited(table: str) -> tuple[str, pd.Series]:
+    """The one target of the paper's Table 3, 4 or 5, and its rank 1 by method, per cent."""
+    cited = paper_numbers().query("table == @table and metric == 'R1'")
+    (target,) = cited["dataset"].unique()
+    return target, cited.set_index("row")["value"].astype(float)
+
+
+def _measured(rows: pd.DataFrame, metric: str, first: str) -> pd.DataFrame:
+    """Text "mean ± std": a row a method, a column a target, that named ``first`` before others."""
+    summary = summarise(rows)
+    names = sorted(rows["target"].unique(), key=lambda name: name != first)
+    return pd.DataFrame({
+        name: [_mean_std(*pair) for pair in
+               zip(summary[name, metric, "mean"], summary[name, metric, "std"])]
+        for name in names
+    }, index=summary.index)
+
+
+def _losses(names: str, last: str = "") -> str:
+    """"id+mat" as "L_id, L_mat"; ``last`` is added to that of matching."""
+    if names == "none":
+        return "None"
+    return ", ".join(LOSS_SYMBOLS[n] + last * (n == "mat") for n in names.split("+"))
+
+
+def _matrix(cells: pd.Series) -> pd.DataFrame:
+    """Table 3's cells, named "train …; tta …", as a matrix of training by adaption."""
+    parts = [re.fullmatch("train (.+); tta (.+)", method).groups() for method in cells.index]
+    trainings, adaptions = (list(dict.fromkeys(names)) for names in zip(*parts))
+    text = pd.Series(cells.to_numpy(), pd.MultiIndex.from_tuples(parts)).unstack()
+    text = text.reindex(trainings)[adaptions].fillna("–")
+    return text.rename(index=_losses, columns=lambda names: _losses(names, "^tta"))
+
+
+def table_3(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
+    """Table 3 as printed: losses of training (rows) by those of adaption (columns), per cent.
+
+    ``rows``: of :func:`bnta_lib.ablations.table_3_rows`. Text; index (heading, target,
+    training): the paper's numbers, which are rank 1, then ours, a block a target. The paper's are
+    left out where its target was not measured. "–" stands where the paper has no cell.
+    """
+    target, cited = _cited("3")
+    ours = _measured(rows, metric, target)
+    blocks = {(OURS, name): _matrix(ours[name]) for name in ours}
+    if target in ours and metric == "R1":
+        blocks = {(CITED, target): _matrix(cited.map("{:.1f}".format))} | blocks
+    return pd.concat(blocks, names=["", "target", "training"])
+
+
+TABLE_3_NOTE = (
+    "Rows are trainings, columns what adaption minimises; mean ± standard deviation over splits, "
+    "adaption seeds averaged first. Each training of ours has one set of weights. Without L_mat in "
+    "training the part convolutions stay as they were drawn, so that pairs and L_mat^tta rest on "
+    "random projections of the parts; without L_id nothing trains the identity feature but the "
+    "backbone beneath it."
+)
+
+
+def table_3_note(cited: bool = True) -> str:
+    """What to know beside Table 3; ``cited``: the paper's numbers are in it."""
+    if not cited:
+        return TABLE_3_NOTE
+    here = _cited("3")[1]["train id+pos+mat; tta none"]
+    there = paper_table_2().loc["BNTA w/o TTA", ("VIPeR", "R1")]
+    return (f"{TABLE_3_NOTE} The paper's own number for all losses without adaption is {here:.1f} "
+            f"in its Table 3 and {there:.1f} in its Table 2.")
+
+
+def full_network() -> BNTANet:
+    """The paper's network with G and M for all its 18,530 people: shapes alone, no memory."""
+    with torch.device("meta"):
+        return BNTANet(sum(people for _, people in PAPER_SOURCES.values()), Settings())
+
+
+def layer_size(model: nn.Module, method: str) -> int:
+    """Parameters of the layers that a row of Table 4 names ("BN+Conv"; of norms gamma, beta)."""
+    counts = count_parameters(model)
+    names = {"BN": "BN gamma+beta", "IN": "IN gamma+beta", "Conv": "Conv and linear"}
+    return 0 if method == "None" else sum(counts[names[kind]] for kind in method.split("+"))
+
+
+def table_4(rows: pd.DataFrame, model: BNTANet, metric: str = "R1") -> pd.DataFrame:
+    """Table 4 as printed: the layers that adaption updates, their size, and per cent reached.
+
+    ``rows``: of :func:`bnta_lib.ablations.table_4_rows`; ``model``: the one measured. Text;
+    columns (heading, what): the paper's, sizes counted in its full network, then ours. The
+    paper's are left out where its target was not measured.
+    """
+    target, cited = _cited("4")
+    ours = _measured(rows, metric, target)
+    columns = {}
+    if target in ours and metric == "R1":
+        sizes = paper_numbers().query("table == '4' and metric == 'size'").set_index("row")["value"]
+        columns[CITED, "size"] = sizes.reindex(ours.index).fillna("–")
+        columns[CITED, f"{target} R1"] = cited.reindex(ours.index).map("{:.1f}".format)
+    for heading, network in (("full network, counted", full_network()), ("here, counted", model)):
+        size = pd.Series({method: layer_size(network, method) for method in ours.index})
+        columns[heading, "parameters"] = size.map("{:,}".format)
+        columns[heading, "bytes, float32"] = (4 * size).map("{:,}".format)
+    columns |= {(OURS, f"{name} {metric}"): ours[name] for name in ours}
+    return pd.DataFrame(columns).rename_axis("updated")
+
+
+def table_4_note(model: BNTANet, cited: bool = True) -> str:
+    """What to know beside Table 4; ``cited``: the paper's numbers are in it."""
+    full = {kind: layer_size(full_network(), kind) for kind in ("Conv", "IN", "BN", "BN+IN")}
+    unused = sum(p.numel() for layer in (model.fc_g, *model.fc_m) for p in layer.parameters())
+    people = sum(people for _, people in PAPER_SOURCES.values())
+    misprints = (
+        f"That is its 93M, 3K and 60K; BN+IN is {full['BN+IN']:,}, so that its 93K must be a "
+        f"misprint for 63K. Its None row says {_cited('4')[1]['None']:.1f}, its Tables 2 and 5 "
+        f"{_cited('5')[1]['None']:.1f}. "
+    )
+    return (
+        "Conv is every convolution and linear layer; of the norm layers gamma and beta are "
+        "counted, and BN's mu and sigma^2 are as many numbers again. The paper's full network, "
+        f"with classifiers of {people:,} people, has {full['Conv']:,} (Conv), {full['IN']:,} (IN) "
+        f"and {full['BN']:,} (BN). {misprints if cited else ''}"
+        "G's and M's classifiers take no part in Eq. (13): they are counted where the weights hold "
+        f"them but do not move, so that Conv moves {layer_size(model, 'Conv') - unused:,} here; "
+        "nor do gamma and beta of fn. With BN, batches are normalised by their own statistics "
+        "while adaption runs; without it (Conv, IN, Conv+IN) by the stored ones."
+    )
+
+
+def table_5(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
+    """Table 5 as printed: the quantities of BN that adaption updates, and per cent reached.
+
+    ``rows``: of :func:`bnta_lib.ablations.table_5_rows`, of one reading of "only mu" or of both.
+    Text; columns (heading, target): the paper's, left out where its target was not measured, then
+    ours, each reading under a heading of its own.
+    """
+    target, cited = _cited("5")
+    columns = {}
+    for experiment, own in rows.groupby("experiment", sort=False):
+        text = _measured(own, metric, target)
+        columns |= {(f"{OURS}: {reading_of(experiment)}", name): text[name] for name in text}
+    if target in set(rows["target"]) and metric == "R1":
+        columns = {(CITED, target): cited.map("{:.1f}".format)} | columns
+    return pd.DataFrame(columns).rename(index=quantities).rename_axis("updated")
+
+
+def reading_of(experiment: str) -> str:
+    """The reading of "only mu" that an experiment of Table 5 takes: alone or restore."""
+    return "restore" if experiment.endswith("_restore") else "alone"
+
+
+def quantities(method: str) -> str:
+    """A row of Table 5 in symbols."""
+    return ", ".join(QUANTITY_SYMBOLS.get(name, name) for name in method.split("+"))
+
+
+TABLE_5_NOTE = (
+    "The paper does not say what updating one quantity alone means. Alone: that quantity is free "
+    "to move, the others are not. Restore: all move, and the others are then put back. The rows "
+    "None and μ, σ², γ, β are the same in both. While adaption runs, batches are normalised by "
+    "their own statistics; but in the first reading by the stored ones where neither μ nor σ² is "
+    "free. In that reading μ and σ², without γ and β, move without any gradient: they follow the "
+    "images of the pairs, and the losses have no part."
+)
+
+
+def unadapted(method: str) -> str:
+    """The row of Tables 3-5 that another is compared with: the same training, not adapted."""
+    return re.sub("; tta .+", "; tta none", method) if "; tta " in method else "None"
+
+
+def compare(
+    rows: pd.DataFrame, pairs: Iterable[tuple[str, str]], metric: str = "R1"
+) -> pd.DataFrame:
+    """:func:`paired_test` of each (method, against) among the rows of Table 3, 4 or 5.
+
+    Columns: method, against, those of :func:`paired_test` and, where the paper's target and rank
+    1 are among them, "paper": the paper's own difference on that target, cited, in points.
+    """
+    (experiment,) = rows["experiment"].unique()
+    tests = []
+    for method, against in pairs:
+        tests.append(paired_test(rows, method, against, metric))
+        tests[-1].insert(0, "against", against)
+        tests[-1].insert(0, "method", method)
+    found = pd.concat(tests, ignore_index=True)
+    target, cited = _cited(experiment.split("_")[1])
+    if metric == "R1" and target in set(found["target"]):
+        found["paper"] = (found["method"].map(cited) - found["against"].map(cited)).round(1)
+        found.loc[found["target"] != target, "paper"] = np.nan
+    return found
+
+
+def gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
+    """What adaption adds in each row of Tables 3-5: rows of :func:`compare` with ``experiment``."""
+    tests = {}
+    for experiment, own in rows.groupby("experiment", sort=False):
+        pairs = [(m, unadapted(m)) for m in own["method"].unique() if m != unadapted(m)]
+        tests[experiment] = compare(own, pairs, metric)
+    return pd.concat(tests, names=["experiment"]).reset_index("experiment").reset_index(drop=True)
+
+
+def compare_readings(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
+    """Table 5's reading "alone" against "restore", on the targets that have both: a row each.
+
+    Columns: method (the quantities), those of :func:`paired_test`.
+    """
+    tests = []
+    for method in rows["method"].unique():
+        own = rows[rows["method"] == method]
+        own = own.assign(method=own["experiment"].map(reading_of))
+        both = own.groupby("target")["method"].transform("nunique") == 2
+        if method not in ("None", "mu+var+gamma+beta"):  # these are the same run in both
+            tests.append(paired_test(own[both], "alone", "restore", metric).assign(method=method))
+    found = pd.concat(tests, ignore_index=True)
+    found.insert(0, "method", found.pop("method"))
+    return found
+
+
+def verdicts(tests: pd.DataFrame) -> list[str]:
+    """Rows of :func:`compare` in words."""
+    return [f"{row['method']} against {row['against']}, {verdict(row)}"
+            for _, row in tests.iterrows()]
+
+
+def tally(tests: pd.DataFrame) -> list[str]:
+    """Comparisons counted by what their intervals resolve: a sentence a target."""
+    sentences = []
+    for target, own in tests.groupby("target", sort=False):
+        better, worse = int((own["low"] > 0).sum()), int((own["high"] < 0).sum())
+        sentences.append(f"{target}: better in {better}, worse in {worse}, not resolved in "
+                         f"{len(own) - better - worse} of {len(own)} comparisons.")
+    return sentences
 
 
 def why_table(test: pd.DataFrame, why: pd.DataFrame, shift: pd.DataFrame) -> pd.DataFrame:
@@ -218,26 +464,101 @@ def markdown(table: pd.DataFrame) -> str:
     flat = table.copy()
     if isinstance(flat.columns, pd.MultiIndex):
         flat.columns = [" ".join(str(level) for level in c) for c in flat.columns]
-    return flat.reset_index(names=[name or "" for name in flat.index.names]).to_markdown(index=False)
+    names = [name or "" for name in flat.index.names]
+    return flat.reset_index(names=names).to_markdown(index=False)
+
+
+# What LaTeX reads otherwise, or has no letter for.
+_TEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$",
+    "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}",
+    "<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "−": "$-$", "×": r"$\times$",
+    "·": r"$\cdot$", "≤": r"$\leq$", "≥": r"$\geq$", "→": r"$\rightarrow$", "²": "$^2$",
+    "°": r"$^\circ$", "…": r"\dots{}", "✓": r"$\surd$", "η": r"$\eta$", "φ": r"$\varphi$",
+    "λ": r"$\lambda$", "μ": r"$\mu$", "σ²": r"$\sigma^2$", "σ": r"$\sigma$", "γ": r"$\gamma$",
+    "β": r"$\beta$",
+}
+_LOSS = r"\bL_(?P<name>[a-z]+)(?:\^(?P<above>[a-z]+))?\b"
+_TOKEN = re.compile("|".join([_LOSS, *map(re.escape, sorted(_TEX, key=len, reverse=True))]))
+
+
+def _tex(cell: object) -> str:
+    """A cell or heading in LaTeX: L_mat^tta as a symbol, all else as it reads."""
+    if not isinstance(cell, str):
+        cell = "–" if pd.isna(cell) else f"{cell:g}" if isinstance(cell, float) else str(cell)
+
+    def token(found: re.Match) -> str:
+        if not found["name"]:
+            return _TEX[found[0]]
+        above = rf"^{{\mathrm{{{found['above']}}}}}" if found["above"] else ""
+        return rf"$L_{{\mathrm{{{found['name']}}}}}{above}$"
+
+    return _TOKEN.sub(token, cell)
+
+
+def latex(table: pd.DataFrame) -> str:
+    r"""A table as a LaTeX ``tabular`` (needs booktabs), without a caption.
+
+    Levels of the columns become spanning headings; a label of the index that repeats is printed
+    once. Letters beyond Latin and Greek, as in a folder's name, are left as they are: they need a
+    LaTeX that reads Unicode.
+    """
+    def levels(labels: pd.Index) -> list[tuple[str, ...]]:
+        several = [label if isinstance(label, tuple) else (label,) for label in labels]
+        return [tuple(map(_tex, label)) for label in several]
+
+    text, columns, depth = table.map(_tex), levels(table.columns), table.index.nlevels
+    number = re.compile(r"(\$-\$|[-+])?\d|(--)?$")
+    kinds = ["r" if all(number.match(cell) for cell in text.iloc[:, i]) else "l"
+             for i in range(text.shape[1])]
+    lines = [rf"\begin{{tabular}}{{{'l' * depth}{''.join(kinds)}}}", r"\toprule"]
+    for level in range(1, table.columns.nlevels):  # the headings above the last one
+        cells, rules, start = [""] * depth, "", depth + 1
+        for label, run in groupby(column[:level] for column in columns):
+            n = len(list(run))
+            cells.append(rf"\multicolumn{{{n}}}{{c}}{{{label[-1]}}}")
+            rules += rf"\cmidrule(lr){{{start}-{start + n - 1}}}" if label[-1] else ""
+            start += n
+        lines += [" & ".join(cells) + r" \\", *filter(None, [rules])]
+    names = [_tex(name or "") for name in table.index.names]
+    lines += [" & ".join([*names, *(column[-1] for column in columns)]) + r" \\", r"\midrule"]
+    previous = ()
+    for label, row in zip(levels(table.index), text.to_numpy().tolist()):
+        if previous and label[:-1] != previous[:-1]:
+            lines.append(r"\addlinespace")
+        # A level is left out where it and all above it are as in the row before.
+        own = ["" if i < depth - 1 and label[: i + 1] == previous[: i + 1] else label[i]
+               for i in range(depth)]
+        lines.append(" & ".join([*own, *row]) + r" \\")
+        previous = label
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def save_table(table: pd.DataFrame, name: str, profile: str, note: str = "") -> list[Path]:
-    """Write ``name``.csv and .md under the profile's figures; returns the paths."""
-    folder = figures_dir(profile)
-    paths = [folder / f"{name}.csv", folder / f"{name}.md"]
-    with atomic(paths[0]) as temporary:
-        table.to_csv(temporary)
-    with atomic(paths[1]) as temporary:
-        temporary.write_text(markdown(table) + "\n" + (f"\n{note}\n" if note else ""))
+    """Write ``name``.csv, .md and .tex under the profile's figures; returns the paths.
+
+    The note stands below the table in Markdown, and above it as a comment in LaTeX.
+    """
+    below = f"\n{note}\n" if note else ""
+    above = "".join(f"% {line}\n" for line in note.splitlines())
+    texts = {"csv": table.to_csv(), "md": f"{markdown(table)}\n{below}",
+             "tex": above + latex(table)}
+    paths = [figures_dir(profile) / f"{name}.{kind}" for kind in texts]
+    for path, text in zip(paths, texts.values()):
+        with atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return paths
 
 
 def save_rows(rows: pd.DataFrame, name: str, profile: str) -> Path:
     """Write tidy rows as ``name``.csv under the profile's figures; returns the path.
 
-    Seconds are left out, so that the same rows are the same bytes on every machine.
+    What differs from one machine to the next is left out, so that the same rows are the same
+    bytes on all: seconds, the machine, the digest of the code, and rows measured in seconds.
     """
+    kept = rows[rows["unit"] != "s"] if "unit" in rows else rows
+    kept = kept.drop(columns=["seconds", "machine", "code"], errors="ignore")
     path = figures_dir(profile) / f"{name}.csv"
     with atomic(path) as temporary:
-        rows.drop(columns="seconds", errors="ignore").round(6).to_csv(temporary, index=False)
+        kept.round(6).to_csv(temporary, index=False)
     return path
