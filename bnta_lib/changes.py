@@ -54,7 +54,7 @@ def top_layers(rates: pd.DataFrame, quantity: str, top: int = TOP) -> list[int]:
 
 
 def figure_3_table(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
-    """The top layers of each quantity: quantity, index, layer, and "S→target" as text, per cent."""
+    """The top layers of each quantity: quantity, index, layer, "S→target" as text, per cent."""
     means = mean_rates(rates)
     means["text"] = [f"{r:.3g}" if np.isnan(s) else f"{r:.3g} ± {s:.2g}"
                      for r, s in zip(means["rate"], means["std"])]
@@ -139,8 +139,8 @@ def small_before(parts: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     ``parts``: of :func:`moved_and_size`. Columns: quantity, share (per cent of the variance of
     log rate over the layers that moved: the covariance with -log size; what is left goes with
     log moved; beyond 0 to 100 where the two pull against each other), largest (index of the
-    largest rate), rank (of that layer from the smallest size: 1 is the smallest), agree (how
-    many of the top layers by rate are among the top ones by what moved).
+    largest rate), rank (of that layer from the smallest size: 1 is the smallest) among layers
+    (how many moved), agree (how many of the top layers by rate are top ones by what moved).
     """
     rows = []
     for quantity, own in parts[parts["rate"] > 0].groupby("quantity", sort=False):
@@ -149,5 +149,6 @@ def small_before(parts: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
         agree = set(own.nlargest(top, "rate")["index"]) & set(own.nlargest(top, "moved")["index"])
         rows.append({"quantity": quantity, "share": 100 * covariance[0, 1] / covariance[0, 0],
                      "largest": int(first["index"]),
-                     "rank": int((own["size"] <= first["size"]).sum()), "agree": len(agree)})
+                     "rank": int((own["size"] <= first["size"]).sum()), "layers": len(own),
+                     "agree": len(agree)})
     return pd.DataFrame(rows)

@@ -75,7 +75,7 @@ def grid_rows(
                                settings, seeds=1, progress=progress))
     rows = pd.concat(tables, ignore_index=True)
     cells = rows["method"].str.extract(r"^N=(?P<N>\d+), K=(?P<K>\d+)$")
-    return rows.join(cells.fillna(0).astype(int))
+    return rows.join(cells.fillna("0").astype(int))
 
 
 def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
@@ -145,6 +145,32 @@ def answer(row: pd.Series) -> str:
     if row["low"] > 0:
         return "as the paper says"
     return "the opposite" if row["high"] < 0 else "not resolved"
+
+
+def claim_sentences(each: pd.DataFrame, pooled: pd.DataFrame, over: str) -> list[str]:
+    """One sentence a target (and part) on :func:`peak_in_k` (``over`` "N") or
+    :func:`trend_in_n` ("K"): each value of ``over`` by itself counted, and all of them averaged."""
+    if each.empty:
+        return ["Too few splits or cells: no interval can be given."]
+    keys, sentences = [k for k in ("target", "part") if k in each], []
+    for values, own in each.groupby(keys, sort=False):
+        row = pooled[(pooled[keys] == list(values)).all(axis=1)].iloc[0]
+        counts = own.apply(answer, axis=1).value_counts()
+        counted = f"of {len(own)} values of {over}, " + ", ".join(
+            f"{word} at {count}" for word, count in counts.items())
+        sure = "no interval" if np.isnan(row["low"]) else (
+            f"95 % interval {row['low']:+.2f} to {row['high']:+.2f}")
+        sentences.append(f"{', '.join(values)}: {counted}; averaged over them "
+                         f"{row['difference']:+.2f} points ({sure}): {answer(row)}.")
+    return sentences
+
+
+def time_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of each cell: target, N, K, features, pairing, steps; medians over splits."""
+    own = rows[rows["metric"].isin(PARTS)]
+    table = own.pivot_table(index=["target", "N", "K"], columns="metric", values="value",
+                            aggfunc="median", sort=False)
+    return table[list(PARTS)].rename_axis(columns=None).reset_index()
 
 
 def _tables(rows, each: str, along: str, metric: str, least: int) -> Iterator[tuple]:

@@ -43,12 +43,13 @@ def figure_4(rows: pd.DataFrame, metric: str = "R1") -> Figure:
         band = above.fill_between(line["K"], (line["value"] - half).clip(lower=0),
                                   (line["value"] + half).clip(upper=100), color=colour,
                                   alpha=0.15, linewidth=0)
+        above.set_ylim(*_limits([*own["value"], frozen[target]], half.max()))
         dashed = above.axhline(frozen[target], color="0.2", linestyle="--", linewidth=1)
         above.set_title(_title(target))
         below.legend(title="N", fontsize=7, title_fontsize=7, ncols=2, loc="upper left",
                      handlelength=1.0, columnspacing=0.8, labelspacing=0.2, borderaxespad=0)
         _k_axis(below, sorted(own["K"].unique()))
-        below.set(xlabel="K, pairs", ylim=(0, 1.25 * own["seconds"].max()))
+        below.set(xlabel="K, pairs", ylim=(0, 1.5 * own["seconds"].max()))
     axes[0, 0].set_ylabel(f"{NAMES.get(metric, metric)}, %")
     axes[1, 0].set_ylabel("adaption time, s")
     figure.align_ylabels()
@@ -78,7 +79,7 @@ def gain_figure(rows: pd.DataFrame, metric: str = "R1", default: int = 128) -> F
         for cell in own.itertuples(index=False):
             y, x = table.index.get_loc(cell.N), table.columns.get_loc(cell.K)
             resolved = cell.low > 0 or cell.high < 0
-            text = f"{round(cell.difference, 1) + 0.0:+.1f}"  # never -0.0
+            text = f"{round(cell.difference, 1) + 0.0:+.1f}".replace("-", "−")  # never -0.0
             text = text if resolved else f"({text})"
             axis.text(x, y, text, ha="center", va="center", fontsize=7,
                       fontweight="bold" if resolved else "normal",
@@ -101,6 +102,13 @@ def gain_figure(rows: pd.DataFrame, metric: str = "R1", default: int = 128) -> F
 
 def _title(target: str) -> str:
     return f"{target} (the paper's)" if target == PAPERS else target
+
+
+def _limits(values: list[float], half: float) -> tuple[float, float]:
+    """Room for the lines and the band; a band of very few splits must not flatten the lines."""
+    low, high = min(values), max(values)
+    room = 0.05 * (high - low) + min(half, 0.6 * (high - low) + 1)
+    return max(low - room, -0.3), high + room
 
 
 def _k_axis(axis, ticks: list[int]) -> None:

@@ -1,0 +1,151 @@
+"""Figure 3: which layers move, on tables of a known answer and against the tensors themselves."""
+
+from dataclasses import replace
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bnta_lib import adapt, changes
+from bnta_lib.adaption import QUANTITIES
+from bnta_lib.data.sets import ReIDSet, Split, Target
+from bnta_lib.figures import changes as draw
+
+matplotlib.use("Agg")
+LAYERS = ["backbone.bn1", *(f"backbone.layer1.{i}.bn1" for i in range(52)), "fn",
+          *(f"parts.{i}.1" for i in range(6))]
+
+
+def rows_of(rate, splits=3, targets=("VIPeR", "GRID")):
+    """Rows of change_rows with the value rate(target, quantity, index, split)."""
+    rows = [{"target": t, "split": s, "metric": f"rate {q}", "index": float(i), "layer": layer,
+             "value": rate(t, q, i, s)}
+            for t in targets for s in range(splits) for q in QUANTITIES
+            for i, layer in enumerate(LAYERS, start=1)]
+    rows += [{"target": t, "split": s, "metric": "pos frozen", "index": 0.0, "layer": "",
+              "value": 9.0}
+             for t in targets for s in range(splits)]
+    return pd.DataFrame(rows)
+
+
+def rates_of(*args, **kwargs):
+    return changes.change_rates_by_split(rows_of(*args, **kwargs))
+
+
+def test_losses_are_no_rates():
+    rates = rates_of(lambda t, q, i, s: 1.0)
+    assert len(rates) == 2 * 3 * 4 * 60 and set(rates["rate"]) == {1.0}
+    assert set(rates["quantity"]) == set(QUANTITIES)
+
+
+def test_top_layers_are_chosen_by_their_mean_over_targets_and_stand_in_order():
+    # Layer 60 is largest at GRID alone, and 3 and 40 at both: the mean decides.
+    value = {("GRID", 60): 10, ("GRID", 3): 8, ("VIPeR", 3): 8, ("GRID", 40): 9, ("VIPeR", 40): 9}
+    rates = rates_of(lambda t, q, i, s: value.get((t, i), 0.1))
+    assert changes.top_layers(rates, "mean", 2) == [3, 40]
+    assert changes.top_layers(rates, "mean", 3) == [3, 40, 60]
+    table = changes.figure_3_table(rates, 2)
+    assert table.columns.tolist() == ["quantity", "index", "layer", "S→VIPeR", "S→GRID"]
+    assert table["quantity"].tolist() == [q for q in QUANTITIES for _ in range(2)]
+    assert table["index"].tolist() == [3, 40] * 4
+
+
+def test_overlap_counts_the_papers_layers_and_what_a_lot_would_give():
+    paper = changes.PAPER_LAYERS["mean"]
+    tables = changes.paper_overlap(rates_of(lambda t, q, i, s: 1.0 * (i in paper) + i / 1000))
+    row = tables.set_index("quantity").loc["mean"]
+    assert row["found"] == 5 and row["both"] == list(paper)
+    assert row["expected"] == pytest.approx(10 / 60 * 5)
+    # All five in ten of sixty: C(55, 5) / C(60, 10).
+    assert row["p"] == pytest.approx(3478761 / 75394027566)
+    other = tables.set_index("quantity").loc["gamma"]  # of 2, 6, 9, 42, 51 none is on top here
+    assert other["found"] == 0 and other["both"] == [] and other["p"] == pytest.approx(1)
+
+
+def test_targets_that_differ_are_told_from_splits_that_do():
+    random = np.random.default_rng(0)
+    apart = rates_of(lambda t, q, i, s: 5 * (t == "GRID") + 5 + random.normal(0, 0.1))
+    alike = rates_of(lambda t, q, i, s: 5 + random.normal(0, 1), splits=10)
+    assert (changes.between_targets(apart)["share"] == 100).all()
+    assert (changes.between_targets(alike)["share"] < 15).all()
+
+
+def test_layers_that_never_move_are_not_counted():
+    random = np.random.default_rng(0)
+    rates = rates_of(lambda t, q, i, s: np.nan if q == "beta" and i == 54 else
+                     0.0 if i == 55 else random.uniform(1, 2))
+    found = changes.between_targets(rates).set_index("quantity")["layers"]
+    assert found.to_dict() == {"mean": 59, "var": 59, "gamma": 59, "beta": 58}
+
+
+@pytest.mark.parametrize("few", [{"targets": ("GRID",)}, {"splits": 1}])
+def test_one_target_or_one_split_cannot_be_compared(few):
+    with pytest.raises(ValueError, match="two of them"):
+        changes.between_targets(rates_of(lambda t, q, i, s: 1.0, **few))
+
+
+def test_rate_times_size_is_what_moved(model, images, small):
+    result = adapt(model, images, small, K=4)
+    rows = result.changes.assign(target="own", split=0, metric="rate " + result.changes["quantity"],
+                                 value=100 * result.changes["rate"])
+    rates = changes.change_rates_by_split(rows.drop(columns=["rate", "quantity"]))
+    parts = changes.moved_and_size(rates, changes.layer_sizes(model))
+    for quantity, kind in QUANTITIES.items():
+        row = parts[(parts["quantity"] == quantity) & (parts["index"] == 1)].iloc[0]
+        before = getattr(model.backbone.bn1, kind).detach()
+        after = getattr(result.model.backbone.bn1, kind).detach()
+        assert row["moved"] == pytest.approx(float((after - before).abs().mean()), rel=1e-4)
+        assert row["size"] == pytest.approx(float(before.abs().mean()))
+
+
+def test_spread_is_put_down_to_what_was_small_or_to_what_moved():
+    random = np.random.default_rng(0)
+    spread = np.exp(random.normal(0, 1, 60))
+    one = pd.DataFrame({"index": range(1, 61), "layer": LAYERS})
+    small = one.assign(quantity="beta", size=1 / spread, moved=1.0)
+    moved = one.assign(quantity="mean", size=1.0, moved=spread)
+    parts = pd.concat([small, moved])
+    parts["rate"] = 100 * parts["moved"] / parts["size"]
+    why = changes.small_before(parts).set_index("quantity")
+    assert why["share"].to_dict() == pytest.approx({"beta": 100, "mean": 0}, abs=1e-6)
+    assert why.loc["beta", "rank"] == 1 and why.loc["beta", "largest"] == spread.argmax() + 1
+    assert why.loc["mean", "agree"] == 10
+
+
+@pytest.mark.parametrize("changed", [{}, {"tta_batch": 4}, {"tta_batch": 4, "tta_epochs": 2},
+                                     {"tta_batch": 4, "K": 4}, {"tta_batch": 2, "K": 3}])
+def test_steps_are_those_that_adaption_takes(model, images, small, changed):
+    own = replace(small, **changed)
+    labels = torch.ones(10, dtype=torch.int64)
+    target = Target(ReIDSet("noise", images, labels, labels),
+                    (Split(torch.arange(1), torch.arange(1, 10)),))
+    taken = len(adapt(model, images[1:], own).losses)
+    assert changes.steps_at({"noise": target}, own) == {"noise": taken}
+
+
+@pytest.mark.parametrize("targets", [("yours",), ("VIPeR", "GRID", "iLIDS")])
+def test_figures_name_their_axes_and_every_target(targets):
+    random = np.random.default_rng(0)
+    rates = rates_of(lambda t, q, i, s: 0.0 if q == "gamma" and i == 54 else
+                     np.nan if q == "beta" and i == 54 else random.uniform(1, 2), targets=targets)
+    bars, heat = draw.figure_3(rates), draw.rates_heat_map(rates)
+    for figure in (bars, heat):
+        figure.canvas.draw()
+    assert [a.get_ylabel() for a in bars.axes[::2]] == ["change rate, %"] * 2
+    assert [t.get_text() for t in bars.legends[0].get_texts()] == [f"S→{t}" for t in targets]
+    names = [t.get_text() for t in heat.axes[0].get_yticklabels()]
+    assert len(names) == 4 * len(targets) and all(any(t in n for n in names) for t in targets)
+    assert heat.axes[0].get_xlabel().startswith("BN layer") and heat.axes[1].get_ylabel()
+    plt.close("all")
+
+
+def test_a_bar_that_is_cut_says_its_value():
+    rates = rates_of(lambda t, q, i, s: 500.0 if q == "beta" and i == 43 else 1 + i / 1000)
+    figure = draw.figure_3(rates)
+    mean, _, _, beta = figure.axes
+    assert [t.get_text() for t in beta.texts] == ["500", "500"] and not mean.texts
+    assert beta.get_ylim()[1] < 10
+    plt.close(figure)
