@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bnta_lib import BNTANet, settings
+from bnta_lib.ablations import TABLE_5
 from bnta_lib.evaluation import Ranking
 from bnta_lib.figures import adaption, base, shift, tables
 from bnta_lib.model import bn_layers
@@ -155,6 +156,30 @@ def test_table_2s_figure_has_a_dot_for_every_split(splits):
     assert is_labelled(figure)
     assert len(figure.axes[0].lines[0].get_xdata()) == splits
     assert figure.axes[0].get_xticklabels()[1].get_text() == "BNTA"
+
+
+@pytest.mark.parametrize("splits", [1, 2, 10])
+@pytest.mark.parametrize("target", ["GRID", "my_folder"])
+def test_gains_show_every_split_and_the_papers_difference_only_on_its_target(splits, target):
+    rows = pd.DataFrame([
+        {"experiment": e, "target": t, "method": run.method, "split": s, "seed": 0, "metric": "R1",
+         "value": 10.0 * i + s % 3 * i}
+        for e, ts in (("table_5", (target, "other")), ("table_5_restore", (target,)))
+        for t in ts for i, run in enumerate(TABLE_5["alone"]) for s in range(splits)])
+    figure = drawn(tables.gains_figure(rows))
+    assert is_labelled(figure)
+    shown = [axis.get_title() for axis in figure.axes]
+    diamonds = [[line.get_xdata()[0] for line in axis.lines if line.get_marker() == "D"]
+                for axis in figure.axes]
+    if target == "GRID":
+        assert shown == ["GRID, the paper's target", "other"] and not diamonds[1]
+        expected = [v - 42.4 for v in (44.9, 43.5, 45.2, 47.5, 46.8, 48.8, 51.1)]
+        assert sorted(set(diamonds[0])) == pytest.approx(sorted(expected))
+    else:
+        assert diamonds == [[], []]
+    for axis, series in zip(figure.axes, (14, 7)):  # both readings; one
+        dots = [line for line in axis.lines if line.get_marker() in ("s", "o")]
+        assert len(dots) == series and all(len(line.get_xdata()) == splits for line in dots)
 
 
 def test_stages_cover_the_sixty_layers_once(layers):

@@ -1,9 +1,14 @@
+import re
+import shutil
+import subprocess
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
-from bnta_lib import tables
+from bnta_lib import BNTANet, settings, tables
+from bnta_lib.ablations import TABLE_3, TABLE_4, TABLE_5
 
 
 def tidy(values: dict) -> pd.DataFrame:
@@ -119,12 +124,24 @@ def test_the_note_on_dualnorm_is_arithmetic_on_its_row():
 def test_saved_tables_and_rows_read_back(rows, tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "figures_dir", lambda profile: tmp_path / profile)
     paths = tables.save_table(tables.table_2(rows), "table_2", "smoke", "A note.")
+    assert [path.name for path in paths] == ["table_2.csv", "table_2.md", "table_2.tex"]
     text = paths[1].read_text()
     assert "| VIPeR R1" in text and text.endswith("A note.\n")
+    assert paths[2].read_text().startswith("% A note.\n\\begin{tabular}")
     assert len(pd.read_csv(paths[0], header=[0, 1], index_col=[0, 1])) == len(tables.table_2(rows))
     path = tables.save_rows(rows, "table_2_rows", "smoke")
-    assert "seconds" not in (back := pd.read_csv(path))
-    assert back["value"].to_numpy() == pytest.approx(rows["value"].to_numpy(), abs=1e-6)
+    assert pd.read_csv(path)["value"].to_numpy() == pytest.approx(rows["value"], abs=1e-6)
+
+
+def test_saved_rows_are_the_same_bytes_on_another_machine(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "figures_dir", lambda profile: tmp_path / profile)
+    scores = rows.assign(unit="%")
+    timed = scores.iloc[:3].assign(metric="pairing", unit="s")
+    one = pd.concat([scores, timed]).assign(machine="one", code="1f", seconds=1.0)
+    two = pd.concat([scores, timed.assign(value=9.0)]).assign(machine="two", code="2e", seconds=2.0)
+    first = tables.save_rows(one, "rows", "smoke").read_bytes()
+    assert tables.save_rows(two, "rows", "smoke").read_bytes() == first
+    assert len(first.splitlines()) == 1 + len(scores)
 
 
 def test_change_sentence_never_calls_a_loss_a_gain():
@@ -155,3 +172,223 @@ def test_why_table_sets_measurements_beside_the_gain():
     assert table.loc["VIPeR", "layers closer"] == 50
     sentence = tables.why_sentence("GRID", table.loc["GRID"])
     assert "rank 1 -2.0 points" in sentence and "L_pos rose" in sentence and "stayed" in sentence
+
+
+def ablation(experiment: str, runs, targets=("VIPeR", "GRID", "iLIDS"), seed: int = 0):
+    """Random rows of a table: six splits, two seeds where a run is adapted."""
+    random = np.random.default_rng(seed)
+    values = {(t, run.method): random.uniform(10, 60, (6, 1 if run.adapter == "none" else 2)).tolist()
+              for t in targets for run in runs}
+    return tidy(values).assign(experiment=experiment)
+
+
+def splits_of(rows, target, method):
+    """Rank 1 by split, seeds averaged, without pandas' grouping."""
+    own = rows[(rows["target"] == target) & (rows["method"] == method) & (rows["metric"] == "R1")]
+    return np.array([own[own["split"] == s]["value"].to_numpy().mean() for s in range(6)])
+
+
+def as_text(values):
+    return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
+
+
+@pytest.fixture(scope="module")
+def rows_3():
+    return ablation("table_3", TABLE_3)
+
+
+@pytest.fixture(scope="module")
+def rows_4():
+    return ablation("table_4", TABLE_4)
+
+
+@pytest.fixture(scope="module")
+def rows_5():
+    return pd.concat([ablation("table_5", TABLE_5["alone"]),
+                      ablation("table_5_restore", TABLE_5["restore"], ("GRID",), seed=1)])
+
+
+@pytest.fixture(scope="module")
+def net():
+    return BNTANet(7, settings("smoke", base_width=4, local_dim=8))
+
+
+def block(table, heading, target):
+    """One block of Table 3."""
+    levels = [table.index.get_level_values(i) for i in (0, 1)]
+    return table[(levels[0] == heading) & (levels[1] == target)].droplevel([0, 1])
+
+
+def test_table_3_is_the_papers_matrix(rows_3):
+    table = tables.table_3(rows_3)
+    assert table.columns.tolist() == ["None", "L_pos", "L_mat^tta", "L_pos, L_mat^tta"]
+    assert table.index.droplevel(2).unique().tolist() == [
+        ("paper, cited", "VIPeR"), ("here, measured", "VIPeR"), ("here, measured", "GRID"),
+        ("here, measured", "iLIDS")]
+    cited = block(table, "paper, cited", "VIPeR")
+    assert cited.index.tolist() == ["L_id", "L_pos", "L_mat", "L_id, L_pos", "L_id, L_mat",
+                                    "L_id, L_pos, L_mat"]
+    assert cited.to_numpy().tolist() == [  # the paper's page 6
+        ["50.9", "–", "–", "–"], ["21.6", "21.3", "–", "–"], ["48.2", "–", "51.8", "–"],
+        ["52.6", "52.8", "–", "–"], ["52.3", "–", "55.6", "–"], ["52.8", "53.3", "56.8", "57.4"]]
+    ours = block(table, "here, measured", "GRID")
+    assert (ours == "–").equals(cited == "–"), "other cells than the paper's are filled"
+    assert ours.loc["L_id, L_mat", "L_mat^tta"] == as_text(
+        splits_of(rows_3, "GRID", "train id+mat; tta mat"))
+    assert ours.loc["L_id, L_pos, L_mat", "L_pos"] == as_text(
+        splits_of(rows_3, "GRID", "train id+pos+mat; tta pos"))
+
+
+def test_table_4s_sizes_are_sums_over_the_parameters(rows_4, net):
+    table = tables.table_4(rows_4, net)["here, counted"]
+    count = dict.fromkeys(("Conv", "IN", "BN"), 0)
+    for name, parameter in net.named_parameters():
+        kind = "Conv" if parameter.ndim > 1 else "IN" if "instance_norm" in name else "BN"
+        count[kind] += parameter.numel()
+    for method in table.index:
+        size = sum(count[kind] for kind in method.split("+")) if method != "None" else 0
+        assert table.loc[method, "parameters"] == f"{size:,}"
+        assert table.loc[method, "bytes, float32"] == f"{4 * size:,}"
+
+
+def test_the_full_network_has_the_papers_sizes():
+    sizes = {kind: tables.layer_size(tables.full_network(), kind) for kind in ("Conv", "IN", "BN")}
+    assert sizes == {"Conv": 93_024_448, "IN": 3_584, "BN": 60_288}
+
+
+def test_table_4_sets_cited_and_measured_apart(rows_4, net):
+    table = tables.table_4(rows_4, net)
+    assert table.index.tolist() == ["None", "Conv", "IN", "Conv+IN", "BN", "BN+Conv", "BN+IN",
+                                    "BN+Conv+IN"]
+    assert table["paper, cited"].loc[["None", "BN", "BN+IN"]].to_numpy().tolist() == [
+        ["–", "42.9"], ["60K", "51.1"], ["93K", "50.9"]]
+    ours = table["here, measured"]
+    assert ours.columns.tolist() == ["GRID R1", "VIPeR R1", "iLIDS R1"]
+    assert ours.loc["BN+IN", "iLIDS R1"] == as_text(splits_of(rows_4, "iLIDS", "BN+IN"))
+
+
+def test_what_conv_moves_is_what_adaption_frees(net):
+    from bnta_lib.adaption import _set_free
+
+    note = tables.table_4_note(net)
+    modes = [(p, p.requires_grad) for p in net.parameters()]
+    free = _set_free(net, {}, ("conv",), (), True, 0.1)
+    for parameter, before in modes:
+        parameter.requires_grad_(before)
+    assert f"Conv moves {sum(p.numel() for p in free):,} here" in note
+    assert "63,872" in note and "42.9" in note and "42.4" in note
+    own = tables.table_4_note(net, cited=False)
+    assert "misprint" not in own and "42.9" not in own and "93,024,448" in own
+
+
+def test_table_5_never_mixes_the_two_readings(rows_5):
+    table = tables.table_5(rows_5)
+    assert table.columns.tolist() == [
+        ("paper, cited", "GRID"), ("here, measured: alone", "GRID"),
+        ("here, measured: alone", "VIPeR"), ("here, measured: alone", "iLIDS"),
+        ("here, measured: restore", "GRID")]
+    for experiment in ("table_5", "table_5_restore"):
+        own = rows_5[rows_5["experiment"] == experiment]
+        column = table[f"here, measured: {tables.reading_of(experiment)}", "GRID"]
+        assert column["μ, σ²"] == as_text(splits_of(own, "GRID", "mu+var"))
+    assert table["paper, cited", "GRID"].tolist() == [
+        "42.4", "44.9", "43.5", "45.2", "47.5", "46.8", "48.8", "51.1"]
+
+
+def test_a_users_folder_stands_without_the_papers_numbers(net):
+    def own(experiment, runs):
+        return ablation(experiment, runs, ("my_folder",))
+
+    for table in (tables.table_3(own("table_3", TABLE_3)), tables.table_4(own("table_4", TABLE_4), net),
+                  tables.table_5(own("table_5", TABLE_5["alone"]))):
+        assert "paper" not in tables.markdown(table) and "my_folder" in tables.markdown(table)
+    assert "paper" not in tables.gains(own("table_4", TABLE_4))
+
+
+def test_another_metric_stands_without_the_papers_rank_1(rows_3, rows_4, rows_5, net):
+    for table in (tables.table_3(rows_3, "mAP"), tables.table_4(rows_4, net, "mAP"),
+                  tables.table_5(rows_5, "mAP")):
+        assert "paper" not in tables.markdown(table)
+    assert "paper" not in tables.gains(rows_5, "mAP")
+
+
+def test_a_gain_is_over_the_same_training_unadapted(rows_3):
+    gains = tables.gains(rows_3)
+    assert len(gains) == 7 * 3
+    row = gains.query("method == 'train id+mat; tta mat' and target == 'VIPeR'").iloc[0]
+    assert row["against"] == "train id+mat; tta none"
+    difference = (splits_of(rows_3, "VIPeR", row["method"])
+                  - splits_of(rows_3, "VIPeR", row["against"]))
+    oracle = stats.ttest_1samp(difference, 0)
+    assert (row["difference"], row["p"]) == pytest.approx((difference.mean(), oracle.pvalue))
+    assert row["paper"] == pytest.approx(55.6 - 52.3)
+    assert gains.loc[gains["target"] != "VIPeR", "paper"].isna().all()
+
+
+def test_gains_of_the_two_readings_are_kept_apart(rows_5):
+    gains = tables.gains(rows_5).query("target == 'GRID' and method == 'gamma'")
+    assert gains["experiment"].tolist() == ["table_5", "table_5_restore"]
+    for _, row in gains.iterrows():
+        own = rows_5[rows_5["experiment"] == row["experiment"]]
+        difference = splits_of(own, "GRID", "gamma") - splits_of(own, "GRID", "None")
+        assert row["difference"] == pytest.approx(difference.mean())
+    assert gains["paper"].tolist() == pytest.approx([5.1, 5.1])
+
+
+def test_readings_are_compared_where_both_were_measured(rows_5):
+    found = tables.compare_readings(rows_5)
+    assert found["method"].tolist() == ["mu", "var", "mu+var", "gamma", "beta", "gamma+beta"]
+    assert set(found["target"]) == {"GRID"}
+    alone, restore = (splits_of(rows_5[rows_5["experiment"] == e], "GRID", "beta")
+                      for e in ("table_5", "table_5_restore"))
+    row = found.set_index("method").loc["beta"]
+    assert row["difference"] == pytest.approx((alone - restore).mean())
+
+
+def test_a_tally_counts_only_intervals_clear_of_zero():
+    tests = pd.DataFrame({"target": ["VIPeR"] * 4 + ["GRID"], "low": [1, -2, -1, np.nan, 0.1],
+                          "high": [2, -1, 1, np.nan, 0.2]})
+    assert tables.tally(tests) == [
+        "VIPeR: better in 1, worse in 1, not resolved in 2 of 4 comparisons.",
+        "GRID: better in 1, worse in 0, not resolved in 0 of 1 comparisons."]
+
+
+def many_tables(rows, rows_3, rows_4, rows_5, net):
+    odd = pd.DataFrame({("a_b & c", "50 %"): ["[1, 2]", "$x^2$ {#}"], ("~", "\\"): [1.5, np.nan],
+                        ("é", "λ ≤ σ²"): [3, 4]}, index=pd.Index(["η_tta", "×"], name="K"))
+    tests = tables.gains(rows_5).set_index("method")
+    return [tables.table_2(rows), tables.table_3(rows_3), tables.table_4(rows_4, net),
+            tables.table_5(rows_5), tests, odd]
+
+
+def test_latex_rows_have_as_many_cells_as_there_are_columns(rows, rows_3, rows_4, rows_5, net):
+    for table in many_tables(rows, rows_3, rows_4, rows_5, net):
+        text = tables.latex(table)
+        columns = re.search(r"\\begin\{tabular\}\{([lr]+)\}", text)[1]
+        assert len(columns) == table.index.nlevels + table.shape[1]
+        lines = [line for line in text.splitlines() if line.endswith(r" \\")]
+        assert len(lines) == len(table) + table.columns.nlevels
+        for line in lines:
+            spans = [int(n) for n in re.findall(r"\\multicolumn\{(\d+)\}", line)]
+            cells = len(re.findall(r"(?<!\\)&", line)) + 1
+            assert cells + sum(spans) - len(spans) == len(columns), line
+            bare = re.sub(r"\\[{}$]", "", line)
+            assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0, line
+
+
+def test_latex_reads_as_the_table_does(rows_3):
+    text = tables.latex(tables.table_3(rows_3))
+    assert text.isascii() and r"$L_{\mathrm{mat}}^{\mathrm{tta}}$" in text
+    assert text.count("here, measured") == 1 and text.count("VIPeR") == 2, "labels repeat"
+    assert as_text(splits_of(rows_3, "iLIDS", "train mat; tta mat")).replace("±", r"$\pm$") in text
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX on this machine")
+def test_latex_compiles(rows, rows_3, rows_4, rows_5, net, tmp_path):
+    body = "\n\n".join(map(tables.latex, many_tables(rows, rows_3, rows_4, rows_5, net)))
+    page = (r"\documentclass{article}\usepackage{booktabs}\begin{document}" + body
+            + r"\end{document}")
+    (tmp_path / "page.tex").write_text(page, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert made.returncode == 0, made.stdout[-2000:]
