@@ -4,7 +4,8 @@
 #   make reproduce PROFILE=paper       ... at another profile: smoke, laptop (default), paper
 #   make reproduce DATA=folder         ... on your own images
 #   make reproduce ONLY="05 08"        ... some notebooks only
-#   make report                      what there is of a run, as web pages that need no network
+#   make paper-check                   what of the paper's ablation study holds here, claim by claim
+#   make report                        what there is of a run, as web pages that need no network
 #   make lab LAB_ARGS=--allow-root     JupyterLab as root, in a container
 #   make env PYTHON=python3.12         make the environment with another Python (3.11 or newer)
 
@@ -16,10 +17,13 @@ RUN := $(VENV)/bin/python
 PROFILED := BNTA_PROFILE=$(PROFILE) $(RUN)
 MADE := $(VENV)/.made
 
-.PHONY: reproduce report test lab train env notebooks clean distclean
+.PHONY: reproduce paper-check report test lab train env notebooks clean distclean
 
 reproduce: $(MADE)
 	$(PROFILED) -m bnta_lib.reproduce $(if $(DATA),--data "$(DATA)") $(if $(ONLY),--only $(ONLY))
+
+paper-check: $(MADE)
+	$(PROFILED) -m bnta_lib.claims $(if $(DATA),--data "$(DATA)")
 
 report: $(MADE)
 	$(PROFILED) -m bnta_lib.report $(if $(DATA),--data "$(DATA)")
