@@ -1,67 +1,37 @@
-"""Web pages of a run: each executed notebook as HTML, and an index with figures and tables.
+"""Notebooks and Markdown as HTML that needs no network.
 
-The pages need no network: pictures are embedded, formulas become MathML, and nothing is loaded
-from elsewhere. Widgets cannot live in such a page; a sentence stands in their place.
+Pictures are embedded, formulas become MathML, and nothing is loaded from elsewhere. Widgets cannot
+live in such a page; a sentence stands in their place. What names of people's own files and folders
+hold is shown as text, never taken for HTML.
 """
 
 from __future__ import annotations
 
 import html
+import json
 import os
 import re
+from collections.abc import Collection, Sequence
+from functools import partial
+from itertools import groupby
 from pathlib import Path
-from urllib.parse import quote
 
 import latex2mathml.converter
 import nbformat
-import pandas as pd
-from jinja2 import pass_context
+from jinja2 import Environment, FileSystemLoader, pass_context
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-from .files import atomic
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
+    trim_blocks=True, lstrip_blocks=True,
+)
+_NUMBER = re.compile(r"[-+−–]?\d[\d.,:]*(e[-+]\d+)?( ± [\d.]+)?[KM]?( ?%)?|nan|–|", re.ASCII)
 
-_TEMPLATE = """{% extends 'lab/index.html.j2' %}
-{% block html_head_js %}{% endblock %}
-{% block html_head_js_mathjax %}{% endblock %}
-{% block html_head_js_mermaidjs %}{% endblock %}
-{% block jupyter_widgets %}{% endblock %}
-{% block data_widget_view %}{% if '%|' not in output.data.get('text/plain', '') %}
-<p><em>A slider or button: open the notebook in JupyterLab.</em></p>{% endif %}
-{% endblock %}
-{% block html_head_css %}{{ super() }}
-<style>.highlight pre { font-family: monospace; }</style>
-{% endblock %}
-"""
 
-_INDEX = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>BNTA, profile {profile}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto;
-        padding: 0 1rem; color: #222; }}
-figure {{ margin: 1rem 0 2rem; }}
-img {{ max-width: 100%; }}
-table {{ border-collapse: collapse; font-size: 0.9rem; display: block; overflow-x: auto; }}
-th, td {{ padding: 0.25rem 0.7rem; border-bottom: 1px solid #ccc; text-align: left; }}
-</style>
-</head>
-<body>
-<h1>BNTA, profile {profile}</h1>
-<h2>Notebooks</h2>
-<ul>
-{notebooks}
-</ul>
-<h2>Figures</h2>
-{figures}
-<h2>Tables</h2>
-{tables}
-</body>
-</html>
-"""
+def template_source(name: str) -> str:
+    """The text of ``bnta_lib/templates/name``."""
+    return TEMPLATES.loader.get_source(TEMPLATES, name)[0]
 
 
 def _mathml(formula: str, display: str) -> str:
@@ -74,8 +44,65 @@ def _mathml(formula: str, display: str) -> str:
         return f"<code>{html.escape(formula)}</code>"
 
 
+def _cell(tag: str, text: str, number: bool, **attributes: object) -> str:
+    given = attributes | ({"class": "number"} if number else {})
+    words = "".join(f' {key}="{value}"' for key, value in given.items())
+    return f"<{tag}{words}>{text}</{tag}>"
+
+
+def _head(names: Sequence[str], numbers: Sequence[bool]) -> str:
+    """The head of a table; neighbours that begin with the same words share a cell above them."""
+    above, below = [], []
+    words = [name.split() for name in names]
+    start = 0
+    # A group shares all the words that its first two columns do, and each adds some of its own.
+    while start < len(words):
+        shared = os.path.commonprefix(words[start:start + 2])[:len(words[start]) - 1]
+        end = start + 1
+        while shared and end < len(words) and words[end][:len(shared)] == shared < words[end]:
+            end += 1
+        if end - start > 1:
+            label = " ".join(shared)
+            above.append(f'<th class="group" colspan="{end - start}" scope="colgroup">{label}</th>')
+            below += [_cell("th", " ".join(words[i][len(shared):]), numbers[i])
+                      for i in range(start, end)]
+        else:
+            above.append(_cell("th", names[start], numbers[start], rowspan=2))
+        start = end
+    if not below:
+        above = [_cell("th", name, number) for name, number in zip(names, numbers)]
+    return "".join(f"<tr>{''.join(row)}</tr>\n" for row in (above, below) if row)
+
+
+def table_html(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are HTML already.
+
+    Numbers stand right and are never broken over two lines. A first column without a name whose
+    cells repeat becomes headings between the rows.
+    """
+    sections = bool(rows) and not names[0] and len({row[0] for row in rows}) < len(rows)
+    shown = slice(1 if sections else 0, None)
+    body = []
+    for section, group in groupby(rows, key=lambda row: row[0] if sections else ""):
+        if section:
+            body.append('<tr class="first"><th class="section" scope="rowgroup" '
+                        f'colspan="{len(names) - 1}">{section}</th></tr>')
+        for row in group:
+            cells = [_cell("td", "–" if cell == "nan" else cell, bool(_NUMBER.fullmatch(cell)))
+                     for cell in row[shown]]
+            body.append(f"<tr>{''.join(cells)}</tr>")
+    numbers = [all(map(_NUMBER.fullmatch, column)) for column in zip(*rows)] or [False] * len(names)
+    head = _head(names[shown], numbers[shown])
+    lines = "\n".join(body)
+    return f"<table>\n<thead>\n{head}</thead>\n<tbody>\n{lines}\n</tbody>\n</table>\n"
+
+
 class _Renderer(IPythonRenderer):
-    """Markdown with formulas as MathML, which browsers draw by themselves."""
+    """Markdown with formulas as MathML, tables as :func:`table_html`, and links that work."""
+
+    def __init__(self, pages: Collection[str], **options: object):
+        super().__init__(escape=True, **options)
+        self.pages = pages  # names of the notebooks that have a page
 
     def block_math(self, body: str) -> str:
         return _mathml(body, "block")
@@ -86,12 +113,32 @@ class _Renderer(IPythonRenderer):
     def latex_environment(self, name: str, body: str) -> str:
         return _mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", "block")
 
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        file, hash_sign, place = url.partition("#")
+        if file.endswith(".ipynb") and file.removesuffix(".ipynb") in self.pages:
+            url = file.removesuffix(".ipynb") + ".html" + hash_sign + place
+        elif file and not re.match(r"https?://", file):
+            return text  # what the folder of pages does not hold
+        return super().link(text, url, title)
 
-def _markdown(source: str, folder: Path, attachments: dict | None = None) -> str:
-    """``source`` (Markdown) as HTML, its pictures embedded; their paths start at ``folder``."""
-    renderer = _Renderer(
-        escape=False, embed_images=True, path=str(folder), attachments=attachments or {}
-    )
+    def render_token(self, token: dict, state: object) -> str:
+        if token["type"] != "table":
+            return super().render_token(token, state)
+        head, body = token["children"]
+        rows = [[self.render_tokens(cell["children"], state) for cell in row["children"]]
+                for row in (head, *body["children"])]
+        return table_html(rows[0], rows[1:])
+
+
+def markdown_html(
+    source: str, folder: Path, pages: Collection[str] = (), attachments: dict | None = None
+) -> str:
+    """``source`` (Markdown) as HTML, its pictures embedded; their paths start at ``folder``.
+
+    Links to the notebooks ``pages`` lead to their pages, ``name.html``. Of other links those to
+    the web remain. HTML in ``source`` is shown as text.
+    """
+    renderer = _Renderer(pages, embed_images=True, path=str(folder), attachments=attachments or {})
     return MarkdownWithMath(renderer=renderer).render(source)
 
 
@@ -100,82 +147,51 @@ class _Exporter(HTMLExporter):
 
     @pass_context
     def markdown2html(self, context, source):
-        folder = context["resources"]["metadata"]["path"]
-        return _markdown(source, folder, context.get("cell", {}).get("attachments"))
+        about = context["resources"]["metadata"]
+        attachments = context.get("cell", {}).get("attachments")
+        return markdown_html(source, about["path"], about["pages"], attachments)
 
 
-def write_page(executed: Path, folder: Path) -> Path:
-    """Write ``executed`` (an executed notebook) as an HTML page beside it; returns the page.
+def _without_paths(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """``notebook`` whose cell of given parameters names a folder of images, but not its place."""
+    quoted = partial(json.dumps, ensure_ascii=False)  # as papermill writes it
+    data = notebook.metadata.get("papermill", {}).get("parameters", {}).get("data", "")
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []) and data:
+            cell.source = cell.source.replace(quoted(data), quoted(Path(data).name))
+    return notebook
 
-    ``folder`` is where the notebook's source lies: its relative picture paths start there.
-    Links to other notebooks lead to their pages.
+
+def notebook_html(notebook: Path, folder: Path, pages: Collection[str] = (), nav: str = "") -> str:
+    """``notebook`` with its outputs as a page; ``nav`` (HTML) stands above and below it.
+
+    ``folder`` is where the notebook's source lies: its relative picture paths start there. Links
+    to the notebooks ``pages`` lead to their pages.
     """
-    exporter = _Exporter(raw_template=_TEMPLATE)
-    notebook = nbformat.read(executed, as_version=4)
-    resources = {"metadata": {"name": executed.stem, "path": str(folder)}}
-    body, _ = exporter.from_notebook_node(notebook, resources=resources)
-    page = executed.with_suffix(".html")
-    body = re.sub(r'href="([\w.-]+)\.ipynb(#[^"]*)?"', r'href="\1.html\2"', body)
-    with atomic(page) as partial:
-        partial.write_text(body, encoding="utf-8")
-    return page
+    exporter = _Exporter(raw_template=template_source("notebook.html.j2"))
+    content = _without_paths(nbformat.read(notebook, as_version=4))
+    content.metadata["title"] = title_of(notebook)
+    about = {"name": notebook.stem, "path": str(folder), "pages": pages}
+    resources = {"metadata": about, "nav": nav, "style": template_source("style.css")}
+    body, _ = exporter.from_notebook_node(content, resources=resources)
+    return re.sub(r"(?<=\d) ± (?=\d)", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", body)
 
 
-def _title(executed: Path) -> str:
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """The code cells of the source: all that hold code but the one papermill put in."""
+    return [
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        and cell.source.strip()
+        and "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+
+
+def title_of(notebook: Path) -> str:
     """The first Markdown heading of a notebook, or else its name."""
-    for cell in nbformat.read(executed, as_version=4).cells:
+    for cell in nbformat.read(notebook, as_version=4).cells:
         heading = re.search(r"^#+\s+(.+)$", cell.source, re.MULTILINE)
         if cell.cell_type == "markdown" and heading:
             return heading[1].strip()
-    return executed.stem
-
-
-def _link(target: Path, folder: Path, text: str) -> str:
-    address = quote(Path(os.path.relpath(target, folder)).as_posix())
-    return f'<a href="{address}">{html.escape(text)}</a>'
-
-
-def write_index(out: Path, profile: str, figures: Path) -> Path:
-    """Write ``out/index.html``: the notebooks' pages in ``out``, all figures and tables.
-
-    Figures are ``figures/*.png``, each with a link to the file of the same name in PDF. Tables
-    are ``figures/*.md``, and those ``figures/*.csv`` that have no Markdown beside them.
-    """
-    pages = sorted(out.glob("[0-9][0-9]_*.html"))
-    notebooks = []
-    for page in pages:
-        executed = page.with_suffix(".ipynb")
-        title = _link(page, out, _title(executed))
-        notebooks.append(f"<li>{title} ({_link(executed, out, 'notebook')})</li>")
-    pictures = []
-    for png in sorted(figures.glob("*.png")):
-        address = quote(Path(os.path.relpath(png, out)).as_posix())
-        files = [f for f in (png, png.with_suffix(".pdf")) if f.exists()]
-        links = ", ".join(_link(f, out, f.suffix[1:].upper()) for f in files)
-        name = html.escape(png.stem)
-        pictures.append(
-            f'<figure id="{name}"><img src="{address}" alt="{name}">'
-            f"<figcaption>{name} ({links})</figcaption></figure>"
-        )
-    tables = []
-    stems = sorted({f.stem for f in figures.glob("*") if f.suffix in {".md", ".csv"}})
-    for stem in stems:
-        md, csv = figures / f"{stem}.md", figures / f"{stem}.csv"
-        links = ", ".join(_link(f, out, f.name) for f in (md, csv) if f.exists())
-        if md.exists():
-            body = _markdown(md.read_text(encoding="utf-8"), figures)
-        else:
-            body = pd.read_csv(csv).to_html(index=False, border=0, float_format="{:.4g}".format)
-        name = html.escape(stem)
-        tables.append(f'<h3 id="{name}">{name}</h3>\n{body}\n<p>{links}</p>')
-    nothing = "<p>None yet.</p>"
-    index = out / "index.html"
-    text = _INDEX.format(
-        profile=html.escape(profile),
-        notebooks="\n".join(notebooks),
-        figures="\n".join(pictures) or nothing,
-        tables="\n".join(tables) or nothing,
-    )
-    with atomic(index) as partial:
-        partial.write_text(text, encoding="utf-8")
-    return index
+    return notebook.stem

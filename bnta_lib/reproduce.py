@@ -1,10 +1,11 @@
 """Run the notebooks in order: ``python -m bnta_lib.reproduce [--profile P] [--data D]``.
 
 Each notebook runs under papermill in a kernel process of its own, with the Python interpreter
-that runs this module. Executed notebooks, their pages and ``index.html`` go to
-``executed/<profile>/``; the notebooks themselves write ``figures/<profile>/``. The run stops at
-the first failing notebook with exit code 1 and says which cell failed; 2 means that what was
-asked for does not exist, 130 that it was interrupted.
+that runs this module. Executed notebooks go to ``executed/<profile>/``; the notebooks themselves
+write ``figures/<profile>/``. A run of all of them on the embedded benchmark ends by checking the
+paper's claims (:mod:`bnta_lib.claims`), and every run by putting ``report/<profile>/`` together
+(:mod:`bnta_lib.report`). The run stops at the first failing notebook with exit code 1 and says
+which cell failed; 2 means that what was asked for does not exist, 130 that it was interrupted.
 """
 
 from __future__ import annotations
@@ -31,11 +32,9 @@ from papermill.exceptions import PapermillException
 from traitlets import default
 
 from .files import atomic
-from .pages import write_index, write_page
+from .pages import code_cells
+from .report import EXECUTED, NOTEBOOKS, REPORT, build, finished, finished_in
 from .settings import ROOT, cache_dir, figures_dir, run_name, settings
-
-NOTEBOOKS = ROOT / "notebooks"
-EXECUTED = ROOT / "executed"
 
 
 class _OwnKernel(AsyncKernelManager):
@@ -115,22 +114,11 @@ def check_parameters(notebooks: Sequence[Path], parameters: dict[str, str]) -> N
             )
 
 
-def _code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """The code cells of the source: all that hold code but the one papermill put in."""
-    return [
-        cell
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        and cell.source.strip()
-        and "injected-parameters" not in cell.metadata.get("tags", [])
-    ]
-
-
 def _failure(source: Path, executed: Path, error: str) -> NotebookFailure:
     """Where ``executed`` stopped: the cell with an error, or else the last one that began."""
     if not executed.exists():
         return NotebookFailure(source.name, 0, 0, "", error)
-    cells = _code_cells(nbformat.read(executed, as_version=4))
+    cells = code_cells(nbformat.read(executed, as_version=4))
     failed = [
         i for i, c in enumerate(cells, 1) if any(o.output_type == "error" for o in c.outputs)
     ]
@@ -170,7 +158,7 @@ def run_notebook(source: Path, executed: Path, parameters: dict[str, str]) -> fl
         last = f"{type(error).__name__}: {error}".strip().splitlines()[-1]
         raise _failure(source, executed, last) from error
     # sys.exit() in a cell ends a notebook early, and papermill takes that for success.
-    if any(cell.execution_count is None for cell in _code_cells(nbformat.read(executed, 4))):
+    if any(cell.execution_count is None for cell in code_cells(nbformat.read(executed, 4))):
         raise _failure(source, executed, "the notebook ended before its last cell")
     return time.monotonic() - began
 
@@ -231,15 +219,12 @@ def run(
     notebooks: Sequence[Path],
     out: Path,
     parameters: dict[str, str],
-    figures: Path,
     durations: Durations,
 ) -> list[Path]:
     """Run ``notebooks`` in order into ``out``, telling of each; returns the executed notebooks.
 
-    Also writes each one's page and ``out/index.html`` with what lies in ``figures``. Raises
-    NotebookFailure at the first that fails; those before it are kept.
+    Raises NotebookFailure at the first that fails; those before it are kept.
     """
-    before = _state(figures)
     began = time.monotonic()
     width = max(len(path.stem) for path in notebooks)
     written = []
@@ -251,7 +236,6 @@ def run(
         except NotebookFailure:
             print(f"FAILED  elapsed {_clock(time.monotonic() - began)}", flush=True)
             raise
-        write_page(executed, source.parent)
         written.append(executed)
         durations.record(source.stem, seconds)
         left = durations.remaining([path.stem for path in notebooks[i + 1 :]])
@@ -260,16 +244,28 @@ def run(
             f"  about {_clock(left):>5} left",
             flush=True,
         )
-    index = write_index(out, durations.profile, figures)
+    return written
+
+
+def check_paper(profile: str) -> int:
+    """Check the paper's claims as ``make paper-check`` does; returns the exit code."""
+    from .claims import main as check  # loads what only this step needs
+
+    print("\nThe paper's claims against what was measured:\n", flush=True)
+    return check(["--profile", profile])
+
+
+def _tell(index: Path, written: Sequence[Path], figures: Path, before: dict) -> None:
+    """Name all that the run wrote; ``before`` is the figures' :func:`_state` at its start."""
     after = _state(figures)
     changed = sorted(f for f in after if after[f] != before.get(f))
-    print(f"\nWrote {_shown(index)} and the executed notebooks ({len(written)}) beside it:")
-    for executed in written:
-        print(f"  {_shown(executed)}, {executed.with_suffix('.html').name}")
-    print(f"Figures and tables written in {_shown(figures)}: {len(changed) or 'none'}")
+    print(f"\nFigures and tables written in {_shown(figures)}: {len(changed) or 'none'}")
     for file in changed:
         print(f"  {_shown(file)}")
-    return written
+    print(f"Executed notebooks: {len(written)}")
+    for executed in written:
+        print(f"  {_shown(executed)}")
+    print(f"The report, to open in a browser:\n  {_shown(index)}")
 
 
 class MachinePath(ValueError):
@@ -322,12 +318,15 @@ def copy_back(written: Sequence[Path], folder: Path = NOTEBOOKS) -> None:
 
 
 def _continue_with(notebooks: Sequence[Path], out: Path, options: argparse.Namespace) -> str:
-    """The command that runs what is not done: the notebooks whose page was not written."""
-    left = [p.name[:2] for p in notebooks if not (out / p.with_suffix(".html").name).exists()]
-    words = ["python", "-m", "bnta_lib.reproduce", "--profile", options.profile]
+    """The command that does what is not done: the notebooks that did not end, or the report."""
+    left = [p.name[:2] for p in notebooks if not finished(out / p.name, p)]
+    module, folder = ("reproduce", "--out") if left else ("report", "--executed")
+    words = ["python", "-m", f"bnta_lib.{module}", "--profile", options.profile]
     words += ["--data", options.data] if options.data else []
-    words += ["--out", str(options.out)] if options.out != EXECUTED else []
-    words += ["--only", *left] if options.only or len(left) < len(notebooks) else []
+    words += [folder, str(options.out)] if options.out != EXECUTED else []
+    if options.report != REPORT:
+        words += ["--report" if left else "--out", str(options.report)]
+    words += ["--only", *left] if left and (options.only or len(left) < len(notebooks)) else []
     return shlex.join(words)
 
 
@@ -340,6 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", help='"embedded" (default) or a folder of person images')
     parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="e.g. --only 05 08")
     parser.add_argument("--out", type=Path, default=EXECUTED, help="folder (default: executed)")
+    parser.add_argument("--report", type=Path, default=REPORT, help="folder (default: report)")
     parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, help=argparse.SUPPRESS)
     parser.add_argument(
         "--in-place", action="store_true", help="copy the outputs back into notebooks/ at the end"
@@ -352,15 +352,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parameters = parameters_of(options.profile, options.data)
         notebooks = find_notebooks(options.notebooks, options.only)
         check_parameters(notebooks, parameters)
+        name = run_name(options.profile, parameters.get("data", "embedded"))
+        out = options.out.resolve() / name
+        if out == options.notebooks.resolve():
+            raise ValueError(f"{out} holds the notebooks themselves: choose another --out")
     except (ValueError, FileNotFoundError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
 
-    name = run_name(options.profile, parameters.get("data", "embedded"))
-    out = options.out.resolve() / name
-    for path in notebooks:  # pages of an earlier run must not pass for this one's
-        (out / path.with_suffix(".html").name).unlink(missing_ok=True)
-    (out / "index.html").unlink(missing_ok=True)  # it would link to them
+    for path in notebooks:  # those of an earlier run must not pass for this one's
+        (out / path.name).unlink(missing_ok=True)
     # The library and whatever a notebook starts see the same profile as its parameters cell.
     os.environ["BNTA_PROFILE"] = options.profile
     # Kernels run in another folder: a relative path would name another cache there.
@@ -372,11 +373,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = durations.remaining([path.stem for path in notebooks])
     guess = f"about {_clock(known)} minutes" if known is not None else "never timed here"
     print(f"profile {options.profile}, notebooks: {len(notebooks)}, {guess}")
+    whole = not options.only and name == options.profile
+    figures = figures_dir(name)
+    before = _state(figures)
     try:
-        written = run(notebooks, out, parameters, figures_dir(name), durations)
+        written = run(notebooks, out, parameters, durations)
         if options.in_place:
             copy_back(written, options.notebooks)
             print(f"Copied the outputs into {_shown(options.notebooks)}")
+        if whole and (code := check_paper(options.profile)):
+            print("\nAll notebooks are done. The report, without new verdicts:\n"
+                  f"  {_continue_with(notebooks, out, options)}", file=sys.stderr)
+            return code
+        source = finished_in(out, find_notebooks(options.notebooks))
+        index = build(name, source, figures, options.report.resolve(), options.notebooks)
+        _tell(index, written, figures, before)
     except NotebookFailure as failure:
         print(f"\n{failure}\n  as far as it ran: {_shown(out / failure.notebook)}", file=sys.stderr)
         if "[Errno 28]" in failure.error:

@@ -115,6 +115,7 @@ def test_makefile_targets_are_the_plain_commands():
     """What README.md shows to people without make is what make runs."""
     for target, command in {
         "reproduce": "-m bnta_lib.reproduce",
+        "report": "-m bnta_lib.report",
         "test": "-m pytest",
         "lab": "-m jupyter lab",
         "train": "-m bnta_lib.training",

@@ -4,14 +4,12 @@ import errno
 import json
 import re
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote
 
 import nbformat
 import pytest
 
-from bnta_lib import pages, reproduce
+from bnta_lib import reproduce
 from bnta_lib.settings import PROFILES, settings
 
 PARAMETERS = "profile = None\ndata = 'embedded'"
@@ -31,34 +29,25 @@ def write_notebook(path: Path, *cells: str, parameters: str = PARAMETERS) -> Pat
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder for notebooks; cache and figures lie beside it and not in the repository."""
+    """A folder for notebooks; all that is written lies beside it and not in the repository.
+
+    The paper's claims are not checked there, only that they would be: ``place/checked``.
+    """
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(reproduce, "figures_dir", lambda profile: tmp_path / "figures" / profile)
+    checked = tmp_path / "checked"
+    monkeypatch.setattr(reproduce, "check_paper", lambda name: checked.write_text(name) * 0)
     (tmp_path / "notebooks").mkdir()
     return tmp_path
 
 
 def reproduce_in(place: Path, *arguments: str) -> int:
     folders = ["--notebooks", str(place / "notebooks"), "--out", str(place / "executed")]
+    folders += ["--report", str(place / "report")]
     return reproduce.main([*folders, "--profile", "smoke", *arguments])
 
 
-class _Links(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def handle_starttag(self, tag, attrs):
-        self.found += [v for k, v in attrs if k in {"href", "src"} and v]
-
-
-def links(page: Path) -> list[str]:
-    parser = _Links()
-    parser.feed(page.read_text())
-    return parser.found
-
-
-def test_notebooks_run_in_order_and_index_links_resolve(place, capsys):
+def test_notebooks_run_in_order_and_a_report_is_made(place, capsys):
     figures = place / "figures" / "smoke"
     figures.mkdir(parents=True)
     (figures / "table_9.csv").write_text("old,1\n")
@@ -77,36 +66,18 @@ def test_notebooks_run_in_order_and_index_links_resolve(place, capsys):
 
     assert log.read_text() == "00_first smoke\n01_second smoke\n"
     assert sources == {p: p.read_bytes() for p in (place / "notebooks").iterdir()}
-    out = place / "executed" / "smoke"
-    index = out / "index.html"
-    found = links(index)
-    assert {"00_first.html", "01_second.html", "00_first.ipynb"} <= set(found)
-    assert any(link.endswith("00_first.png") for link in found)
-    for link in found:
-        assert (out / unquote(link)).is_file(), link
-    assert "<td>1</td>" in index.read_text()
+    assert (place / "checked").read_text() == "smoke"
+    site = place / "report" / "smoke"
+    names = {path.name for path in site.iterdir()}
+    assert names == {"index.html", "figures", "00_first.html", "01_second.html"}
+    index = (site / "index.html").read_text()
+    assert 'href="01_second.html"' in index and '<td class="number">1</td>' in index
+    assert (site / "figures" / "00_first.png").is_file() and "Not run" not in index
     said = capsys.readouterr().out
     assert re.search(r"\[1/2\] 00_first +ok +0:\d\d +elapsed +0:\d\d +about +0:\d\d left", said)
-    written = said[said.index("Figures and tables") :]
+    written = said[said.index("Figures and tables written") :]
     assert "00_first.png" in written and "table_1.md" in written and "table_9" not in written
     assert "index.html" in said and str(Path("smoke") / "01_second.ipynb") in said
-
-
-def test_pages_need_no_network_and_show_formulas_and_pictures(place):
-    notebook = write_notebook(place / "notebooks" / "00_a.ipynb", "print(1 < 2)")
-    content = nbformat.read(notebook, 4)
-    text = "$f^h$ and $$\\begin{aligned} L &= 1 \\end{aligned}$$ ![x](x.png) [next](01_b.ipynb)"
-    content.cells.append(nbformat.v4.new_markdown_cell(text))
-    nbformat.write(content, notebook)
-    from PIL import Image
-
-    Image.new("RGB", (2, 2)).save(place / "notebooks" / "x.png")
-    page = pages.write_page(notebook, notebook.parent)
-    body = page.read_text()
-    assert body.count("<math") == 2 and "<msup>" in body and "<mi>&</mi>" not in body
-    for link in links(page):
-        assert link.startswith(("#", "data:")) or link == "01_b.html"
-    assert not re.search(r"<script[^>]*src|import\(", body)
 
 
 def test_failing_cell_stops_the_run_and_is_named(place, capsys):
@@ -175,11 +146,13 @@ def test_notebook_without_the_parameter_is_refused(place, capsys):
 def test_data_folder_reaches_the_notebook_as_a_full_path(place, monkeypatch):
     (place / "my people").mkdir()
     monkeypatch.chdir(place)
-    expected = str(place / "my people")
-    write_notebook(place / "notebooks" / "00_a.ipynb", f"assert data == {expected!r}, data")
+    (place / "notebooks" / "expected").write_text(str(place / "my people"))
+    write_notebook(place / "notebooks" / "00_a.ipynb", "assert data == open('expected').read()")
     assert reproduce_in(place, "--data", "my people") == 0
     (written,) = (place / "executed").glob("smoke_my people-*")
-    assert (written / "index.html").exists()
+    page = place / "report" / written.name / "00_a.html"
+    assert "my people" in page.read_text() and str(place) not in page.read_text()
+    assert not (place / "checked").exists()  # the paper makes no claim on it
     other = place / "elsewhere" / "my people"
     assert reproduce.run_name("smoke", other) != written.name
 
@@ -188,6 +161,9 @@ def test_a_source_is_never_written_over(place):
     path = write_notebook(place / "notebooks" / "00_a.ipynb", "1")
     with pytest.raises(ValueError, match="written over itself"):
         reproduce.run_notebook(path, path, {})
+    folder = (place / "notebooks").rename(place / "smoke")
+    arguments = ["--notebooks", str(folder), "--out", str(place), "--profile", "smoke"]
+    assert reproduce.main(arguments) == 2 and (folder / "00_a.ipynb").exists()
 
 
 def test_in_place_copies_outputs_without_run_noise(place):
@@ -223,17 +199,46 @@ def test_in_place_changes_nothing_if_an_output_names_this_machine(place, capsys)
 def test_full_disk_and_ctrl_c_say_how_to_go_on(place, capsys, monkeypatch, error, code, words):
     for name in ("00_a", "01_b"):
         write_notebook(place / "notebooks" / f"{name}.ipynb", "1")
-    real = reproduce.write_page
+    real = reproduce.run_notebook
 
-    def second_fails(executed, folder):
+    def second_fails(source, executed, parameters):
         if executed.stem == "01_b":
             raise error
-        return real(executed, folder)
+        return real(source, executed, parameters)
 
-    monkeypatch.setattr(reproduce, "write_page", second_fails)
+    monkeypatch.setattr(reproduce, "run_notebook", second_fails)
     assert reproduce_in(place) == code
     said = capsys.readouterr().err
     assert words in said and "--profile smoke" in said and said.strip().endswith("--only 01")
+    assert not (place / "report").exists() and not (place / "checked").exists()
+
+
+def test_full_disk_under_the_report_says_how_to_make_it_alone(place, capsys, monkeypatch):
+    def fails(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "index.html")
+
+    write_notebook(place / "notebooks" / "00_a.ipynb", "1")
+    monkeypatch.setattr(reproduce, "build", fails)
+    assert reproduce_in(place) == 1
+    said = capsys.readouterr().err
+    assert "The disk is full" in said and "python -m bnta_lib.report --profile smoke" in said
+    assert "--only" not in said
+
+
+def test_a_check_that_fails_decides_the_exit_code_and_some_notebooks_are_not_checked(
+    place, capsys, monkeypatch
+):
+    write_notebook(place / "notebooks" / "00_a.ipynb", "1")
+    monkeypatch.setattr(reproduce, "check_paper", lambda profile: 130)
+    assert reproduce_in(place) == 130
+    assert "python -m bnta_lib.report" in capsys.readouterr().err
+    write_notebook(place / "notebooks" / "01_b.ipynb", "1")
+    assert reproduce_in(place, "--only", "01") == 0
+    index = place / "report" / "smoke" / "index.html"
+    assert "Not run" not in index.read_text()  # 00 was, before
+    (place / "executed" / "smoke" / "00_a.ipynb").unlink()
+    assert reproduce_in(place, "--only", "01") == 0
+    assert "Not run: 00_a." in index.read_text()
 
 
 def test_remaining_time_comes_from_earlier_runs(place):
