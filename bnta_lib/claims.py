@@ -534,7 +534,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = run_name(chosen.profile, data)
         print(printed(table, min(shutil.get_terminal_size((100, 24)).columns, 120)))
         note = f"{NOTE}\n\n{summary(table)}"
-        paths = save_table(table.set_index("id").round(2), "paper_check", run, note)
+        paths = save_table(table.set_index("id").round(3), "paper_check", run, note)
         use_style()
         paths += save_figure(claims_figure(table), "paper_check", run)
         print("\nWrote " + ", ".join(shown(path) for path in paths))

@@ -242,7 +242,8 @@ def at_work(world, cache, monkeypatch, tmp_path):
     return tmp_path / "smoke"
 
 
-def test_the_check_measures_every_claim_and_writes_what_it_prints(at_work, capsys, monkeypatch):
+def test_the_check_measures_every_claim_and_writes_what_it_prints(
+        at_work, world, capsys, monkeypatch):
     assert claims.main([]) == 0
     printed = capsys.readouterr().out
     table = pd.read_csv(at_work / "paper_check.csv")
@@ -254,7 +255,7 @@ def test_the_check_measures_every_claim_and_writes_what_it_prints(at_work, capsy
     assert f"{len(CLAIMS)} claims:" in flat and "Fig. 4, paper and here" in flat
     assert {p.suffix for p in at_work.iterdir()} == {".csv", ".md", ".tex", ".pdf", ".png"}
     monkeypatch.setattr(experiments, "_measure", lambda *a: pytest.fail("measured again"))
-    assert claims.main([]) == 0  # a second check reads all from the store
+    claims.check(world[0], progress=False)  # a second check reads all from the store
 
 
 def test_differences_come_from_the_rows_of_the_tables(at_work, world):
@@ -264,6 +265,15 @@ def test_differences_come_from_the_rows_of_the_tables(at_work, world):
     mean = own.groupby(["method", "split"])["value"].mean().groupby("method").mean()
     assert table.loc["T2.5", "difference"] == pytest.approx(mean["BNTA"] - mean["BNTA w/o TTA"])
     assert set(rows["Table 3"]["target"]) == {"VIPeR"}  # only what a claim needs
+
+
+def test_a_folder_is_checked_on_its_one_target(at_work, world, monkeypatch):
+    monkeypatch.setattr(claims, "load_targets", lambda *a, **k: {"my_folder": world[2]["GRID"]})
+    table = claims.check(world[0], "my_folder", progress=False)
+    assert set(table["target"]) == {"my_folder", "all"} and table["paper difference"].isna().all()
+    assert table["difference"].notna().all()
+    assert "paper no number" in claims.printed(table)
+    claims_figure(table)
 
 
 @pytest.mark.parametrize("width", [60, 100, 140])
