@@ -156,7 +156,9 @@ class _Files:
             return None
         self.left.remove(stem)
         by_kind = {f.suffix[1:]: f for f in self.files if f.stem == stem}
-        title = title or (stem[0].upper() + stem[1:]).replace("_", " ")
+        if not title:
+            words = re.sub(r"\b(bn|k|n)\b", lambda m: m[0].upper(), stem.replace("_", " "))
+            title = words[0].upper() + words[1:]
         item = {"stem": stem, "title": title, "caption": caption,
                 "files": [f"{stem}.{k[1:]}" for k in _KINDS if k[1:] in by_kind]}
         if "png" in by_kind:
