@@ -8,7 +8,7 @@ same way, on the same split. :func:`survival` says which conclusions outlive a c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -282,7 +282,7 @@ class Conclusion:
     source: str  # where the paper says so
     updated: str
     against: str
-    everywhere: bool = field(default=False)  # asked on each target, or on the paper's own
+    everywhere: bool = False  # asked on each target, or on the paper's own
 
 
 CONCLUSIONS = (
@@ -475,18 +475,23 @@ def readings_sentence(gains: pd.DataFrame) -> str:
             + (f": {', '.join(named)}." if named else "."))
 
 
-def affine_sentence(gains: pd.DataFrame) -> str:
-    """The most that gamma and beta alone bring, beside the paper's, from :func:`gain_rows`."""
+def paper_affine_gain() -> float:
+    """Points of rank 1 that Table 5 credits gamma and beta alone with, on the paper's GRID."""
     cited = paper_numbers().query("table == '5'").set_index("row")["value"].astype(float)
-    paper = cited["gamma+beta"] - cited["None"]
+    return cited["gamma+beta"] - cited["None"]
+
+
+def affine_sentence(gains: pd.DataFrame) -> str:
+    """The most rank 1 that gamma and beta alone bring, beside the paper's; from R1's gains."""
+    paper = paper_affine_gain()
     own = gains[gains["choice"] == AFFINE.name]
     usual, most = own[own["default"]].iloc[0], own.loc[own["difference"].idxmax()]
     reached = own[own["difference"] >= paper]["value_label"]
-    names = f"reach that: {', '.join(reached)}" if len(reached) else "reaches that: none"
+    names = ", ".join(reached) if len(reached) else "none"
     return (f"{own['target'].iloc[0]}, gamma and beta alone: {usual['difference']:+.1f} points "
             f"({_interval(usual)}) with {usual['value_label']}; the most of {len(own)} settings is "
             f"{most['difference']:+.1f} ({_interval(most)}) with {most['value_label']}. The "
-            f"paper's is {paper:+.1f} on its GRID; {names}.")
+            f"paper's is {paper:+.1f} on its GRID. Settings that reach that here: {names}.")
 
 
 def picks(gains: pd.DataFrame) -> pd.DataFrame:

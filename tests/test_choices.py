@@ -185,9 +185,9 @@ def test_a_value_that_diverges_is_said_to_and_takes_no_other_with_it(
     table = choices.survival(rows)
     assert table.set_index("conclusion").loc["adaption raises rank 1", choices.DIVERGED] == 1
     assert "diverged under 1" in choices.survival_sentence(table.iloc[0])
+    drawn = every_figure(rows)
     for name in ("optimiser", "affine", "overview"):
-        figure = every_figure(rows)[name]
-        texts = [text.get_text() for axis in figure.axes for text in axis.texts]
+        texts = [text.get_text() for axis in drawn[name].axes for text in axis.texts]
         assert choices.DIVERGED in texts
 
 
@@ -306,7 +306,7 @@ def test_sentences_say_what_the_rows_say():
     assert "above the default's: 1; below it: none resolved" in line
     sentence = choices.affine_sentence(gains)
     assert "the most of 10 settings is +7.0" in sentence and "+6.4 on its GRID" in sentence
-    assert sentence.endswith("reach that: sgd 0.5, 4 epochs.")
+    assert sentence.endswith("reach that here: sgd 0.5, 4 epochs.")
     assert "of 6 rows of Table 5" in choices.readings_sentence(gains)
     small, large = (choices.stripes_sentence(settings(p)) for p in ("laptop", "paper"))
     assert "96 x 48 pixels, 6 rows in 6 stripes, none shared" in small

@@ -14,7 +14,7 @@ from ..choices import (
 )  # fmt: skip
 from .base import COLOURS, TEXT_WIDTH
 
-_COLOURS = (COLOURS["BNTA"], COLOURS["AdaBN"], COLOURS["right"])
+_COLOURS = (COLOURS["BNTA"], COLOURS["AdaBN"])
 _MARKERS = ("o", "s")
 _LABEL = "gain in {}, points"
 
@@ -37,8 +37,8 @@ def choice_figure(rows: pd.DataFrame, choice: Choice, metric: str = "R1") -> Fig
             places = _places(choice, labels)
             _series(axis, own[own["value_label"].isin(labels)], each, places, number, len(series),
                     joined=choice.scale != "names", key="value_label")
-            _say_diverged(axis, rows[(rows["target"] == panel) & (rows["updated"] == ALL)], choice,
-                          places)
+            lost = rows[(rows["target"] == panel) & (rows["updated"] == ALL)]
+            _say_diverged(axis, lost, choice, places, number, len(series))
         axis.set_title(panel)
         _ticks(axis, choice)
     _set_height(axes, dots["gain"])
@@ -78,7 +78,7 @@ def affine_figure(rows: pd.DataFrame, metric: str = "R1", cited: float | None = 
             places = _places(AFFINE, labels)
             _series(axis, means[means["value_label"].isin(labels)], dots, places, number,
                     len(epochs), joined=True, key="value_label")
-            _say_diverged(axis, rows, AFFINE, places)
+            _say_diverged(axis, rows, AFFINE, places, number, len(epochs))
         if cited is not None:
             axis.axhline(cited, color="0.35", linestyle=":", linewidth=1.2)
         axis.set_title(f"{means['target'].iloc[0]}, {kind}")
@@ -153,7 +153,7 @@ def _series(axis, means, dots, places, number, count, joined, key) -> None:
     Shifts are in points on paper, so that they look alike on any scale.
     """
     colour, marker = _COLOURS[number], _MARKERS[number]
-    shift = 9 * (number - (count - 1) / 2)
+    shift = _shift(number, count)
     splits = sorted(dots["split"].unique())
     for i, split in enumerate(splits):
         own = dots[(dots["split"] == split) & dots[key].isin(list(places))]
@@ -201,12 +201,18 @@ def _whisker(axis: Axes, row, y: float) -> None:
                   elinewidth=1.1, markerfacecolor=colour if row.default else "white")
 
 
-def _say_diverged(axis: Axes, rows: pd.DataFrame, choice: Choice, places: dict) -> None:
+def _say_diverged(axis, rows, choice, places, number, count) -> None:
     lost = rows[(rows["choice"] == choice.name) & (rows["metric"] == DIVERGED)]
     for label in lost["value_label"]:
         if label in places:
-            axis.text(places[label], 0.03, DIVERGED, rotation=90, fontsize=7, ha="center",
-                      transform=axis.get_xaxis_transform())
+            axis.annotate(DIVERGED, (places[label], 0.03), (_shift(number, count) + 2.5, 0),
+                          axis.get_xaxis_transform(), "offset points", rotation=90, fontsize=7,
+                          ha="center", color=_COLOURS[number])
+
+
+def _shift(number: int, count: int) -> float:
+    """Points aside of the place, for one of several series."""
+    return 9 * (number - (count - 1) / 2)
 
 
 def _set_height(axes: list[Axes], gains) -> None:
