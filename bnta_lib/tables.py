@@ -114,7 +114,7 @@ def paired_test(
         difference = own["difference"].to_numpy()
         n = len(difference)
         mean = float(difference.mean())
-        if n > 1 and np.ptp(difference) > 0:
+        if n > 1 and np.ptp(difference) > 1e-9:  # else equal but for rounding
             half = stats.t.ppf(0.975, n - 1) * stats.sem(difference)
             p = float(stats.ttest_1samp(difference, 0).pvalue)
         else:  # one split, or no spread: nothing to estimate an interval from

@@ -435,25 +435,28 @@ def training_curves(histories: dict[str, pd.DataFrame], identities: int) -> Figu
 
 def suite_map() -> Figure:
     """The notebooks along the way from labelled sources to a target."""
-    figure, axis = plt.subplots(figsize=(TEXT_WIDTH, 1.75))
+    figure, axis = plt.subplots(figsize=(TEXT_WIDTH, 3.1))
     boxes = [  # x, y, width, colour, notebook, what happens there
-        (0.0, 1.6, 2.3, PALE, "01 data", "five sources,\nthree targets"),
-        (0.0, 0.1, 2.3, PALE, "02 model", "E, G, P, M;\n60 BN layers"),
-        (3.0, 0.85, 2.5, PALE, "03 training", "on the sources;\nheadroom"),
-        (6.2, 0.85, 3.0, UPDATED, "04 test-time adaption", "Algorithm 1, losses,\nsteps, what moved"),
-        (9.9, 1.6, 4.0, PALE, "05 Table 2", "retrieval on the targets,\nbeside the paper's numbers"),
-        (9.9, 0.1, 4.0, PALE, "08 Figure 1", "outputs of a BN layer,\nfrozen and adapted"),
+        (0.0, 2.85, 2.3, PALE, "01 data", "five sources,\nthree targets"),
+        (0.0, 1.35, 2.3, PALE, "02 model", "E, G, P, M;\n60 BN layers"),
+        (3.0, 2.1, 2.5, PALE, "03 training", "on the sources;\nheadroom"),
+        (6.2, 2.1, 3.0, UPDATED, "04 test-time adaption", "Algorithm 1, losses,\nsteps, what moved"),
+        (9.9, 3.85, 4.0, PALE, "05 Table 2", "does it help? beside\nthe paper's numbers"),
+        (9.9, 2.55, 4.0, PALE, "06, 07 Tables 3, 4, 5", "which losses, layers\nand BN quantities"),
+        (9.9, 1.25, 4.0, PALE, "08, 09 Figures 1, 3", "outputs of BN layers,\nand what moved in them"),
+        (9.9, -0.05, 4.0, PALE, "10 Figure 4, 12 open choices", "N, K and seconds;\nwhat the paper leaves open"),
     ]
     for x, y, w, colour, name, text in boxes:
         _box(axis, x, y, w, 1.2, face=colour)
         ink = "white" if colour == UPDATED else INK
         _note(axis, x + w / 2, y + 0.92, name, 8, weight="bold", color=ink)
         _note(axis, x + w / 2, y + 0.42, text, 7, color=ink)
-    for start, end in (((2.35, 2.1), (2.95, 1.65)), ((2.35, 0.7), (2.95, 1.2)),
-                       ((5.55, 1.45), (6.15, 1.45)), ((9.25, 1.65), (9.85, 2.1)),
-                       ((9.25, 1.2), (9.85, 0.7))):
+    for start, end in (((2.35, 3.35), (2.95, 2.9)), ((2.35, 1.95), (2.95, 2.45)),
+                       ((5.55, 2.7), (6.15, 2.7)), ((9.25, 3.2), (9.85, 4.3)),
+                       ((9.25, 2.85), (9.85, 3.1)), ((9.25, 2.5), (9.85, 1.95)),
+                       ((9.25, 2.2), (9.85, 0.75))):
         _arrow(axis, start, end)
-    axis.set(xlim=(-0.05, 13.95), ylim=(0, 2.9), aspect="equal")
+    axis.set(xlim=(-0.05, 13.95), ylim=(-0.1, 5.15), aspect="equal")
     axis.set_axis_off()
     figure.tight_layout(pad=0.1)
     return figure
