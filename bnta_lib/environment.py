@@ -68,8 +68,9 @@ def styled_check(rows: pd.DataFrame) -> Styler:
         "Found": rows["found"], "What to do": rows["remedy"].where(~rows["fine"], ""),
     })
     mark = {"✓": "color: #0072B2", "✗": "color: #D55E00; font-weight: bold"}
-    return table.style.hide(axis="index").map(mark.get, subset=[""]).set_properties(
-        **{"text-align": "left"})
+    left = [("text-align", "left")]
+    style = table.style.hide(axis="index").map(mark.get, subset=[""])
+    return style.set_table_styles([{"selector": "th", "props": left}, {"selector": "td", "props": left}])
 
 
 def _row(what: str, found: str, fine: bool, remedy: str) -> dict:

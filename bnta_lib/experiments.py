@@ -126,8 +126,12 @@ def run_rows(
               desc=experiment) as bar:
         for _ in _measure_all(bench, missing):
             bar.update()
-    tables = [bench.rows(unit).assign(experiment=experiment, method=runs[unit[1]].method)
-              for unit in units]
+    # The store knows data by their digest: the names are those of who asks.
+    tables = [
+        bench.rows((name, number, split, seed)).assign(
+            dataset=name, split=split, experiment=experiment, method=runs[number].method)
+        for name, number, split, seed in units
+    ]
     return pd.concat(tables, ignore_index=True).rename(columns={"dataset": "target"})
 
 
@@ -320,7 +324,7 @@ def change_rows(
                 rows = measured("changes", key, lambda: _measure_changes(model, gallery, settings),
                                 profile=settings.profile, dataset=name, split=number,
                                 setting="training bnta, adaption bnta")
-                tables.append(rows)
+                tables.append(rows.assign(dataset=name, split=number))
                 bar.update()
     return pd.concat(tables, ignore_index=True).rename(columns={"dataset": "target"})
 
@@ -375,8 +379,9 @@ def shift_rows(
         key = {"model": digest, "data": target.data.digest, "seed": seed,
                "probe": chosen.probe.tolist(), "gallery": chosen.gallery.tolist(),
                "sources": [source.digest for source in sources], "settings": tta_settings(settings)}
-        tables.append(measured("shift", key, measure, profile=settings.profile, dataset=name,
-                               split=split, seed=seed, setting="training bnta, adaption bnta"))
+        rows = measured("shift", key, measure, profile=settings.profile, dataset=name, split=split,
+                        seed=seed, setting="training bnta, adaption bnta")
+        tables.append(rows.assign(dataset=name))
     columns = {"dataset": "target", "value": "distance"}
     rows = pd.concat(tables, ignore_index=True).rename(columns=columns)
     return rows[["target", "model", "index", "layer", "distance"]]

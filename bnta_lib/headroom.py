@@ -38,7 +38,7 @@ def headroom_rows(
                "normalise": settings.normalise_features}
         rows = measured("headroom", key, lambda: _measure(model, target, settings),
                         profile=settings.profile, dataset=name, setting=f"{kind}, no adaption")
-        tables.append(rows.assign(kind=kind))
+        tables.append(rows.assign(dataset=name, kind=kind))
     columns = ["set", "kind", "split", "cameras", "gallery", "rank"]
     named = {"dataset": "set", "value": "rank"}
     return pd.concat(tables, ignore_index=True).rename(columns=named)[columns]

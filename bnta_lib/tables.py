@@ -465,7 +465,8 @@ def markdown(table: pd.DataFrame) -> str:
     if isinstance(flat.columns, pd.MultiIndex):
         flat.columns = [" ".join(str(level) for level in c) for c in flat.columns]
     names = [name or "" for name in flat.index.names]
-    return flat.reset_index(names=names).to_markdown(index=False)
+    # Text stays as it is printed: 48.0 is not 48.
+    return flat.reset_index(names=names).to_markdown(index=False, disable_numparse=True)
 
 
 # What LaTeX reads otherwise, or has no letter for.

@@ -116,6 +116,7 @@ def test_makefile_targets_are_the_plain_commands():
     for target, command in {
         "reproduce": "-m bnta_lib.reproduce",
         "report": "-m bnta_lib.report",
+        "paper-check": "-m bnta_lib.claims",
         "test": "-m pytest",
         "lab": "-m jupyter lab",
         "train": "-m bnta_lib.training",

@@ -183,3 +183,9 @@ def test_processes_beside_this_one_measure_the_same(models, targets, small, monk
     alone, beside = ([*rows[rows["unit"] == "%"][[*keys, "value"]].itertuples(index=False)]
                      for rows in (alone, beside))
     assert beside == alone
+
+
+def test_the_same_images_under_another_name_keep_that_name(models, targets, small):
+    first = experiments.table_2_rows(models, targets, small, progress=False)
+    again = experiments.table_2_rows(models, {"renamed": targets["dots"]}, small, progress=False)
+    assert set(again["target"]) == {"renamed"} and again["value"].equals(first["value"])
