@@ -178,7 +178,8 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit("the store is empty: make reproduce measures")
     if chosen.export:
         try:
-            write_rows(rows[rows["current"]].drop(columns="current"), chosen.export)
+            kept = rows[rows["current"]].drop(columns="current")
+            write_rows(kept.sort_values([*COLUMNS[:7]], kind="stable"), chosen.export)
         except OSError as error:
             raise SystemExit(f"cannot write the rows: {error}") from None
         print(f"wrote {int(rows['current'].sum())} rows to {chosen.export}")
