@@ -149,6 +149,8 @@ def _measure_all(bench: _Bench, units: list[tuple]) -> Iterator[None]:
             bench.rows(unit)
             yield
         return
+    # A process whose memory grew is replaced, which is no news to a reader.
+    warnings.filterwarnings("ignore", "A worker stopped while", UserWarning)
     with tempfile.TemporaryDirectory(prefix="bnta-") as folder:
         path = Path(folder) / "bench"
         path.write_bytes(pickle.dumps(bench))  # once, and not with every unit
