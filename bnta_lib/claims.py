@@ -465,7 +465,8 @@ NOTE = (
     "intervals are somewhat too narrow. \"Highest\" is judged against every other row, and the "
     f"difference shown is that from the row that decides; \"a small effect\" is one within "
     f"{MARGIN:g} point of zero, about one probe of GRID; rates differ where they do at more than "
-    "half of the layers. Table 5 is read as: the quantity named is free to move, alone. The "
+    "half of the layers. Where two trainings are compared there is one of each: how much a training "
+    "varies by its seed is not in the interval. Table 5 is read as: the quantity named is free to move, alone. The "
     "paper's differences are computed from its tables (its text says 2.7 where Table 2 gives 2.8, "
     "on iLIDS); Figures 3 and 4 print no numbers."
 )
