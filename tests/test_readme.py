@@ -2,6 +2,8 @@
 
 import re
 
+import pandas as pd
+
 from bnta_lib.settings import ROOT
 
 
@@ -22,6 +24,14 @@ def test_a_number_of_the_readme_is_not_in_the_committed_table():
     for row in rows:
         for cell in row.split("|")[2:-1]:
             assert cell.strip() in table, row
+
+
+def test_the_verdicts_that_the_readme_counts_are_those_of_the_committed_check():
+    verdicts = pd.read_csv(ROOT / "figures" / "laptop" / "paper_check.csv")["verdict"].value_counts()
+    text = " ".join((ROOT / "README.md").read_text().split())
+    holds, fails, open_ = (verdicts[v] for v in ("holds", "does not hold", "not resolved here"))
+    assert f"the {verdicts.sum()} comparisons" in text
+    assert f"{holds} hold here, {fails} do not, {open_} are not resolved" in text
 
 
 def test_a_link_of_the_readme_leads_nowhere():
