@@ -42,7 +42,7 @@ env: $(MADE)
 # For maintainers: run at the laptop profile and commit the outputs with the notebooks.
 notebooks: $(MADE)
 	$(RUN) -m bnta_lib.reproduce --profile laptop --in-place
-	$(RUN) -m bnta_lib.results --profile laptop --export figures/laptop/results.csv.gz
+	$(RUN) -m bnta_lib.results --profile laptop --export data/results/laptop.csv.gz
 
 $(MADE): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make env PYTHON=python3.11")'
