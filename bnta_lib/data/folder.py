@@ -124,7 +124,7 @@ def _read(path: Path, found: list[tuple[Path, int, int]], size: tuple[int, int])
     for i, (file, _, _) in enumerate(found):
         try:
             with Image.open(file) as opened:
-                picture = _rgb(opened).resize((width, height), Image.Resampling.BILINEAR)
+                picture = upright_rgb(opened).resize((width, height), Image.Resampling.BILINEAR)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise ValueError(f"{file} cannot be decoded as an image ({error}): replace or delete "
                              "it") from error
@@ -136,7 +136,7 @@ def _read(path: Path, found: list[tuple[Path, int, int]], size: tuple[int, int])
     return ReIDSet(path.name, torch.from_numpy(images), pids, camids)
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
+def upright_rgb(picture: Image.Image) -> Image.Image:
     """Upright, in 8-bit RGB. 16-bit grey keeps its upper byte, which Pillow would cut to white."""
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":

@@ -1,0 +1,72 @@
+"""What a published set is once it is read: a list of samples, each an image with its labels."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from bnta_lib.data.folder import upright_rgb
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One crop of a published set: where its pixels are, and whom they show."""
+
+    file: Path  # the image, or the .mat file that holds it
+    pid: int  # person, from 1, without meaning across sets; 0 is a distractor that matches nobody
+    camid: int  # camera, from 1
+    part: str = ""  # of the publication: "train", "query", "gallery", "probe", "P1" ...
+    box: tuple[int, int, int, int] | None = None  # left, top, width, height to cut from the file
+    cell: str = ""  # of a .mat file: the HDF5 path of the image
+
+
+@dataclass(frozen=True)
+class Found:
+    """A published set as it lies below a folder, after its rule (see the catalogue)."""
+
+    name: str  # of the catalogue
+    layout: str  # which of the set's published layouts it is
+    folder: Path  # where that layout begins
+    samples: tuple[Sample, ...]  # in an order that does not depend on the file system
+    left_out: dict[str, int] = field(default_factory=dict)  # images that the rule drops, by reason
+    notes: tuple[str, ...] = ()  # what differs from the publication, a sentence each
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def people(self) -> int:
+        """How many people it shows, distractors not counted."""
+        return len({sample.pid for sample in self.samples} - {0})
+
+
+def read_image(sample: Sample, matlab: h5py.File | None = None) -> Image.Image:
+    """The crop of a sample, upright, 8-bit RGB. ``matlab``: its .mat file, where it is open.
+
+    Raises ValueError, naming the file, where the image cannot be decoded or the box lies outside.
+    """
+    try:
+        if sample.cell:
+            if matlab is None:
+                with h5py.File(sample.file, "r") as opened:
+                    return read_image(sample, opened)
+            # MATLAB keeps arrays column by column: (3, width, height) here.
+            return Image.fromarray(np.ascontiguousarray(np.asarray(matlab[sample.cell]).T, np.uint8))
+        # Read whole first: a file that is decoded lazily would be held open.
+        with Image.open(io.BytesIO(sample.file.read_bytes())) as opened:
+            picture = upright_rgb(opened)
+        if sample.box is None:
+            return picture
+        left, top, width, height = sample.box
+        right, bottom = left + width, top + height
+        if min(left, top) < 0 or min(width, height) < 1 or right > picture.width or bottom > picture.height:
+            raise ValueError(f"the box {sample.box} lies outside its {picture.width} x {picture.height} pixels")
+        return picture.crop((left, top, right, bottom))
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, Image.DecompressionBombError) as error:
+        where = f"{sample.file}{' ' + sample.cell if sample.cell else ''}"
+        raise ValueError(f"{where} cannot be decoded as an image ({error}): replace it") from error
