@@ -91,6 +91,8 @@ class Settings:
 
     # ---- evaluation
     normalise_features: bool = True  # Euclidean distance on L2-normalised features [O]
+    viper_probe: str = "cam_a"  # which camera of the published VIPeR probes: cam_a | cam_b | both [O]
+    ilids_images: str = "single"  # of a person in the published iLIDS's gallery: single | multi [O]
 
     def __post_init__(self) -> None:
         counts = ("height", "width", "other_height", "splits", "heldout", "base_width", "stripes", "local_dim",
@@ -112,6 +114,9 @@ class Settings:
         _check(self, "tta_optimizer", self.tta_optimizer in ("adam", "sgd"), "'adam' or 'sgd'")
         _check(self, "matching_reduction", self.matching_reduction in ("sum", "mean"),
                "'sum' or 'mean'")
+        _check(self, "viper_probe", self.viper_probe in ("cam_a", "cam_b", "both"),
+               "'cam_a', 'cam_b' or 'both'")
+        _check(self, "ilids_images", self.ilids_images in ("single", "multi"), "'single' or 'multi'")
         _check(self, "people", self.people.keys() == self.images.keys(),
                "given for the same sources as images")
 
@@ -184,15 +189,30 @@ def cache_dir() -> Path:
     return Path(os.environ.get("BNTA_CACHE") or ROOT / ".cache").expanduser().absolute()
 
 
-def run_name(profile: str, data: str = "embedded") -> str:
-    """Names what a run writes: the profile, and the folder of images where it is a user's own.
+def data_folder(data: str | Path) -> Path | None:
+    """The folder that ``data`` names: a path, "real" for ``$BNTA_DATA``; None for "embedded".
 
-    So that runs on other images leave the embedded benchmark's figures and tables alone; a few
-    digits of the whole path tell folders of the same name apart.
+    Raises ValueError where it is "real" and the variable is not set.
     """
     if data == "embedded":
+        return None
+    if data != "real":
+        return Path(data).expanduser().resolve()
+    if not os.environ.get("BNTA_DATA", "").strip():
+        raise ValueError('data="real" is the folder that the environment variable BNTA_DATA names, and it '
+                         "is not set: set it to the folder that holds the published data sets")
+    return Path(os.environ["BNTA_DATA"]).expanduser().resolve()
+
+
+def run_name(profile: str, data: str | Path = "embedded") -> str:
+    """Names what a run writes: the profile, and the folder of images where there is one.
+
+    So that runs on other images leave the embedded benchmark's figures and tables alone; a few
+    digits of the whole path tell folders of the same name apart. Raises as :func:`data_folder`.
+    """
+    path = data_folder(data)
+    if path is None:
         return profile
-    path = Path(data).expanduser().resolve()
     return f"{profile}_{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
 
 

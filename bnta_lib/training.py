@@ -164,7 +164,8 @@ def augment(images: Tensor, settings: Settings, random: torch.Generator) -> Tens
 def training_key(sources: ReIDSet, settings: Settings) -> str:
     """Digest of all that decides the weights: the data, and every setting of the training."""
     later = ("K", "margin", "lambda3", "matching_reduction", "normalise_features", "splits",
-             "heldout", "save_every", "other_height")  # adaption, evaluation, and when to save
+             "heldout", "save_every", "other_height",
+             "viper_probe", "ilids_images")  # adaption, evaluation, and when to save
     chosen = {k: v for k, v in asdict(settings).items()
               if not k.startswith("tta_") and k not in later}
     text = json.dumps([sources.digest, chosen], sort_keys=True)

@@ -71,6 +71,7 @@ class Target:
 
     data: ReIDSet
     splits: tuple[Split, ...]
+    protocol: str = ""  # how the splits of a published set were made, a sentence for under a table
 
     def __post_init__(self) -> None:
         if not self.splits:
