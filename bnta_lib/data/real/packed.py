@@ -1,0 +1,520 @@
+"""A packed cache: the images of published sets, decoded once into one memory-mapped uint8 file.
+
+A pack is a folder ``<cache>/packed/<sets>-<N>-<H>x<W>-<key>/`` with
+
+* ``images.npy``  uint8 (N, 3, H, W), as `numpy.load` maps it; 12 GB for the paper's mixture;
+* ``labels.npy``  int64 (N, 3): person, camera, CRC-32 of the image's pixels;
+* ``pack.json``   what it holds, and the digest that tells whether all of it is as it was written;
+* ``journal``     which blocks were finished, by which an interrupted or damaged pack goes on.
+
+The key is a digest of `VERSION`, the size, and of each sample its set, path (below the set's
+folder), cell, box, part, person and camera, and its file's bytes and time of change. So a file that
+is replaced or touched, a label, an order or a rule that changes makes another pack; a set that is
+moved as a whole, with its times, does not. Old packs are left: delete their folders.
+
+A pack is made in ``<...>.part/`` and renamed when it is whole. Blocks of `BLOCK` images are written,
+flushed to the disk, and only then entered in the journal, so that a process that is killed loses
+seconds: the same call goes on. A block is taken from the journal where its files are as they were
+and its pixels have the checksums that it names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import fcntl
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from joblib import Parallel, delayed, parallel_config
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bnta_lib.data.real.records import Found, Sample, read_image
+from bnta_lib.data.sets import ReIDSet
+from bnta_lib.files import atomic
+from bnta_lib.settings import PAPER_SOURCES, PROFILES, cache_dir, settings as load_settings
+
+VERSION = 1  # of the layout and of how pixels are made
+BLOCK = 256  # images that are journalled together
+SMALL = 2_000  # images below which starting processes takes longer than it saves
+FLUSH_SECONDS = 5.0  # between two flushes: what a killed process loses at most
+# A private mapping may be written to without touching the file, but must not count as memory
+# in use: a pack may be larger than the memory. Python names the flag from 3.13 on.
+_PRIVATE = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+
+Job = tuple[str, str, "tuple[int, int, int, int] | None", int, int]  # file, cell, box, bytes, mtime_ns
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An open pack of N images. Writing into ``images`` changes memory, never the file."""
+
+    folder: Path
+    images: Tensor  # uint8 (N, 3, H, W), RGB, memory-mapped
+    pids: Tensor  # int64 (N,), as in the samples: without meaning across sets
+    camids: Tensor  # int64 (N,)
+    checks: Tensor  # int64 (N,), CRC-32 of each image
+    spans: dict[str, range]  # the rows of each set
+    unreadable: tuple[str, ...] = ()  # images that were left out, a sentence each
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def as_set(self, name: str = "") -> ReIDSet:
+        """One of its sets (may be left out where it holds one), sharing the mapped images."""
+        if not name and len(self.spans) > 1:
+            raise ValueError(f"name one of the sets in this pack: {', '.join(self.spans)}")
+        if name and name not in self.spans:
+            raise ValueError(f"this pack has no {name!r}: it has {', '.join(self.spans)}")
+        name = name or next(iter(self.spans))
+        rows = slice(self.spans[name].start, self.spans[name].stop)
+        return self._set(name, rows, self.pids[rows], self.camids[rows])
+
+    def mixed(self, name: str) -> ReIDSet:
+        """All its sets as one for training: pids 1..M distinct over all, cameras too; no copy.
+
+        Raises ValueError where a set has distractors (person 0), who have no identity to learn.
+        """
+        pids, camids = torch.empty_like(self.pids), torch.empty_like(self.camids)
+        person = camera = 0
+        for own, rows in self.spans.items():
+            rows = slice(rows.start, rows.stop)
+            if not len(self.pids[rows]):
+                continue
+            if int(self.pids[rows].min()) < 1:
+                raise ValueError(f"{own} has distractors (person 0): leave them out to train")
+            pids[rows] = torch.unique(self.pids[rows], return_inverse=True)[1] + 1 + person
+            camids[rows] = self.camids[rows] + camera
+            person, camera = int(pids[rows].max()), int(camids[rows].max())
+        return self._set(name, slice(None), pids, camids)
+
+    def _set(self, name: str, rows: slice, pids: Tensor, camids: Tensor) -> ReIDSet:
+        """Its digest is that of shape, labels and the images' checksums: nothing is read."""
+        images = self.images[rows]
+        sha = hashlib.sha256(repr(("packed", VERSION, tuple(images.shape))).encode())
+        for tensor in (self.checks[rows], pids, camids):
+            sha.update(tensor.contiguous().numpy())
+        return ReIDSet(name, images, pids, camids, sha.hexdigest())
+
+    def damaged(self, progress: bool = False) -> list[int]:
+        """Rows whose pixels are not those that were written; reads the whole pack."""
+        rows = tqdm(self.images.numpy(), disable=not progress, unit="image", desc="verifying")
+        return [row for row, image in enumerate(rows) if zlib.crc32(image) != int(self.checks[row])]
+
+
+def packed(
+    found: Found | Sequence[Found] | Sequence[Sample],
+    size: tuple[int, int],
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+    skip_unreadable: bool = False,
+) -> Packed:
+    """The samples of one set, or of several in one file, decoded and resized to ``size`` = (H, W).
+
+    Pixels are those of `records.read_image`, resized by Pillow's bilinear filter. A pack that is
+    there is opened; else it is made by ``workers`` processes (default: ``$BNTA_WORKERS``, or one a
+    core). Images that cannot be decoded are all named in one ValueError when the others are
+    packed; ``skip_unreadable`` leaves them out instead, and names them in the result.
+
+    Raises ValueError for no sample or a file that changed meanwhile, and OSError where the pack
+    cannot be kept.
+    """
+    sets = _sets(found)
+    folder, part, rows, blocks = _identity(sets, size)
+    there = _opened(folder)
+    if there is None:
+        with _locked(folder.parent, progress):
+            there = _opened(folder)  # another process may have made it meanwhile
+            if there is None:
+                damaged = folder.is_dir()
+                if damaged:  # go on from what is whole of it
+                    shutil.rmtree(part, ignore_errors=True)
+                    os.replace(folder, part)
+                _make(folder, part, sets, rows, blocks, size, workers, progress, skip_unreadable)
+                there = open_pack(folder)
+    if there.unreadable and not skip_unreadable:
+        raise ValueError(_unreadable(there.unreadable))
+    return there
+
+
+def open_pack(folder: str | Path) -> Packed:
+    """A finished pack, in milliseconds: its sizes and digests of labels are checked, no pixel.
+
+    Raises FileNotFoundError where there is none, ValueError where it is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "pack.json").is_file():
+        raise FileNotFoundError(f"no finished pack at {folder}")
+    try:
+        text = (folder / "pack.json").read_text(encoding="utf-8")
+        held = json.loads(text)
+        labels = np.load(folder / "labels.npy")
+        images = np.load(folder / "images.npy", mmap_mode="r")
+        whole = (held["version"] == VERSION and held["digest"] == _digest(held, labels)
+                 and images.dtype == np.uint8 and list(images.shape) == held["shape"]
+                 and labels.shape == (len(images), 3))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the pack {folder} is damaged ({error})") from error
+    if not whole:
+        raise ValueError(f"the pack {folder} is damaged: its parts do not fit each other")
+    with open(folder / "images.npy", "rb") as file:
+        view = mmap.mmap(file.fileno(), 0, flags=_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    pixels = torch.frombuffer(view, dtype=torch.uint8, count=images.size, offset=images.offset)
+    pids, camids, checks = torch.from_numpy(labels).T.contiguous()
+    spans = {name: range(start, stop) for name, start, stop in held["sets"]}
+    return Packed(folder, pixels.view(images.shape), pids, camids, checks, spans,
+                  tuple(held["unreadable"]))
+
+
+def _opened(folder: Path) -> Packed | None:
+    """The pack, or None where it has to be made; a damaged one is named in a warning."""
+    try:
+        return open_pack(folder)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        warnings.warn(f"{error}: what is damaged of it is packed again", stacklevel=3)
+        return None
+
+
+# ---------------------------------------------------------------- what a pack is of
+
+
+def _sets(found: Found | Sequence[Found] | Sequence[Sample]) -> list[tuple[str, Path, Sequence[Sample]]]:
+    """Name, folder and samples of each set."""
+    found = [found] if isinstance(found, Found) else list(found)
+    if found and isinstance(found[0], Sample):
+        folder = os.path.commonpath([sample.file.parent for sample in found])
+        return [("images", Path(folder), found)]
+    names = [own.name for own in found]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a set is there twice: {', '.join(names)}")
+    return [(own.name, own.folder, own.samples) for own in found]
+
+
+def _identity(sets, size: tuple[int, int]) -> tuple[Path, Path, list[Job], list[str]]:
+    """Folder of the finished pack and of the unfinished one, a job a row, and a key a block.
+
+    The unfinished one is named after the places of the images alone: where a file was replaced,
+    the blocks of the others remain.
+    """
+    jobs, places, files, labels = [], [], [], []
+    known: dict[str, tuple[int, int]] = {}  # a .mat file or photograph holds many images
+    for name, folder, samples in sets:
+        above = f"{folder}{os.sep}"
+        for sample in samples:
+            path = str(sample.file)
+            if path not in known:
+                known[path] = _stamp(path)
+            jobs.append((path, sample.cell, sample.box, *known[path]))
+            places.append(repr((name, path.removeprefix(above), sample.cell, sample.box)))
+            files.append(repr(known[path]))
+            labels.append(repr((sample.part, sample.pid, sample.camid)))
+    if not jobs:
+        raise ValueError("there is no image to pack")
+    about = repr((VERSION, *size))
+    blocks = [_sha([about, *places[k : k + BLOCK], *files[k : k + BLOCK]])
+              for k in range(0, len(jobs), BLOCK)]
+    stem = f"{'+'.join(name for name, _, _ in sets)}-{len(jobs)}-{size[0]}x{size[1]}"
+    home = cache_dir() / "packed"
+    return (home / f"{stem}-{_sha([about, *places, *files, *labels])}",
+            home / f"{stem}-{_sha([about, *places])}.part", jobs, blocks)
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Bytes and time of change of a file; (-1, -1) where it cannot be reached."""
+    try:
+        about = os.stat(path)
+    except OSError:  # decoding it will say why
+        return -1, -1
+    return about.st_size, about.st_mtime_ns
+
+
+def _sha(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _digest(held: dict, labels: np.ndarray) -> str:
+    about = json.dumps({k: v for k, v in held.items() if k != "digest"}, sort_keys=True)
+    return hashlib.sha256(about.encode() + labels.tobytes()).hexdigest()
+
+
+# ---------------------------------------------------------------- making one
+
+
+def _make(folder, part, sets, rows, blocks, size, workers, progress, skip_unreadable) -> None:
+    shape = (len(rows), 3, *size)
+    images = part / "images.npy"
+    with _explained(part):
+        checks = _resumed(part, shape, blocks)
+        todo = [k for k, own in enumerate(checks) if own is None]
+        bad, changed = [], []
+        bar = tqdm(total=len(rows), disable=not progress, unit="image", desc=folder.name.rsplit("-", 1)[0],
+                   initial=len(rows) - sum(len(rows[k * BLOCK : (k + 1) * BLOCK]) for k in todo))
+        with bar, open(images, "rb") as data, open(part / "journal", "a", encoding="ascii") as journal:
+            waiting, flushed = [], time.monotonic()
+
+            def enter() -> None:
+                os.fsync(data.fileno())  # first the pixels, then the word that they are there
+                journal.writelines(_line(blocks[k], checks[k]) for k in waiting)
+                journal.flush()
+                os.fsync(journal.fileno())
+                waiting.clear()
+
+            try:
+                for k, own, own_bad, own_changed in _decoded(images, rows, todo, size, workers):
+                    checks[k] = own
+                    bad += own_bad
+                    changed += own_changed
+                    if not own_bad and not own_changed:
+                        waiting.append(k)
+                    bar.update(len(own))
+                    if time.monotonic() - flushed >= FLUSH_SECONDS:
+                        enter()
+                        flushed = time.monotonic()
+            finally:
+                enter()
+        if changed:
+            raise ValueError(f"{len(changed)} files changed while they were packed, for one {changed[0]}: "
+                             "run again when nothing writes to them; the others are kept")
+        bad.sort()
+        if bad and not skip_unreadable:
+            raise ValueError(_unreadable([why for _, why in bad]))
+        _finish(folder, part, sets, np.concatenate(checks), bad, shape)
+
+
+def _unreadable(why: Sequence[str]) -> str:
+    return "\n".join([f"{len(why)} of the images cannot be read; the others are packed and kept. Replace "
+                      "them and run again, or leave them out (--skip-unreadable):", *why])
+
+
+def _resumed(part: Path, shape: tuple[int, ...], blocks: list[str]) -> list[np.ndarray | None]:
+    """Makes the unfinished pack's files, or takes up what is there: checksums of finished blocks."""
+    images, journal = part / "images.npy", part / "journal"
+    part.mkdir(parents=True, exist_ok=True)
+    for name in ("pack.json", "labels.npy"):
+        (part / name).unlink(missing_ok=True)
+    checks: list[np.ndarray | None] = [None] * len(blocks)
+    there = None
+    with suppress(OSError, ValueError):
+        there = np.load(images, mmap_mode="r")
+    if there is None or there.shape != shape or there.dtype != np.uint8:
+        journal.unlink(missing_ok=True)
+        images.unlink(missing_ok=True)
+    _check_space(part, images, int(np.prod(shape)))
+    if there is None or there.shape != shape or there.dtype != np.uint8:
+        np.lib.format.open_memmap(images, "w+", np.uint8, shape)
+        return checks
+    kept = []
+    for line in journal.read_bytes().split(b"\n") if journal.is_file() else []:
+        key, own = _parsed(line)
+        if key not in blocks:
+            continue
+        k = blocks.index(key)
+        block = there[k * BLOCK : (k + 1) * BLOCK]
+        if len(own) == len(block) and all(zlib.crc32(a) == b for a, b in zip(block, own)):
+            if checks[k] is None:
+                kept.append(_line(key, own))
+            checks[k] = own
+    with atomic(journal) as temporary:  # without a line that was cut short: others will follow it
+        temporary.write_text("".join(kept), encoding="ascii")
+    return checks
+
+
+def _line(key: str, checks: np.ndarray) -> str:
+    """A finished block in the journal: its key, the CRC-32 of its images, and a check of the line."""
+    text = f"{key} {np.asarray(checks, '>u4').tobytes().hex()}"
+    return f"{text} {zlib.crc32(text.encode()):08x}\n"
+
+
+def _parsed(line: bytes) -> tuple[str, np.ndarray]:
+    """Key and checksums of a line; no key where it was cut short or edited."""
+    text, _, check = line.rpartition(b" ")
+    with suppress(ValueError):
+        if int(check, 16) == zlib.crc32(text):
+            key, _, checks = text.decode("ascii").partition(" ")
+            return key, np.frombuffer(bytes.fromhex(checks), ">u4").astype(np.int64)
+    return "", np.empty(0, np.int64)
+
+
+def _check_space(part: Path, images: Path, needed: int) -> None:
+    there = images.stat().st_blocks * 512 if images.is_file() else 0
+    free = shutil.disk_usage(part).free
+    if needed - there > free:
+        raise OSError(errno.ENOSPC, f"the pack needs {needed / 1e9:.2f} GB, of which {there / 1e9:.2f} GB are "
+                      f"there, and {part.parent} has {free / 1e9:.2f} GB left: free some space or set "
+                      "BNTA_CACHE to a folder on another disk, then run again")
+
+
+def _finish(folder: Path, part: Path, sets, checks: np.ndarray, bad, shape) -> None:
+    """Labels and header beside the images, unreadable ones left out; then the folder gets its name."""
+    labels = np.array([(s.pid, s.camid) for _, _, samples in sets for s in samples], np.int64)
+    labels = np.column_stack([labels, checks])
+    keep = np.ones(len(labels), bool)
+    keep[[row for row, _ in bad]] = False
+    if not keep.any():
+        raise ValueError(_unreadable([why for _, why in bad]))
+    if bad:
+        _close_up(part, keep, shape)
+    ends = np.cumsum([0, *(len(samples) for _, _, samples in sets)])
+    before = np.concatenate([[0], np.cumsum(keep)])[ends].tolist()
+    held = {"version": VERSION, "shape": [int(keep.sum()), *shape[1:]],
+            "sets": [[name, a, b] for (name, _, _), a, b in zip(sets, before, before[1:])],
+            "unreadable": [why for _, why in bad]}
+    labels = labels[keep]
+    with atomic(part / "labels.npy") as temporary, open(temporary, "wb") as file:
+        np.save(file, labels)
+    with atomic(part / "pack.json") as temporary:
+        temporary.write_text(json.dumps({**held, "digest": _digest(held, labels)}, indent=1), encoding="utf-8")
+    os.replace(part, folder)
+
+
+def _close_up(part: Path, keep: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Moves the rows to keep together, in place. The journal does not describe them any more."""
+    (part / "journal").unlink()
+    images = np.load(part / "images.npy", mmap_mode="r+")
+    rows, offset = np.flatnonzero(keep), images.offset
+    for k in range(0, len(rows), BLOCK):
+        images[k : k + len(rows[k : k + BLOCK])] = images[rows[k : k + BLOCK]]
+    images.flush()
+    del images
+    with open(part / "images.npy", "r+b") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": (len(rows), *shape[1:])})
+        if file.tell() != offset:
+            raise ValueError(f"{part / 'images.npy'} has a header of another length: delete {part}")
+        file.truncate(offset + len(rows) * int(np.prod(shape[1:])))
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _locked(home: Path, progress: bool) -> Iterator[None]:
+    """One process at a time makes packs in this cache: each uses all cores anyway."""
+    with _explained(home):
+        home.mkdir(parents=True, exist_ok=True)
+        lock = open(home / ".lock", "ab")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if progress:
+                tqdm.write("another process is packing into the same cache: waiting for it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Says of the system's errors what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and "BNTA_CACHE" not in str(error):
+            raise OSError(error.errno, f"the disk is full: could not go on with {folder}; free some space and "
+                          "run again, which goes on where it stopped, or set BNTA_CACHE to a folder on "
+                          "another disk") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and "BNTA_CACHE" not in str(error):
+            raise OSError(error.errno, f"no permission to write below {folder}: set BNTA_CACHE to a folder "
+                          "that you may write to") from error
+        raise
+
+
+# ---------------------------------------------------------------- decoding
+
+
+def _decoded(images: Path, rows: list[Job], todo: list[int], size, workers: int | None) -> Iterator[tuple]:
+    """Decodes the blocks ``todo`` into the file: number, checksums, unreadable, changed of each."""
+    workers = workers or int(os.environ.get("BNTA_WORKERS") or os.cpu_count() or 1)
+    jobs = ((images, k, k * BLOCK, rows[k * BLOCK : (k + 1) * BLOCK], size) for k in todo)
+    if workers < 2 or len(todo) * BLOCK < SMALL:
+        for job in jobs:
+            yield _decode_block(*job)
+        return
+    warnings.filterwarnings("ignore", "A worker stopped while", UserWarning)
+    with parallel_config("loky", inner_max_num_threads=1):
+        work = Parallel(min(workers, len(todo)), return_as="generator_unordered", batch_size=1)
+        yield from work(delayed(_decode_block)(*job) for job in jobs)
+
+
+def _decode_block(images: Path, block: int, first: int, rows: list[Job], size: tuple[int, int]) -> tuple:
+    """Writes a block in its place; see :func:`_decoded`. Unreadable rows are left as they are."""
+    height, width = size
+    checks, bad, changed = np.zeros(len(rows), np.int64), [], []
+    start = np.load(images, mmap_mode="r").offset + first * 3 * height * width
+    with ExitStack() as opened, open(images, "r+b") as file:
+        matlab: dict[str, h5py.File] = {}
+        file.seek(start)
+        for i, (path, cell, box, *stamp) in enumerate(rows):
+            if cell and path not in matlab:
+                with suppress(OSError):  # reading the image will say why
+                    matlab[path] = opened.enter_context(h5py.File(path, "r"))
+            try:
+                picture = read_image(Sample(Path(path), 1, 1, box=box, cell=cell), matlab.get(path))
+            except ValueError as error:
+                bad.append((first + i, str(error)))
+                file.seek(start + (i + 1) * 3 * height * width)
+                continue
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+            for band in "RGB":  # Pillow takes a plane out faster than an array is transposed
+                plane = picture.tobytes("raw", band)
+                checks[i] = zlib.crc32(plane, int(checks[i]))
+                file.write(plane)
+            if list(_stamp(path)) != stamp:
+                changed.append(path)
+    return block, checks, bad, changed
+
+
+# ---------------------------------------------------------------- the command
+
+
+def add_parser(sub) -> None:
+    """Adds ``pack`` to the commands of ``python -m bnta_lib.data``."""
+    parser = sub.add_parser("pack", help="decode the sets below a folder once, for fast training",
+                            description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, metavar="ROOT", help="the folder below which the sets lie")
+    parser.add_argument("--profile", choices=list(PROFILES), help="whose image size (default: $BNTA_PROFILE, laptop)")
+    parser.add_argument("--set", nargs="+", metavar="NAME", dest="wanted", help="these sets alone")
+    parser.add_argument("--workers", type=int, help="processes (default: $BNTA_WORKERS, or one a core)")
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be decoded")
+    parser.add_argument("--verify", action="store_true", help="read the packs again and repair what is damaged")
+    parser.set_defaults(run=main_pack)
+
+
+def main_pack(args: argparse.Namespace) -> int:
+    """Packs the sources that are found as one mixture, and every other set by itself."""
+    from bnta_lib.data.real.layouts import find_sets
+
+    size = load_settings(args.profile).size
+    found = find_sets(args.root, args.wanted)
+    if not found:
+        raise ValueError(f"{args.root} holds none of the sets: see `python -m bnta_lib.data check {args.root}`")
+    sources = [found[name] for name in PAPER_SOURCES if name in found]
+    for own in [sources] * bool(sources) + [[found[name]] for name in found if name not in PAPER_SOURCES]:
+        options = {"workers": args.workers, "skip_unreadable": args.skip_unreadable}
+        pack = packed(own, size, **options)
+        if args.verify and (rows := pack.damaged(progress=True)):
+            print(f"{len(rows)} images of {pack.folder} are not as they were written, for one number {rows[0]}")
+            (pack.folder / "pack.json").unlink()  # what its journal still vouches for is kept
+            pack = packed(own, size, **options)
+        print(f"{', '.join(f'{name} {len(rows)}' for name, rows in pack.spans.items())}: "
+              f"{len(pack)} images in {pack.folder}")
+        for why in pack.unreadable:
+            print(f"  left out: {why}")
+    return 0
