@@ -7,8 +7,11 @@ image that comes first in the gallery.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,6 +55,10 @@ def distances(probe: Tensor, gallery: Tensor, normalise: bool = True) -> Tensor:
     probe, gallery = probe.double(), gallery.double()
     if normalise:
         probe, gallery = F.normalize(probe), F.normalize(gallery)
+    return _direct(probe, gallery)
+
+
+def _direct(probe: Tensor, gallery: Tensor) -> Tensor:
     return torch.cdist(probe, gallery, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -67,29 +74,20 @@ def evaluate(
 ) -> Scores:
     """Scores of probe features (P, C) against gallery features (G, C) and their labels.
 
-    Memory is O(block * G). A gallery pid of 0 or less is a distractor: it matches nobody.
-    Raises ValueError for an empty side, labels that do not fit the features, features that are
-    not finite, or no match at all.
+    Ranks are those of :func:`distances`; memory beside the features is O(block * G). A gallery
+    pid of 0 or less is a distractor: it matches nobody. Raises ValueError for an empty side,
+    labels that do not fit the features, features that are not finite, or no match at all.
     """
-    if len(probe) == 0 or len(gallery) == 0:
-        raise ValueError(f"nothing to evaluate: {len(probe)} probes, {len(gallery)} gallery images")
-    for side, features, *labels in (("probe", probe, probe_pids, probe_camids),
-                                    ("gallery", gallery, gallery_pids, gallery_camids)):
-        if any(label.shape != (len(features),) for label in labels):
-            raise ValueError(f"{side}: {len(features)} features need as many persons and cameras, "
-                             f"got {len(labels[0])} and {len(labels[1])}")
-    if not (torch.isfinite(probe).all() and torch.isfinite(gallery).all()):
-        raise ValueError("features hold NaN or infinite values: the model or the images are broken")
+    _check(probe, gallery, probe_pids, gallery_pids, probe_camids, gallery_camids)
+    people = _People(probe_pids, gallery_pids, probe_camids, gallery_camids)
+    scan = _Ranks(probe, gallery, normalise)
     ap, trapezoid, rank, unmatched = [], [], [], 0
     for rows in torch.arange(len(probe)).split(block):
-        d = distances(probe[rows], gallery, normalise)
-        same = (probe_pids[rows, None] == gallery_pids[None, :]) & (gallery_pids > 0)[None, :]
-        junk = same & (probe_camids[rows, None] == gallery_camids[None, :])
-        d.masked_fill_(junk, torch.inf)
-        row, column = (same & ~junk).nonzero(as_tuple=True)
-        counts = torch.bincount(row, minlength=len(rows))
+        matches, junk = zip(*(people(i) for i in rows.tolist()))
+        counts = torch.tensor([len(own) for own in matches])
         unmatched += int((counts == 0).sum())
-        ranks = _ranks(d, row, column)
+        row = torch.arange(len(rows)).repeat_interleave(counts)
+        ranks = torch.from_numpy(scan(rows, matches, junk))
         # Matches in the order of probe, then rank; `place` is a match's number in its probe.
         order = torch.argsort(row * (len(gallery) + 1) + ranks)
         row, ranks = row[order], ranks[order]
@@ -110,15 +108,90 @@ def evaluate(
     return Scores(torch.cat(ap), torch.cat(trapezoid), torch.cat(rank), unmatched)
 
 
-def _ranks(d: Tensor, row: Tensor, column: Tensor, chunk: int = 512) -> Tensor:
-    """Rank of each match (row, column) within its row of the distances (b, G), from 1."""
-    index = torch.arange(d.shape[1])
-    ranks = []
-    for r, c in zip(row.split(chunk), column.split(chunk)):
-        own = d[r, c][:, None]
-        nearer = (d[r] < own) | ((d[r] == own) & (index[None, :] < c[:, None]))
-        ranks.append(nearer.sum(1) + 1)
-    return torch.cat(ranks) if ranks else torch.zeros(0, dtype=torch.int64)
+def _check(probe, gallery, probe_pids, gallery_pids, probe_camids, gallery_camids) -> None:
+    if len(probe) == 0 or len(gallery) == 0:
+        raise ValueError(f"nothing to evaluate: {len(probe)} probes, {len(gallery)} gallery images")
+    for side, features, *labels in (("probe", probe, probe_pids, probe_camids),
+                                    ("gallery", gallery, gallery_pids, gallery_camids)):
+        if any(label.shape != (len(features),) for label in labels):
+            raise ValueError(f"{side}: {len(features)} features need as many persons and cameras, "
+                             f"got {len(labels[0])} and {len(labels[1])}")
+    if not (torch.isfinite(probe).all() and torch.isfinite(gallery).all()):
+        raise ValueError("features hold NaN or infinite values: the model or the images are broken")
+
+
+class _People:
+    """Whom a probe can be matched with: ``people(i)`` gives the gallery rows that show its
+    person by other cameras (matches) and by its own (junk)."""
+
+    def __init__(self, probe_pids: Tensor, gallery_pids: Tensor, probe_camids: Tensor,
+                 gallery_camids: Tensor):
+        self.camids, self.probe_camids = gallery_camids.cpu().numpy(), probe_camids.cpu().numpy()
+        pids, wanted = gallery_pids.cpu().numpy(), probe_pids.cpu().numpy()
+        self.order = np.argsort(pids, kind="stable")
+        ordered = pids[self.order]
+        self.first = np.searchsorted(ordered, wanted, "left")
+        self.last = np.where(wanted > 0, np.searchsorted(ordered, wanted, "right"), self.first)
+
+    def __call__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        same = self.order[self.first[i] : self.last[i]]
+        own = self.camids[same] == self.probe_camids[i]
+        return same[~own], same[own]
+
+
+class _Ranks:
+    """Ranks of matches by float64 distances of direct difference, mostly without computing them.
+
+    A float32 product tells nearly all gallery images apart from a match: the exact squared
+    distance of the match is compared with the fast ones less and plus a bound on their rounding.
+    What falls between is computed exactly, and ties go to the image that comes first.
+    """
+
+    def __init__(self, probe: Tensor, gallery: Tensor, normalise: bool):
+        probe, gallery = probe.detach().cpu().double(), gallery.detach().cpu().double()
+        if normalise:
+            probe, gallery = F.normalize(probe), F.normalize(gallery)
+        # A power of two changes no digit, and keeps squares within the range of float32.
+        size = 2.0 ** -math.frexp(max(float(probe.abs().max()), float(gallery.abs().max())))[1]
+        self.probe, self.gallery = probe * size, gallery * size
+        probe, gallery = self.probe, self.gallery
+        centre = gallery.mean(0)  # rounding grows with the distance from the origin
+        self.small_probe, self.small = (probe - centre).float(), (gallery - centre).float()
+        self.squares = self.small.double().square().sum(1).float()
+        # 2 p.g in float32 is off by C/2 eps |2 p| |g| at most, in any order of summation, and
+        # 4 |p| |g| is no more than `scale`; the rest is rounding of features, norms and sums.
+        norms = self.small_probe.norm(dim=1).double(), self.small.norm(dim=1).double().max()
+        scale = (norms[0] + norms[1]).square() + torch.finfo(torch.float32).tiny
+        self.error = (probe.shape[1] / 4 + 8) * torch.finfo(torch.float32).eps * scale
+
+    def __call__(self, rows: Tensor, matches: Sequence[np.ndarray], junk: Sequence[np.ndarray]) -> np.ndarray:
+        """Rank of each match of each probe, from 1, one after the other; int64."""
+        own = self.small_probe[rows]
+        fast = torch.addmm(self.squares, own, self.small.T, alpha=-2)
+        fast += own.double().square().sum(1, keepdim=True).float()
+        fast, ranks = fast.numpy(), []
+        for i, row, mine, out in zip(rows.tolist(), fast, matches, junk):
+            row[out] = np.inf
+            ranks.append(self._of_probe(i, row, mine))
+        return np.concatenate(ranks)
+
+    def _of_probe(self, i: int, row: np.ndarray, mine: np.ndarray) -> np.ndarray:
+        if not len(mine):
+            return np.zeros(0, np.int64)
+        exact, error = self._exact(i, mine), float(self.error[i])
+        low, high = ((exact**2 + bound).astype(np.float32) for bound in (-error, error))
+        columns = np.flatnonzero(row <= high.max())  # farther ones than the last match do not count
+        row = row[columns]
+        nearer = np.array([np.count_nonzero(row < d) for d in low])
+        open_ = np.logical_or.reduce([(row >= a) & (row <= b) for a, b in zip(low, high)])
+        row, columns = row[open_], columns[open_]
+        found, own = self._exact(i, columns), exact[:, None]
+        ahead = (found < own) | ((found == own) & (columns < mine[:, None]))
+        return 1 + nearer - (row < low[:, None]).sum(1) + ahead.sum(1)
+
+    def _exact(self, i: int, columns: np.ndarray) -> np.ndarray:
+        """Distances of probe ``i`` to gallery images."""
+        return _direct(self.probe[i : i + 1], self.gallery[torch.from_numpy(columns)])[0].numpy()
 
 
 @dataclass(frozen=True)
