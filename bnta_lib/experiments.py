@@ -142,8 +142,7 @@ def _measure_all(bench: _Bench, units: list[tuple]) -> Iterator[None]:
     sets the number of processes; 1, and a GPU, keep the work in this one. So does the smoke
     profile, where starting a process takes longer than the work.
     """
-    default = 1 if bench.settings.profile == "smoke" else os.cpu_count() or 1
-    workers = int(os.environ.get("BNTA_WORKERS") or default)
+    workers = _workers(1 if bench.settings.profile == "smoke" else os.cpu_count() or 1)
     if workers < 2 or len(units) < 2 or next(iter(bench.models.values())).scale.is_cuda:
         for unit in units:
             bench.rows(unit)
@@ -154,9 +153,19 @@ def _measure_all(bench: _Bench, units: list[tuple]) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="bnta-") as folder:
         path = Path(folder) / "bench"
         path.write_bytes(pickle.dumps(bench))  # once, and not with every unit
-        with parallel_config("loky", inner_max_num_threads=1):
+        # Workers whose parent was killed end so many seconds later; joblib's own wait is 300.
+        with parallel_config("loky", inner_max_num_threads=1, idle_worker_timeout=30):
             work = Parallel(min(workers, len(units)), return_as="generator_unordered", batch_size=1)
             yield from work(delayed(_in_worker)(path, unit) for unit in units)
+
+
+def _workers(default: int) -> int:
+    """How many processes ``$BNTA_WORKERS`` asks for; ValueError where it is no count."""
+    text = os.environ.get("BNTA_WORKERS") or str(default)
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError(f"BNTA_WORKERS is the number of processes that measure, a whole number of "
+                         f"at least 1; got {text!r}")
+    return int(text)
 
 
 def _in_worker(path: Path, unit: tuple) -> None:

@@ -185,6 +185,13 @@ def test_processes_beside_this_one_measure_the_same(models, targets, small, monk
     assert beside == alone
 
 
+@pytest.mark.parametrize("count", ["0", "-3", "abc", "1.5"])
+def test_a_number_of_processes_that_is_none_is_named(models, targets, small, monkeypatch, count):
+    monkeypatch.setenv("BNTA_WORKERS", count)
+    with pytest.raises(ValueError, match=f"BNTA_WORKERS .* at least 1; got '{count}'$"):
+        experiments.table_2_rows(models, targets, small, progress=False)
+
+
 def test_the_same_images_under_another_name_keep_that_name(models, targets, small):
     first = experiments.table_2_rows(models, targets, small, progress=False)
     again = experiments.table_2_rows(models, {"renamed": targets["dots"]}, small, progress=False)
