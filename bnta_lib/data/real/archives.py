@@ -79,7 +79,7 @@ def prepare(archive: str | Path, root: str | Path, password: str | None = None,
     if not name.strip(". "):
         raise Refused(f"{archive}: the folder is named by the archive, so give it another name")
     target, stage = root / name, root / f".{name}.part"
-    with _writing(root), ExitStack() as opened:
+    with writing(root), ExitStack() as opened:
         with _reading(archive, password):
             reader = opened.enter_context(closing(_reader(archive, password)))
             members = _checked(archive, reader)
@@ -382,7 +382,7 @@ def _reading(archive: Path, password: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(root: Path) -> Iterator[None]:
+def writing(root: Path) -> Iterator[None]:
     """Say in a sentence what stands in the way of writing below ``root``."""
     try:
         yield

@@ -1,0 +1,241 @@
+"""Archives that their owners publish without an agreement: downloaded, continued, their digest stated.
+
+pooch downloads; what it cannot do is continue, so `Resuming` asks the server for the missing bytes and
+keeps what came in ``ROOT/.<archive>.download``. The archive is moved to ROOT in one rename when all
+of it is there, its SHA-256 beside it in ``<archive>.sha256``, as ``sha256sum -c`` reads it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import time
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from tqdm.auto import tqdm
+
+from bnta_lib.data.real import archives
+from bnta_lib.data.real.catalogue import CATALOGUE, Description
+from bnta_lib.files import atomic
+
+# Digests of owners' archives that others noted down: open-reid's reader of VIPeR.
+NOTED = {"VIPeR": "md5:1c2d9fc1cc800332567a0da25a1ce68c"}
+MOST_BYTES = 16 << 30  # of an archive: a server that sends more sends something else
+TRIES = 5  # of a broken connection in one call
+_CHUNK = 1 << 18
+
+
+class NeedsAgreement(ValueError):
+    """A set that is not downloaded; says where to ask for it."""
+
+
+def described(name: str) -> Description:
+    """The catalogue's description of a set, whatever the case of its name; else ValueError."""
+    names = {one.lower(): one for one in CATALOGUE}
+    if name.lower() not in names:
+        raise ValueError(f"no such set: {name!r}; there are {', '.join(CATALOGUE)}")
+    return CATALOGUE[names[name.lower()]]
+
+
+def fetch(name: str, root: str | Path, url: str | None = None, progress: bool = False,
+          pause: float = 1.0) -> Path:
+    """Download the owner's archive of a set into ``root`` and return it.
+
+    ``url``: of a copy, where the owner's server has it no longer. ``pause``: seconds before the
+    second try of a broken connection, doubled for each further one.
+    Raises NeedsAgreement where the set is not given out so, ValueError where the server sends
+    something else than an archive, OSError where it cannot be reached or the disk is full; what
+    came is kept then, and a later call continues.
+    """
+    import pooch  # takes long to import, and only this command needs it
+
+    one, root = described(name), Path(root)
+    if not one.url:
+        note = f" ({one.note})" if one.note else ""
+        raise NeedsAgreement(f"{one.name} is not downloaded: {one.licence}{note}. Ask for it: {one.ask}. "
+                             "What you get is unpacked by: python -m bnta_lib.data prepare ARCHIVE ROOT")
+    url = url or one.url
+    file = unquote(Path(urlsplit(url).path).name)
+    if urlsplit(url).scheme not in ("http", "https") or not file.strip(". ") or "/" in file:
+        raise ValueError(f"{url} is no address of an archive (http://…/name.zip)")
+    archive, came = root / file, root / f".{file}.download"
+    if archive.exists():
+        return archive
+    with archives.writing(root):
+        came.mkdir(parents=True, exist_ok=True)
+        pooch.get_logger().setLevel("WARNING")  # it would ask users to write the digest into their code
+        try:
+            whole = Path(pooch.retrieve(url, None, "whole", came, progressbar=False,
+                                        downloader=Resuming(one, came, progress, pause)))
+        except _SomethingElse:
+            shutil.rmtree(came)
+            raise
+        os.replace(whole, archive)
+        shutil.rmtree(came)
+    return archive
+
+
+def digest(archive: str | Path) -> tuple[str, str]:
+    """The SHA-256 of a downloaded archive, and the one noted when it came ("" where none was).
+
+    Notes it beside the archive where none was.
+    """
+    import pooch
+
+    archive = Path(archive)
+    note, seen = archive.with_name(archive.name + ".sha256"), pooch.file_hash(str(archive))
+    if note.is_file():
+        return seen, (note.read_text(encoding="utf-8").split() or [""])[0]
+    with atomic(note) as new:
+        new.write_text(f"{seen}  {archive.name}\n", encoding="utf-8")
+    return seen, ""
+
+
+class _SomethingElse(ValueError):
+    """The server's answer is not the archive, so nothing of it is kept."""
+
+
+class _Broken(Exception):
+    """The connection ended before the archive did."""
+
+
+class Resuming:
+    """A pooch downloader that continues: only the missing bytes of an unchanged file are asked for."""
+
+    def __init__(self, one: Description, folder: Path, progress: bool, pause: float = 1.0):
+        self.one, self.progress, self.pause = one, progress, pause
+        self.part, self.state = folder / "part", folder / "state.json"
+
+    def __call__(self, url: str, output_file: str, pooch: object) -> None:
+        for once in range(TRIES):
+            try:
+                self._try(url)
+                break
+            except _Broken as error:
+                if once == TRIES - 1:
+                    came = self.part.stat().st_size if self.part.is_file() else 0
+                    raise OSError(f"{url} cannot be reached or breaks off ({error}) after {came:,} bytes, "
+                                  f"{TRIES} times: run again later to continue") from error
+                time.sleep(self.pause * 2**once)
+        if not archives.kind(self.part):
+            raise _SomethingElse(f"{url} sends no archive (zip, tar, 7z): {self._elsewhere()}")
+        os.replace(self.part, output_file)
+
+    def _try(self, url: str) -> None:
+        import requests
+
+        state, have = self._kept(url)
+        if have and have == state["total"]:
+            return
+        headers = {"Accept-Encoding": "identity"}  # the file's own bytes, whose count is known
+        if have:
+            headers |= {"Range": f"bytes={have}-", "If-Range": state["unchanged"]}
+        try:
+            with requests.get(url, headers=headers, stream=True, timeout=(20, 60)) as answer:
+                self._take(url, answer, state, have)
+        except requests.RequestException as error:
+            raise _Broken(type(error).__name__) from error
+
+    def _kept(self, url: str) -> tuple[dict, int]:
+        """What is known of the file whose first bytes are there, and how many they are."""
+        try:
+            state, have = json.loads(self.state.read_text()), self.part.stat().st_size
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}, 0
+        # Without a mark of the file's state on the server, the rest may be of another file.
+        if state["url"] != url or not state["unchanged"] or (state["total"] and have > state["total"]):
+            return {}, 0
+        return state, have
+
+    def _take(self, url: str, answer, state: dict, have: int) -> None:
+        """Append the answer's bytes to the part, or begin it anew where the answer is the whole file."""
+        if have and answer.status_code in (206, 416):
+            span = answer.headers.get("Content-Range", "")
+            if answer.status_code == 416 or span != f"bytes {have}-{state['total'] - 1}/{state['total']}":
+                self.part.unlink()  # not what was asked for: the next try begins anew
+                raise _Broken("the file changed on the server")
+        elif answer.status_code == 200:
+            length = answer.headers.get("Content-Length", "")
+            tag = answer.headers.get("ETag", "")
+            state = {"url": url, "total": int(length) if length.isdigit() else 0,
+                     "unchanged": (tag if not tag.startswith("W/") else "")
+                     or answer.headers.get("Last-Modified", "")}
+            self._refuse(url, answer, state["total"])
+            self.part.unlink(missing_ok=True)  # of another state
+            with atomic(self.state) as new:
+                new.write_text(json.dumps(state))
+            have = 0
+        elif answer.status_code >= 500 or answer.status_code == 429:
+            raise _Broken(f"the server answers {answer.status_code}")
+        else:
+            raise OSError(f"{url}: the server answers {answer.status_code}, so the archive is not there: "
+                          f"{self._elsewhere()}")
+        with (open(self.part, "ab") as part,
+              tqdm(total=state["total"] or None, initial=have, unit="B", unit_scale=True,
+                   desc=self.one.name, disable=not self.progress) as bar):
+            for data in answer.iter_content(_CHUNK):
+                have += part.write(data)
+                bar.update(len(data))
+                if have > (state["total"] or MOST_BYTES):
+                    raise _SomethingElse(f"{url} sends more than it announced: {self._elsewhere()}")
+        if have < state["total"]:
+            raise _Broken("it ends early")
+
+    def _refuse(self, url: str, answer, total: int) -> None:
+        if answer.headers.get("Content-Type", "").startswith("text/html"):
+            raise _SomethingElse(f"{url} sends a web page and no archive: {self._elsewhere()}")
+        if total > MOST_BYTES:
+            raise _SomethingElse(f"{url} announces {total:,} bytes: {self._elsewhere()}")
+        if total > (free := shutil.disk_usage(self.part.parent).free):
+            raise OSError(f"{self.one.name} is {total:,} bytes and {free:,} are free: make room or choose "
+                          "another data folder, then run again")
+
+    def _elsewhere(self) -> str:
+        return (f"look for it at {self.one.ask}, ask its owner, or give the address of a copy that you may "
+                "use by --url")
+
+
+# The command
+
+
+def add_parser(commands) -> None:
+    """Add ``fetch`` to the sub-parsers ``commands``."""
+    free = ", ".join(one.name for one in CATALOGUE.values() if one.url)
+    parser = commands.add_parser(
+        "fetch", help=f"download an owner's archive that needs no agreement ({free})",
+        description=f"Download the owner's archive of {free} to ROOT; of the other sets it says where to "
+                    "ask. Run again after a stop: it continues.")
+    parser.add_argument("name", help="a set's name, such as VIPeR")
+    parser.add_argument("root", type=Path, help="the data folder; made where it is missing")
+    parser.add_argument("--url", help="address of a copy, where the owner's server has the archive no longer")
+    parser.set_defaults(run=main_fetch)
+
+
+def main_fetch(args: argparse.Namespace) -> int:
+    """Download, and state the digest. 2 where the set needs an agreement, or is not given out."""
+    import pooch
+
+    try:
+        archive = fetch(args.name, args.root, args.url, progress=True)
+    except NeedsAgreement as error:
+        print(error)
+        return 2
+    seen, before = digest(archive)
+    print(f"{archive}: {archive.stat().st_size:,} bytes")
+    print(f"SHA-256 {seen}")
+    code = 0
+    if before and before != seen:
+        print(f"WARNING: when it came it was {before} (in {archive.name}.sha256): it was changed since; "
+              "move both away and fetch it again")
+        code = 1
+    noted = NOTED.get(described(args.name).name, "")
+    if noted:
+        kind, value = noted.split(":")
+        same = pooch.file_hash(str(archive), kind) == value
+        print(f"{kind.upper()} {value}, as others noted of it: {'the same' if same else 'WARNING: another'}")
+    print(f"next: python -m bnta_lib.data prepare {shlex.quote(str(archive))} {shlex.quote(str(args.root))}")
+    return code
