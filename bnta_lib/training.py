@@ -10,6 +10,9 @@ import argparse
 import hashlib
 import json
 import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,7 +44,8 @@ def train(
 
     ``sources``: uint8 images (N, 3, h, w) with pids 1..M. The rows hold epoch, lr, the mean
     losses, accuracy of G on the (augmented) training images and seconds. On a GPU (``device``,
-    default: one if there is one) the images stay resident and the forward pass is bf16 autocast.
+    default: one if there is one) the forward pass is bf16 autocast, and the images stay resident
+    where they fit (:func:`fits`); else each batch is gathered ahead of its step.
     Raises ValueError for no image, pids that are not 1..M, or a checkpoint of other settings or
     data.
     """
@@ -63,7 +67,9 @@ def train(
     if checkpoint is not None and Path(checkpoint).is_file():
         history = _resume(checkpoint, key, model, optimiser, random)
 
-    images, labels = sources.images.to(device), (sources.pids - 1).to(device)
+    images, labels = sources.images, (sources.pids - 1).to(device)
+    if fits(images, device):
+        images = images.to(device)
     bar = tqdm(
         total=settings.epochs * -(-len(images) // settings.batch), disable=not progress,
         initial=len(history) * -(-len(images) // settings.batch), unit="batch", mininterval=1,
@@ -75,8 +81,8 @@ def train(
         model.train()
         sums: dict[str, float] = {}
         drawn = epoch_batches(sources.pids, settings, random)
-        for index in drawn:
-            batch = augment(images[index.to(device)], settings, random)
+        for index, batch in zip(drawn, gathered(images, drawn, device)):
+            batch = augment(batch, settings, random)
             y = labels[index.to(device)]
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 values = training_losses(model, batch, y, settings)
@@ -144,6 +150,44 @@ def epoch_batches(pids: Tensor, settings: Settings, random: torch.Generator) -> 
         return [batch.flatten() for batch in mixed.tensor_split(count)]
     count = min(-(-len(order) // settings.batch), len(order) // 2)
     return list(order.tensor_split(max(1, count)))
+
+
+def fits(images: Tensor, device: torch.device) -> bool:
+    """Whether images may stay on the device: always on a CPU, where nothing is copied; on a GPU if
+    they take no more than half of its free memory, since training needs the rest."""
+    return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+
+
+def gathered(
+    images: Tensor, drawn: list[Tensor], device: torch.device, ahead: int | None = None
+) -> Iterator[Tensor]:
+    """The images (B, 3, h, w) of each batch of indices, on the device.
+
+    Images that lie elsewhere (in memory, or mapped from a file) are gathered by a thread, ``ahead``
+    batches (default: two; none of resident images) before they are asked for, and copied from
+    pinned memory: the GPU does not wait.
+    """
+    def fetch(index: Tensor) -> Tensor:
+        batch = images[index.to(images.device)]
+        if batch.device.type != device.type:
+            batch = batch.pin_memory().to(device, non_blocking=True)
+        return batch
+
+    if ahead is None:
+        ahead = 0 if images.device.type == device.type else 2
+    if not ahead:
+        yield from map(fetch, drawn)
+        return
+    thread = ThreadPoolExecutor(1, "batches")
+    try:
+        waiting = deque(thread.submit(fetch, index) for index in drawn[:ahead])
+        for number in range(len(drawn)):
+            ready = waiting.popleft().result()
+            if number + ahead < len(drawn):
+                waiting.append(thread.submit(fetch, drawn[number + ahead]))
+            yield ready
+    finally:  # a training that is stopped does not gather the rest first
+        thread.shutdown(cancel_futures=True)
 
 
 def augment(images: Tensor, settings: Settings, random: torch.Generator) -> Tensor:
