@@ -3,35 +3,35 @@
 :func:`adapt` forms the adaption sample set by Algorithm 1 and takes a few steps of Eq. (14) on a
 copy of the model. What it changes are the batch-norm tensors: the statistics mu and sigma^2,
 which follow the batches as running averages, and the affine gamma and beta of Eq. (12), which
-follow the gradient of Eq. (13). They alone make a :class:`Delta`, which can be saved and put on
-another copy of the same model.
+follow the gradient of Eq. (13). They alone make a :class:`.deltas.Delta`, which can be saved and
+put on another copy of the same model. Whether an adaption is stopped where it does harm is up to
+:mod:`.guards`.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
+import operator
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
-import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .files import atomic
+from .deltas import QUANTITIES, Delta, bn_digest, bn_tensors, images_digest, put_back
 from .losses import matching_tta_loss, positioning_loss
 from .model import BNTANet, bn_layers, conv_layers, embed, in_layers, modes_kept
 from .pairing import Pairs, check_sizes, nearest_pairs
 from .settings import Settings
 
-# The paper's names for what a BN layer holds, and torch's.
-QUANTITIES = {"mean": "running_mean", "var": "running_var", "gamma": "weight", "beta": "bias"}
+if TYPE_CHECKING:
+    from .guards import Guards
+
+__all__ = ["LAYERS", "LOSSES", "QUANTITIES", "Adaption", "Delta", "adapt", "bn_digest", "change_rates",
+           "check_images", "pair_losses"]
+
 LAYERS = ("bn", "in", "conv")
 LOSSES = ("pos", "mat")
 
@@ -45,7 +45,8 @@ class Adaption:
     losses: pd.DataFrame  # a row a step: step, pos, mat, total (batch means and sums as trained)
     changes: pd.DataFrame  # a row a layer and quantity: index (1-60), layer, quantity, rate, shift
     delta: Delta  # the BN tensors of the adapted model
-    seconds: float  # wall-clock time of pairing and steps
+    seconds: float  # wall-clock time of pairing and steps, and of the guards
+    guarded: pd.DataFrame | None = None  # with guards: what they measured, and their thresholds
 
     def summary(self) -> str:
         """One line: pairs, steps, seconds and the mean change rate of each quantity."""
@@ -69,6 +70,7 @@ def adapt(
     seed: int = 0,
     local: Tensor | None = None,
     pairs: Pairs | None = None,
+    guards: Guards | None = None,
 ) -> Adaption:
     """Adapt ``model`` to unlabelled images of a new place; the given model is left untouched.
 
@@ -85,12 +87,18 @@ def adapt(
     seed        of the order of the pairs
     local       local features (N, H, C_l) of these images, if at hand (saves one pass)
     pairs       Algorithm 1's pairs of these images, if at hand; the first K of more are taken
+    guards      what stops an adaption that does harm; None stops at values that are not finite,
+                as measuring needs it, and at nothing else
 
     The batches normalise by their own statistics where the mean or variance is chosen (train
-    mode); otherwise by the stored ones. Raises ValueError for N < 4, 2K > N or an unknown
-    choice, FloatingPointError when a loss or an adapted tensor is not finite. Modes, gradients
-    and random state are as before when it returns or raises.
+    mode); otherwise by the stored ones. Raises ValueError for N < 4, 2K > N, an unknown choice or
+    an argument of another kind, FloatingPointError when a loss or an adapted tensor is not
+    finite, and with guards :class:`.guards.AdaptionStopped` for that and for what they find.
+    Modes, gradients and random state are as before when it returns or raises.
     """
+    check_images(images)
+    if not isinstance(settings, Settings):
+        raise ValueError(f"settings are those of bnta_lib.settings(); got {type(settings).__name__}")
     _check_choice("layers", layers, LAYERS)
     _check_choice("quantities", quantities, QUANTITIES)
     _check_choice("losses", losses, LOSSES)
@@ -98,25 +106,33 @@ def adapt(
         raise ValueError(f"reading is 'alone' or 'restore', not {reading!r}")
     if settings.tta_optimizer not in ("adam", "sgd"):
         raise ValueError(f"tta_optimizer is 'adam' or 'sgd', not {settings.tta_optimizer!r}")
-    n = len(images)
+    n, seed = len(images), _seed(seed)
     K = min(settings.K, n // 2) if K is None else K
     check_sizes(n, K)
+    K = operator.index(K)
+    if local is not None and not isinstance(local, Tensor):
+        raise ValueError(f"local features are a torch tensor (N, H, C_l), got a {type(local).__name__}")
     if local is not None and len(local) != n:
         raise ValueError(f"local features of {len(local)} images do not fit {n} images")
-
-    if pairs is not None and (len(pairs.index) < K or int(pairs.index.max()) >= n):
-        raise ValueError(f"these are not {K} pairs of {n} images: {len(pairs.index)} pairs, the last "
-                         f"image is number {int(pairs.index.max())}")
+    if pairs is not None:
+        last = int(pairs.index.max()) if len(pairs.index) else -1
+        if len(pairs.index) < K or last >= n:
+            raise ValueError(f"these are not {K} pairs of {n} images: {len(pairs.index)} pairs, the "
+                             f"last image is number {last}")
 
     start = time.perf_counter()
     adapted = copy.deepcopy(model)
+    features = None
+    if pairs is None and local is None:
+        features, local = embed(adapted, images)
     if pairs is None:
-        pairs = nearest_pairs(embed(adapted, images)[1] if local is None else local, K)
+        pairs = nearest_pairs(local, K)
     pairs = pairs.first(K)
+    watch = None if guards is None else guards.watch(model, images, pairs, features, local)
 
     moving = tuple(QUANTITIES) if reading == "restore" else quantities
     norms = bn_layers(adapted) if "bn" in layers else {}
-    before = _tensors(adapted)
+    before = bn_tensors(adapted)
     with modes_kept(adapted):
         parameters = _set_free(adapted, norms, layers, moving, follow_fn, settings.tta_momentum)
         frozen = [QUANTITIES[q] for q in ("mean", "var") if q not in moving]
@@ -130,6 +146,8 @@ def adapt(
                 with torch.set_grad_enabled(optimiser is not None):
                     values = _losses(adapted, images[index], part, losses, settings, follow_fn)
                 if not torch.isfinite(values["total"]):
+                    if watch is not None:
+                        watch.loss_not_finite(len(steps) + 1, values["total"].item())
                     raise FloatingPointError(
                         f"the adaption loss is {values['total'].item()} at step {len(steps) + 1}: "
                         "lower tta_lr, or look for broken images; the model is unchanged"
@@ -138,28 +156,31 @@ def adapt(
                     optimiser.zero_grad()
                     values["total"].backward()
                     optimiser.step()
-                _put_back(norms, before, frozen)
+                put_back(norms, before, frozen)
                 steps.append({"step": len(steps) + 1, **{k: v.item() for k, v in values.items()}})
+                if watch is not None:
+                    watch.step(adapted, steps[-1])
         if optimiser is not None:
             optimiser.zero_grad(set_to_none=True)
     if not all(torch.isfinite(tensor).all() for tensor in adapted.state_dict().values()):
+        if watch is not None:
+            watch.tensors_not_finite(len(steps))
         raise FloatingPointError("the last step left values that are not finite: lower tta_lr; the "
                                  "model is unchanged")
     if reading == "restore":
-        _put_back(norms, before, [QUANTITIES[q] for q in QUANTITIES if q not in quantities])
+        put_back(norms, before, [QUANTITIES[q] for q in QUANTITIES if q not in quantities])
     for name, layer in norms.items():
         layer.num_batches_tracked.copy_(model.get_submodule(name).num_batches_tracked)
+    guarded = None if watch is None else watch.end(len(steps), adapted)
     seconds = time.perf_counter() - start
 
-    delta = Delta(
-        _tensors(adapted),
-        bn_digest(model),
-        {"N": n, "K": K, "seed": seed, "layers": list(layers), "quantities": list(quantities),
-         "losses": list(losses), "reading": reading, "momentum": settings.tta_momentum},
-        complete=set(layers) <= {"bn"},
-    )
+    meta = {"N": n, "K": K, "seed": seed, "layers": list(layers), "quantities": list(quantities),
+            "losses": list(losses), "reading": reading, "follow_fn": bool(follow_fn),
+            "momentum": settings.tta_momentum, "settings": _deciding(settings),
+            "size": list(images.shape[2:]), "data": images_digest(images)}
+    delta = Delta.between(model, adapted, meta, complete=set(layers) <= {"bn"})
     return Adaption(
-        adapted, pairs, pd.DataFrame(steps), change_rates(model, adapted), delta, seconds
+        adapted, pairs, pd.DataFrame(steps), change_rates(model, adapted), delta, seconds, guarded
     )
 
 
@@ -184,8 +205,36 @@ def pair_losses(
     return pd.DataFrame(rows)
 
 
+def check_images(images: Tensor) -> None:
+    """Raise ValueError, saying what was given, unless these are uint8 images (N, 3, h, w)."""
+    wanted = "images must be uint8 of shape (N, 3, height, width) in one torch tensor"
+    if not isinstance(images, Tensor):
+        raise ValueError(f"{wanted}, got a {type(images).__name__}: torch.from_numpy and "
+                         "torch.stack make one of arrays and lists")
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"{wanted}, got {images.dtype} {tuple(images.shape)}")
+    if len(images) and 0 in images.shape:
+        raise ValueError(f"{wanted}, got images without pixels: {tuple(images.shape)}")
+
+
+def _seed(seed: int) -> int:
+    try:
+        number = operator.index(seed)
+        torch.Generator().manual_seed(number)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"seed is a whole number of at most 64 bits; got {seed!r}") from error
+    return number
+
+
+def _deciding(settings: Settings) -> dict:
+    """The settings that decide an adaption beside K, which is given by itself."""
+    names = ("margin", "lambda3", "matching_reduction")
+    return {k: v for k, v in asdict(settings).items()
+            if k in names or (k.startswith("tta_") and k != "tta_seeds")}
+
+
 def _check_choice(name: str, chosen: tuple[str, ...], known) -> None:
-    if isinstance(chosen, str) or not set(chosen) <= set(known):
+    if not isinstance(chosen, (tuple, list, set, frozenset)) or not set(chosen) <= set(known):
         raise ValueError(f"{name} is a tuple of {', '.join(known)}; got {chosen!r}")
 
 
@@ -232,35 +281,6 @@ def _losses(model, images, part, losses, settings, follow_fn) -> dict[str, Tenso
     return {"pos": pos, "mat": mat, "total": total}
 
 
-def _put_back(norms: dict[str, nn.Module], tensors: dict[str, Tensor], kinds: list[str]) -> None:
-    with torch.no_grad():
-        for name, layer in norms.items():
-            for kind in kinds:
-                getattr(layer, kind).copy_(tensors[f"{name}.{kind}"])
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of mu, sigma^2, gamma and beta of every BN layer, by name."""
-    return {
-        f"{name}.{kind}": getattr(layer, kind).detach().clone().cpu()
-        for name, layer in bn_layers(model).items()
-        for kind in QUANTITIES.values()
-    }
-
-
-def bn_digest(model: nn.Module) -> str:
-    """SHA-256 of the model's BN tensors and their names: what a delta was made for."""
-    return _digest(_tensors(model))
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    sha = hashlib.sha256()
-    for name in sorted(tensors):
-        sha.update(name.encode())
-        sha.update(tensors[name].contiguous().float().numpy().tobytes())
-    return sha.hexdigest()
-
-
 def change_rates(before: nn.Module, after: nn.Module) -> pd.DataFrame:
     """How far each quantity of each BN layer moved (Fig. 3).
 
@@ -269,7 +289,7 @@ def change_rates(before: nn.Module, after: nn.Module) -> pd.DataFrame:
            sqrt(sigma^2 + eps) for the mean, of the tensor itself for the others
     """
     rows = []
-    old, new = _tensors(before), _tensors(after)
+    old, new = bn_tensors(before), bn_tensors(after)
     for index, (name, layer) in enumerate(bn_layers(before).items(), start=1):
         std = (old[f"{name}.running_var"] + layer.eps).sqrt()
         for quantity, kind in QUANTITIES.items():
@@ -284,68 +304,3 @@ def change_rates(before: nn.Module, after: nn.Module) -> pd.DataFrame:
                 "shift": float((moved / std).mean() if quantity == "mean" else moved.mean()),
             })
     return pd.DataFrame(rows)
-
-
-@dataclass(frozen=True)
-class Delta:
-    """The batch-norm tensors of an adapted model: all that a site needs beside the base model."""
-
-    tensors: dict[str, Tensor]  # e.g. "backbone.bn1.running_mean": (channels,)
-    base: str  # digest of the BN tensors that they replace
-    meta: dict = field(default_factory=dict)
-    complete: bool = True  # False where other layers were adapted too
-
-    def apply(self, model: nn.Module) -> Delta:
-        """Put the tensors into ``model``; returns the delta that takes them out again.
-
-        Raises ValueError when the model's BN tensors are not those the delta was made for.
-        """
-        if not self.complete:
-            raise ValueError("this adaption changed more than batch-norm layers: its delta would "
-                             "not give the adapted model; use the model itself")
-        previous = _tensors(model)
-        if previous.keys() != self.tensors.keys():
-            odd = sorted(previous.keys() ^ self.tensors.keys())
-            raise ValueError(f"the delta is for a model with other BN layers (for one, {odd[0]})")
-        for name, tensor in self.tensors.items():
-            if previous[name].shape != tensor.shape:
-                raise ValueError(f"the delta is for a model of another width: {name} has "
-                                 f"{tensor.numel()} channels, the model {previous[name].numel()}")
-        if (found := _digest(previous)) != self.base:
-            raise ValueError(f"the delta was made for other weights: its base is {self.base[:12]}, "
-                             f"the model's BN tensors are {found[:12]}")
-        _put_back(bn_layers(model), self.tensors, list(QUANTITIES.values()))
-        return Delta(previous, _digest(self.tensors), {"undoes": self.base})
-
-    @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[nn.Module]:
-        """``with delta.applied(model):`` the model is adapted inside and as before after."""
-        previous = self.apply(model).tensors
-        try:
-            yield model
-        finally:  # whatever the block did to the batch-norm tensors
-            _put_back(bn_layers(model), previous, list(QUANTITIES.values()))
-
-    def save(self, path: str | Path) -> None:
-        """Write the tensors and the metadata as safetensors, whole or not at all."""
-        if not self.complete:
-            raise ValueError("this adaption changed more than batch-norm layers: a delta of BN "
-                             "tensors would not give the adapted model")
-        meta = {"kind": "bnta-delta", "base": self.base, "meta": json.dumps(self.meta)}
-        with atomic(path) as temporary:
-            save_file({k: v.contiguous() for k, v in self.tensors.items()}, temporary, meta)
-
-    @staticmethod
-    def load(path: str | Path) -> Delta:
-        """Read a delta; FileNotFoundError or ValueError says what is wrong with the file."""
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no delta at {path}: make one with adapt(...).delta.save(...)")
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                meta = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
-        if meta.get("kind") != "bnta-delta":
-            raise ValueError(f"{path} is no delta of batch-norm tensors")
-        return Delta(tensors, meta["base"], json.loads(meta["meta"]))

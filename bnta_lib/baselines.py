@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .adaption import check_images
 from .model import BNTANet, bn_layers, modes_kept
 from .settings import Settings
 
@@ -19,9 +20,10 @@ def adabn(model: BNTANet, images: Tensor, batch: int = 64, seed: int = 0) -> BNT
     """AdaBN (Li et al., 2018): the statistics of every BN layer become those of ``images``.
 
     One pass over the shuffled uint8 images (N, 3, h, w) in batches; mean and variance are the
-    averages over batches. Returns a copy. Raises ValueError for fewer than 4 images.
+    averages over batches. Returns a copy. Raises ValueError for fewer than 4 images or a model
+    with values that are not finite, FloatingPointError when the result has such.
     """
-    _check(images)
+    _check(model, images)
     adapted = copy.deepcopy(model)
     with modes_kept(adapted):
         adapted.eval()
@@ -34,6 +36,9 @@ def adabn(model: BNTANet, images: Tensor, batch: int = 64, seed: int = 0) -> BNT
             adapted.fn(adapted.pooled(maps))
             adapted.local_features(adapted.stripes_of(maps))
     _forget_counts(adapted, model)
+    if (broken := _not_finite(adapted)) is not None:
+        raise FloatingPointError(f"the adaption left values that are not finite (for one, in {broken}): "
+                                 "the model's features overflow on these images; it is unchanged")
     return adapted
 
 
@@ -46,9 +51,10 @@ def tent(
     entropy of the predictions, one step a batch. Two things differ, because retrieval compares
     features across batches: it runs for ``tta_epochs`` over the gallery before inference
     instead of during it, and inference uses stored statistics, re-estimated from the same images
-    as in :func:`adabn` instead of the test batch's. Rate ``tta_lr``. Returns a copy.
+    as in :func:`adabn` instead of the test batch's. Rate ``tta_lr``. Returns a copy. Raises like
+    :func:`adabn`.
     """
-    _check(images)
+    _check(model, images)
     adapted = copy.deepcopy(model)
     with modes_kept(adapted):
         adapted.eval().requires_grad_(False)
@@ -68,6 +74,9 @@ def tent(
                 optimiser.step()
         optimiser.zero_grad(set_to_none=True)
     _forget_counts(adapted, model)
+    if (broken := _not_finite(adapted)) is not None:
+        raise FloatingPointError(f"the steps left values that are not finite (for one, in {broken}): "
+                                 "lower tta_lr; the model is unchanged")
     return adabn(adapted, images, batch, seed)
 
 
@@ -83,9 +92,17 @@ def batches(n: int, size: int, seed: int) -> Sequence[Tensor]:
     return order.tensor_split(max(1, min(-(-n // size), n // 2)))
 
 
-def _check(images: Tensor) -> None:
+def _check(model: BNTANet, images: Tensor) -> None:
+    check_images(images)
     if len(images) < 4:
         raise ValueError(f"adaption needs at least 4 images, got N = {len(images)}")
+    if (broken := _not_finite(model)) is not None:
+        raise ValueError(f"the model holds NaN or infinite values (for one, in {broken}): its weights "
+                         "are broken")
+
+
+def _not_finite(model: BNTANet) -> str | None:
+    return next((k for k, v in model.state_dict().items() if not torch.isfinite(v).all()), None)
 
 
 def _forget_counts(adapted: BNTANet, model: BNTANet) -> None:

@@ -15,9 +15,13 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
+
+
+LARGEST = 1e140  # of a feature: sums of squares stay within float64
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Pairs:
 
 def check_sizes(n: int, k: int) -> None:
     """Raise ValueError where no K non-overlapping pairs can be formed from N images."""
+    if not isinstance(k, SupportsIndex) or isinstance(k, bool):
+        raise ValueError(f"K is a whole number of pairs, got {k!r}")
     if n < 4:
         raise ValueError(f"pairing needs at least 4 images, got N = {n}")
     if k < 1 or 2 * k > n:
@@ -45,16 +51,23 @@ def check_sizes(n: int, k: int) -> None:
 def nearest_pairs(local: Tensor, k: int, block: int = 256, candidates: int = 16) -> Pairs:
     """Algorithm 1, steps 4 to 7, for local features (N, H, C_l).
 
-    Raises ValueError for N < 4, 2K > N, or features that are not finite.
+    ``block`` rows are compared at a time, ``candidates`` neighbours of each kept at first: they
+    decide time and memory, not the pairs. Raises ValueError for N < 4, 2K > N, a block or list
+    without rows, or features that are not finite, or too large to be squared in float64.
     """
-    if local.ndim != 3:
+    if local.ndim != 3 or 0 in local.shape[1:]:
         raise ValueError(f"local features have shape (N, H, C_l), got {tuple(local.shape)}")
+    if block < 1 or candidates < 1:
+        raise ValueError(f"block and candidates are at least 1, got {block} and {candidates}")
     n = len(local)
     check_sizes(n, k)
     features = local.detach().cpu().double()
     if not torch.isfinite(features).all():
         raise ValueError("local features hold NaN or infinite values: the model or the images "
                          "are broken")
+    if (largest := float(features.abs().amax())) > LARGEST:
+        raise ValueError(f"local features of up to {largest:.0e} are too large to compare (the limit "
+                         f"is {LARGEST:.0e}): the model is broken")
     scan = _Scanner(features, block)
 
     # Row i answers for the pairs (i, j), i < j. Its list holds (squared distance, j, part) in

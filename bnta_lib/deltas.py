@@ -1,0 +1,250 @@
+"""What a site needs beside the base model: the batch-norm tensors of its adaption, and banks of them.
+
+A :class:`Delta` holds mu, sigma^2, gamma and beta of every BN layer after an adaption, and says in
+its file what they belong to: digests of the base model and of its BN tensors, the layers in their
+order with eps and momentum, N, K, seed and settings, digest of the images adapted to, versions. It
+goes into that model alone; what does not fit is refused with a sentence that says in which point.
+
+A :class:`DeltaBank` keeps the deltas of several sites beside one loaded model and switches between
+them in the time of a copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .files import atomic
+from .model import bn_layers
+
+# The paper's names for what a BN layer holds, and torch's.
+QUANTITIES = {"mean": "running_mean", "var": "running_var", "gamma": "weight", "beta": "bias"}
+KIND, FORMAT = "bnta-delta", 2
+
+
+def bn_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Copies, on the CPU, of mu, sigma^2, gamma and beta of every BN layer, by name."""
+    return {
+        f"{name}.{kind}": getattr(layer, kind).detach().clone().cpu()
+        for name, layer in bn_layers(model).items()
+        for kind in QUANTITIES.values()
+    }
+
+
+def put_back(norms: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], kinds: list[str]) -> None:
+    """Write the ``kinds`` (torch's names) of the given BN layers; dtype and device stay the model's."""
+    with torch.no_grad():
+        for name, layer in norms.items():
+            for kind in kinds:
+                getattr(layer, kind).copy_(tensors[f"{name}.{kind}"])
+
+
+def bn_digest(model: nn.Module) -> str:
+    """SHA-256 of the model's BN tensors and their names: what a delta replaces."""
+    return _digest(bn_tensors(model))
+
+
+def model_digest(model: nn.Module, bn: Mapping[str, Tensor] | None = None) -> str:
+    """SHA-256 of all tensors of the model and their names; ``bn`` counts in place of its BN tensors.
+
+    Numbers of batches seen are left out: they change with use and decide nothing.
+    """
+    tensors = {**model.state_dict(), **(bn or {})}
+    return _digest({k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")})
+
+
+def images_digest(images: Tensor) -> str:
+    """SHA-256 of uint8 images (N, 3, h, w) and their shape: what was adapted to."""
+    sha = hashlib.sha256(str(tuple(images.shape)).encode())
+    for chunk in images.split(256):  # the images may lie in a file larger than the memory
+        sha.update(_bytes(chunk))
+    return sha.hexdigest()
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        sha.update(name.encode())
+        sha.update(_bytes(tensors[name]))
+    return sha.hexdigest()
+
+
+def _bytes(tensor: Tensor):
+    # As bytes, since NumPy has no bfloat16.
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _described(model: nn.Module) -> dict[str, tuple[float, float | None]]:
+    """eps and momentum of every BN layer, from shallow to deep."""
+    return {name: (layer.eps, layer.momentum) for name, layer in bn_layers(model).items()}
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The batch-norm tensors of an adapted model: all that a site needs beside the base model."""
+
+    tensors: dict[str, Tensor]  # e.g. "backbone.bn1.running_mean": (channels,)
+    base: str  # digest of the BN tensors that they replace
+    meta: dict = field(default_factory=dict)  # JSON-able: N, K, seed, settings, digest of the images, ...
+    complete: bool = True  # False where other layers were adapted too
+    model: str = ""  # digest of the whole base model
+    layers: dict[str, tuple[float, float | None]] = field(default_factory=dict)  # eps, momentum, in order
+
+    @staticmethod
+    def between(base: nn.Module, adapted: nn.Module, meta: dict, complete: bool = True) -> Delta:
+        """The delta that makes ``base`` the model ``adapted``; versions are added to ``meta``."""
+        from . import __version__
+
+        versions = {"bnta_lib": __version__, "torch": torch.__version__}
+        before = bn_tensors(base)
+        return Delta(bn_tensors(adapted), _digest(before), {**meta, "versions": versions}, complete,
+                     model_digest(base, before), _described(base))
+
+    def apply(self, model: nn.Module) -> Delta:
+        """Put the tensors into ``model``; returns the delta that takes them out again.
+
+        Raises ValueError, and leaves the model as it was, when it is not the one that the delta
+        was made for: other BN layers, widths, eps or momentum, other BN tensors (another model,
+        or one that is adapted already), other weights elsewhere; or when the delta is damaged.
+        """
+        previous = bn_tensors(model)
+        self.check(model, previous)
+        put_back(bn_layers(model), self.tensors, list(QUANTITIES.values()))
+        return Delta(previous, _digest(self.tensors), {"undoes": self.base}, True,
+                     model_digest(model, self.tensors), self.layers)
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[nn.Module]:
+        """``with delta.applied(model):`` the model is adapted inside and as before after."""
+        previous = self.apply(model).tensors
+        try:
+            yield model
+        finally:  # whatever the block did to the batch-norm tensors
+            put_back(bn_layers(model), previous, list(QUANTITIES.values()))
+
+    def check(self, model: nn.Module, bn: Mapping[str, Tensor] | None = None) -> None:
+        """Raise ValueError, saying in which point, where the delta does not belong to ``model``.
+
+        ``bn``: what counts as the model's BN tensors, by name, in place of those in it.
+        """
+        self._check_complete()
+        _check_values(self.tensors)
+        bn = bn_tensors(model) if bn is None else bn
+        if bn.keys() != self.tensors.keys():
+            odd = sorted(bn.keys() ^ self.tensors.keys())
+            raise ValueError(f"the delta is for a model with other BN layers (for one, {odd[0]})")
+        own = _described(model)
+        if list(own) != list(self.layers):
+            place = next(i for i, (a, b) in enumerate(zip(own, self.layers), 1) if a != b)
+            raise ValueError(f"the delta is for a model whose BN layers come in another order: number "
+                             f"{place} is {list(self.layers)[place - 1]} there, {list(own)[place - 1]} here")
+        for name, tensor in self.tensors.items():
+            if bn[name].shape != tensor.shape:
+                raise ValueError(f"the delta is for a model of another width: {name} has "
+                                 f"{tensor.numel()} channels, the model {bn[name].numel()}")
+            if bn[name].dtype != tensor.dtype:
+                raise ValueError(f"the delta is for a model of another precision: {name} is "
+                                 f"{tensor.dtype}, in the model {bn[name].dtype}")
+        for name, (eps, momentum) in self.layers.items():
+            for what, wanted, found in (("eps", eps, own[name][0]), ("momentum", momentum, own[name][1])):
+                if wanted != found:
+                    raise ValueError(f"the delta is for a model with another {what}: {wanted} in {name}, "
+                                     f"the model's is {found}")
+        if (found := _digest(bn)) != self.base:
+            raise ValueError(f"the delta was made for other weights: its base is {self.base[:12]}, the "
+                             f"model's BN tensors are {found[:12]} (a model that is adapted already "
+                             "takes its source's deltas only after it was put back)")
+        if (found := model_digest(model, bn)) != self.model:
+            raise ValueError("the delta was made for other weights outside the BN layers, which are "
+                             f"equal: its whole model is {self.model[:12]}, this one {found[:12]}")
+
+    def _check_complete(self) -> None:
+        if not self.complete:
+            raise ValueError("this adaption changed more than batch-norm layers: a delta of BN tensors "
+                             "would not give the adapted model; use the model itself")
+
+    def save(self, path: str | Path, note: str = "") -> None:
+        """Write the tensors and the metadata as safetensors, whole or not at all.
+
+        The same delta gives the same bytes. ``note``: a word of one's own, kept as meta["note"].
+        """
+        self._check_complete()
+        _check_values(self.tensors)
+        about = {"kind": KIND, "format": FORMAT, "base": self.base, "model": self.model,
+                 "layers": [[name, *both] for name, both in self.layers.items()],
+                 "meta": {**self.meta, "note": note} if note else self.meta}
+        about["digest"] = _file_digest(about, self.tensors)
+        # One entry: safetensors writes several in a random order.
+        with atomic(path) as temporary:
+            save_file({k: v.contiguous() for k, v in self.tensors.items()}, temporary,
+                      {KIND: json.dumps(about)})
+
+    @staticmethod
+    def load(path: str | Path) -> Delta:
+        """Read a delta; FileNotFoundError or ValueError says what is wrong with the file.
+
+        Nothing in the file is executed. Any byte that changed since it was saved is found.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no delta at {path}: make one with adapt(...).delta.save(...)")
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                entries = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
+        if entries.get("kind") == "bnta-weights":
+            raise ValueError(f"{path} holds the weights of a model and is no delta of batch-norm "
+                             "tensors: read it with bnta_lib.weights.load_model")
+        if entries.get("kind") == KIND:
+            raise ValueError(f"{path} is a delta of format 1, which does not say what model it is for "
+                             "as a whole: adapt again and save that")
+        if KIND not in entries:
+            raise ValueError(f"{path} is no delta of batch-norm tensors")
+        try:
+            about = json.loads(entries[KIND])
+            written = int(about["format"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} is damaged: its metadata cannot be read; copy or make it again"
+                             ) from error
+        if written > FORMAT:
+            raise ValueError(f"{path} is of format {written}, this version of bnta_lib reads format "
+                             f"{FORMAT}: use the version that wrote it, or a later one")
+        if about.pop("digest", None) != _file_digest(about, tensors):
+            raise ValueError(f"{path} is damaged: its content is not what was saved; copy or make it again")
+        try:
+            layers = {name: (eps, momentum) for name, eps, momentum in about["layers"]}
+            delta = Delta(tensors, about["base"], about["meta"], True, about["model"], layers)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path} lacks what a delta says about itself ({error!r}): make it again"
+                             ) from error
+        _check_values(tensors, f"{path}: ")
+        return delta
+
+
+def _file_digest(about: Mapping, tensors: Mapping[str, Tensor]) -> str:
+    """Of all that a file says, so that no bit of it can change unseen."""
+    kinds = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}
+    text = json.dumps([about, kinds, _digest(tensors)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_values(tensors: Mapping[str, Tensor], where: str = "") -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{where}the delta holds NaN or infinite values (for one, in {name}): "
+                             "it was damaged, or made by an adaption that failed; adapt again")
+        if name.endswith(".running_var") and (tensor < 0).any():
+            raise ValueError(f"{where}the delta holds a variance below zero in {name}: it was damaged; "
+                             "adapt again")
