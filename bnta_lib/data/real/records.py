@@ -21,7 +21,7 @@ class Sample:
     pid: int  # person, from 1, without meaning across sets; 0 is a distractor that matches nobody
     camid: int  # camera, from 1
     part: str = ""  # of the publication: "train", "query", "gallery", "probe", "P1" ...
-    box: tuple[int, int, int, int] | None = None  # left, top, width, height to cut from the file
+    box: tuple[int, int, int, int] | None = None  # left, top, width, height to cut; clipped to the image
     cell: str = ""  # of a .mat file: the HDF5 path of the image
 
 
@@ -63,8 +63,9 @@ def read_image(sample: Sample, matlab: h5py.File | None = None) -> Image.Image:
         if sample.box is None:
             return picture
         left, top, width, height = sample.box
-        right, bottom = left + width, top + height
-        if min(left, top) < 0 or min(width, height) < 1 or right > picture.width or bottom > picture.height:
+        right, bottom = min(left + width, picture.width), min(top + height, picture.height)
+        left, top = max(left, 0), max(top, 0)
+        if left >= right or top >= bottom:
             raise ValueError(f"the box {sample.box} lies outside its {picture.width} x {picture.height} pixels")
         return picture.crop((left, top, right, bottom))
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, Image.DecompressionBombError) as error:
