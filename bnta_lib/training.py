@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shlex
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -239,18 +240,23 @@ def _resume(path, key, model, optimiser, random) -> list[dict]:
 
 
 def trained_model(
-    settings: Settings, name: str = "bnta", progress: bool = True, retrain: bool = False
-) -> BNTANet:
+    settings: Settings, name: str = "bnta", progress: bool = True, retrain: bool = False,
+    data: str | Path = "embedded",
+) -> BNTANet:  # fmt: skip
     """A training's model: from its weights file; the smoke profile trains where there is none.
 
-    With ``retrain`` it is trained on the embedded sources in any profile (resumable) and stored.
-    Raises FileNotFoundError where the weights are absent otherwise.
+    With ``data`` naming published sets (see :mod:`.data`) it is the model trained on those of them
+    that are sources; else, on the embedded ones: also for a user's own folder, which is a target.
+    With ``retrain`` it is trained in any profile (resumable) and stored.
+    Raises FileNotFoundError where the weights are absent otherwise, ValueError where they were
+    trained on other published sets than are there now.
     """
-    path, chosen = weights_path(settings, name), model_settings(settings, name)
-    if retrain or settings.profile == "smoke":
-        from .data import load_sources
+    from .data import load_sources, real_root
 
-        sources = load_sources(chosen)
+    root = real_root(data)
+    path, chosen = weights_path(settings, name, root), model_settings(settings, name)
+    if retrain or settings.profile == "smoke":
+        sources = load_sources(chosen, root or "embedded", progress=progress and root is not None)
         key = training_key(sources, chosen)
         # Smoke weights live in the cache: they are made, and made again when they are out of date.
         if not retrain and path.is_file() and read_meta(path).get("key") == key:
@@ -258,7 +264,7 @@ def trained_model(
         checkpoint = checkpoint_path(sources, chosen, name)
         model, history = train(sources, chosen, checkpoint, progress)
         meta = {"model": name, "profile": settings.profile, "data": sources.digest,
-                "key": key, "torch": torch.__version__,
+                "sources": sources.name, "key": key, "torch": torch.__version__,
                 "seconds": float(history["seconds"].sum()),
                 **{name: getattr(chosen, name) for name in SHAPELESS}}
         # The record first: weights without one would never be trained again to get it.
@@ -266,7 +272,40 @@ def trained_model(
             history.round(5).to_csv(temporary, index=False)
         save_model(model, path, meta, compact=settings.profile != "paper")
         checkpoint.unlink(missing_ok=True)
+    elif root is not None:
+        _check_mixture(path, root, settings)
     return load_model(path, chosen)
+
+
+def _check_mixture(path: Path, root: Path, settings: Settings) -> None:
+    """Whether the weights are there and were trained on the sources that ``root`` holds.
+
+    A folder of targets alone is taken as it is: the weights then come from elsewhere.
+    """
+    from .data import real_mixture
+
+    command = f"python -m bnta_lib.training --profile {settings.profile} --data {shlex.quote(str(root))}"
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights of the data sets in {root} at {path}: train them with "
+                                f"`{command}` (make train DATA=...)")
+    try:
+        here = real_mixture(root).name
+    except FileNotFoundError:
+        return
+    if (there := read_meta(path).get("sources")) != here:
+        raise ValueError(f"{path} was trained on {there}, and {root} now holds {here}: train again "
+                         f"with `{command}`, or restore the sets")
+
+
+def trained_on(settings: Settings, data: str | Path = "embedded", name: str = "bnta") -> str:
+    """The published sets that a model was trained on, with their counts; "" for the embedded ones.
+
+    Raises as :func:`bnta_lib.weights.load_model`.
+    """
+    from .data import real_root
+
+    root = real_root(data)
+    return "" if root is None else read_meta(weights_path(settings, name, root)).get("sources", "")
 
 
 def checkpoint_path(sources: ReIDSet, settings: Settings, name: str) -> Path:
@@ -275,9 +314,13 @@ def checkpoint_path(sources: ReIDSet, settings: Settings, name: str) -> Path:
     return cache_dir() / "checkpoints" / f"{settings.profile}-{name}-{key}.pt"
 
 
-def training_history(settings: Settings, name: str = "bnta") -> pd.DataFrame:
+def training_history(
+    settings: Settings, name: str = "bnta", data: str | Path = "embedded"
+) -> pd.DataFrame:
     """The rows that :func:`train` recorded for the stored weights."""
-    path = weights_path(settings, name).with_suffix(".csv")
+    from .data import real_root
+
+    path = weights_path(settings, name, real_root(data)).with_suffix(".csv")
     if not path.is_file():
         raise FileNotFoundError(f"no training record at {path}: train with "
                                 "`python -m bnta_lib.training` (make train)")
@@ -285,25 +328,35 @@ def training_history(settings: Settings, name: str = "bnta") -> pd.DataFrame:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    from .data import real_root
+
     parser = argparse.ArgumentParser(description="Train the models of a profile; resumable.")
     parser.add_argument("--profile", choices=list(PROFILES), help="default: $BNTA_PROFILE, laptop")
     parser.add_argument("--model", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--data", default="embedded", help='"embedded" (default), "real" ($BNTA_DATA), '
+                        "or a folder of published data sets")
     chosen = parser.parse_args(arguments)
     try:
         current = load_settings(chosen.profile)
-    except ValueError as error:
+        root = real_root(chosen.data)
+        if root is None and chosen.data != "embedded":
+            raise ValueError(f"{chosen.data} holds no published data set: notebook 03 trains on a "
+                             "folder of your own crops")
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     for name in chosen.model:
         start = time.perf_counter()
         print(f"training {name}, profile {current.profile}", flush=True)
         try:
-            trained_model(current, name, retrain=True)
+            trained_model(current, name, retrain=True, data=chosen.data)
         except KeyboardInterrupt:
             raise SystemExit("stopped; the same command goes on from the last epoch") from None
-        except OSError as error:
+        except (OSError, ValueError, FloatingPointError) as error:
             raise SystemExit(f"cannot go on: {error}") from None
         minutes = (time.perf_counter() - start) / 60
-        print(f"wrote {weights_path(current, name)} in {minutes:.1f} min", flush=True)
+        print(f"wrote {weights_path(current, name, root)} in {minutes:.1f} min", flush=True)
+        if root is not None:
+            print(f"trained on {trained_on(current, chosen.data, name)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .files import atomic
 from .model import BNTANet
-from .settings import ROOT, Settings, cache_dir
+from .settings import ROOT, Settings, cache_dir, run_name
 
 # The six trainings of Table 3 and the settings that make them: "baseline" is L_id alone, "bnta"
 # all three losses; and that of another stripe split (see :func:`model_settings`).
@@ -49,10 +49,16 @@ def model_settings(settings: Settings, name: str) -> Settings:
     return replace(settings, height=height, **MODELS[name])
 
 
-def weights_path(settings: Settings, name: str) -> Path:
-    """Where the weights of a training are: committed for laptop, in the cache otherwise."""
+def weights_path(settings: Settings, name: str, root: str | Path | None = None) -> Path:
+    """Where the weights of a training are: committed for laptop, in the cache otherwise.
+
+    ``root``: the folder of published sets that it was trained on, whose weights are in the cache
+    under the name of its runs; None: the embedded benchmark.
+    """
     if name not in MODELS:
         raise ValueError(f"unknown model {name!r}: the models are {', '.join(MODELS)}")
+    if root is not None:
+        return cache_dir() / "weights" / run_name(settings.profile, root) / f"{name}.safetensors"
     base = ROOT / "data" / "weights" if settings.profile == "laptop" else cache_dir() / "weights"
     return base / settings.profile / f"{name}.safetensors"
 

@@ -76,6 +76,11 @@ def cross_camera_split(data: ReIDSet, rng: np.random.Generator) -> Split:
     return Split(torch.tensor(probe), torch.tensor(sorted(int(i) for i in gallery)))
 
 
+def is_crop(name: str) -> bool:
+    """Whether a file of this name is a crop in the naming."""
+    return bool(NAMING.match(name)) and Path(name).suffix.lower() in _ENDINGS
+
+
 def write_folder(data: ReIDSet, path: str | Path, ending: str = "jpg") -> Path:
     """Write ``data`` as such a folder: JPEG of quality 95, or PNG without loss.
 

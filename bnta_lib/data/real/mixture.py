@@ -2,73 +2,54 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from bnta_lib.data.real.records import Found, Sample
+from bnta_lib.data.real.records import Found
 from bnta_lib.settings import PAPER_SOURCES
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Samples of several sets with labels that are distinct over all of them."""
+    """Which of the paper's sources there are, and how much of them."""
 
-    name: str  # the sets and their counts, and what is missing of the paper's five
-    samples: tuple[Sample, ...]
-    pids: Tensor  # int64 (N,), 1..M
-    camids: Tensor  # int64 (N,), from 1
+    sets: tuple[Found, ...]  # in the paper's order, distractors left out
+    images: int
+    people: int  # M: a person of one set is nobody of another
+
+    @property
+    def name(self) -> str:
+        """Counts, the sets with theirs, and what is missing of the paper's five."""
+        words = [f"{own.name}{' labeled' * own.layout.endswith('_labeled')} ({len(own):,} images, "
+                 f"{own.people:,} people)" for own in self.sets]
+        missing = [name for name in PAPER_SOURCES if name not in {own.name for own in self.sets}]
+        without = f"; without {', '.join(missing)}" if missing else ""
+        return f"{self.images:,} images of {self.people:,} people: {', '.join(words)}{without}"
 
 
 def mixture(found: Mapping[str, Found]) -> Mixture:
-    """The sources among ``found``, in the paper's order, distractors left out.
-
-    Raises FileNotFoundError where there is none.
-    """
-    samples, pids, camids, words, people, cameras = [], [], [], [], 0, 0
-    for name in (n for n in PAPER_SOURCES if n in found):
-        own = [sample for sample in found[name].samples if sample.pid > 0]
-        if not own:
-            continue
-        _, number = torch.unique(torch.tensor([s.pid for s in own]), return_inverse=True)
-        camera = torch.tensor([s.camid for s in own])
-        samples += own
-        pids.append(number + 1 + people)
-        camids.append(camera + cameras)
-        words.append(f"{name} ({len(own):,} images, {int(number.max()) + 1:,} people)")
-        people, cameras = int(pids[-1].max()), int(camids[-1].max())
-    if not samples:
-        raise FileNotFoundError(f"none of the sources {', '.join(PAPER_SOURCES)} was found")
-    total = f"{len(samples):,} images of {people:,} people: {', '.join(words)}"
-    missing = [name for name in PAPER_SOURCES if not any(word.startswith(f"{name} (") for word in words)]
-    name = total + (f"; without {', '.join(missing)}" if missing else "")
-    return Mixture(name, tuple(samples), torch.cat(pids), torch.cat(camids))
+    """The sources among ``found``. Raises FileNotFoundError where there is none."""
+    sets = []
+    for name in (name for name in PAPER_SOURCES if name in found):
+        known = tuple(sample for sample in found[name].samples if sample.pid > 0)
+        sets += [replace(found[name], samples=known)] if known else []
+    if not sets:
+        raise FileNotFoundError(f"none of the sources {', '.join(PAPER_SOURCES)} is there")
+    return Mixture(tuple(sets), sum(map(len, sets)), sum(own.people for own in sets))
 
 
-def some_of(found: Found, people: int = 100, images: int = 4) -> list[Sample]:
+def some_of(found: Found, people: int = 100, images: int = 4) -> Found:
     """At most so many images of so many people of a set, both evenly spread; the same every time."""
-    rows: dict[int, list[Sample]] = {}
+    rows: dict[int, list] = {}
     for sample in found.samples:
-        rows.setdefault(sample.pid, []).append(sample)
-    known = sorted(pid for pid in rows if pid > 0)
-    chosen = [known[i] for i in _even(len(known), people)]
-    return [rows[pid][i] for pid in chosen for i in _even(len(rows[pid]), images)]
+        if sample.pid > 0:
+            rows.setdefault(sample.pid, []).append(sample)
+    everyone = sorted(rows)
+    chosen = [rows[everyone[i]] for i in _even(len(everyone), people)]
+    return replace(found, samples=tuple(own[i] for own in chosen for i in _even(len(own), images)))
 
 
 def _even(count: int, most: int) -> list[int]:
     return torch.linspace(0, count - 1, min(count, most)).round().long().tolist()
-
-
-def samples_digest(samples, size: tuple[int, int], root: Path) -> str:
-    """SHA-256 of which images these are, without their pixels: path, labels, box, cell and file size."""
-    sha = hashlib.sha256(repr(size).encode())
-    sizes: dict[Path, int] = {}
-    for s in samples:
-        if s.file not in sizes:
-            sizes[s.file] = s.file.stat().st_size
-        sha.update(repr((s.file.relative_to(root).as_posix(), s.pid, s.camid, s.box, s.cell, sizes[s.file])).encode())
-    return sha.hexdigest()

@@ -99,17 +99,19 @@ def official_splits(found: Found) -> list[list[int]]:
     """
     mat = next(iter(sorted(found.folder.rglob("features_and_partitions.mat"))), None)
     if mat is None:
-        raise FileNotFoundError(f"GRID's ten splits are in its features_and_partitions.mat, which is not below {found.folder}: "
-                                "take it from the owner's archive")
+        raise FileNotFoundError("GRID's ten splits are in its features_and_partitions.mat, which is not "
+                                f"below {found.folder}: take it from the owner's archive")
     try:
         cells = scipy.io.loadmat(mat)["trainIdxAll"][0]
         splits = [[int(pid) for pid in cell[0][0][2][0]] for cell in cells]
-    except (KeyError, IndexError, TypeError, ValueError, NotImplementedError, OSError) as error:
-        raise ValueError(f"{mat} does not hold GRID's splits (trainIdxAll): take it from the owner's archive ({error})") from error
+    except Exception as error:  # what SciPy raises for a damaged file shares no base class
+        raise ValueError(f"{mat} does not hold GRID's splits, or is damaged ({error}): take it from the "
+                         "owner's archive") from error
     people = {sample.pid for sample in found.samples} - {0}
     for number, train in enumerate(splits):
         if not train or len(set(train)) < len(train) or not set(train) < people:
-            raise ValueError(f"{mat}: split {number} trains on people whom {found.folder} does not show: one of them is not GRID's")
+            raise ValueError(f"{mat}: split {number} trains on people whom {found.folder} does not show: "
+                             "take both from the owner's archive")
     return splits
 
 
@@ -143,10 +145,11 @@ def _chosen(found: Found, settings: Settings, people: Sequence[int]) -> tuple[li
         first = f"the first {len(kept)} of " if len(kept) < len(splits) else ""
         return kept, f"{first}this suite's ten seeded splits ({words})"
     if len(people) < 4:
-        raise ValueError(f"{found.name}: {found.folder} shows {len(people)} people by two images or more, too few to split")
+        raise ValueError(f"{found.name}: {found.folder} shows {len(people)} people by two images or more, "
+                         "too few to split")
     kept = draw_splits(found.name, len(people), len(people) * train // whole, min(settings.splits, COUNT))
-    return kept, (f"{len(kept)} seeded splits of {len(people)} people, since the {whole} of the published set are not "
-                  "all here: no published number compares")
+    return kept, (f"{len(kept)} seeded splits of {len(people)} people, since the {whole} of the published "
+                  "set are not all here: no published number compares")
 
 
 def _sides(found: Found) -> tuple[dict[int, int], dict[int, int]]:
@@ -170,7 +173,7 @@ def _viper(found: Found, settings: Settings):
         pairs += [sides[::-1]] if settings.viper_probe != "cam_a" else []
     direction = {"cam_a": "cam_a probes cam_b", "cam_b": "cam_b probes cam_a",
                  "both": "each split twice: cam_a probes cam_b, and cam_b probes cam_a"}
-    return pairs, _words(found, pairs, f"single images, {direction[settings.viper_probe]}", which)
+    return pairs, _words(pairs, f"single images, {direction[settings.viper_probe]}", which)
 
 
 def _grid(found: Found, settings: Settings):
@@ -182,8 +185,9 @@ def _grid(found: Found, settings: Settings):
         pairs.append(([row for row in test if is_probe[row] and found.samples[row].pid],
                       [row for row in test if not is_probe[row]]))
     others = sum(not sample.pid for sample in found.samples)
-    which = "the ten official splits" if len(official) == COUNT else f"the first {len(official)} of the official splits"
-    return pairs, _words(found, pairs, f"single images, {others} of the gallery of people whom nobody asks for", which)
+    first = "" if len(official) == COUNT else f"first {len(official)} of the "
+    how = f"single images, {others} of the gallery of people whom nobody asks for"
+    return pairs, _words(pairs, how, f"the {first}ten official splits")
 
 
 def _ilids(found: Found, settings: Settings):
@@ -202,7 +206,7 @@ def _ilids(found: Found, settings: Settings):
         pairs.append((probe, gallery))
     images = ("all other images of a person in the gallery" if settings.ilids_images == "multi"
               else "one gallery image a person")
-    return pairs, _words(found, pairs, f"one probe image and {images}, both drawn at random", which)
+    return pairs, _words(pairs, f"one probe image and {images}, drawn at random", which)
 
 
 def _prid(found: Found, settings: Settings):
@@ -215,16 +219,14 @@ def _prid(found: Found, settings: Settings):
     for split in chosen:
         test = [people[k - 1] for k in split["test"]]
         pairs.append(([a[pid] for pid in test], [b[pid] for pid in test] + alone))
-    return pairs, _words(found, pairs, f"single images, cam_a probes cam_b, {len(alone)} of the gallery seen by cam_b alone",
-                         which)
+    how = f"single images, cam_a probes cam_b, {len(alone)} of the gallery seen by cam_b alone"
+    return pairs, _words(pairs, how, which)
 
 
-def _words(found: Found, pairs: Sequence[tuple], how: str, which: str) -> str:
-    sizes = {(len(probe), len(gallery)) for probe, gallery in pairs}
-    low, high = min(sizes), max(sizes)
-    gallery = f"{low[1]}" if low[1] == high[1] else f"{low[1]} to {high[1]}"
-    words = f"{low[0]} probes, {gallery} gallery images, {how}; {which}"
-    return words + "."
+def _words(pairs: Sequence[tuple[list[int], list[int]]], how: str, which: str) -> str:
+    sizes = [sorted({len(own) for own in side}) for side in zip(*pairs)]
+    probes, gallery = (" to ".join(str(size) for size in dict.fromkeys((own[0], own[-1]))) for own in sizes)
+    return f"{probes} probes, {gallery} gallery images, {how}; {which}."
 
 
 def _number_within(samples: Sequence[Sample]) -> Tensor:
@@ -250,7 +252,9 @@ def protocol_note(targets: Mapping[str, Target], sources: str = "") -> str:
     return " ".join(["Protocol.", *words, *([f"Trained on {sources}."] if sources else [])])
 
 
-def with_protocol(rows: pd.DataFrame, targets: Mapping[str, Target], sources: str = "") -> pd.DataFrame:
+def with_protocol(
+    rows: pd.DataFrame, targets: Mapping[str, Target], sources: str = ""
+) -> pd.DataFrame:
     """Tidy rows with columns ``protocol`` and ``sources``, where a target has a protocol."""
     if not any(target.protocol for target in targets.values()):
         return rows
@@ -264,9 +268,9 @@ def with_protocol(rows: pd.DataFrame, targets: Mapping[str, Target], sources: st
 def torchreid_splits(found: Found) -> list[dict]:
     """The ten splits of a found target, shaped as torchreid's own file of that set.
 
-    VIPeR and GRID: train, query and gallery as [path, person, camera from 0]; VIPeR has 20, both
-    directions of each. iLIDS: file names. PRID: numbers of people, train and test. People of train are
-    numbered from 0. Raises as :func:`target_splits`.
+    VIPeR and GRID: train, query and gallery as [path, person, camera from 0], people of train numbered
+    from 0; VIPeR has 20, both directions of each. iLIDS: file names. PRID: numbers of people, train
+    and test. Raises as :func:`target_splits`.
     """
     everyone = Settings(splits=COUNT, viper_probe="both", ilids_images="single")
     if found.name == "PRID":
@@ -279,13 +283,15 @@ def torchreid_splits(found: Found) -> list[dict]:
         tested = {found.samples[row].pid for row in (*query, *gallery)}
         train = [row for row in rows if found.samples[row].pid not in tested]
         if found.name == "iLIDS":
-            sides = [[found.samples[row].file.name for row in side] for side in (train, query, gallery)]
+            sides = [[found.samples[row].file.name for row in side]
+                     for side in (train, query, gallery)]
             result.append(dict(zip(("train", "query", "gallery"), sides)))
             continue
         label = {pid: k for k, pid in enumerate(sorted({found.samples[row].pid for row in train}))}
         entry = {side: [[str(s.file), s.pid, s.camid - 1] for s in map(found.samples.__getitem__, own)]
                  for side, own in (("query", query), ("gallery", gallery))}
-        entry["train"] = [[str(s.file), label[s.pid], s.camid - 1] for s in map(found.samples.__getitem__, train)]
+        known = map(found.samples.__getitem__, train)
+        entry["train"] = [[str(s.file), label[s.pid], s.camid - 1] for s in known]
         result.append(entry | {"num_train_pids": len(label), "num_query_pids": len(query),
                                "num_gallery_pids": len(gallery)})
     return result
@@ -304,7 +310,8 @@ def write_splits(sets: Mapping[str, Found], out: str | Path) -> list[Path]:
             temporary.write_text(text, encoding="utf-8")
         paths.append(path)
     if not paths:
-        raise FileNotFoundError(f"none of {', '.join(TORCHREID)} was found: `python -m bnta_lib.data check` says what is there")
+        raise FileNotFoundError(f"none of {', '.join(TORCHREID)} was found: `python -m bnta_lib.data check` "
+                                "says what is there")
     return paths
 
 
@@ -312,7 +319,7 @@ def add_parser(commands) -> None:
     """``python -m bnta_lib.data splits ROOT OUT``."""
     parser = commands.add_parser("splits", help="write the splits of the targets as torchreid keeps them")
     parser.add_argument("root", type=Path, help="folder that holds the data sets")
-    parser.add_argument("out", type=Path, help="torchreid's folder of data sets; files go to its viper/, grid/ ...")
+    parser.add_argument("out", type=Path, help="torchreid's folder of data sets: its viper/, grid/ ...")
     parser.set_defaults(run=main_splits)
 
 

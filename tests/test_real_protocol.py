@@ -1,0 +1,436 @@
+"""Published targets: who is probe and gallery, and that what is trained and printed says so."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import real_trees
+import scipy.io
+import torch
+
+from bnta_lib import training
+from bnta_lib.data import (
+    find_real, found_table, load_source_samples, load_sources, load_targets, real_root, training_sources,
+)  # fmt: skip
+from bnta_lib.data.folder import write_folder
+from bnta_lib.data.real import protocol
+from bnta_lib.data.real.layouts import find_sets
+from bnta_lib.data.real.mixture import mixture, some_of
+from bnta_lib.data.real.protocol import (
+    PEOPLE, SIZES, committed_splits, draw_splits, official_splits, protocol_note, target_splits,
+    torchreid_splits, with_protocol, write_splits,
+)  # fmt: skip
+from bnta_lib.data.real.records import Found, Sample
+from bnta_lib.data.sets import ReIDSet
+from bnta_lib.evaluation import evaluate
+from bnta_lib.settings import PAPER_SOURCES, run_name, settings
+from bnta_lib.weights import weights_path
+
+PAPER = settings("paper")
+
+
+def found(name, rows) -> Found:
+    """A set of samples (file name, person, camera, part), without pixels."""
+    samples = [Sample(Path("/data", part, file), pid, cam, part) for file, pid, cam, part in rows]
+    return Found(name, "made", Path("/data"), tuple(samples))
+
+
+def whole(name) -> Found:
+    """A target with the counts of its publication."""
+    if name == "VIPeR":  # numbers with gaps, as in the publication
+        rows = [(f"{7 * k // 5:03d}_{angle}.bmp", 7 * k // 5 + 1, cam, f"cam_{'ab'[cam - 1]}")
+                for cam, angle in ((1, 0), (2, 90)) for k in range(632)]
+    elif name == "iLIDS":
+        counts = [2 + k % 7 for k in range(119)]
+        rows = [(f"{k + 1:04d}{i + 1:03d}.jpg", k + 1, 1, "") for k, n in enumerate(counts) for i in range(n)]
+    else:
+        shared = [(k, k, cam) for cam in (1, 2) for k in range(1, 201)]
+        alone = [(k, 1000 * (cam == 1) + k, cam) for cam, last in ((1, 385), (2, 749))
+                 for k in range(201, last + 1)]
+        rows = [(f"person_{k:04d}.png", pid, cam, f"cam_{'ab'[cam - 1]}") for k, pid, cam in shared + alone]
+    return found(name, rows)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory) -> Found:
+    """GRID with all its 250 people, and 775 distractors without pixels."""
+    folder = tmp_path_factory.mktemp("grid")
+    real_trees.write_partitions(folder / "underground_reid" / "features_and_partitions.mat", 250)
+    rows = [(f"{k:04d}_{cam}.jpeg", k, cam, part) for part, first in (("probe", 1), ("gallery", 5))
+            for k in range(1, 251) for cam in [first + k % 4]]
+    rows += [(f"0000_{1 + k % 8}_{k}.jpeg", 0, 1 + k % 8, "gallery") for k in range(775)]
+    return replace(found("GRID", rows), folder=folder / "underground_reid")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """All nine sets in little, below a folder with a space and a letter beyond ASCII."""
+    root = tmp_path_factory.mktemp("real") / "dåta sets"
+    for name, layouts in real_trees.LAYOUTS.items():
+        real_trees.tree(name, layouts[0], root, people=10)
+    return root
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path) -> Path:
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def tiny():
+    return settings("smoke", height=48, width=24, other_height=64, base_width=4, local_dim=4, stripes=3,
+                    epochs=1, batch=64, splits=3)
+
+
+# ---- people
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+def test_committed_splits_are_not_drawn_by_their_rule(name):
+    people, train = PEOPLE[name]
+    splits = committed_splits(name)
+    assert splits == draw_splits(name, people, train)
+    for number, split in enumerate(splits):
+        random = np.random.default_rng([split["seed"], people, number])  # as `rule` says in words
+        order = random.permutation(people) + 1
+        assert split["train"] == sorted(order[:train].tolist())
+        assert split["test"] == sorted(order[train:].tolist())
+        if name == "iLIDS":
+            drawn = np.trunc(random.random((60, 2)) * 10**6) / 10**6
+            assert np.array_equal(np.column_stack([split["probe"], split["gallery"]]), drawn)
+    assert len({tuple(split["train"]) for split in splits}) == len(splits) == 10
+
+
+def test_an_edited_or_absent_split_file_is_used(monkeypatch, tmp_path):
+    monkeypatch.setattr(protocol, "SPLITS", tmp_path)
+    with pytest.raises(FileNotFoundError, match="no data/splits/viper.json: restore"):
+        committed_splits("VIPeR")
+    whole = draw_splits("VIPeR", 632, 316)
+    twice = [*whole[1:], {**whole[0], "train": whole[0]["test"]}]
+    for text in ("[", "{}", "[{}]", json.dumps(whole[:9]), json.dumps(twice)):
+        (tmp_path / "viper.json").write_text(text)
+        with pytest.raises(ValueError, match="does not part 632 people 10 times"):
+            committed_splits("VIPeR")
+
+
+# ---- images
+
+
+@pytest.mark.parametrize("name", ["VIPeR", "iLIDS", "PRID"])
+def test_a_split_has_other_sizes_than_the_papers(name):
+    own = whole(name)
+    splits, camids, words = target_splits(own, PAPER)
+    pids = torch.tensor([sample.pid for sample in own.samples])
+    everyone = sorted(pid for pid in set(pids.tolist()) if (pids == pid).sum() > 1)
+    assert len(splits) == 10 and "ten seeded splits" in words
+    for split, of_people in zip(splits, committed_splits(name)):
+        assert (len(split.probe), len(split.gallery)) == SIZES[name]
+        asked = [everyone[k - 1] for k in of_people["test"]]
+        assert pids[split.probe].tolist() == asked
+        same = pids[split.probe][:, None] == pids[split.gallery][None]
+        assert (same.sum(1) == 1).all(), "one match each"
+        assert camids[split.probe].tolist() != camids[split.gallery][same.int().argmax(1)].tolist()
+
+
+def test_probes_of_grid_are_trained_on_or_the_gallery_lacks_distractors(grid):
+    splits, _, words = target_splits(grid, PAPER)
+    cells = scipy.io.loadmat(grid.folder / "features_and_partitions.mat")["trainIdxAll"][0]
+    pids = torch.tensor([sample.pid for sample in grid.samples])
+    assert len(splits) == 10 and "ten official splits" in words and "775" in words
+    for split, cell in zip(splits, cells):
+        train = set(cell[0][0][2][0].tolist())
+        assert len(train) == 125
+        assert set(pids[split.probe].tolist()) == set(range(1, 251)) - train
+        assert (len(split.probe), len(split.gallery)) == (125, 900)
+        assert (pids[split.gallery] == 0).sum() == 775
+        assert {grid.samples[i].part for i in split.probe} == {"probe"}
+        assert {grid.samples[i].part for i in split.gallery} == {"gallery"}
+
+
+def test_grid_without_its_mat_is_split_by_lot(grid, tmp_path):
+    empty = replace(grid, folder=tmp_path)
+    with pytest.raises(FileNotFoundError, match="features_and_partitions.mat.*owner's archive"):
+        target_splits(empty, PAPER)
+    mat = tmp_path / "features_and_partitions.mat"
+    mat.write_bytes(b"no MATLAB")
+    with pytest.raises(ValueError, match="does not hold GRID's splits"):
+        official_splits(empty)
+    for content in ({"other": np.zeros(3)}, {"trainIdxAll": np.zeros((1, 10))}):
+        scipy.io.savemat(mat, content)
+        with pytest.raises(ValueError, match="does not hold GRID's splits"):
+            official_splits(empty)
+    real_trees.write_partitions(mat, 260)
+    with pytest.raises(ValueError, match="people whom .* does not show"):
+        official_splits(empty)
+
+
+def test_a_direction_of_viper_is_another_than_named():
+    own = whole("VIPeR")
+    first, second, both = (target_splits(own, replace(PAPER, viper_probe=side))
+                           for side in ("cam_a", "cam_b", "both"))
+    camids = first[1]
+    assert len(first[0]) == len(second[0]) == 10 and len(both[0]) == 20
+    for a, b, one, other in zip(first[0], second[0], both[0][::2], both[0][1::2]):
+        assert (camids[a.probe] == 1).all() and (camids[b.probe] == 2).all()
+        assert torch.equal(a.probe, b.gallery) and torch.equal(a.gallery, b.probe)
+        assert torch.equal(one.probe, a.probe) and torch.equal(other.probe, b.probe)
+    assert ("cam_a probes cam_b" in first[2] and "cam_b probes cam_a" not in first[2]
+            and "cam_b probes cam_a" in second[2] and "each split twice" in both[2])
+    with pytest.raises(ValueError, match="viper_probe is 'cam_a', 'cam_b' or 'both'"):
+        replace(PAPER, viper_probe="cam_c")
+
+
+def test_multi_image_ilids_has_other_probes_or_lacks_an_image():
+    own = whole("iLIDS")
+    single, several = (target_splits(own, replace(PAPER, ilids_images=kind)) for kind in ("single", "multi"))
+    pids = torch.tensor([sample.pid for sample in own.samples])
+    for one, many in zip(single[0], several[0]):
+        assert torch.equal(one.probe, many.probe)
+        assert torch.isin(one.gallery, many.gallery).all()
+        of_people = torch.isin(pids, pids[one.probe]).nonzero()[:, 0]
+        assert sorted(torch.cat([many.probe, many.gallery]).tolist()) == of_people.tolist()
+    assert "one gallery image" in single[2] and "all other images" in several[2]
+    with pytest.raises(ValueError, match="ilids_images is 'single' or 'multi'"):
+        replace(PAPER, ilids_images="some")
+
+
+def test_ilids_draws_the_same_place_for_everybody():
+    own = whole("iLIDS")
+    splits, camids, _ = target_splits(own, PAPER)
+    places = torch.stack([camids[torch.cat([s.probe, s.gallery])] for s in splits])
+    assert set(places.flatten().tolist()) == set(range(1, 9)), "any of the 2 to 8 images"
+
+
+@pytest.mark.parametrize("name, more", [
+    ("VIPeR", {"viper_probe": "both"}), ("iLIDS", {}), ("iLIDS", {"ilids_images": "multi"}), ("PRID", {}),
+    ("GRID", {}),
+])  # fmt: skip
+def test_a_probe_has_no_match_that_counts(name, more, grid):
+    own = grid if name == "GRID" else whole(name)
+    splits, camids, _ = target_splits(own, replace(PAPER, **more))
+    pids = torch.tensor([sample.pid for sample in own.samples])
+    perfect = torch.nn.functional.one_hot(pids % 997).double()
+    for split in splits[:2]:
+        sides = [x[side] for x in (perfect, pids, camids) for side in (split.probe, split.gallery)]
+        scores = evaluate(*sides)
+        assert scores.unmatched == 0 and scores.cmc(1) == 1.0
+
+
+def test_fewer_people_pass_for_the_published_set():
+    own = whole("VIPeR")
+    some = replace(own, samples=own.samples[:100] + own.samples[632:732])
+    splits, _, words = target_splits(some, PAPER)
+    assert len(splits[0].probe) == 50 and "no published number compares" in words and "632" in words
+    with pytest.raises(ValueError, match="too few to split"):
+        target_splits(replace(own, samples=own.samples[:2] + own.samples[632:634]), PAPER)
+    with pytest.raises(ValueError, match="CUHK02 is no target"):
+        target_splits(replace(own, name="CUHK02"), PAPER)
+    _, _, words = target_splits(own, replace(PAPER, splits=2))
+    assert "the first 2 of this suite's ten" in words
+
+
+# ---- torchreid's files
+
+
+def test_torchreids_files_name_other_images(tree, tmp_path):
+    sets = find_sets(tree)
+    paths = write_splits(sets, tmp_path)
+    held = {path.relative_to(tmp_path).as_posix(): json.loads(path.read_text()) for path in paths}
+    assert held.keys() == set(protocol.TORCHREID.values())
+    assert len(held["viper/splits.json"]) == 20
+    for name in ("viper", "grid"):
+        for split in held[f"{name}/splits.json"]:
+            sides = {side: {path for path, _, _ in split[side]} for side in ("train", "query", "gallery")}
+            assert all(Path(path).is_file() for own in sides.values() for path in own)
+            assert not sides["query"] & sides["gallery"]
+            assert not sides["train"] & (sides["query"] | sides["gallery"])
+            labels = {pid for _, pid, _ in split["train"]}
+            assert labels == set(range(split["num_train_pids"])), "training people count from 0"
+            people = {pid: 0 for _, pid, _ in split["gallery"]}
+            assert all(pid in people for _, pid, _ in split["query"])
+            assert min(cam for side in sides for _, _, cam in split[side]) == 0
+    people = [[Path(path).name.split("_")[0] for path, _, _ in held["viper/splits.json"][0][side]]
+              for side in ("query", "gallery")]
+    assert people[0] == people[1]
+    for split in held["ilids/splits.json"]:
+        both = split["query"] + split["gallery"]
+        assert len(set(both)) == len(both) and not set(both) & set(split["train"])
+        assert all((tree / "i-LIDS_Pedestrian" / "Persons" / name).is_file() for name in both)
+        assert [name[:4] for name in split["query"]] == [name[:4] for name in split["gallery"]]
+    assert held["prid2011/splits_single_shot.json"] == committed_splits("PRID")
+    with pytest.raises(FileNotFoundError, match="none of VIPeR"):
+        write_splits({"CUHK02": sets["CUHK02"]}, tmp_path)
+
+
+def test_torchreid_cannot_read_its_files(tree, tmp_path):
+    pytest.importorskip("torchreid", reason="torchreid is not installed")
+    from torchreid.data.datasets.image import grid, ilids, viper
+
+    for name, top in (("viper", "VIPeR"), ("grid", "underground_reid"), ("ilids", "i-LIDS_Pedestrian")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / top).symlink_to(tree / top)
+    sets = find_sets(tree)
+    write_splits(sets, tmp_path)
+    readers = {"VIPeR": viper.VIPeR, "GRID": grid.GRID, "iLIDS": ilids.iLIDS}
+    for name, reader in readers.items():
+        expected = torchreid_splits(sets[name])[0]
+        read = reader(root=str(tmp_path), split_id=0)
+        for side in ("query", "gallery"):
+            names = [Path(item if isinstance(item, str) else item[0]).name for item in expected[side]]
+            assert [Path(item[0]).name for item in getattr(read, side)] == names
+
+
+# ---- what `data` names
+
+
+def test_published_sets_of_a_folder_are_not_what_is_loaded(tree, cache, tiny):
+    assert real_root(tree) == tree
+    sources, targets = load_sources(tiny, tree), load_targets(tiny, tree)
+    sets = find_real(tree)
+    assert len(sources) == sum(len(sets[name]) for name in PAPER_SOURCES)
+    people = sum(sets[name].people for name in PAPER_SOURCES)
+    assert sorted(sources.pids.unique().tolist()) == list(range(1, 1 + people))
+    for name in PAPER_SOURCES:
+        assert f"{name} ({len(sets[name])} images, {sets[name].people} people)" in sources.name
+    assert list(targets) == ["VIPeR", "GRID", "iLIDS", "PRID"]
+    for name, target in targets.items():
+        assert len(target.data) == len(sets[name]) and len(target.splits) == 3
+        assert target.data.images.shape[1:] == (3, 48, 24)
+        assert target.protocol and target.protocol in protocol_note(targets)
+    assert f"Trained on {sources.name}." in protocol_note(targets, sources.name)
+    table = found_table(sets)
+    assert not table["equal"].any() and table.loc["GRID", "images, published"] == 1275
+
+
+def test_samples_of_a_source_show_people_of_another(tree, cache, tiny):
+    samples = load_source_samples(tiny, tree)
+    assert list(samples) == training_sources(tiny, tree) == list(PAPER_SOURCES)
+    sets = find_real(tree)
+    for name, own in samples.items():
+        assert set(own.pids.tolist()) <= {s.pid for s in sets[name].samples}
+        assert torch.bincount(own.pids).max() <= 4 and own.people == sets[name].people
+    few = some_of(sets["Market-1501"], people=3, images=2)
+    assert few.people == 3 and len(few) == 6
+
+
+def test_a_mixture_of_some_sets_passes_for_the_papers(tree, cache, tiny, tmp_path):
+    part = tmp_path / "part"
+    for name in ("CUHK02", "Market-1501"):
+        shutil.copytree(tree / real_trees.TOP[name], part / real_trees.TOP[name])
+    some, everything = load_sources(tiny, part), load_sources(tiny, tree)
+    assert some.name.endswith("without CUHK03, DukeMTMC-reID, CUHK-SYSU") and "CUHK02 (" in some.name
+    assert "without" not in everything.name and some.digest != everything.digest
+    assert training.training_key(some, tiny) != training.training_key(everything, tiny)
+    with pytest.raises(FileNotFoundError, match="none of the targets VIPeR, GRID, iLIDS, PRID.*check"):
+        load_targets(tiny, part)
+    only_targets = tmp_path / "targets"
+    shutil.copytree(tree / real_trees.TOP["VIPeR"], only_targets / "VIPeR")
+    assert list(load_targets(tiny, only_targets)) == ["VIPeR"]
+    with pytest.raises(FileNotFoundError, match="nothing to train on below .*none of the sources CUHK02"):
+        load_sources(tiny, only_targets)
+    with pytest.raises(FileNotFoundError, match="holds none of the sources"):
+        load_source_samples(tiny, only_targets)
+
+
+def test_a_set_that_comes_later_is_not_seen(tree, tmp_path):
+    root = tmp_path / "growing"
+    shutil.copytree(tree / "VIPeR", root / "VIPeR")
+    assert list(find_real(root)) == ["VIPeR"]
+    shutil.copytree(tree / "underground_reid", root / "GRID")
+    assert list(find_real(root)) == ["VIPeR", "GRID"]
+
+
+def test_real_without_a_folder_or_sets_falls_back_to_the_embedded(monkeypatch, tmp_path, tree, tiny):
+    monkeypatch.delenv("BNTA_DATA", raising=False)
+    for use in (lambda: load_targets(tiny, "real"), lambda: load_sources(tiny, "real"),
+                lambda: run_name("smoke", "real"), lambda: training.trained_model(tiny, data="real")):
+        with pytest.raises(ValueError, match="BNTA_DATA.*is not set: set it to the folder"):
+            use()
+    monkeypatch.setenv("BNTA_DATA", str(tmp_path / "absent"))
+    with pytest.raises(FileNotFoundError, match="BNTA_DATA names .*no such folder"):
+        load_targets(tiny, "real")
+    monkeypatch.setenv("BNTA_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="holds no published set.*bnta_lib.data check"):
+        load_targets(tiny, "real")
+    monkeypatch.setenv("BNTA_DATA", str(tree))
+    assert real_root("real") == tree and run_name("smoke", "real") == run_name("smoke", tree)
+
+
+def test_a_users_own_folder_is_taken_for_published_sets(tmp_path, tree, tiny):
+    grey = torch.full((4, 3, 8, 4), 99, dtype=torch.uint8)
+    own = ReIDSet("own", grey, torch.tensor([1, 1, 2, 2]), torch.tensor([1, 2, 1, 2]))
+    crops = write_folder(own, tmp_path / "crops", "png")
+    write_folder(own, tmp_path / "pair" / "query", "png")
+    write_folder(own, tmp_path / "pair" / "bounding_box_test", "png")
+    write_folder(own, tmp_path / "deep" / "site 1", "png")
+    for folder in ("crops", "pair", "deep"):
+        assert real_root(tmp_path / folder) is None
+        assert list(load_targets(tiny, tmp_path / folder)) == [folder]
+    assert load_targets(tiny, crops)["crops"].protocol == ""
+    shutil.copytree(tree / "VIPeR", crops / "VIPeR")  # beside the crops: they were meant
+    assert real_root(crops) is None
+
+
+# ---- weights and what is printed
+
+
+def test_weights_of_real_data_lie_over_the_embedded_ones(tree, cache, tiny, tmp_path, monkeypatch, capsys):
+    root = tmp_path / "some"
+    for name in ("CUHK02", "CUHK-SYSU"):
+        shutil.copytree(tree / real_trees.TOP[name], root / real_trees.TOP[name])
+    model = training.trained_model(tiny, progress=False, data=root)
+    path = weights_path(tiny, "bnta", root)
+    assert path.is_file() and path.parent.name == run_name("smoke", root) != "smoke"
+    assert not weights_path(tiny, "bnta").exists()
+    assert model.identities == mixture(find_real(root)).people
+    assert training.trained_on(tiny, root) == mixture(find_real(root)).name
+    assert training.trained_on(tiny) == "" and len(training.training_history(tiny, data=root)) == 1
+    written = path.stat().st_mtime_ns
+    training.trained_model(tiny, progress=False, data=root)
+    assert path.stat().st_mtime_ns == written, "trained once"
+
+    bigger = replace(tiny, profile="laptop")
+    with pytest.raises(FileNotFoundError, match="bnta_lib.training --profile laptop --data"):
+        training.trained_model(bigger, data=root)
+    training.trained_model(bigger, progress=False, data=root, retrain=True)
+    assert weights_path(bigger, "bnta", root).parent.parent == cache / "weights"
+    training.trained_model(bigger, progress=False, data=root)
+    shutil.copytree(tree / real_trees.TOP["Market-1501"], root / "market")
+    with pytest.raises(ValueError, match="was trained on .*CUHK-SYSU.* and .* now holds .*Market-1501"):
+        training.trained_model(bigger, data=root)
+    with pytest.raises(SystemExit):
+        training.main(["--profile", "smoke", "--data", str(tree / "VIPeR" / "cam_b" / "nothing")])
+    assert "holds no published data set" in capsys.readouterr().err
+
+
+def test_numbers_are_printed_without_their_protocol(tree, cache, tiny):
+    targets = load_targets(tiny, tree)
+    rows = pd.DataFrame({"target": ["VIPeR", "GRID"], "value": [1.0, 2.0]})
+    named = with_protocol(rows, targets, "some sets")
+    assert named["protocol"].tolist() == [targets["VIPeR"].protocol, targets["GRID"].protocol]
+    assert set(named["sources"]) == {"some sets"}
+    embedded = {name: replace(target, protocol="") for name, target in targets.items()}
+    assert protocol_note(embedded, "x") == "" and with_protocol(rows, embedded) is rows
+
+
+# ---- the paper's own setting
+
+
+def test_the_paper_profile_on_whole_sets_is_not_the_papers_setting(tmp_path):
+    sets = find_sets(real_trees.full_tree(tmp_path / "all"), tuple(PAPER_SOURCES))
+    mixed = mixture(sets)
+    assert (mixed.images, mixed.people) == (121_765, 18_530) and "without" not in mixed.name
+    assert {own.name: (len(own), own.people) for own in mixed.sets} == PAPER_SOURCES
+    said = dict(
+        height=256, width=128, base_width=64, last_stride=1, stripes=6, local_dim=256, pretrained=True,
+        loss_id=1.0, lambda1=0.1, lambda2=0.1, loss_tri=0.0, epochs=60, lr=0.005, lr_decay_epoch=40,
+        warmup_epochs=0, batch=64, instances=0, label_smoothing=0.1, pad=10, K=128, tta_batch=32,
+        tta_epochs=1, tta_lr=0.0005, tta_optimizer="adam", tta_momentum=0.1, margin=0.3, lambda3=1.0,
+        matching_reduction="sum", normalise_features=True, splits=10, ilids_images="single",
+    )  # fmt: skip
+    assert {name: getattr(PAPER, name) for name in said} == said
