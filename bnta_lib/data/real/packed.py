@@ -24,6 +24,7 @@ import argparse
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import mmap
 import os
@@ -57,6 +58,9 @@ FLUSH_SECONDS = 5.0  # between two flushes: what a killed process loses at most
 # A private mapping may be written to without touching the file, but must not count as memory
 # in use: a pack may be larger than the memory. Python names the flag from 3.13 on.
 _PRIVATE = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+# Formats that keep an orientation nowhere but under these names, as `ImageOps.exif_transpose` looks.
+_FORMATS = ("JPEG", "PNG", "BMP")
+_ORIENTED = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}
 
 Job = tuple[str, str, "tuple[int, int, int, int] | None", int, int]  # file, cell, box, bytes, mtime_ns
 
@@ -441,44 +445,69 @@ def _explained(folder: Path) -> Iterator[None]:
 
 def _decoded(images: Path, rows: list[Job], todo: list[int], size, workers: int | None) -> Iterator[tuple]:
     """Decodes the blocks ``todo`` into the file: number, checksums, unreadable, changed of each."""
-    workers = workers or int(os.environ.get("BNTA_WORKERS") or os.cpu_count() or 1)
+    workers = _workers() if workers is None else workers
     jobs = ((images, k, k * BLOCK, rows[k * BLOCK : (k + 1) * BLOCK], size) for k in todo)
     if workers < 2 or len(todo) * BLOCK < SMALL:
         for job in jobs:
             yield _decode_block(*job)
         return
     warnings.filterwarnings("ignore", "A worker stopped while", UserWarning)
-    with parallel_config("loky", inner_max_num_threads=1):
+    # Workers whose parent was killed end so many seconds later; joblib's own wait is 300.
+    with parallel_config("loky", inner_max_num_threads=1, idle_worker_timeout=30):
         work = Parallel(min(workers, len(todo)), return_as="generator_unordered", batch_size=1)
         yield from work(delayed(_decode_block)(*job) for job in jobs)
+
+
+def _workers() -> int:
+    """How many processes ``$BNTA_WORKERS`` asks for, or the cores; ValueError where it is no count."""
+    text = os.environ.get("BNTA_WORKERS") or str(os.cpu_count() or 1)
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError("BNTA_WORKERS is the number of processes that decode, a whole number of at least "
+                         f"1; got {text!r}")
+    return int(text)
 
 
 def _decode_block(images: Path, block: int, first: int, rows: list[Job], size: tuple[int, int]) -> tuple:
     """Writes a block in its place; see :func:`_decoded`. Unreadable rows are left as they are."""
     height, width = size
-    checks, bad, changed = np.zeros(len(rows), np.int64), [], []
+    checks, bad, changed = [0] * len(rows), [], []
     start = np.load(images, mmap_mode="r").offset + first * 3 * height * width
-    with ExitStack() as opened, open(images, "r+b") as file:
+    with ExitStack() as opened, open(images, "r+b", buffering=0) as file:
         matlab: dict[str, h5py.File] = {}
-        file.seek(start)
         for i, (path, cell, box, *stamp) in enumerate(rows):
             if cell and path not in matlab:
                 with suppress(OSError):  # reading the image will say why
                     matlab[path] = opened.enter_context(h5py.File(path, "r"))
             try:
-                picture = read_image(Sample(Path(path), 1, 1, box=box, cell=cell), matlab.get(path))
+                picture = _plain(path) if not cell and box is None else None
+                if picture is None:
+                    picture = read_image(Sample(Path(path), 1, 1, box=box, cell=cell), matlab.get(path))
             except ValueError as error:
                 bad.append((first + i, str(error)))
-                file.seek(start + (i + 1) * 3 * height * width)
                 continue
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+            file.seek(start + i * 3 * height * width)
             for band in "RGB":  # Pillow takes a plane out faster than an array is transposed
                 plane = picture.tobytes("raw", band)
-                checks[i] = zlib.crc32(plane, int(checks[i]))
-                file.write(plane)
+                checks[i] = zlib.crc32(plane, checks[i])
+                while plane:
+                    plane = plane[file.write(plane):]
             if list(_stamp(path)) != stamp:
                 changed.append(path)
-    return block, checks, bad, changed
+    return block, np.array(checks, np.int64), bad, changed
+
+
+def _plain(path: str) -> Image.Image | None:
+    """What `read_image` gives of an ordinary file, in half of the steps; None for all other files."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None  # read_image says what is wrong
+    plain = picture.mode == "RGB" and picture.format in _FORMATS and not _ORIENTED & picture.info.keys()
+    return picture if plain else None
 
 
 # ---------------------------------------------------------------- the command
@@ -501,6 +530,8 @@ def main_pack(args: argparse.Namespace) -> int:
     """Packs the sources that are found as one mixture, and every other set by itself."""
     from bnta_lib.data.real.layouts import find_sets
 
+    if args.workers is not None and args.workers < 1:
+        raise ValueError(f"--workers is a number of processes, at least 1; got {args.workers}")
     size = load_settings(args.profile).size
     found = find_sets(args.root, args.wanted)
     if not found:
