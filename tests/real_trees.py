@@ -159,7 +159,9 @@ def _viper(layout: str, people: int) -> Iterator[Entry]:
     for person in range(0, 2 * people, 2):  # numbers from 0, with gaps
         for camera, angle in ((1, 45 * (person % 3)), (2, 90)):
             cam = "ab"[camera - 1]
-            name = f"{person:03d}_{angle}.bmp" if layout == "bmp" else f"p{person:03d}_c{camera}_d{angle:03d}.png"
+            name = f"p{person:03d}_c{camera}_d{angle:03d}.png"
+            if layout == "bmp":
+                name = f"{person:03d}_{angle}.bmp"
             yield Entry(f"cam_{cam}/{name}", str(person), camera, f"cam_{cam}")
 
 

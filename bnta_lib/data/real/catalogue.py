@@ -70,8 +70,8 @@ CATALOGUE = {
             rule="train, query and gallery",
             licence="was CC BY-NC-SA 4.0",
             ask="nowhere: its authors withdrew it",
-            note="withdrawn by its authors in June 2019, since the people recorded had not agreed; it is read "
-            "where you hold it lawfully, and never fetched",
+            note="withdrawn by its authors in June 2019, since the people recorded had not been asked; it is "
+            "read where you hold it lawfully, and never fetched",
             parts={"train": (16_522, 702), "query": (2_228, 702), "gallery": (17_661, 1_110)},
         ),
         _source(

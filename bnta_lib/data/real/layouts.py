@@ -111,7 +111,7 @@ LAYOUTS = (
     Layout("CUHK02", "pairs", (("p[1-5]/cam[12]", 2),), r"(\d{1,6})_[^/]*", _cuhk02),
     Layout("CUHK03", "images_detected", ((".*detected.*", 1),), r"(\d)_(\d{3,4})_(\d)_(\d{2})", _cuhk03),
     Layout("CUHK03", "images_labeled", ((".*label.*", 1),), r"(\d)_(\d{3,4})_(\d)_(\d{2})", _cuhk03),
-    Layout("CUHK03", "images", ((r"(?!.*(?:detected|label)).*", 0),), r"(\d)_(\d{3})_([12])_(\d{2})", _cuhk03),
+    Layout("CUHK03", "images", (("(?!.*detected|.*label).*", 0),), r"(\d)_(\d{3})_([12])_(\d{2})", _cuhk03),
     Layout("Market-1501", "folders", _TRIPLE, r"(-1|\d{4})_c(\d)s\d_\d+_\d+(?:\.jpg)?", _market,
            needs=("train",), parts=_TRIPLE_PARTS),
     Layout("DukeMTMC-reID", "folders", _TRIPLE, r"(\d{4})_c(\d)_f\d+", _duke,
@@ -119,7 +119,7 @@ LAYOUTS = (
     Layout("CUHK-SYSU", "cropped_jpg", (_HERE,), r"p(\d{1,6})_s\d+_\d+", lambda m, part: _sysu(m)),
     Layout("CUHK-SYSU", "cropped_png", (_HERE,), r"p(\d{1,6})_n\d+_s\d+_hard\d", lambda m, part: _sysu(m)),
     Layout("VIPeR", "bmp", (("cam_[ab]", 1),), r"(\d{3})_(\d{1,3})", _viper),
-    Layout("VIPeR", "png", (("cam_[ab]|train|query|gallery", 1), (r"(?!cam_[ab]$|train$|query$|gallery$).*", 0)),
+    Layout("VIPeR", "png", (("cam_[ab]|train|query|gallery", 1), _HERE),
            r"p(\d{3})_c(?P<camera>[12])_d\d{3}", _viper, once=True),
     Layout("GRID", "folders", (("probe|gallery", 1),), r"(\d{4})_(\d)(?:_\d+)+",
            lambda m, part: _within(int(m[1]), int(m[2]), 250, 8)),
@@ -265,7 +265,8 @@ def _read(layout: Layout, folders: dict[str, list[str]], likenesses: list[str]) 
         lacking = [part for part in layout.needs if part not in {part for part, _, _ in held}]
         if lacking:
             folder = {part: name for name, part in layout.parts.items()}[lacking[0]]
-            likenesses.append(f"{base} is named as {layout.name} is, but has no folder {folder}: not taken for it")
+            likenesses.append(f"{base} is named as {layout.name} is, but has no folder {folder}: not "
+                              "taken for it")
             continue
         copy, others = _copy(layout, base, held, folders)
         if named or (len(others) <= len(copy) and _plausible(copy)):
@@ -297,8 +298,8 @@ def _copy(
         taken = {match.string for match in matches}
         others += [name for name in folders[folder] if name not in taken and _ANY.fullmatch(name)
                    and not name.startswith("._")]  # macOS writes these beside files of other systems
-    notes = (f"{len(others):,} images named otherwise are not counted, for one {others[0]}",) if others else ()
-    return Found(layout.name, layout.layout, Path(base), tuple(samples), dict(left_out), notes), others
+    notes = [f"{len(others):,} images named otherwise are not counted, for one {one}" for one in others[:1]]
+    return Found(layout.name, layout.layout, Path(base), tuple(samples), dict(left_out), tuple(notes)), others
 
 
 def _plausible(copy: Found) -> bool:
@@ -330,8 +331,7 @@ def _cuhk03_mats(folders: dict[str, list[str]], problems: list[str]) -> list[Fou
                 with h5py.File(file, "r") as mat:
                     copies += [_cuhk03_cells(mat, file, kind) for kind in ("detected", "labeled")]
             except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-                problems.append(f"{file} is not the cuhk-03.mat of CUHK03, or is cut short ({_brief(error)}): "
-                                "unpack it from its archive again")
+                problems.append(_unusable(file, "the cuhk-03.mat of CUHK03", error))
     return copies
 
 
@@ -356,8 +356,10 @@ def _cuhk03_cells(mat: h5py.File, file: Path, kind: str) -> Found:
             if shape[0] != 3 or image.dtype != np.uint8:
                 left_out["no image of 8 bits and three colours"] += 1
                 continue
-            place = names.get(h5py.h5o.get_info(image).addr) or h5py.h5r.get_name(cells[column, row], mat.id).decode()
-            samples.append(Sample(file, pair * _PAIR + row + 1, 1 if column < 5 else 2, f"P{pair}", cell=place))
+            place = names.get(h5py.h5o.get_info(image).addr)
+            place = place or h5py.h5r.get_name(cells[column, row], mat.id).decode()
+            view = 1 if column < 5 else 2
+            samples.append(Sample(file, pair * _PAIR + row + 1, view, f"P{pair}", cell=place))
     return Found("CUHK03", f"mat_{kind}", file.parent, tuple(samples), dict(left_out))
 
 
@@ -370,8 +372,7 @@ def _sysu_scenes(folders: dict[str, list[str]], problems: list[str]) -> list[Fou
                 try:
                     copies.append(_sysu_boxes(Path(folder, name), folders))
                 except _UNREADABLE as error:
-                    problems.append(f"{Path(folder, name)} is not the Person.mat of CUHK-SYSU, or is cut short "
-                                    f"({_brief(error)}): unpack it from its archive again")
+                    problems.append(_unusable(Path(folder, name), "the Person.mat of CUHK-SYSU", error))
     return copies
 
 
@@ -405,5 +406,6 @@ def _sysu_boxes(file: Path, folders: dict[str, list[str]]) -> Found:
     return Found("CUHK-SYSU", "scenes", Path(base), tuple(samples), dict(left_out))
 
 
-def _brief(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+def _unusable(file: Path, what: str, error: Exception) -> str:
+    why = (str(error).splitlines() or [type(error).__name__])[0][:160]
+    return f"{file} is not {what}, or is cut short ({why}): unpack it from its archive again"
