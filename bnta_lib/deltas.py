@@ -17,7 +17,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
@@ -248,3 +248,190 @@ def _check_values(tensors: Mapping[str, Tensor], where: str = "") -> None:
         if name.endswith(".running_var") and (tensor < 0).any():
             raise ValueError(f"{where}the delta holds a variance below zero in {name}: it was damaged; "
                              "adapt again")
+
+
+class DeltaBank:
+    """Named deltas beside one loaded model, which is switched between them in the time of a copy.
+
+    ::
+
+        bank = DeltaBank(model)  # the model as it is now is the source
+        bank.add("entrance", site.delta)  # or a path; verified here, once
+        bank.add("car park", "car park.safetensors")
+        bank.use("entrance")  # the model is the entrance's until further notice
+        with bank.using("car park"):
+            ...  # and the car park's in here, however the block ends
+        bank.source()  # back to the source, bit by bit
+        bank.save("deltas")  # a file a name
+        bank = DeltaBank.load("deltas", model)
+
+    The tensors lie beside the model on its device: about 0.5 MB a site at full width. A switch first
+    compares the model's BN tensors with those that the bank last put there, and raises ValueError
+    where something else has changed them (a forward pass in train mode, an adaption in place,
+    another bank): ``check=False`` overwrites such changes. Weights outside the BN layers are
+    compared when a delta is added and not at every switch. The model may be moved to another device
+    between switches: the deltas follow it there.
+
+    Not safe for threads by itself: the model is one, so whoever switches it while another thread is
+    in a forward pass mixes two sites. Hold one lock around ``with bank.using(...)`` and the passes
+    in it, or give each thread a model and a bank of its own.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self._source = bn_tensors(model)
+        if not self._source:
+            raise ValueError("the model has no batch-norm layers: there is nothing to switch")
+        self._names = list(self._source)
+        self._sizes = [tensor.numel() for tensor in self._source.values()]
+        self._deltas: dict[str, Delta] = {}
+        self._flat: dict[str | None, Tensor] = {None: self._row(self._source)}
+        self._now: tuple[str | None, Tensor] = (None, self._flat[None])
+
+    @property
+    def current(self) -> str | None:
+        """The name of the delta in use; None for the source."""
+        return self._now[0]
+
+    @property
+    def names(self) -> list[str]:
+        """The deltas in the order in which they were added."""
+        return list(self._deltas)
+
+    def __len__(self) -> int:
+        return len(self._deltas)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._deltas
+
+    def __getitem__(self, name: str) -> Delta:
+        return self._deltas[self._known(name)]
+
+    def add(self, name: str, delta: Delta | str | Path) -> None:
+        """Take a delta, or the file of one, in; it is not switched to.
+
+        Raises ValueError for a name that is taken or no file could have, and for a delta that is
+        not of this bank's source: like :meth:`Delta.apply`, whatever delta is in use.
+        """
+        _check_name(name, self._deltas)
+        if not isinstance(delta, Delta):
+            delta = Delta.load(delta)
+        try:
+            delta.check(self.model, self._source)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        self._flat[name] = self._row(delta.tensors)
+        self._deltas[name] = delta
+
+    def remove(self, name: str) -> None:
+        """Forget a delta. Raises ValueError for the one in use."""
+        if self._known(name) == self.current:
+            raise ValueError(f"{name} is in use: switch to another or to source() first")
+        del self._deltas[name], self._flat[name]
+
+    def use(self, name: str, check: bool = True) -> nn.Module:
+        """Switch the model to a delta; returns the model. See the class about ``check``."""
+        return self._switch(self._known(name), check)
+
+    def source(self, check: bool = True) -> nn.Module:
+        """Switch the model back to what it was when the bank was made; returns the model."""
+        return self._switch(None, check)
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[nn.Module]:
+        """Inside the block the model is switched to a delta, and after it to what was before.
+
+        Blocks may be nested. What the block did to the BN tensors is overwritten.
+        """
+        before = self._now
+        self.use(name)
+        try:
+            yield self.model
+        finally:
+            self._write(*before)
+
+    def save(self, folder: str | Path) -> None:
+        """Write every delta as ``folder/<name>.safetensors``, each whole or not at all.
+
+        Raises ValueError where the folder holds deltas that are not in the bank, since a bank
+        read from there would have them.
+        """
+        folder = Path(folder)
+        others = sorted({p.stem for p in folder.glob("*.safetensors")} - set(self._deltas))
+        if others:
+            raise ValueError(f"{folder} holds what is not in this bank (for one, {others[0]}.safetensors): "
+                             "remove it, or choose another folder")
+        for name, delta in self._deltas.items():
+            delta.save(folder / f"{name}.safetensors")
+
+    @classmethod
+    def load(cls, folder: str | Path, model: nn.Module) -> DeltaBank:
+        """A bank of all deltas in a folder, in the order of their names.
+
+        Raises FileNotFoundError for a folder that is absent or without deltas, ValueError, naming
+        the file, for one that does not belong to ``model``.
+        """
+        paths = sorted(Path(folder).glob("*.safetensors"))
+        if not paths:
+            raise FileNotFoundError(f"no deltas in {folder}: DeltaBank.save writes them there, a file a name")
+        bank = cls(model)
+        for path in paths:
+            bank.add(path.stem, path)
+        return bank
+
+    def _known(self, name: str) -> str:
+        if name not in self._deltas:
+            known = f"it holds {', '.join(self._deltas)}" if self._deltas else "it is empty: add one first"
+            raise ValueError(f"no delta {name!r} in this bank; {known}")
+        return name
+
+    def _switch(self, name: str | None, check: bool) -> nn.Module:
+        if check:
+            self._check_unchanged()
+        if (device := self._places()[0].device) != self._flat[name].device:
+            self._flat = {key: row.to(device) for key, row in self._flat.items()}
+        return self._write(name, self._flat[name])
+
+    def _places(self) -> list[Tensor]:
+        # Looked up every time: moving a model to another device gives it other buffers.
+        return [getattr(layer, kind) for layer in bn_layers(self.model).values()
+                for kind in QUANTITIES.values()]
+
+    def _row(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """All tensors in one row, in the model's order and on its device."""
+        device = self._places()[0].device
+        return torch.cat([tensors[name].flatten() for name in self._names]).to(device)
+
+    def _check_unchanged(self) -> None:
+        name, expected = self._now
+        found = torch.cat([place.detach().flatten() for place in self._places()])
+        if not torch.equal(found.to(expected.device, expected.dtype), expected):
+            now = "the source" if name is None else name
+            raise ValueError(f"the model's BN tensors are not those of {now} any more: something beside the "
+                             "bank has changed them; use(..., check=False) or source(check=False) "
+                             "overwrites that")
+
+    def _write(self, name: str | None, row: Tensor) -> nn.Module:
+        with torch.no_grad():
+            for place, values in zip(self._places(), row.split(self._sizes), strict=True):
+                place.copy_(values.view_as(place))
+        self._now = name, row
+        return self.model
+
+
+def _check_name(name: str, taken: Mapping[str, object]) -> None:
+    """Raise ValueError for a name that some file system could not tell from others, or hold."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"a delta's name is a word or a few; got {name!r}")
+    if re.search(r'[<>:"/\\|?*\x00-\x1f\x7f]|^[. ]|[. ]$', name) or name != name.strip():
+        raise ValueError(f"{name!r} cannot be a delta's name, since it names its file: leave out slashes, "
+                         'the characters <>:"|?*, and spaces or dots at the ends')
+    if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name, re.IGNORECASE) or len(name.encode()) > 200:
+        raise ValueError(f"{name!r} cannot be a delta's name: some file systems take no such file")
+
+    def folded(word: str) -> str:
+        return unicodedata.normalize("NFC", word).casefold()
+
+    for other in taken:
+        if folded(other) == folded(name):
+            raise ValueError(f"the bank holds {other!r} already: remove it first, or choose another name")

@@ -6,12 +6,11 @@ from itertools import chain, combinations
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from torch.nn import functional as F
 
-from bnta_lib.adaption import Delta, adapt, bn_digest, change_rates
-from bnta_lib.model import BNTANet, bn_layers, conv_layers, embed, in_layers
+from bnta_lib.adaption import adapt, change_rates
+from bnta_lib.model import bn_layers, conv_layers, embed, in_layers
 from bnta_lib.pairing import nearest_pairs
 
 NAMES = {"mean": "running_mean", "var": "running_var", "gamma": "weight", "beta": "bias"}
@@ -301,83 +300,6 @@ def test_change_rates_are_not_the_sums_worked_by_hand(model):
     others = table[table["index"] > 1]
     assert (others[["rate", "shift"]] == 0).all(axis=None)
     assert list(table["index"]) == [i for i in range(1, 58) for _ in range(4)]
-
-
-def test_a_saved_delta_does_not_give_the_adapted_model_or_the_old_one_back(
-    model, images, settings, tmp_path
-):
-    before = state(model)
-    result = adapt(model, images, settings)
-    result.delta.save(tmp_path / "a.safetensors")
-    delta = Delta.load(tmp_path / "a.safetensors")
-    assert (delta.base, delta.meta) == (bn_digest(model), result.delta.meta)
-    assert delta.tensors.keys() == {f"{n}.{k}" for n in bn_layers(model) for k in NAMES.values()}
-
-    undo = delta.apply(model)
-    assert not moved(result.model, model)
-    undo.apply(model)
-    assert same(state(model), before)
-
-
-def test_a_model_stays_adapted_after_the_block(model, images, settings):
-    before = state(model)
-    delta = adapt(model, images, settings).delta
-    with delta.applied(model) as inside:
-        assert inside is model and not same(state(model), before)
-    assert same(state(model), before)
-    with pytest.raises(RuntimeError, match="stop"), delta.applied(model):
-        model.backbone.bn1.running_mean.zero_()  # not even this stands in the way
-        raise RuntimeError("stop")
-    assert same(state(model), before)
-
-
-def test_a_delta_fits_a_model_it_was_not_made_for(model, images, settings):
-    delta = adapt(model, images, settings).delta
-    wider = BNTANet(5, replace(settings, base_width=8))
-    less = BNTANet(5, replace(settings, stripes=2))
-    other = BNTANet(5, settings)
-    adapted = adapt(model, images, settings).model
-    for target, sentence in ((wider, "model of another width: backbone.bn1"),
-                             (less, r"other BN layers \(for one, parts.2.1"),
-                             (other, "made for other weights"),
-                             (adapted, "made for other weights")):
-        before = state(target)
-        with pytest.raises(ValueError, match=sentence):
-            delta.apply(target)
-        with pytest.raises(ValueError, match=sentence), delta.applied(target):
-            pass
-        assert same(state(target), before)
-
-
-def test_a_delta_without_the_other_changed_layers_is_given_out(model, images, settings, tmp_path):
-    delta = adapt(model, images, settings, layers=("bn", "in")).delta
-    for use in (lambda: delta.apply(model), lambda: delta.save(tmp_path / "a")):
-        with pytest.raises(ValueError, match="changed more than batch-norm layers"):
-            use()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_broken_delta_file_is_read(model, images, settings, tmp_path):
-    path = tmp_path / "a.safetensors"
-    with pytest.raises(FileNotFoundError, match="no delta at .*a.safetensors: make one with"):
-        Delta.load(path)
-    adapt(model, images, settings).delta.save(path)
-    whole = path.read_bytes()
-    for length in [*range(12), *range(12, len(whole), len(whole) // 50), len(whole) - 1]:
-        path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="not a readable safetensors file"):
-            Delta.load(path)
-    safetensors.torch.save_file({"x": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match="is no delta of batch-norm tensors"):
-        Delta.load(path)
-
-
-def test_a_full_disk_leaves_half_a_delta(model, images, settings, small_disk):
-    delta = adapt(model, images, settings).delta
-    (small_disk / "ballast").write_bytes(bytes(256 * 1024))
-    with pytest.raises(OSError, match="the disk is full"):
-        delta.save(small_disk / "a")
-    assert [p.name for p in small_disk.iterdir()] == ["ballast"]
 
 
 def test_pairs_at_hand_give_the_same_adaption(model, images, small):
