@@ -19,7 +19,7 @@ from .experiments import Run, run_rows
 from .model import BNTANet
 from .pairing import check_sizes
 from .settings import Settings
-from .tables import paired_tests
+from .tables import TIE, paired_tests, signed
 
 NONE = Run("BNTA w/o TTA", adapter="none")
 PARTS = ("features", "pairing", "steps")  # what the time of an adaption is made of
@@ -159,9 +159,9 @@ def claim_sentences(each: pd.DataFrame, pooled: pd.DataFrame, over: str) -> list
         counted = f"of {len(own)} values of {over}, " + ", ".join(
             f"{word} at {count}" for word, count in counts.items())
         sure = "no interval" if np.isnan(row["low"]) else (
-            f"95 % interval {row['low']:+.2f} to {row['high']:+.2f}")
+            f"95 % interval {signed(row['low'], 2)} to {signed(row['high'], 2)}")
         sentences.append(f"{', '.join(values)}: {counted}; averaged over them "
-                         f"{row['difference']:+.2f} points ({sure}): {answer(row)}.")
+                         f"{signed(row['difference'], 2)} points ({sure}): {answer(row)}.")
     return sentences
 
 
@@ -201,7 +201,7 @@ def _tests(
 
 def _interval(values: np.ndarray, level: float) -> tuple[float, float]:
     """Interval of Student's t for the mean; NaN where the values do not differ."""
-    if np.ptp(values) < 1e-9:  # equal but for rounding
+    if np.ptp(values) <= TIE:
         return float("nan"), float("nan")
     half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
     return float(values.mean() - half), float(values.mean() + half)

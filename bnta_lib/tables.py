@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from itertools import groupby
@@ -24,6 +25,9 @@ CITED, OURS = "paper, cited", "here, measured"
 # How Tables 3 and 5 print what their rows are named by.
 LOSS_SYMBOLS = {"id": "L_id", "pos": "L_pos", "mat": "L_mat"}
 QUANTITY_SYMBOLS = {"mu": "μ", "var": "σ²", "gamma": "γ", "beta": "β"}
+# Units of the paper-check beside points of rank 1: what moved, in per cent of what was before.
+RATE, SHARE = "points of change rate", "% of layers"
+TIE = 1e-9  # points: values no further apart are equal but for rounding
 
 
 def paper_numbers() -> pd.DataFrame:
@@ -105,7 +109,8 @@ def paired_test(
 
     Columns: target, difference (points, method minus against), low and high (95 % interval of
     Student's t over splits), p (two-sided paired t-test), better (splits on which the method is
-    better), splits, seed_std (points: the mean over splits of the spread over adaption seeds).
+    better by more than :data:`TIE`), splits, seed_std (points: the mean over splits of the spread
+    over adaption seeds).
     Splits share people, so intervals are somewhat too narrow.
     """
     chosen = rows[(rows["metric"] == metric) & (rows["method"] == method)]
@@ -114,7 +119,7 @@ def paired_test(
         difference = own["difference"].to_numpy()
         n = len(difference)
         mean = float(difference.mean())
-        if n > 1 and np.ptp(difference) > 1e-9:  # else equal but for rounding
+        if n > 1 and np.ptp(difference) > TIE:
             half = stats.t.ppf(0.975, n - 1) * stats.sem(difference)
             p = float(stats.ttest_1samp(difference, 0).pvalue)
         else:  # one split, or no spread: nothing to estimate an interval from
@@ -122,7 +127,7 @@ def paired_test(
         seeds = chosen[chosen["target"] == target].groupby("split")["value"].std()
         result.append({
             "target": target, "difference": mean, "low": mean - half, "high": mean + half,
-            "p": p, "better": int((difference > 0).sum()), "splits": n,
+            "p": p, "better": int((difference > TIE).sum()), "splits": n,
             "seed_std": float(seeds.mean()),
         })
     return pd.DataFrame(result)
@@ -140,14 +145,28 @@ def paired_tests(
     return result
 
 
+def signed(value: float, digits: int = 1) -> str:
+    """A difference with its sign: +1.2, -0.3; what rounds to zero has none, 0.0."""
+    value = round(value, digits) + 0.0  # -0.0 becomes 0.0
+    return f"{value:{'+' if value else ''}.{digits}f}"
+
+
+def in_unit(value: float, unit: str) -> str:
+    """A number of the paper-check: differences with their sign, rates by their first two digits."""
+    if unit == RATE and value:
+        digits = max(0, 1 - math.floor(math.log10(abs(value))))
+        return signed(value, digits)
+    return signed(value) if unit == "points" else f"{value:.1f}"
+
+
 def verdict(row: pd.Series) -> str:
     """One sentence on a row of :func:`paired_test`."""
-    change = f"{row['difference']:+.1f} points"
+    change = f"{signed(row['difference'])} points"
     if row["splits"] < 2:
         return f"{row['target']}: {change}; one split cannot say how sure."
     if np.isnan(row["low"]):
         return f"{row['target']}: {change} on every split, without any spread."
-    interval = f"95 % interval {row['low']:+.1f} to {row['high']:+.1f}"
+    interval = f"95 % interval {signed(row['low'])} to {signed(row['high'])}"
     if row["low"] > 0:
         return f"{row['target']}: better by {change} ({interval})."
     if row["high"] < 0:
@@ -242,6 +261,18 @@ TABLE_3_NOTE = (
 )
 
 
+def seeds_sentence(rows: pd.DataFrame) -> str:
+    """How many adaption seeds the rows of Table 3, 4 or 5 average over, target by target."""
+    seeds = rows.groupby("target", sort=False)["seed"].nunique()
+    if seeds.nunique() == 1:
+        return f"Adaption seeds averaged: {seeds.iloc[0]}."
+    most = seeds.idxmax()
+    others = [name for name in seeds.index if name != most]
+    return (f"Adaption seeds averaged: {seeds[most]} on {most}, the paper's target, {seeds[others[0]]} "
+            f"on {' and '.join(others)}; Table 2 averages {seeds[most]} on each, so that the same row "
+            "can differ there in its last digit.")
+
+
 def table_3_note(cited: bool = True) -> str:
     """What to know beside Table 3; ``cited``: the paper's numbers are in it."""
     if not cited:
@@ -297,6 +328,10 @@ def table_4_note(model: BNTANet, cited: bool = True) -> str:
         f"misprint for 63K. Its None row says {_cited('4')[1]['None']:.1f}, its Tables 2 and 5 "
         f"{_cited('5')[1]['None']:.1f}. "
     )
+    same_digits = (
+        f" BN's {full['BN']:,} bytes here and the full network's {full['BN']:,} parameters are two "
+        "things: a quarter of the width, at four bytes a parameter."
+    )
     return (
         "Conv is every convolution and linear layer; of the norm layers gamma and beta are "
         "counted, and BN's mu and sigma^2 are as many numbers again. The paper's full network, "
@@ -306,6 +341,7 @@ def table_4_note(model: BNTANet, cited: bool = True) -> str:
         f"them but do not move, so that Conv moves {layer_size(model, 'Conv') - unused:,} here; "
         "nor do gamma and beta of fn. With BN, batches are normalised by their own statistics "
         "while adaption runs; without it (Conv, IN, Conv+IN) by the stored ones."
+        f"{same_digits if 4 * layer_size(model, 'BN') == full['BN'] else ''}"
     )
 
 
@@ -344,6 +380,20 @@ TABLE_5_NOTE = (
     "free. In that reading μ and σ², without γ and β, move without any gradient: they follow the "
     "images of the pairs, and the losses have no part."
 )
+
+
+def row_name(method: str) -> str:
+    """A row of Tables 2-5 in the paper's words: "mu+var" is μ+σ²; Table 3's name both losses."""
+    if "; tta " in method:
+        training, adaption = method.removeprefix("train ").split("; tta ")
+        trained = "+".join(LOSS_SYMBOLS[name] for name in training.split("+"))
+        adapted = _losses(adaption, "^tta").replace(", ", "+")
+        return f"trained by {trained}, " + (
+            "not adapted" if adaption == "none" else f"adapted by {adapted}")
+    parts = method.split("+")
+    if set(parts) <= QUANTITY_SYMBOLS.keys():
+        return "+".join(QUANTITY_SYMBOLS[part] for part in parts)
+    return method
 
 
 def unadapted(method: str) -> str:
@@ -401,8 +451,22 @@ def compare_readings(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 
 def verdicts(tests: pd.DataFrame) -> list[str]:
     """Rows of :func:`compare` in words."""
-    return [f"{row['method']} against {row['against']}, {verdict(row)}"
+    return [f"{row_name(row['method'])} against {row_name(row['against'])}, {verdict(row)}"
             for _, row in tests.iterrows()]
+
+
+PAIRED_NOTE = (
+    "Difference in points with its 95 % interval (Student's t over splits), p of the two-sided "
+    "paired t-test, splits that gained, spread over adaption seeds."
+)
+
+
+def paired_table(tests: pd.DataFrame) -> pd.DataFrame:
+    """Rows of :func:`gains` as they are printed: rows of the table in the paper's words."""
+    table = tests.assign(**{name: tests[name].map(row_name) for name in ("method", "against")})
+    if "experiment" in table and table["experiment"].nunique() > 1:
+        table.insert(0, "reading", table["experiment"].map(reading_of))
+    return table.drop(columns="experiment", errors="ignore").rename(columns={"paper": CITED}).round(4)
 
 
 def tally(tests: pd.DataFrame) -> list[str]:
@@ -436,7 +500,7 @@ def why_sentence(target: str, row: pd.Series) -> str:
         word = "fell" if after < before else "rose" if after > before else "stayed"
         return f"{word} from {before:.3g} to {after:.3g}"
 
-    return (f"{target}: rank 1 {row['difference']:+.1f} points. mu moved {row['rate mean']:.2g} %, "
+    return (f"{target}: rank 1 {signed(row['difference'])} points. mu moved {row['rate mean']:.2g} %, "
             f"sigma^2 {row['rate var']:.2g} %, gamma {row['rate gamma']:.2g} %, "
             f"beta {row['rate beta']:.2g} %; L_pos {went('pos')} ({row['pos statistics']:.3g} by "
             f"the statistics alone), L_mat {went('mat')} ({row['mat statistics']:.3g}); the "
@@ -449,8 +513,8 @@ def change_sentence(name: str, before: dict[str, float], after: dict[str, float]
     change = after["R1"] - before["R1"]
     word = "helped" if change > 0 else "did not help" if change == 0 else "did harm"
     return (f"On {name} adaption {word}: rank 1 went from {before['R1']:.1f} to "
-            f"{after['R1']:.1f} % ({change:+.1f} points), mAP from {before['mAP']:.1f} to "
-            f"{after['mAP']:.1f} % ({after['mAP'] - before['mAP']:+.1f} points).")
+            f"{after['R1']:.1f} % ({signed(change)} points), mAP from {before['mAP']:.1f} to "
+            f"{after['mAP']:.1f} % ({signed(after['mAP'] - before['mAP'])} points).")
 
 
 DUALNORM_NOTE = (
@@ -538,8 +602,10 @@ def latex(table: pd.DataFrame) -> str:
 def save_table(table: pd.DataFrame, name: str, profile: str, note: str = "") -> list[Path]:
     """Write ``name``.csv, .md and .tex under the profile's figures; returns the paths.
 
-    The note stands below the table in Markdown, and above it as a comment in LaTeX.
+    The note stands below the table in Markdown, and above it as a comment in LaTeX. A rounded
+    -0.0 is written as 0.0.
     """
+    table = table.apply(lambda column: column + 0.0 if column.dtype.kind == "f" else column)
     below = f"\n{note}\n" if note else ""
     above = "".join(f"% {line}\n" for line in note.splitlines())
     texts = {"csv": table.to_csv(), "md": f"{markdown(table)}\n{below}",

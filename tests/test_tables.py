@@ -66,6 +66,21 @@ def test_seed_spread_is_that_of_the_method_itself():
     assert row["seed_std"] == pytest.approx((np.sqrt(2) + np.sqrt(8)) / 2)
 
 
+def test_a_difference_of_rounding_is_a_tie():
+    ours = [[30 + 7e-15], [0.1 + 0.2], [31], [29]]
+    rows = tidy({("iLIDS", "BNTA"): ours, ("iLIDS", "Baseline"): [[30], [0.3], [30], [30]]})
+    assert tables.paired_test(rows, "BNTA", "Baseline").iloc[0]["better"] == 1
+    assert tables.paired_test(rows, "Baseline", "BNTA").iloc[0]["better"] == 1
+
+
+@pytest.mark.parametrize("value, unit, text", [
+    (-0.04, "points", "0.0"), (0.04, "points", "0.0"), (-0.06, "points", "-0.1"), (1, "points", "+1.0"),
+    (0.0069, tables.RATE, "+0.0069"), (-0.836, tables.RATE, "-0.84"), (4.84, tables.RATE, "+4.8"),
+    (0.0, tables.RATE, "0.0"), (1.77, "s", "1.8"), (98.3, tables.SHARE, "98.3")])
+def test_a_printed_number_is_neither_minus_zero_nor_rounded_away(value, unit, text):
+    assert tables.in_unit(value, unit) == text
+
+
 def test_one_split_or_no_spread_gives_no_interval():
     for splits in ([[10]], [[10], [20]]):
         shifted = [[v + 2 for v in seeds] for seeds in splits]
@@ -129,6 +144,8 @@ def test_saved_tables_and_rows_read_back(rows, tmp_path, monkeypatch):
     assert "| VIPeR R1" in text and text.endswith("A note.\n")
     assert paths[2].read_text().startswith("% A note.\n\\begin{tabular}")
     assert len(pd.read_csv(paths[0], header=[0, 1], index_col=[0, 1])) == len(tables.table_2(rows))
+    zero = tables.save_table(pd.DataFrame({"points": [-0.04], "of": ["a"]}).round(1), "zero", "smoke")
+    assert "-0.0" not in "".join(path.read_text() for path in zero)
     path = tables.save_rows(rows, "table_2_rows", "smoke")
     assert pd.read_csv(path)["value"].to_numpy() == pytest.approx(rows["value"], abs=1e-6)
 
@@ -279,6 +296,8 @@ def test_what_conv_moves_is_what_adaption_frees(net):
     assert "63,872" in note and "42.9" in note and "42.4" in note
     own = tables.table_4_note(net, cited=False)
     assert "misprint" not in own and "42.9" not in own and "93,024,448" in own
+    assert "60,288 bytes" not in own  # BN of this network has fewer
+    assert "60,288 bytes here" in tables.table_4_note(BNTANet(7, settings("laptop")))
 
 
 def test_table_5_never_mixes_the_two_readings(rows_5):
@@ -333,6 +352,21 @@ def test_gains_of_the_two_readings_are_kept_apart(rows_5):
         difference = splits_of(own, "GRID", "gamma") - splits_of(own, "GRID", "None")
         assert row["difference"] == pytest.approx(difference.mean())
     assert gains["paper"].tolist() == pytest.approx([5.1, 5.1])
+
+
+def test_printed_gains_name_rows_in_the_papers_words(rows_3, rows_5):
+    text = tables.markdown(tables.paired_table(tables.gains(rows_3)))
+    assert "| trained by L_id+L_mat, adapted by L_mat^tta" in text and "tta mat" not in text
+    printed = tables.paired_table(tables.gains(rows_5))
+    assert set(printed["reading"]) == {"alone", "restore"} and "μ+σ²" in set(printed["method"])
+    assert "mu" not in tables.markdown(printed).replace("number", "") and "experiment" not in printed
+
+
+def test_the_note_says_how_many_adaption_seeds_each_target_has(rows_4):
+    fewer = rows_4[(rows_4["target"] == "GRID") | (rows_4["seed"] == 0)]
+    said = tables.seeds_sentence(fewer)
+    assert "2 on GRID, the paper's target, 1 on VIPeR and iLIDS" in said and "Table 2" in said
+    assert tables.seeds_sentence(rows_4) == "Adaption seeds averaged: 2."
 
 
 def test_readings_are_compared_where_both_were_measured(rows_5):
