@@ -11,18 +11,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from ..tables import RATE, SHARE
 from .base import TEXT_WIDTH
 
 # Colour and marker of a verdict: blue, vermilion and grey tell apart for every eye.
 VERDICTS = {"holds": ("#0072B2", "o"), "does not hold": ("#D55E00", "X"),
             "not resolved here": ("0.45", "s")}
 # The least that a claim needs to hold; times have the paper's diamond for that.
-THRESHOLDS = {"points": 0, "points of change rate": 0, "% of layers": 50}
+THRESHOLDS = {"points": 0, RATE: 0, SHARE: 50}
+UNITS = {"points": "points of rank 1", "s": "seconds of adaption (a level)",
+         "times": "times the inference without adaption (a level)", SHARE: f"{SHARE} (a share)"}
 LINE, GAP = 0.128, 0.4  # inches: a claim, and what stands between two panels
 
 
 def claims_figure(table: pd.DataFrame) -> Figure:
-    """Each claim's difference with its 95 % interval, and the paper's as an open diamond.
+    """What each claim compares, with its 95 % interval, and the paper's as an open diamond.
 
     ``table``: of :func:`bnta_lib.claims.check`. A panel for each table or figure of the paper and
     each unit; those in points of rank 1 share their axis, where zero is no difference.
@@ -33,7 +36,7 @@ def claims_figure(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(len(panels), 1, figsize=size, squeeze=False,
                                 gridspec_kw={"height_ratios": heights})
     ends = table.loc[table["unit"] == "points",
-                     ["low", "high", "difference", "paper difference"]].to_numpy(float)
+                     ["low", "high", "here", "paper"]].to_numpy(float)
     limits = (np.nanmin(ends), np.nanmax(ends)) if np.isfinite(ends).any() else (-1, 1)
     pad = 0.04 * (limits[1] - limits[0]) + 0.1
     before = ""
@@ -41,11 +44,11 @@ def claims_figure(table: pd.DataFrame) -> Figure:
         _panel(axis, own, unit)
         if unit == "points":
             axis.set_xlim(limits[0] - pad, limits[1] + pad)
-        elif unit == "% of layers":
+        elif unit == SHARE:
             axis.set_xlim(-3, 103)
         if where != before:
             axis.set_title(where, loc="left", x=-1.28, fontweight="bold", fontsize=8, pad=2)
-        axis.set_xlabel({"points": "points of rank 1"}.get(unit, unit), fontsize=7, labelpad=1)
+        axis.set_xlabel(UNITS.get(unit, unit), fontsize=7, labelpad=1)
         before = where
     # The panels' heights in inches come out as LINE a claim.
     figure.subplots_adjust(left=0.56, right=0.99, top=1 - 0.35 / size[1],
@@ -64,8 +67,8 @@ def _panel(axis: Axes, own: pd.DataFrame, unit: str) -> None:
         if np.isfinite(row.low):
             axis.plot([row.low, row.high], [y, y], color=colour, linewidth=1.3,
                       solid_capstyle="butt")
-        axis.plot(row.difference, y, marker, color=colour, markersize=4.5, markeredgewidth=0)
-    axis.plot(own["paper difference"], range(len(own)), "D", markerfacecolor="none",
+        axis.plot(row.here, y, marker, color=colour, markersize=4.5, markeredgewidth=0)
+    axis.plot(own["paper"], range(len(own)), "D", markerfacecolor="none",
               markeredgecolor="black", markersize=4.5, markeredgewidth=0.8)
     named = [_symbols(claim if target == "all" else f"{claim} · {target}")
              for claim, target in zip(own["claim"], own["target"])]
