@@ -19,7 +19,7 @@ from .data.sets import Target
 from .experiments import Run, run_rows
 from .model import BNTANet
 from .settings import Settings
-from .tables import paper_numbers, paired_test
+from .tables import TIE, paired_test, paper_numbers, row_name, signed
 from .weights import model_settings
 
 # What a run updates: all four quantities, or a pair of them alone, as Table 5 has it.
@@ -96,7 +96,7 @@ CHOICES: dict[str, Choice] = {choice.name: choice for choice in (
     _named("distance", "features compared", {
         "L2-normalised": Run("normalised", overrides={"normalise_features": True}),
         "raw": Run("raw", overrides={"normalise_features": False})}),
-    _named("stripes", "input height", {
+    _named("stripes", "input height, pixels", {
         "height": Run("stripes of height"),
         "other height": Run("stripes of other_height", "other_stripes")}),
     _named("reduction", "Eq. (8) over pairs", {
@@ -287,11 +287,11 @@ class Conclusion:
 
 CONCLUSIONS = (
     Conclusion("adaption raises rank 1", "Table 2", ALL, NONE, everywhere=True),
-    Conclusion("mu and sigma^2 alone raise rank 1", "Table 5", "mu+var", NONE),
-    Conclusion("gamma and beta alone raise rank 1", "Table 5", "gamma+beta", NONE),
-    Conclusion("gamma and beta alone do more than mu and sigma^2 alone", "Section 4.3",
+    Conclusion("μ and σ² alone raise rank 1", "Table 5", "mu+var", NONE),
+    Conclusion("γ and β alone raise rank 1", "Table 5", "gamma+beta", NONE),
+    Conclusion("γ and β alone do more than μ and σ² alone", "Section 4.3",
                "gamma+beta", "mu+var"),
-    Conclusion("all four do more than gamma and beta alone", "Table 5", ALL, "gamma+beta"),
+    Conclusion("all four do more than γ and β alone", "Table 5", ALL, "gamma+beta"),
 )
 STATUS = ("holds", "does not hold", "not resolved", DIVERGED)
 
@@ -385,8 +385,9 @@ def survival(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Which conclusions survive: a row a conclusion and target.
 
     Columns: conclusion, source, target, default (status under the defaults), points (the
-    difference there), values (other values that bear on it), one for each of STATUS (how many of
-    them), flips (under which the resolved sign is the opposite of the defaults').
+    difference there), values (how many other values bear on it), choices (those whose values these
+    are, each with its number), one for each of STATUS (how many of them), flips (under which the
+    resolved sign is the opposite of the defaults').
     """
     result = []
     for (text, source, target), own in judged(rows, metric).groupby(
@@ -396,6 +397,7 @@ def survival(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
         result.append({
             "conclusion": text, "source": source, "target": target, "default": usual["status"],
             "points": usual["difference"], "values": len(others),
+            "choices": ", ".join(f"{c} {n}" for c, n in others["choice"].value_counts(sort=False).items()),
             **{word: int((others["status"] == word).sum()) for word in STATUS},
             "flips": "; ".join(f"{c}: {v}" for c, v in zip(flips["choice"], flips["value_label"])),
         })
@@ -409,10 +411,35 @@ def survival_sentence(row: pd.Series) -> str:
     """A row of :func:`survival` in words."""
     counts = ", ".join(f"{word} under {row[word]}" for word in STATUS
                        if row[word] or word != DIVERGED)
-    flips = f"Its sign is turned by {row['flips']}." if row["flips"] else "No value turns its sign."
+    flips = ("Its sign is not resolved under the defaults: there is none to turn."
+             if row["default"] not in STATUS[:2] else f"Its sign is turned by {row['flips']}."
+             if row["flips"] else "No value turns its sign.")
     return (f"{row['target']}: that {row['conclusion']} ({row['source']}) {_is(row['default'])} "
-            f"under the defaults ({row['points']:+.1f} points); of {row['values']} other values: "
-            f"{counts}. {flips}")
+            f"under the defaults ({signed(row['points'])} points); of {row['values']} other values "
+            f"({row['choices']}): {counts}. {flips}")
+
+
+def survival_table(survival: pd.DataFrame) -> pd.DataFrame:
+    """:func:`survival` as it is printed."""
+    names = {"source": "paper", "default": "under the defaults", "points": "points of rank 1",
+             "values": "other values", "choices": "of which choices",
+             **{word: f"{word}: values" for word in STATUS}, "flips": "sign turned by"}
+    table = survival.assign(flips=survival["flips"].where(
+        survival["default"].isin(STATUS[:2]), "no sign to turn").replace("", "none"))
+    return table.rename(columns=names).set_index("conclusion")
+
+
+def survival_note(table: pd.DataFrame) -> str:
+    """What to know beside :func:`survival_table`; ``table``: of :func:`judged`."""
+    return (
+        "Under the defaults: what the 95 % interval of the difference says, in points of rank 1, one "
+        "adaption seed (Tables 2 to 5 average more, so that they can differ in the last digit). Other "
+        "values: how many values of the open choices bear on the conclusion, of which choices, and "
+        "under how many of them it holds, does not hold, is not resolved, or adaption diverged. What "
+        "γ and β alone do is asked of the optimiser's rates, of the epochs and of Table 5's other "
+        "reading: the momentum moves μ and σ² alone, and the sweep over γ and β alone is not counted. "
+        "A value turns the sign where the opposite of what is resolved under the defaults is resolved. "
+        + caveat(table))
 
 
 def _is(word: str) -> str:
@@ -423,7 +450,7 @@ def _is(word: str) -> str:
 def _interval(row: pd.Series) -> str:
     if np.isnan(row["low"]):
         return "no interval"
-    return f"95 % interval {row['low']:+.1f} to {row['high']:+.1f}"
+    return f"95 % interval {signed(row['low'])} to {signed(row['high'])}"
 
 
 def caveat(table: pd.DataFrame) -> str:
@@ -438,7 +465,7 @@ def caveat(table: pd.DataFrame) -> str:
 def diverged(rows: pd.DataFrame) -> list[str]:
     """Values with which adaption diverged, each with its target and what was updated."""
     lost = rows[rows["metric"] == DIVERGED]
-    return [f"{row.choice}: {row.value_label}, updating {row.updated}, on {row.target}"
+    return [f"{row.choice}: {row.value_label}, updating {row_name(row.updated)}, on {row.target}"
             for row in lost.itertuples()]
 
 
@@ -450,14 +477,27 @@ def choice_sentence(gains: pd.DataFrame, choice: Choice) -> str:
         least, most = own.loc[own["difference"].idxmin()], own.loc[own["difference"].idxmax()]
         usual = own[own["default"]].iloc[0]
         if most["difference"] == least["difference"]:
-            lines.append(f"{target}: gain {usual['difference']:+.1f} points with every value.")
+            lines.append(f"{target}: gain {signed(usual['difference'])} points with every value.")
             continue
         lines.append(
-            f"{target}: gain {least['difference']:+.1f} ({least['value_label']}) to "
-            f"{most['difference']:+.1f} ({most['value_label']}) points, {usual['difference']:+.1f} "
+            f"{target}: gain {signed(least['difference'])} ({least['value_label']}) to "
+            f"{signed(most['difference'])} ({most['value_label']}) points, {signed(usual['difference'])} "
             f"with the default {usual['value_label']}; above the default's: "
             f"{_names(own, own['more_low'] > 0)}; below it: {_names(own, own['more_high'] < 0)}.")
     return "\n".join(lines)
+
+
+def idle_sentence(gains: pd.DataFrame, choice: Choice) -> str:
+    """That nothing hangs on a number of the losses, and why; empty where half a point does."""
+    own = gains[(gains["choice"] == choice.name) & (gains["updated"] == ALL)]
+    most = own["more"].abs().max()
+    if most >= 0.5:
+        return ""
+    apart = f"at most {most:.1f} points" if most > TIE else "the same gain with every value"
+    return (f"Nothing hangs on it here ({apart}): L_pos is near zero "
+            "from the start, so that L_mat is nearly all of Eq. (13), whatever its weight; the few "
+            "steps of Adam move γ and β by about η_tta each, however large the loss is; and μ and σ², "
+            "which carry the gain, follow the images and no loss.")
 
 
 def _names(table: pd.DataFrame, chosen: pd.Series) -> str:
@@ -469,7 +509,8 @@ def readings_sentence(gains: pd.DataFrame) -> str:
     own = gains[(gains["choice"] == READINGS.name) & (gains["value_label"] == "restore")]
     own = own[own["updated"] != ALL]
     apart = own[(own["more_low"] > 0) | (own["more_high"] < 0)]
-    named = [f"{row['updated']} ({row['more']:+.1f} points)" for _, row in apart.iterrows()]
+    named = [f"{row_name(row['updated'])} ({signed(row['more'])} points)"
+             for _, row in apart.iterrows()]
     return (f"{own['target'].iloc[0]}: of {len(own)} rows of Table 5, restoring the others "
             f"instead of leaving them out changes {len(apart)}"
             + (f": {', '.join(named)}." if named else "."))
@@ -488,10 +529,10 @@ def affine_sentence(gains: pd.DataFrame) -> str:
     usual, most = own[own["default"]].iloc[0], own.loc[own["difference"].idxmax()]
     reached = own[own["difference"] >= paper]["value_label"]
     names = ", ".join(reached) if len(reached) else "none"
-    return (f"{own['target'].iloc[0]}, gamma and beta alone: {usual['difference']:+.1f} points "
+    return (f"{own['target'].iloc[0]}, γ and β alone: {signed(usual['difference'])} points "
             f"({_interval(usual)}) with {usual['value_label']}; the most of {len(own)} settings is "
-            f"{most['difference']:+.1f} ({_interval(most)}) with {most['value_label']}. The "
-            f"paper's is {paper:+.1f} on its GRID. Settings that reach that here: {names}.")
+            f"{signed(most['difference'])} ({_interval(most)}) with {most['value_label']}. The "
+            f"paper's is {signed(paper)} on its GRID. Settings that reach that here: {names}.")
 
 
 def picks(gains: pd.DataFrame) -> pd.DataFrame:
@@ -515,6 +556,12 @@ def picks(gains: pd.DataFrame) -> pd.DataFrame:
                      "best gain": wide.loc[best, target], "elsewhere": elsewhere or "",
                      "elsewhere gain": wide.loc[elsewhere, target] if elsewhere else np.nan})
     return pd.DataFrame(rows).set_index("target")
+
+
+def stripe_heights(settings: Settings) -> dict[str, int]:
+    """The input height in pixels of each value of the choice "stripes"."""
+    return {value.label: model_settings(settings, value.run.model).height
+            for value in CHOICES["stripes"].values}
 
 
 def stripes_sentence(settings: Settings) -> str:

@@ -177,9 +177,9 @@ def test_a_value_that_diverges_is_said_to_and_takes_no_other_with_it(
     rows = choices.choice_rows(models, places(96), small, places(128), progress=False)
     assert choices.diverged(rows) == [
         "optimiser: sgd 0.05, updating all, on dots",
-        "optimiser: sgd 0.05, updating gamma+beta, on dots",
-        "affine: sgd 0.05, 1 epoch, updating gamma+beta, on dots",
-        "affine: sgd 0.05, 4 epochs, updating gamma+beta, on dots"]
+        "optimiser: sgd 0.05, updating γ+β, on dots",
+        "affine: sgd 0.05, 1 epoch, updating γ+β, on dots",
+        "affine: sgd 0.05, 4 epochs, updating γ+β, on dots"]
     measured = set(choices.split_gains(rows).query("updated == 'all'")["value_label"])
     assert "sgd 0.05" not in measured and {"sgd 0.005", "adam 0.005"} <= measured
     table = choices.survival(rows)
@@ -248,11 +248,13 @@ def test_survival_counts_what_holds_and_names_what_turns_the_sign():
     assert (ilids["default"], ilids["flips"]) == ("not resolved", "")
     assert ilids["not resolved"] == ilids["values"] == everywhere
     # Asked with the momentum's five values, the epochs' two, the rates' five, the other reading.
-    order = table.loc["gamma and beta alone do more than mu and sigma^2 alone", "GRID"]
+    order = table.loc["γ and β alone do more than μ and σ² alone", "GRID"]
     assert (order["values"], order["does not hold"], order["flips"]) == (13, 1, "momentum: 1")
+    alone = table.loc["γ and β alone raise rank 1", "GRID"]
+    assert alone["choices"] == "optimiser 5, epochs 2, readings 1"
     # No rate can touch what the statistics do alone, no momentum what gamma and beta do.
-    assert table.loc["mu and sigma^2 alone raise rank 1", "GRID"]["values"] == 5 + 2 + 1
-    assert table.loc["gamma and beta alone raise rank 1", "GRID"]["values"] == 5 + 2 + 1
+    assert table.loc["μ and σ² alone raise rank 1", "GRID"]["values"] == 5 + 2 + 1
+    assert table.loc["γ and β alone raise rank 1", "GRID"]["values"] == 5 + 2 + 1
 
 
 def test_a_gain_that_is_not_resolved_is_not_called_one():
@@ -260,6 +262,8 @@ def test_a_gain_that_is_not_resolved_is_not_called_one():
     assert choices.status(-1, 2) == choices.status(float("nan"), float("nan")) == "not resolved"
     one = choices.survival(made(lambda *_: 3.0, splits=1))
     assert set(one["default"]) == {"not resolved"}
+    assert "there is none to turn" in choices.survival_sentence(one.iloc[0])
+    assert set(choices.survival_table(one)["sign turned by"]) == {"no sign to turn"}
     assert not one[["holds", "does not hold"]].to_numpy().any()
 
 
@@ -308,6 +312,9 @@ def test_sentences_say_what_the_rows_say():
     assert "the most of 10 settings is +7.0" in sentence and "+6.4 on its GRID" in sentence
     assert sentence.endswith("reach that here: sgd 0.5, 4 epochs.")
     assert "of 6 rows of Table 5" in choices.readings_sentence(gains)
+    assert "Nothing hangs on it here (the same gain" in choices.idle_sentence(gains, CHOICES["margin"])
+    assert choices.idle_sentence(gains, CHOICES["momentum"]) == ""
+    assert choices.stripe_heights(settings("laptop")) == {"height": 96, "other height": 128}
     small, large = (choices.stripes_sentence(settings(p)) for p in ("laptop", "paper"))
     assert "96 x 48 pixels, 6 rows in 6 stripes, none shared" in small
     assert "128 x 48 pixels, 8 rows in 6 stripes, overlapping" in small

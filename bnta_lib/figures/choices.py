@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,13 +21,17 @@ from .base import COLOURS, TEXT_WIDTH
 _COLOURS = (COLOURS["BNTA"], COLOURS["AdaBN"])
 _MARKERS = ("o", "s")
 _LABEL = "gain in {}, points"
+_OPTIMISERS = {"adam": "Adam", "sgd": "SGD"}
 
 
-def choice_figure(rows: pd.DataFrame, choice: Choice, metric: str = "R1") -> Figure:
+def choice_figure(
+    rows: pd.DataFrame, choice: Choice, metric: str = "R1", names: Mapping[str, object] | None = None
+) -> Figure:
     """Gain against the values of one of CHOICES, a panel a target.
 
-    ``rows``: of :func:`bnta_lib.choices.choice_rows`. A faint dot is a split; mean and 95 %
-    interval beside them; the default is ringed. Values of one series (an optimiser) are joined.
+    ``rows``: of :func:`bnta_lib.choices.choice_rows`; ``names``: what to call values on the axis,
+    where that is not their label. A faint dot is a split; mean and 95 % interval beside them; the
+    default is ringed. Values of one series (an optimiser) are joined.
     """
     means, dots = _of(rows, choice, metric)
     means, dots = means[means["updated"] == ALL], dots[dots["updated"] == ALL]
@@ -40,9 +48,9 @@ def choice_figure(rows: pd.DataFrame, choice: Choice, metric: str = "R1") -> Fig
             lost = rows[(rows["target"] == panel) & (rows["updated"] == ALL)]
             _say_diverged(axis, lost, choice, places, number, len(series))
         axis.set_title(panel)
-        _ticks(axis, choice)
+        _ticks(axis, choice, names=names or {})
     _set_height(axes, dots["gain"])
-    _finish(figure, axes, choice, list(series), metric)
+    _finish(figure, axes, choice, [_OPTIMISERS.get(name, name) for name in series], metric)
     return figure
 
 
@@ -56,7 +64,8 @@ def readings_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
         own, each = (t[t["value_label"] == reading] for t in (means, dots))
         _series(axes[0], own, each, {name: i for i, name in enumerate(names)}, number, 2,
                 joined=False, key="updated")
-    symbols = {"mu": "$\\mu$", "var": "$\\sigma^2$", "gamma": "$\\gamma$", "beta": "$\\beta$"}
+    symbols = {"mu": "$\\mu$", "var": "$\\sigma^2$", "gamma": "$\\gamma$", "beta": "$\\beta$",
+               ALL: "all four"}
     axes[0].set_xticks(range(len(names)),
                        [", ".join(symbols.get(q, q) for q in name.split("+")) for name in names])
     axes[0].set(title=means["target"].iloc[0], xlim=(-0.5, len(names) - 0.5))
@@ -81,7 +90,7 @@ def affine_figure(rows: pd.DataFrame, metric: str = "R1", cited: float | None = 
             _say_diverged(axis, rows, AFFINE, places, number, len(epochs))
         if cited is not None:
             axis.axhline(cited, color="0.35", linestyle=":", linewidth=1.2)
-        axis.set_title(f"{means['target'].iloc[0]}, {kind}")
+        axis.set_title(f"{means['target'].iloc[0]}, {_OPTIMISERS[kind]}")
         _ticks(axis, AFFINE, [v.place for v in AFFINE.values if v.series.startswith(kind)])
     _set_height(axes, [*dots["gain"], 0.0 if cited is None else cited])
     more = [] if cited is None else [
@@ -158,7 +167,7 @@ def _series(axis, means, dots, places, number, count, joined, key) -> None:
     for i, split in enumerate(splits):
         own = dots[(dots["split"] == split) & dots[key].isin(list(places))]
         aside = shift - 5.5 + 4 * i / max(1, len(splits) - 1)
-        axis.plot(own[key].map(places), own["gain"], ".", color=colour, alpha=0.35, markersize=3.5,
+        axis.plot(own[key].map(places), own["gain"], ".", color=colour, alpha=0.5, markersize=4,
                   markeredgewidth=0, transform=_moved(axis, aside))
     means = means.sort_values(key, key=lambda names: names.map(places))
     x, y = means[key].map(places), means["difference"]
@@ -177,22 +186,24 @@ def _moved(axis: Axes, points: float):
     return axis.transData + ScaledTranslation(points / 72, 0, axis.figure.dpi_scale_trans)
 
 
-def _ticks(axis: Axes, choice: Choice, numbers: list[float] | None = None) -> None:
+def _ticks(
+    axis: Axes, choice: Choice, numbers: list[float] | None = None, names: Mapping = MappingProxyType({})
+) -> None:
     if choice.scale == "names":
-        axis.set_xticks(range(len(choice.values)), [v.label for v in choice.values])
+        axis.set_xticks(range(len(choice.values)), [names.get(v.label, v.label) for v in choice.values])
         axis.set_xlim(-0.6, len(choice.values) - 0.4)
         return
     numbers = sorted(set(numbers or [v.place for v in choice.values]))
     least = min(n for n in numbers if n > 0)
     more = {"linthresh": least, "linscale": 0.4} if choice.scale == "symlog" else {}
     axis.set_xscale(choice.scale, **more)
-    axis.set_xticks(numbers, [f"{n:g}".replace("e-0", "e-") for n in numbers],
-                    rotation=40 if len(numbers) > 3 else 0)
+    leaning = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if len(numbers) > 3 else {}
+    axis.set_xticks(numbers, [np.format_float_positional(n, trim="-") for n in numbers], **leaning)
     axis.minorticks_off()
-    scale = axis.xaxis.get_transform()  # room of a tenth on both sides, on the scale as drawn
+    scale = axis.xaxis.get_transform()  # room for the dots on the left, on the scale as drawn
     first, last = scale.transform([[numbers[0]], [numbers[-1]]])[:, 0]
-    room = 0.1 * (last - first)
-    axis.set_xlim(*scale.inverted().transform([[first - room], [last + room]])[:, 0])
+    room = last - first
+    axis.set_xlim(*scale.inverted().transform([[first - 0.22 * room], [last + 0.14 * room]])[:, 0])
 
 
 def _whisker(axis: Axes, row, y: float) -> None:
@@ -235,9 +246,12 @@ def _finish(figure, axes, choice, names, metric, ring=True, more=()) -> None:
     marks = [{"color": _COLOURS[i], "marker": _MARKERS[i], "markersize": 4, "label": name}
              for i, name in enumerate(names) if len(names) > 1]
     marks.append({"color": "0.5", "marker": ".", "label": "a split"})
+    marks.append({"color": "0.35", "marker": "|", "markersize": 9, "markeredgewidth": 1.3,
+                  "label": "mean, 95 % interval"})
     if ring:
         marks.append({"color": "black", "marker": "o", "markersize": 8, "markerfacecolor": "none",
                       "label": "default"})
     handles = [*(Line2D([], [], linestyle="none", **mark) for mark in marks), *more]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles),
-                  handletextpad=0.4)
+    one_row = figure.get_figwidth() > 4 and len(handles) < 6
+    figure.legend(handles=handles, loc="outside lower center", handletextpad=0.4,
+                  ncols=len(handles) if one_row else 3, columnspacing=1.2)
