@@ -14,6 +14,7 @@ import torch
 from pandas.io.formats.style import Styler
 
 from . import __version__
+from .data import real_root
 from .data.bank import FILE_NAME
 from .files import atomic
 from .settings import ROOT, Settings, cache_dir
@@ -36,8 +37,10 @@ def shown(path: str | Path) -> str:
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
-def check_environment(settings: Settings) -> pd.DataFrame:
+def check_environment(settings: Settings, data: str | Path = "embedded") -> pd.DataFrame:
     """One row a check: what, found, fine (bool), remedy (what to do where it is not fine).
+
+    ``data`` (see :mod:`.data`) decides whose weights are looked for.
 
     Nothing is downloaded or trained. The cache folder is tried by writing a small file.
     """
@@ -53,7 +56,7 @@ def check_environment(settings: Settings) -> pd.DataFrame:
              "the paper profile needs a GPU: choose laptop, or a machine with one"),
         _row("Profile", f"{settings.profile}: {settings.height} x {settings.width} pixels, "
              f"{32 * settings.base_width} channels, {settings.splits} splits", True, ""),
-        *[_weights(settings, name) for name in MODELS],
+        *[_weights(settings, name, real_root(data)) for name in MODELS],
         _row("Body bank", f"data/{FILE_NAME}", (ROOT / "data" / FILE_NAME).is_file(),
              f"restore data/{FILE_NAME} from version control, or run data/build_body_bank.py"),
         _cache(),
@@ -108,8 +111,8 @@ def _gpu() -> str:
     return "none; the smoke and laptop profiles need none"
 
 
-def _weights(settings: Settings, name: str) -> dict:
-    path = weights_path(settings, name)
+def _weights(settings: Settings, name: str, root: Path | None) -> dict:
+    path = weights_path(settings, name, root)
     what = f"Weights of {name}"
     if settings.profile == "smoke" and not path.is_file():
         return _row(what, "none yet: trained when first needed, in under a minute", True, "")
@@ -124,15 +127,27 @@ def _weights(settings: Settings, name: str) -> dict:
     return _row(what, f"{shown(path)}, {megabytes:.1f} MB, {made}", True, "")
 
 
-def _cache() -> dict:
+def check_cache() -> None:
+    """Write a small file into the cache folder and remove it; OSError, which names it, if that fails."""
     folder = cache_dir()
-    name = shown(folder) if folder.is_relative_to(ROOT) else "$BNTA_CACHE"
-    remedy = f"free {_NEEDED_GIB:.0f} GiB, or set BNTA_CACHE to a folder that you may write to"
     try:
         probe = folder / "probe"
         with atomic(probe) as temporary:
             temporary.write_bytes(b"written")
         probe.unlink()
+    except OSError as error:
+        origin = " ($BNTA_CACHE)" if os.environ.get("BNTA_CACHE") else ""
+        raise OSError(error.errno, f"cannot write to the cache folder {folder}{origin}: "
+                      f"{os.strerror(error.errno)}; set BNTA_CACHE to a folder that you may write to"
+                      ) from error
+
+
+def _cache() -> dict:
+    folder = cache_dir()
+    name = shown(folder) if folder.is_relative_to(ROOT) else "$BNTA_CACHE"
+    remedy = f"free {_NEEDED_GIB:.0f} GiB, or set BNTA_CACHE to a folder that you may write to"
+    try:
+        check_cache()
     except OSError as error:
         return _row("Cache folder", f"{name}: {os.strerror(error.errno)}", False, remedy)
     free = shutil.disk_usage(folder).free / 2**30

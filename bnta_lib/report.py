@@ -30,7 +30,8 @@ from .pages import (
     template_source,
     title_of,
 )
-from .settings import ROOT, figures_dir, run_name, settings
+from .settings import ROOT, data_folder, figures_dir, run_name, settings
+from .tables import in_unit
 
 NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "executed"
@@ -195,11 +196,8 @@ def _saved_by(notebook: Path) -> list[str]:
 
 
 def _number(text: str, unit: str) -> str:
-    """A number of a CSV file with one digit, a difference with its sign; a dash for none."""
-    if text in ("", "nan"):
-        return "–"
-    sign = "+" if unit.startswith("points") else ""
-    return f"{float(text):{sign}.1f}".replace("-", "−")
+    """A number of a CSV file as the paper-check prints it; a dash for none."""
+    return "–" if text in ("", "nan") else in_unit(float(text), unit).replace("-", "−")
 
 
 def _claims(csv: Path) -> tuple[list[dict], list[dict]]:
@@ -207,13 +205,16 @@ def _claims(csv: Path) -> tuple[list[dict], list[dict]]:
     if not csv.is_file():
         return [], []
     rows = pd.read_csv(csv, dtype=str, keep_default_na=False)
+    if lost := {"paper", "here"} - set(rows.columns):
+        raise ValueError(f"{csv} lacks the columns {', '.join(sorted(lost))}: it is of an earlier "
+                         "version, or was edited; make paper-check writes it again")
     groups = []
     for where, own in rows.groupby("where", sort=False):
         shown = []
         for row in own.to_dict("records"):
             kind, symbol = VERDICTS.get(row["verdict"], ("open", "?"))
-            paper, here, low, high = (_number(row[name], row["unit"]) for name in
-                                      ("paper difference", "difference", "low", "high"))
+            paper, here, low, high = (_number(row[name], row["unit"])
+                                      for name in ("paper", "here", "low", "high"))
             shown.append(row | {
                 "kind": kind, "symbol": symbol, "paper": paper, "here": here,
                 "interval": "–" if "–" in (low, high) else f"{low} to {high}",
@@ -253,8 +254,8 @@ def _write(site: Path, run: str, source: Source, figures: Path, folder: Path) ->
         (site / entry["page"]).write_text(page, encoding="utf-8")
 
     claims, counts = _claims(figures / "paper_check.csv")
-    check = files.take("paper_check", "The verdicts", "Differences measured here, with their 95 % "
-                       "intervals, beside the paper's.")
+    check = files.take("paper_check", "The verdicts", "What is measured here, with its 95 % "
+                       "interval, beside the paper's.")
     if check:
         check["note"] = check.get("body", "").partition("</table>")[2]
     tables, no_tables = files.take_all(TABLES)
@@ -302,6 +303,13 @@ def build(
     return site / "index.html"
 
 
+def check_out(folder: Path, option: str) -> None:
+    """Raise ValueError where a file stands at ``folder``, or where one of its parents should be."""
+    first = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    if not first.is_dir():
+        raise ValueError(f"{option} {folder}: {first} is a file; name a folder, it is made if need be")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -309,13 +317,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--profile", help="smoke, laptop or paper (default: $BNTA_PROFILE, laptop)")
     parser.add_argument("--data", default="embedded", help="the folder of images of the run")
-    parser.add_argument("--executed", type=Path, default=EXECUTED, help="executed notebooks")
+    parser.add_argument("--executed", type=Path, help="executed notebooks (default: executed)")
     parser.add_argument("--out", type=Path, default=REPORT, help="folder (default: report)")
     options = parser.parse_args(arguments)
     try:
         profile = settings(options.profile).profile
+        if (images := data_folder(options.data)) is not None and not images.is_dir():
+            raise ValueError(f"no folder {images}: --data names the images that the run was made with")
+        if options.executed is not None and not options.executed.is_dir():
+            raise ValueError(f"no folder {options.executed}: --executed names the folder that "
+                             "python -m bnta_lib.reproduce --out wrote")
+        check_out(options.out, "--out")
         run = run_name(profile, options.data)
-        index = build(run, find_source(run, options.executed), figures_dir(run), options.out)
+        source = find_source(run, options.executed or EXECUTED)
+        index = build(run, source, figures_dir(run), options.out)
     except NoRun as error:
         data = f" DATA={shlex.quote(options.data)}" if options.data != "embedded" else ""
         print(f"{parser.prog}: {error}; run\n  make reproduce PROFILE={profile}{data}",
@@ -324,7 +339,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
-    print(f"Wrote {index}: open it in a browser; its folder can be moved or zipped.")
+    print(f"Wrote {index}: open it in a browser; its folder can be moved or zipped.\n"
+          f"Its notebooks: {source.words}")
     return 0
 
 

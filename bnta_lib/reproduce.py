@@ -31,10 +31,11 @@ from nbclient.exceptions import CellTimeoutError
 from papermill.exceptions import PapermillException
 from traitlets import default
 
+from .environment import check_cache
 from .files import atomic
 from .pages import code_cells
-from .report import EXECUTED, NOTEBOOKS, REPORT, build, finished, finished_in
-from .settings import ROOT, cache_dir, figures_dir, run_name, settings
+from .report import EXECUTED, NOTEBOOKS, REPORT, build, check_out, finished, finished_in
+from .settings import ROOT, cache_dir, data_folder, figures_dir, run_name, settings
 
 
 class _OwnKernel(AsyncKernelManager):
@@ -82,21 +83,23 @@ def find_notebooks(folder: Path = NOTEBOOKS, only: Sequence[str] = ()) -> list[P
 
 
 def parameters_of(profile: str, data: str | None) -> dict[str, str]:
-    """The notebooks' parameters; ``data`` is None or "embedded", or a folder of person images.
+    """The notebooks' parameters; ``data`` is None, "embedded", "real" or a folder of person images.
 
-    Raises ValueError for an unknown profile, FileNotFoundError for a folder that is not there.
+    "real" becomes the folder that $BNTA_DATA names. Raises ValueError for an unknown profile or where
+    that is not set, FileNotFoundError for a folder that is not there.
     """
     parameters = {"profile": settings(profile).profile}
     if data is not None and not data.strip():
         raise ValueError('--data takes "embedded" or a folder of person images; it is empty')
     if data is not None and data != "embedded":
-        folder = Path(data).expanduser()
+        # Kernels run in the notebooks' folder, so a path from the caller's would not hold there.
+        folder = data_folder(data)
         if not folder.is_dir():
             raise FileNotFoundError(
-                f'no folder {data}: --data takes "embedded" or a folder of person images'
+                f'no folder {folder if data == "real" else data}: --data takes "embedded", "real" '
+                "($BNTA_DATA) or a folder of person images"
             )
-        # Kernels run in the notebooks' folder, so a path from the caller's would not hold there.
-        data = str(folder.resolve())
+        data = str(folder)
     return parameters | ({"data": data} if data is not None else {})
 
 
@@ -336,7 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m bnta_lib.reproduce", description="Run the notebooks in order."
     )
     parser.add_argument("--profile", help="smoke, laptop or paper (default: $BNTA_PROFILE, laptop)")
-    parser.add_argument("--data", help='"embedded" (default) or a folder of person images')
+    parser.add_argument("--data", help='"embedded" (default), "real" ($BNTA_DATA) or a folder')
     parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="e.g. --only 05 08")
     parser.add_argument("--out", type=Path, default=EXECUTED, help="folder (default: executed)")
     parser.add_argument("--report", type=Path, default=REPORT, help="folder (default: report)")
@@ -356,8 +359,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = options.out.resolve() / name
         if out == options.notebooks.resolve():
             raise ValueError(f"{out} holds the notebooks themselves: choose another --out")
-    except (ValueError, FileNotFoundError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        check_out(out, "--out")
+        check_out(options.report, "--report")
+        check_cache()
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
         return 2
 
     for path in notebooks:  # those of an earlier run must not pass for this one's

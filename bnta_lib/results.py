@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 from .files import atomic
-from .settings import cache_dir
+from .settings import PROFILES, cache_dir
 
 # A row's columns. `setting` says what was done, `seconds` how long the measurement took that the
 # row belongs to, `code` is a digest of the modules that decide the number. Rows may have details
@@ -173,9 +173,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--profile", help="default: all")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the rows as CSV (.csv, .csv.gz)")
     chosen = parser.parse_args(arguments)
+    if chosen.profile not in (None, *PROFILES):
+        raise SystemExit(f"unknown profile {chosen.profile!r}: choose one of {', '.join(PROFILES)}")
+    if chosen.export and not chosen.export.name.lower().endswith((".csv", ".csv.gz")):
+        raise SystemExit(f"--export writes CSV: end the name in .csv or .csv.gz, and not as "
+                         f"{chosen.export.name}")
     rows = stored(chosen.profile)
     if rows.empty:
-        raise SystemExit("the store is empty: make reproduce measures")
+        of = f" of the profile {chosen.profile}" if chosen.profile else ""
+        raise SystemExit(f"the store {cache_dir() / 'results'} is empty{of}: make reproduce measures")
     if chosen.export:
         try:
             kept = rows[rows["current"]].drop(columns="current")
@@ -188,7 +194,11 @@ def main(arguments: list[str] | None = None) -> None:
     keys = ["profile", "experiment", "current"]
     table = rows.groupby(keys).size().rename("numbers").to_frame()
     table["minutes"] = units.groupby(keys)["seconds"].sum().div(60).round(1)
-    print(table.to_string())
+    table = table.reset_index().sort_values(["profile", "current", "experiment"],
+                                            ascending=[True, False, True])
+    table["code"] = table.pop("current").map({True: "of today", False: "earlier"})
+    print(f"{cache_dir() / 'results'}: {len(rows)} numbers, {int(rows['current'].sum())} of today's code\n\n"
+          f"{table.to_string(index=False)}\n\nRows of earlier code are kept, and not read back.")
 
 
 if __name__ == "__main__":

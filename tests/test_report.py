@@ -15,10 +15,11 @@ LAPTOP = ROOT / "figures" / "laptop"
 FLAGS = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
          "--disable-component-update --disable-sync --disable-dev-shm-usage").split()
 HOSTILE = "<img src=x onerror=alert(1)> & 'people' #1"
-CLAIMS = """id,where,claim,target,paper difference,difference,low,high,unit,verdict,note
+CLAIMS = """id,where,claim,target,paper,here,low,high,unit,verdict,note
 2.1,Table 2,adaption beats no adaption,GRID,8.7,4.59,3.69,5.48,points,holds,higher on 10 of 10
 2.2,Table 2,adaption beats no adaption,VIPeR,4.9,-0.96,-1.56,-0.36,points,does not hold,
 2.3,Table 2,beats,"<b onclick=""x"">bold</b>",1.7,1.67,-0.58,3.91,points,not resolved here,
+4.1,Fig. 3,change,all,,0.0069,0.0052,0.0085,points of change rate,not resolved here,
 4.1,Fig. 4,takes no longer,all,,2.13,,,s,not resolved here,one split
 """
 
@@ -171,14 +172,16 @@ def test_verdicts_are_shown_by_word_and_symbol_and_counted(browser, place):
     page = browser.new_page()
     page.goto((site / "index.html").as_uri())
     shown = page.locator("#verdicts .verdict").all_inner_texts()
-    assert shown == ["✓ holds", "✗ does not hold", "○ not resolved here", "○ not resolved here"]
+    assert shown == ["✓ holds", "✗ does not hold", *["○ not resolved here"] * 3]
     counts = page.locator(".counts li").all_inner_texts()
     assert [" ".join(c.split()) for c in counts] == [
-        "1 ✓ holds", "1 ✗ does not hold", "2 ○ not resolved here"]
+        "1 ✓ holds", "1 ✗ does not hold", "3 ○ not resolved here"]
     rows = [cells.split("\t") for cells in page.locator("#verdicts tr").all_inner_texts()]
     assert [c.strip() for c in rows[2][2:5]] == ["+8.7", "+4.6", "+3.7 to +5.5"]
     assert [c.strip() for c in rows[3][2:5]] == ["+4.9", "−1.0", "−1.6 to −0.4"]
     assert [" ".join(c.split()) for c in rows[-1][2:5]] == ["–", "2.1 s", "–"]
+    rate = [" ".join(c.split()) for c in rows[-3][2:5]]
+    assert rate == ["–", "+0.0069 points of change rate", "+0.0052 to +0.0085"]
     page.close()
 
 
@@ -254,6 +257,25 @@ def test_no_run_names_the_command_that_makes_one(place, capsys):
     assert f"make reproduce PROFILE=smoke DATA={place}" in capsys.readouterr().err
     assert report.main(["--profile", "huge"]) == 2
     assert not (place / "site").exists()
+
+
+def test_bad_input_is_one_sentence_that_says_what_to_do(place, capsys):
+    (place / "a file").write_text("x")
+    site, missing = str(place / "site"), str(place / "gone")
+    for arguments, words in (
+        (["--executed", missing], f"no folder {missing}: --executed names the folder"),
+        (["--data", missing], f"no folder {missing}: --data names the images"),
+        (["--out", str(place / "a file")], "a file is a file; name a folder"),
+        (["--out", str(place / "a file" / "x")], "a file is a file; name a folder"),
+    ):
+        assert report.main(["--profile", "laptop", "--out", site, *arguments]) == 2
+        said = capsys.readouterr().err
+        assert words in said and len(said.splitlines()) == 1
+    with pytest.raises(ValueError, match="lacks the columns here, paper: .*make paper-check"):
+        old = CLAIMS.replace("paper,here", "paper difference,difference")
+        (place / "figures" / "paper_check.csv").write_text(old)
+        build(place)
+    assert not (place / "site").exists() or not list((place / "site").iterdir())
 
 
 def test_a_report_replaces_an_older_one_whole_and_nothing_else(place, monkeypatch):

@@ -135,6 +135,26 @@ def test_what_does_not_exist_is_refused_before_a_kernel_starts(
     assert words in said and len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize("option", ["--out", "--report"])
+def test_a_file_where_a_folder_should_be_is_named(place, capsys, option):
+    write_notebook(place / "notebooks" / "00_a.ipynb", "1")
+    (place / "a file").write_text("x")
+    assert reproduce_in(place, option, str(place / "a file")) == 2
+    said = capsys.readouterr().err
+    assert f"{option} {place / 'a file'}" in said and len(said.splitlines()) == 1
+    assert not (place / "executed").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_named_before_a_kernel_starts(place, capsys, monkeypatch):
+    write_notebook(place / "notebooks" / "00_a.ipynb", "1")
+    (place / "a file").write_text("x")
+    monkeypatch.setenv("BNTA_CACHE", str(place / "a file" / "cache"))
+    assert reproduce_in(place) == 2
+    said = capsys.readouterr().err
+    assert str(place / "a file" / "cache") in said and "$BNTA_CACHE" in said
+    assert len(said.splitlines()) == 1 and not (place / "executed").exists()
+
+
 def test_notebook_without_the_parameter_is_refused(place, capsys):
     path = write_notebook(place / "notebooks" / "00_a.ipynb", "1", parameters="profile = None")
     assert reproduce_in(place, "--data", str(place)) == 2

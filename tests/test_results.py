@@ -126,6 +126,16 @@ def test_exported_rows_read_back_and_are_the_same_bytes(measure, tmp_path, capsy
     assert "trial" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("arguments, words", [
+    (["--profile", "nope"], "unknown profile 'nope': choose one of smoke, laptop, paper"),
+    (["--export", "rows.xlsx"], "end the name in .csv or .csv.gz, and not as rows.xlsx")])
+def test_what_cannot_be_asked_of_the_store_is_said_in_a_line(measure, arguments, words, tmp_path):
+    measured("trial", {}, measure)
+    with pytest.raises(SystemExit, match=words) as stopped:
+        results.main(arguments)
+    assert "\n" not in str(stopped.value)
+
+
 def test_an_empty_store_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
     with pytest.raises(SystemExit, match="empty"):
