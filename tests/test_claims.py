@@ -112,7 +112,9 @@ def test_layers_that_change_most_are_among_the_ten_of_the_highest_rate(top, word
     """Three named layers, resolved above the mean of the other layers each time."""
     rates = [6.0] * top + [4.0] * (3 - top) + [5.0] * 10 + [0.0] * 47
     claim = Claim("F0.1", "Fig. 3", "", "", "layers", ("rate mean",), layers=(1, 2, 3))
-    row = claims.judge({"Fig. 3": changes({"A": rates, "B": rates})}, [claim]).iloc[0]
+    rows = changes({"A": rates, "B": rates})
+    rows["value"] = rows["index"].map(lambda i: rates[i - 1]) + 0.01 * rows["split"] * (rows["index"] == 1)
+    row = claims.judge({"Fig. 3": rows}, [claim]).iloc[0]
     assert row["low"] > 0 and row["verdict"] == word
     assert f"{top} of the 3 are among the 10" in row["note"]
 
