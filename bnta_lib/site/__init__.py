@@ -1,0 +1,101 @@
+"""The engineer's way in: a folder of person crops or a video of one place, and no labels.
+
+:func:`load_site` reads it; :func:`bnta_lib.adapt` adapts to its images; :mod:`.judge` says what
+can be known without labels of whether that helped.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from ..settings import ROOT, Settings
+from .crops import IMAGES, LEAST, VIDEOS, Site, check_enough, files_below, read_crops
+from .judge import (
+    estimate, most_changed, neighbours, ranked_table, save_ranked, track_ranking, track_trial, true_target,
+)  # fmt: skip
+from .rendered import rendered_site
+from .video import Search, read_video, read_videos
+
+__all__ = [
+    "Search", "Site", "adaption_sample", "estimate", "load_probes", "load_site", "most_changed",
+    "neighbours", "ranked_table", "read_crops", "read_video", "rendered_site", "results_dir",
+    "save_ranked", "track_ranking", "track_trial", "true_target",
+]
+SMALL = {"people": 24, "shots": 4}  # of the rendered site at the smoke profile
+
+
+def load_site(
+    images: str | Path, settings: Settings, *, number: int = 0, tracks: str | None = None,
+    most: int = 8, progress: bool = False,
+) -> Site:  # fmt: skip
+    """The crops of a site, at the input size of ``settings``.
+
+    images  "rendered"; a folder of crops with any names; a video; or a folder of videos
+    number  of the rendered site
+    tracks  of a folder of crops: "folders", where each folder is a track
+    most    crops a track of a video
+
+    Raises FileNotFoundError where there is nothing, ValueError where what is there gives too few
+    crops; each says what to do.
+    """
+    size = (settings.height, settings.width)
+    if str(images) == "rendered":
+        more = SMALL if settings.profile == "smoke" else {}
+        return rendered_site(size, number, **more, progress=progress)
+    if not str(images).strip():
+        raise ValueError('images is empty: give a folder of person crops, a video, or "rendered"')
+    path = Path(images).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}: images takes a folder of person crops, a "
+                                'video, or "rendered"')
+    if path.is_file():
+        if path.suffix.lower() in IMAGES:
+            raise ValueError(f"{path} is a single image: adaption needs a folder of at least 4 crops")
+        return check_enough(read_video(path, size, most=most, progress=progress))
+    found = files_below(path)
+    videos = [file for file in found if file.suffix.lower() in VIDEOS]
+    if videos and not any(file.suffix.lower() in IMAGES for file in found):
+        name = path.resolve().name
+        return check_enough(read_videos(videos, size, name, most=most, progress=progress))
+    return check_enough(read_crops(path, size, tracks=tracks, progress=progress))
+
+
+def load_probes(probes: str | Path | None, settings: Settings, *, progress: bool = False) -> Site | None:
+    """The crops to search for, None where none are asked for.
+
+    Raises as :func:`bnta_lib.site.crops.read_crops`, with the word probes.
+    """
+    if probes is None:
+        return None
+    path = Path(probes).expanduser()
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no folder {path}: probes takes a folder of crops to search "
+                                "for, or None")
+    try:
+        return read_crops(path, (settings.height, settings.width), progress=progress)
+    except ValueError as error:
+        raise ValueError(f"probes: {error}") from error
+
+
+def adaption_sample(site: Site, most: int, seed: int = 0) -> torch.Tensor:
+    """Rows (n,) of at most ``most`` crops to adapt on, in order, drawn with ``seed``.
+
+    Pairing compares each crop with all others: beyond a few thousand it takes minutes. Raises
+    ValueError where ``most`` is below 4.
+    """
+    if most < LEAST:
+        raise ValueError(f"N is at least {LEAST} crops, not {most}")
+    if len(site) <= most:
+        return torch.arange(len(site))
+    order = torch.randperm(len(site), generator=torch.Generator().manual_seed(seed))
+    return order[:most].sort().values
+
+
+def results_dir(site: Site, out: str | Path | None = None) -> Path:
+    """Where the delta and the rankings go: ``out``, or site/<name>/ beside the notebooks' folder."""
+    if out is not None:
+        return Path(out).expanduser().absolute()
+    return ROOT / "site" / (re.sub(r"[^\w.-]+", "_", site.name).strip("._") or "site")

@@ -1,0 +1,184 @@
+"""A site: the unlabelled person crops of one place, as an engineer has them.
+
+Unlike a data set (`bnta_lib.data`) a site has no persons: names of files mean nothing here. Where
+the crops were cut from a video, or lie in a folder for each track, it is known which of them
+belong to one track: the same person, before the same camera, within a short time.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bnta_lib.data.folder import upright_rgb
+
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv", ".ts"}
+LEAST = 4  # crops: with fewer, Algorithm 1 has no second pair to tell the first one from
+
+
+@dataclass(frozen=True)
+class Site:
+    """N person crops of one place. Raises ValueError where the columns do not fit each other."""
+
+    name: str
+    images: Tensor  # uint8 (N, 3, H, W), RGB
+    files: tuple[str, ...]  # N names to show: a path below the folder, or a video and its frame
+    tracks: Tensor | None = None  # int64 (N,), from 1; None where nothing is known of tracks
+    times: Tensor | None = None  # int64 (N,), order within a track (frame number in a video)
+    cameras: Tensor | None = None  # int64 (N,), from 1: one for each video
+    pids: Tensor | None = None  # int64 (N,): persons, known of rendered sites alone
+    skipped: dict[str, str] = field(default_factory=dict)  # files that were passed over, and why
+    notes: tuple[str, ...] = ()  # what a reader should know of how the crops came about
+    sizes: Tensor | None = None  # int64 (N, 2): height and width of the crops before resizing
+
+    def __post_init__(self) -> None:
+        columns = {"files": self.files, "tracks": self.tracks, "times": self.times,
+                   "cameras": self.cameras, "pids": self.pids, "sizes": self.sizes}
+        for what, values in columns.items():
+            if values is not None and len(values) != len(self.images):
+                raise ValueError(f"site {self.name}: {len(values)} {what} do not fit "
+                                 f"{len(self.images)} images")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def summary(self) -> str:
+        """One line: how many crops, tracks and cameras, and what was passed over."""
+        words = [f"{len(self)} crops"]
+        if self.tracks is not None:
+            words.append(f"{len(torch.unique(self.tracks))} tracks")
+        if self.cameras is not None:
+            words.append(f"{len(torch.unique(self.cameras))} cameras")
+        return f"{self.name}: {', '.join(words)}" + (
+            f"; {len(self.skipped)} files passed over" if self.skipped else "")
+
+    def skipped_lines(self, most: int = 10) -> list[str]:
+        """A line for each file that was passed over, the first ``most`` of them."""
+        lines = [f"  {name}: {why}" for name, why in list(self.skipped.items())[:most]]
+        more = len(self.skipped) - most
+        return lines + ([f"  ... and {more} more"] if more > 0 else [])
+
+
+def check_enough(site: Site) -> Site:
+    """``site``, where adaption can work on it.
+
+    Raises ValueError for fewer than `LEAST` crops, or for copies of fewer pictures than that.
+    """
+    found = f"{len(site)} person crop{'s' * (len(site) != 1)}"
+    if len(site) < LEAST:
+        raise ValueError(f"{site.name} gives {found}: adaption needs at least {LEAST}, and learns "
+                         "something from a hundred or more")
+    different = {image.numpy().tobytes() for image in site.images.contiguous()}
+    if len(different) < LEAST:
+        raise ValueError(f"{site.name} gives {found}, but all are copies of {len(different)} "
+                         f"picture{'s' * (len(different) != 1)}: adaption needs at least {LEAST} "
+                         "different ones")
+    return site
+
+
+def files_below(folder: str | Path) -> list[Path]:
+    """All files below ``folder`` at any depth, by path; hidden ones (a dot first) left out.
+
+    Raises FileNotFoundError for a missing folder, PermissionError for one that cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder {folder}: give one that holds person crops")
+
+    def refuse(error: OSError) -> None:  # a folder passed over would be data lost without a word
+        raise PermissionError(f"cannot read the folder {error.filename}: {error.strerror}")
+
+    return sorted(Path(where, name) for where, _, names in os.walk(folder, onerror=refuse)
+                  for name in names if not name.startswith("."))
+
+
+def read_crops(
+    folder: str | Path, size: tuple[int, int], *, tracks: str | None = None, progress: bool = False
+) -> Site:
+    """Every image below ``folder`` as a crop, whatever its name, resized to ``size`` = (H, W).
+
+    tracks  "folders": each folder that holds images is one track, in the order of file names
+
+    Files that are no image (`IMAGES`) or that cannot be decoded are passed over, and named in
+    ``skipped``. Raises FileNotFoundError for a missing folder, ValueError where no image is left.
+    """
+    if tracks not in (None, "folders"):
+        raise ValueError(f"tracks is None or 'folders', not {tracks!r}")
+    folder = Path(folder)
+    skipped: dict[str, str] = {}
+    kept: list[Path] = []
+    pixels: list[np.ndarray] = []
+    sizes: list[tuple[int, int]] = []
+    for file in tqdm(files_below(folder), desc="crops", unit="file", disable=not progress):
+        name = shown_name(file.relative_to(folder))
+        if file.suffix.lower() not in IMAGES:
+            video = file.suffix.lower() in VIDEOS
+            skipped[name] = ("a video among images: give it by itself" if video else
+                             f"no image ending ({', '.join(sorted(IMAGES))})")
+            continue
+        try:
+            picture = _decoded(file)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = getattr(error, "strerror", None) or "its content is no image, or damaged"
+            skipped[name] = f"cannot be decoded: {reason}"
+            continue
+        kept.append(file)
+        sizes.append((picture.height, picture.width))
+        pixels.append(resized(np.asarray(picture), size))
+    if not kept:
+        named = f"; {len(skipped)} files are there, for one {next(iter(skipped))}" if skipped else ""
+        raise ValueError(f"{folder} holds no image that can be read ({', '.join(sorted(IMAGES))})"
+                         f"{named}")
+    track, time = _folders(kept) if tracks else (None, None)
+    return Site(
+        shown_name(Path(folder.resolve().name or folder)), torch.from_numpy(np.stack(pixels)),
+        tuple(shown_name(file.relative_to(folder)) for file in kept), track, time,
+        skipped=skipped, sizes=torch.tensor(sizes),
+    )
+
+
+def _decoded(file: Path) -> Image.Image:
+    # Read whole first: a file that is decoded lazily would be held open.
+    with Image.open(io.BytesIO(file.read_bytes())) as opened:
+        return upright_rgb(_on_white(opened))
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """A picture with transparent places on white: what lies hidden behind them is arbitrary."""
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return picture
+    orientation = picture.getexif()
+    picture = picture.convert("RGBA")
+    flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    if orientation:
+        flat.info["exif"] = orientation.tobytes()
+    return flat
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (h, w, 3) to (3, H, W): bilinear, averaging where it shrinks."""
+    height, width = size
+    picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(picture).transpose(2, 0, 1)
+
+
+def _folders(files: Sequence[Path]) -> tuple[Tensor, Tensor]:
+    """Track (N,), from 1, and place in it (N,): the images of one folder are a track."""
+    _, track = np.unique([os.fspath(file.parent) for file in files], return_inverse=True)
+    time = [int((track[:i] == track[i]).sum()) for i in range(len(track))]
+    return torch.from_numpy(track + 1).long(), torch.tensor(time)
+
+
+def shown_name(path: Path) -> str:
+    """A path as text that can be written anywhere: bytes that are no UTF-8 become a mark."""
+    return os.fsencode(path).decode("utf-8", "replace")

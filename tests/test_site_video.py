@@ -1,0 +1,134 @@
+"""The way of a video: people found by motion and linked, against a rendered video's true boxes."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from bnta_lib.settings import settings
+from bnta_lib.site import load_site, read_video
+from bnta_lib.site.rendered import rendered_video
+from bnta_lib.site.video import cut, read_videos
+
+SIZE = (96, 48)
+CLIP = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A video of three people who cross one after the other; its path and true boxes."""
+    path = tmp_path_factory.mktemp("vi déo") / "three.avi"
+    return path, rendered_video(path, 0, people=3, seconds=9, scale=1)
+
+
+def written(path: Path, frames, code="MJPG", rate=12.5) -> Path:
+    height, width = frames[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), rate, (width, height))
+    for frame in frames:
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def still(n=40, size=(120, 160)):
+    grid = np.random.default_rng(0).integers(60, 200, (*size, 3), np.uint8)
+    return [grid] * n
+
+
+def test_a_person_is_missed_or_two_become_one(clip):
+    path, truth = clip
+    site = read_video(path, SIZE, most=5)
+    assert len(torch.unique(site.tracks)) == 3, "three people cross, one after the other"
+    starts = [min(f for f, boxes in enumerate(truth) if boxes[k]) for k in range(3)]
+    order = np.argsort(starts)
+    for track, person in zip((1, 2, 3), order, strict=True):
+        times = site.times[site.tracks == track].tolist()
+        assert 2 <= len(times) <= 5 and times == sorted(set(times))
+        seen = [f for f, boxes in enumerate(truth) if boxes[person]]
+        assert seen[0] - 4 <= times[0] and times[-1] <= seen[-1] + 4
+    assert site.notes[0].startswith("three.avi: 112 frames") and len(site.notes) == 1
+
+
+def test_a_crop_shows_little_of_the_person(clip):
+    path, truth = clip
+    site = read_video(path, SIZE)
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while (got := capture.read())[0]:
+        frames.append(got[1])
+    for image, time in zip(site.images, site.times.tolist(), strict=True):
+        boxes = [np.array(box) for box in truth[time] if box]
+        errors = [(torch.from_numpy(np.asarray(resize(cut(frames[time], box, SIZE)))).permute(2, 0, 1).int()
+                   - image.int()).abs().float().mean() for box in boxes]  # fmt: skip
+        assert min(errors) < 40, "none of the true boxes looks like the crop"
+
+
+def resize(pixels):
+    return cv2.resize(pixels, (SIZE[1], SIZE[0]), interpolation=cv2.INTER_AREA)
+
+
+def test_a_video_of_a_few_tracks_is_no_site(clip):
+    site = load_site(clip[0], settings("smoke"))
+    assert site.images.shape[1:] == (3, 96, 48) and len(site) >= 12
+    folder = load_site(clip[0].parent, settings("smoke"))
+    assert len(folder) == len(site) and folder.cameras.unique().tolist() == [1]
+
+
+def test_videos_of_a_folder_share_tracks_or_a_bad_one_stops_them(clip, tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"not a video" * 100)
+    both = read_videos([clip[0], bad, clip[0]], SIZE, "hall")
+    assert both.tracks.max() == 6 and both.cameras.unique().tolist() == [1, 2]
+    assert list(both.skipped) == ["bad.mp4"] and "cannot be decoded" in both.skipped["bad.mp4"]
+    with pytest.raises(ValueError, match="no video of the folder"):
+        read_videos([bad], SIZE, "hall")
+
+
+def test_a_video_that_gives_nothing_is_not_named(tmp_path):
+    current = settings("smoke")
+    (tmp_path / "no.mp4").write_bytes(b"not a video" * 100)
+    with pytest.raises(ValueError, match="no.mp4 cannot be decoded as a video"):
+        load_site(tmp_path / "no.mp4", current)
+    (tmp_path / "empty.avi").write_bytes(b"")
+    with pytest.raises(ValueError, match="empty.avi is empty"):
+        load_site(tmp_path / "empty.avi", current)
+    written(tmp_path / "none.avi", still(1)[:1])
+    whole = (tmp_path / "none.avi").read_bytes()
+    (tmp_path / "none.avi").write_bytes(whole[: whole.index(b"movi") + 4])
+    with pytest.raises(ValueError, match="none.avi (holds no frame|cannot be decoded)"):
+        load_site(tmp_path / "none.avi", current)
+    with pytest.raises(ValueError, match="nobody was found in 40 frames"):
+        load_site(written(tmp_path / "still.avi", still()), current)
+    with pytest.raises(FileNotFoundError):
+        load_site(tmp_path / "nowhere.avi", current)
+
+
+def walker(n, size, height, colour, rate=12.5):
+    """Frames of an upright block that walks across, one height in a second."""
+    frames = []
+    for k, frame in enumerate(still(n, size)):
+        frame = frame.copy()
+        left = int(size[1] * 0.05 + k * height / rate)
+        top = size[0] // 4
+        frame[top : top + height, left : left + height * 2 // 5] = colour
+        frames.append(frame)
+    return frames
+
+
+def test_large_frames_are_cut_small_or_one_track_is_too_few(tmp_path):
+    frames = walker(17, (2160, 3840), 700, (20, 30, 220), rate=5)
+    site = load_site(written(tmp_path / "large.avi", frames, rate=5), settings("smoke"), most=6)
+    assert site.tracks.unique().tolist() == [1] and len(site) >= 4
+    assert site.sizes[:, 0].float().median() > 600, "cut from the small copy"
+    middle = site.images[:, :, 40:56, 20:28].float().mean((0, 2, 3))
+    assert middle[0] > 150 and middle[1:].max() < 80, "blue and red are mixed up, or a crop missed"
+
+
+def test_the_real_clip_gives_few_people():
+    if not CLIP.is_file():
+        pytest.skip("no real clip on this machine: apt-get install opencv-doc")
+    site = load_site(CLIP, settings("smoke"))
+    tracks, counts = torch.unique(site.tracks, return_counts=True)
+    assert 30 <= len(tracks) <= 150 and counts.max() == 8
+    assert site.sizes[:, 0].float().median() > 50 and len(site.notes) == 1
