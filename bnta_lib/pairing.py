@@ -5,8 +5,8 @@ The K pairs are taken greedily from the smallest D; an image enters one pair at 
 the smaller (i, j), i < j, and the smaller part.
 
 The N x N matrix is never held. Every image keeps a short list of its nearest neighbours, found
-in blocks of rows; an entry is trusted only where a bound on the rounding error of the fast
-distances certifies that nothing outside the list is closer. An image whose trusted entries are
+in blocks of rows by float32 products; an entry is trusted only where a bound on their rounding
+error certifies that nothing outside the list is closer. An image whose trusted entries are
 used up is scanned again among the images still free, with a longer list. The result is thus the
 one of the full matrix of float64 distances by direct difference, with O(N * block) memory.
 """
@@ -14,6 +14,7 @@ one of the full matrix of float64 distances by direct difference, with O(N * blo
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass
 from typing import SupportsIndex
 
@@ -61,7 +62,7 @@ def nearest_pairs(local: Tensor, k: int, block: int = 256, candidates: int = 16)
         raise ValueError(f"block and candidates are at least 1, got {block} and {candidates}")
     n = len(local)
     check_sizes(n, k)
-    features = local.detach().cpu().double()
+    features = local.detach().cpu()
     if not torch.isfinite(features).all():
         raise ValueError("local features hold NaN or infinite values: the model or the images "
                          "are broken")
@@ -116,55 +117,75 @@ class _Scanner:
     """Nearest neighbours j > i of rows i among the free images: exact, or marked as a bound."""
 
     def __init__(self, features: Tensor, block: int):
-        self.exact = features.transpose(0, 1).contiguous()  # (H, N, C_l) float64
-        # Far from the origin the expanded product loses the small distances: centre each part.
-        self.centred = self.exact - self.exact.mean(1, keepdim=True)
-        self.squares = self.centred.square().sum(-1)  # (H, N)
-        # Rounding of the fast squared distance: of the centring, relative to the size before it,
-        # and of norms and product, relative to the size after it.
-        eps, width = torch.finfo(torch.float64).eps, features.shape[2]
-        before, after = float(self.exact.abs().amax()), float(self.centred.abs().amax())
-        self.error = 8 * eps * width * after * (before + (width + 4) * after)
-        self.block = block
+        n, parts, width = features.shape
+        self.features, self.block = features, block
+        # |x|^2 + |y|^2 - 2 x.y as one product, of [x, |x|^2, 1] and [-2 y, 1, |y|^2], in float32.
+        # Far from the origin it loses the small distances: each part is centred first. Scaling by
+        # a power of two changes no digit, and keeps squares within the range of float32.
+        largest = features.abs().amax().double().item()
+        self.size = 2.0 ** -(math.frexp(largest)[1] + 1)
+        self.left, self.right = torch.ones(2, parts, n, width + 2)
+        norms = torch.zeros(n, dtype=torch.float64)
+        for h in range(parts):
+            part = features[:, h].double()
+            fast = ((part - part.mean(0)) * self.size).float()
+            squares = fast.double().square().sum(1)
+            self.left[h, :, :width], self.left[h, :, width] = fast, squares
+            self.right[h, :, :width], self.right[h, :, width + 1] = -2 * fast, squares
+            norms = torch.maximum(norms, squares.sqrt())
+        # Rounding of the C_l + 2 terms in any order of summation: they add up to (|x| + |y|)^2 at
+        # most in size. 8 more for that of features and norms; last, that of the centring.
+        float32, float64 = torch.finfo(torch.float32), torch.finfo(torch.float64)
+        self.error = (width / 2 + 8) * float32.eps * (norms + norms.max()).square() + float32.tiny
+        self.error += 8 * float64.eps * width * self.size * largest
 
     def __call__(self, rows: Tensor, free: Tensor, length: int) -> dict[int, list]:
+        """Lists of ``rows`` (ascending), each of ``length`` neighbours at most."""
         columns = free.nonzero()[:, 0]
-        take = min(length, len(columns) - 1)
         found: dict[int, list] = {}
         for chunk in rows.split(self.block):
-            # One more than taken: it bounds everything that the list leaves out.
-            fast, place = self._fast(chunk, columns).topk(take + 1, dim=1, largest=False)
-            limit = (fast[:, take] - self.error).tolist()
-            partner = columns[place[:, :take]]
-            for r, i in enumerate(chunk.tolist()):
-                later = partner[r][partner[r] > i]
-                squared, part = self._exact(i, later)
-                entries = sorted(
-                    e for e in zip(squared.tolist(), later.tolist(), part.tolist())
-                    if e[0] < limit[r]
-                )
-                if limit[r] != float("inf"):
-                    entries.append((max(limit[r], 0.0), -1, -1))
+            later = columns[columns > chunk[0]]
+            if not len(later):
+                found |= {i: [] for i in chunk.tolist()}
+                continue
+            # One more than asked for: it bounds everything that the list leaves out.
+            fast, place = self._fast(chunk, later).topk(min(length + 1, len(later)), largest=False)
+            limit = torch.full((len(chunk),), torch.inf, dtype=torch.float64)
+            if len(later) > length:
+                limit = (fast[:, length].double() - self.error[chunk]) / self.size**2
+            partner = later[place[:, :length]]
+            squared, part = self._exact(chunk, partner)
+            kept = (partner > chunk[:, None]) & (squared < limit[:, None])
+            for i, bound, *row in zip(chunk.tolist(), limit.tolist(), kept.tolist(), squared.tolist(),
+                                      partner.tolist(), part.tolist()):
+                entries = sorted((d, j, h) for keep, d, j, h in zip(*row) if keep)
+                if bound != float("inf"):
+                    entries.append((max(bound, 0.0), -1, -1))
                 if len(entries) > self.block:  # keep memory at O(block) a row
                     entries = entries[: self.block] + [(entries[self.block][0], -1, -1)]
                 found[i] = entries
         return found
 
     def _fast(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Smallest squared distance over parts, (rows, columns), by the expanded product."""
-        best = None
-        for part, squares in zip(self.centred, self.squares):
-            d = torch.addmm(squares[columns], part[rows], part[columns].T, alpha=-2)
-            d += squares[rows, None]
-            best = d if best is None else torch.minimum(best, d)
-        return best.masked_fill_(columns[None, :] <= rows[:, None], torch.inf)
+        """Smallest squared distance over parts, (rows, columns), by the expanded product, scaled."""
+        best = d = None
+        for left, right in zip(self.left, self.right):
+            d = torch.mm(left[rows], right[columns].T, out=d)
+            if best is None:
+                best, d = d, None
+            else:
+                torch.minimum(best, d, out=best)
+        early = int((columns <= rows[-1]).sum())  # the other columns are later than all rows
+        best[:, :early].masked_fill_(columns[None, :early] <= rows[:, None], torch.inf)
+        return best
 
-    def _exact(self, i: int, others: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared distance of image i to others by direct difference, and its part."""
+    def _exact(self, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared distances of images (b,) to others (b, n) by direct difference, and their part."""
         best = torch.full(others.shape, torch.inf, dtype=torch.float64)
         part = torch.zeros(others.shape, dtype=torch.int64)
-        for h, column in enumerate(self.exact):
-            d = (column[others] - column[i]).square().sum(-1)
+        for h in range(self.features.shape[1]):
+            own, other = self.features[rows, None, h].double(), self.features[others, h].double()
+            d = other.sub_(own).square_().sum(-1)
             part[d < best] = h
             best = torch.minimum(best, d)
         return best, part
