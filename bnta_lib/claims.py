@@ -46,7 +46,7 @@ from .ablations import PAPER_TARGET, table_3_rows, table_4_rows, table_5_rows
 from .changes import PAPER_LAYERS, TOP, between_targets, change_rates_by_split
 from .data import load_targets
 from .data.sets import Target
-from .environment import shown
+from .environment import check_cache, shown
 from .experiments import change_rows, table_2_rows
 from .figures.base import save_figure, use_style
 from .figures.claims import claims_figure
@@ -548,8 +548,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = settings(options.profile)
         if (folder := data_folder(data)) is not None and not folder.is_dir():
             raise ValueError(f'no folder {folder}: --data takes "embedded", "real" or a folder of images')
-    except ValueError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        check_cache()
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
         return 2
     try:
         table = check(chosen, data)

@@ -327,6 +327,14 @@ def test_what_does_not_exist_is_said_before_anything_is_measured(arguments, says
     assert says in capsys.readouterr().err
 
 
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "a file").write_text("x")
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "a file" / "cache"))
+    assert claims.main(["--profile", "smoke"]) == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path / "a file" / "cache") in said and len(said.splitlines()) == 1
+
+
 def test_absent_weights_are_said_in_one_sentence(world, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
     monkeypatch.setattr(claims, "load_targets", lambda *a, **k: world[2])
