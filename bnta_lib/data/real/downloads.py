@@ -26,7 +26,7 @@ from bnta_lib.files import atomic
 NOTED = {"VIPeR": "md5:1c2d9fc1cc800332567a0da25a1ce68c"}
 MOST_BYTES = 16 << 30  # of an archive: a server that sends more sends something else
 TRIES = 5  # of a broken connection in one call
-_CHUNK = 1 << 18
+_CHUNK = 1 << 14  # bytes; what came of one is lost where the connection breaks
 
 
 class NeedsAgreement(ValueError):
