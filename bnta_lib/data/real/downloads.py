@@ -56,8 +56,9 @@ def fetch(name: str, root: str | Path, url: str | None = None, progress: bool = 
     one, root = described(name), Path(root)
     if not one.url:
         note = f" ({one.note})" if one.note else ""
-        raise NeedsAgreement(f"{one.name} is not downloaded: {one.licence}{note}. Ask for it: {one.ask}. "
-                             "What you get is unpacked by: python -m bnta_lib.data prepare ARCHIVE ROOT")
+        where = f"Ask for it: {one.ask}" if one.ask.startswith("http") else f"To be had {one.ask}"
+        raise NeedsAgreement(f"{one.name} is not downloaded: {one.licence}{note}. {where}. What you have is "
+                             "unpacked by: python -m bnta_lib.data prepare ARCHIVE ROOT")
     url = url or one.url
     file = unquote(Path(urlsplit(url).path).name)
     if urlsplit(url).scheme not in ("http", "https") or not file.strip(". ") or "/" in file:
