@@ -44,6 +44,7 @@ import h5py
 import numpy as np
 import torch
 from joblib import Parallel, delayed, parallel_config
+from numpy.lib.format import open_memmap, write_array_header_1_0
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -172,8 +173,8 @@ def open_pack(folder: str | Path) -> Packed:
     try:
         text = (folder / "pack.json").read_text(encoding="utf-8")
         held = json.loads(text)
-        labels = np.load(folder / "labels.npy")
-        images = np.load(folder / "images.npy", mmap_mode="r")
+        labels = np.array(open_memmap(folder / "labels.npy", "r"))
+        images = open_memmap(folder / "images.npy", "r")
         whole = (held["version"] == VERSION and held["digest"] == _digest(held, labels)
                  and images.dtype == np.uint8 and list(images.shape) == held["shape"]
                  and labels.shape == (len(images), 3))
@@ -322,13 +323,13 @@ def _resumed(part: Path, shape: tuple[int, ...], blocks: list[str]) -> list[np.n
     checks: list[np.ndarray | None] = [None] * len(blocks)
     there = None
     with suppress(OSError, ValueError):
-        there = np.load(images, mmap_mode="r")
+        there = open_memmap(images, "r")
     if there is None or there.shape != shape or there.dtype != np.uint8:
         journal.unlink(missing_ok=True)
         images.unlink(missing_ok=True)
     _check_space(part, images, int(np.prod(shape)))
     if there is None or there.shape != shape or there.dtype != np.uint8:
-        np.lib.format.open_memmap(images, "w+", np.uint8, shape)
+        open_memmap(images, "w+", np.uint8, shape)
         return checks
     kept = []
     for line in journal.read_bytes().split(b"\n") if journal.is_file() else []:
@@ -397,14 +398,14 @@ def _finish(folder: Path, part: Path, sets, checks: np.ndarray, bad, shape) -> N
 def _close_up(part: Path, keep: np.ndarray, shape: tuple[int, ...]) -> None:
     """Moves the rows to keep together, in place. The journal does not describe them any more."""
     (part / "journal").unlink()
-    images = np.load(part / "images.npy", mmap_mode="r+")
+    images = open_memmap(part / "images.npy", "r+")
     rows, offset = np.flatnonzero(keep), images.offset
     for k in range(0, len(rows), BLOCK):
         images[k : k + len(rows[k : k + BLOCK])] = images[rows[k : k + BLOCK]]
     images.flush()
     del images
     with open(part / "images.npy", "r+b") as file:
-        np.lib.format.write_array_header_1_0(
+        write_array_header_1_0(
             file, {"descr": "|u1", "fortran_order": False, "shape": (len(rows), *shape[1:])})
         if file.tell() != offset:
             raise ValueError(f"{part / 'images.npy'} has a header of another length: delete {part}")
@@ -475,7 +476,7 @@ def _decode_block(images: Path, block: int, first: int, rows: list[Job], size: t
     """Writes a block in its place; see :func:`_decoded`. Unreadable rows are left as they are."""
     height, width = size
     checks, bad, changed = [0] * len(rows), [], []
-    start = np.load(images, mmap_mode="r").offset + first * 3 * height * width
+    start = open_memmap(images, "r").offset + first * 3 * height * width
     with ExitStack() as opened, open(images, "r+b", buffering=0) as file:
         matlab: dict[str, h5py.File] = {}
         for i, (path, cell, box, *stamp) in enumerate(rows):
@@ -567,6 +568,7 @@ def add_parser(sub) -> None:
 def main_pack(args: argparse.Namespace) -> int:
     """Packs the sources that are found as one mixture, and every other set by itself."""
     from bnta_lib.data.real.layouts import find_sets
+    from bnta_lib.data.real.mixture import mixture
 
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers is a number of processes, at least 1; got {args.workers}")
@@ -574,8 +576,9 @@ def main_pack(args: argparse.Namespace) -> int:
     found = find_sets(args.root, args.wanted)
     if not found:
         raise ValueError(f"{args.root} holds none of the sets: see `python -m bnta_lib.data check {args.root}`")
-    sources = [found[name] for name in PAPER_SOURCES if name in found]
-    for own in [sources] * bool(sources) + [[found[name]] for name in found if name not in PAPER_SOURCES]:
+    alone = [[own] for name, own in found.items() if name not in PAPER_SOURCES]
+    mixed = [mixture(found).sets] if len(alone) < len(found) else []
+    for own in [*mixed, *alone]:
         options = {"workers": args.workers, "skip_unreadable": args.skip_unreadable}
         pack = packed(own, size, **options)
         if args.verify and (rows := pack.damaged(progress=True)):
