@@ -2,7 +2,7 @@
 #
 #   make reproduce                     run every notebook, write figures and tables
 #   make reproduce PROFILE=paper       ... at another profile: smoke, laptop (default), paper
-#   make reproduce DATA=folder         ... on your own images
+#   make reproduce DATA=folder         ... on your own images, or on the paper's data sets in a folder
 #   make reproduce ONLY="05 08"        ... some notebooks only
 #   make paper-check                   what of the paper's ablation study holds here, claim by claim
 #   make report                        what there is of a run, as web pages that need no network
@@ -29,13 +29,13 @@ report: $(MADE)
 	$(PROFILED) -m bnta_lib.report $(if $(DATA),--data "$(DATA)")
 
 test: $(MADE)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n logical --dist loadscope
 
 lab: $(MADE)
 	$(PROFILED) -m jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. $(LAB_ARGS) notebooks/00_start_here.ipynb
 
 train: $(MADE)
-	$(PROFILED) -m bnta_lib.training
+	$(PROFILED) -m bnta_lib.training $(if $(DATA),--data "$(DATA)")
 
 env: $(MADE)
 
