@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from bnta_lib.data.real.catalogue import CATALOGUE, DISTRACTORS, JUNK, Description
 from bnta_lib.data.real.layouts import survey
+from bnta_lib.data.real.protocol import official_splits
 from bnta_lib.data.real.records import Found, Sample, read_image
 from bnta_lib.settings import PAPER_SOURCES, cache_dir
 
@@ -150,14 +151,17 @@ def differing(found: Found, labeled: bool = False) -> list[str]:
         of_images, of_people = described.parts[part]
         sentence = _against(f"{part}: ", *parts[part], of_images, of_people, described)
         said += sentence
-        by_part = by_part or bool(sentence)
-    if not lacking and not by_part:
+        by_part = by_part or bool(sentence and of_images)
+    if not lacking and not by_part:  # the whole says nothing more than its parts do
         said += _against("", len(found), found.people, images, people, described)
     for reason, number in found.left_out.items():
         if reason not in (JUNK, DISTRACTORS, "the same image again"):
             said.append(f"{number:,} left out: {reason}")
-    if found.name == "GRID" and not _beside(found.folder, "features_and_partitions.mat"):
-        said.append("features_and_partitions.mat is missing, which has the official splits")
+    if found.name == "GRID":
+        try:
+            official_splits(found)
+        except (OSError, ValueError) as error:
+            said.append(str(error))
     return said + _empty_files(found)
 
 
@@ -190,13 +194,6 @@ def _by_part(found: Found) -> dict[str, tuple[int, int]]:
 
 def _listed(parts: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-
-
-def _beside(folder: Path, name: str) -> bool:
-    try:
-        return any(other.lower() == name for other in os.listdir(folder))
-    except OSError:
-        return False
 
 
 def _empty_files(found: Found) -> list[str]:

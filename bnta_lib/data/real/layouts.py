@@ -40,13 +40,14 @@ class Layout:
 
     name: str  # of the catalogue
     layout: str
-    # Of the end of a folder's path, and how many of its levels lie inside the set. What the pattern
-    # calls `part`, or else its whole text, is the part of the publication.
+    # A pattern of the end of a folder's path, and how many of its levels lie inside the set.
     folders: tuple[tuple[str, int], ...]
     naming: str  # of a whole file name, without its ending
     label: Callable[[re.Match, str], Label]  # from the naming's match and the part
     needs: tuple[str, ...] = ()  # parts without which it is not this set
     parts: dict[str, str] = field(default_factory=dict)  # where a folder is called otherwise
+    # Of the match, the folder's part and the camera, where the part is not the folder's.
+    part: Callable[[re.Match, str, int], str] | None = None
     once: bool = False  # an image may lie in several folders, and counts once
 
 
@@ -108,10 +109,12 @@ _HERE = (".*", 0)  # any folder
 
 # The first of a set's layouts is preferred where several copies lie below a folder.
 LAYOUTS = (
-    Layout("CUHK02", "pairs", (("p[1-5]/cam[12]", 2),), r"(\d{1,6})_[^/]*", _cuhk02),
-    Layout("CUHK03", "images_detected", ((".*detected.*", 1),), r"(\d)_(\d{3,4})_(\d)_(\d{2})", _cuhk03),
-    Layout("CUHK03", "images_labeled", ((".*label.*", 1),), r"(\d)_(\d{3,4})_(\d)_(\d{2})", _cuhk03),
-    Layout("CUHK03", "images", (("(?!.*detected|.*label).*", 0),), r"(\d)_(\d{3})_([12])_(\d{2})", _cuhk03),
+    Layout("CUHK02", "pairs", (("p[1-5]/cam[12]", 2),), r"(\d{1,6})_[^/]*", _cuhk02,
+           part=lambda m, folder, camera: f"P{folder[1]}"),
+    *(Layout("CUHK03", layout, ((folder, up),), r"(\d)_(\d{3})_([12])_(\d{2})", _cuhk03,
+             part=lambda m, folder, camera: f"P{m[1]}")
+      for layout, folder, up in (("images_detected", ".*detected.*", 1), ("images_labeled", ".*label.*", 1),
+                                 ("images", "(?!.*detected|.*label).*", 0))),
     Layout("Market-1501", "folders", _TRIPLE, r"(-1|\d{4})_c(\d)s\d_\d+_\d+(?:\.jpg)?", _market,
            needs=("train",), parts=_TRIPLE_PARTS),
     Layout("DukeMTMC-reID", "folders", _TRIPLE, r"(\d{4})_c(\d)_f\d+", _duke,
@@ -120,11 +123,13 @@ LAYOUTS = (
     Layout("CUHK-SYSU", "cropped_png", (_HERE,), r"p(\d{1,6})_n\d+_s\d+_hard\d", lambda m, part: _sysu(m)),
     Layout("VIPeR", "bmp", (("cam_[ab]", 1),), r"(\d{3})_(\d{1,3})", _viper),
     Layout("VIPeR", "png", (("cam_[ab]|train|query|gallery", 1), _HERE),
-           r"p(\d{3})_c(?P<camera>[12])_d\d{3}", _viper, once=True),
+           r"p(\d{3})_c(?P<camera>[12])_d\d{3}", _viper,
+           part=lambda m, folder, camera: f"cam_{'_ab'[camera]}", once=True),
     Layout("GRID", "folders", (("probe|gallery", 1),), r"(\d{4})_(\d)(?:_\d+)+",
            lambda m, part: _within(int(m[1]), int(m[2]), 250, 8)),
     # The set does not name its cameras: each image counts as a camera's own.
-    Layout("iLIDS", "persons", (("persons", 1), _HERE), r"(\d{4})(\d{3})", _ilids),
+    Layout("iLIDS", "persons", (("persons", 1), _HERE), r"(\d{4})(\d{3})", _ilids,
+           part=lambda m, folder, camera: ""),
     Layout("PRID", "single_shot", (("cam_[ab]", 1),), r"person_(\d{4})", _prid),
 )  # fmt: skip
 
@@ -293,8 +298,8 @@ def _copy(
                 continue
             if layout.once:
                 seen.add(name)
-            kept = {"CUHK02": f"P{part[1:2]}", "CUHK03": f"P{match[1]}"}.get(layout.name, part)
-            samples.append(Sample(directory / match.string, *label, kept))
+            of = layout.part(match, part, label[1]) if layout.part else part
+            samples.append(Sample(directory / match.string, *label, of))
         taken = {match.string for match in matches}
         others += [name for name in folders[folder] if name not in taken and _ANY.fullmatch(name)
                    and not name.startswith("._")]  # macOS writes these beside files of other systems
