@@ -44,7 +44,8 @@ from scipy import stats
 
 from .ablations import PAPER_TARGET, table_3_rows, table_4_rows, table_5_rows
 from .changes import PAPER_LAYERS, TOP, between_targets, change_rates_by_split
-from .data import load_targets
+from .data import load_targets, real_root
+from .data.real.protocol import protocol_note
 from .data.sets import Target
 from .environment import check_cache, shown
 from .experiments import change_rows, table_2_rows
@@ -55,7 +56,7 @@ from .settings import TARGETS, Settings, data_folder, run_name, settings
 from .tables import (
     QUANTITY_SYMBOLS, RATE, SHARE, TIE, in_unit, paired_test, paper_numbers, row_name, save_table,
 )  # fmt: skip
-from .training import trained_model
+from .training import trained_model, trained_on
 from .weights import TABLE_3_MODELS
 
 HOLDS, FAILS, OPEN = VERDICTS = "holds", "does not hold", "not resolved here"
@@ -557,6 +558,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = run_name(chosen.profile, data)
         print(printed(table, min(shutil.get_terminal_size((100, 24)).columns, 120)))
         note = f"{NOTE}\n\n{summary(table)}"
+        if real_root(data):  # published sets: by which protocol, and what was trained on
+            about = protocol_note(load_targets(chosen, data), trained_on(chosen, data))
+            note = f"{note}\n\n{about}"
+            print(f"\n{about}")
         paths = save_table(table.set_index("id").round(3), "paper_check", run, note)
         use_style()
         paths += save_figure(claims_figure(table), "paper_check", run)

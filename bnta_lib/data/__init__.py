@@ -25,9 +25,9 @@ from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.settings import data_folder
 
 __all__ = [
-    "ReIDSet", "SOURCES", "Split", "TARGETS", "Target", "find_real", "found_table", "load_source",
-    "load_source_samples", "load_sources", "load_targets", "real_mixture", "real_root",
-    "training_sources",
+    "ReIDSet", "SOURCES", "Split", "TARGETS", "Target", "find_real", "found_table",
+    "load_published", "load_source", "load_source_samples", "load_sources", "load_targets",
+    "real_mixture", "real_root", "training_sources",
 ]  # fmt: skip
 
 REAL_TARGETS = (*TARGETS, "PRID")
@@ -168,6 +168,13 @@ def real_mixture(root: Path) -> Mixture:
         return mixture(find_real(root))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"nothing to train on below {root}: {error}; {_look(root)}") from None
+
+
+def load_published(settings, root: Path, *, progress: bool = False) -> dict[str, ReIDSet]:
+    """The published sets below ``root`` to look at: some images of each source, all of each target."""
+    found = find_real(root)
+    return {name: packed(some_of(own) if name in SOURCES else own, settings.size, progress=progress).as_set()
+            for name, own in found.items()}
 
 
 def found_table(found: Mapping[str, Found]) -> pd.DataFrame:

@@ -1,0 +1,57 @@
+"""Notebooks on published sets, in little: they run, and what they print names protocol and sources."""
+
+import csv
+import shutil
+
+import nbformat
+import pytest
+import real_trees
+
+from bnta_lib.data import load_targets
+from bnta_lib.data.real.mixture import mixture
+from bnta_lib.data.real.layouts import find_sets
+from bnta_lib.reproduce import NOTEBOOKS, find_notebooks, run_notebook
+from bnta_lib.settings import PAPER_SOURCES, figures_dir, run_name, settings
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Three sources and two targets; the run's figures, which lie in the repository, are removed."""
+    root = tmp_path_factory.mktemp("real") / "some of the sets"
+    for name in ("CUHK02", "Market-1501", "CUHK-SYSU", "VIPeR", "GRID"):
+        real_trees.tree(name, real_trees.LAYOUTS[name][0], root, people=24)
+    yield root
+    shutil.rmtree(figures_dir(run_name("smoke", root)), ignore_errors=True)
+
+
+def printed(path) -> str:
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    return "".join(output.get("text", "") for output in outputs)
+
+
+@pytest.mark.parametrize("number", ["03", "05"])
+def test_a_notebook_fails_on_published_sets_or_hides_their_protocol(
+    sets, number, tmp_path_factory, monkeypatch
+):
+    folder = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("BNTA_CACHE", str(folder / "real notebooks cache"))  # what the first trains, the next reads
+    (source,) = find_notebooks(NOTEBOOKS, [number])
+    executed = folder / "real notebooks" / source.name
+    run_notebook(source, executed, {"profile": "smoke", "data": str(sets), "progress": False})
+    said, mixed = printed(executed), mixture(find_sets(sets, PAPER_SOURCES))
+    targets = load_targets(settings("smoke"), sets)
+    assert mixed.name in said and "without CUHK03, DukeMTMC-reID" in said
+    assert all(target.protocol in said for target in targets.values())
+    figures = figures_dir(run_name("smoke", sets))
+    if number == "03":
+        assert "published sources" in str(nbformat.read(executed, 4)) and (figures / "headroom.csv").is_file()
+        return
+    for table in ("table_2.md", "table_2.tex", "table_2_paired.md"):
+        assert mixed.name in (figures / table).read_text()
+    text = (figures / "table_2.md").read_text()
+    assert "paper, cited" in text and "here, measured" in text, "the paper's numbers, beside ours"
+    with open(figures / "table_2_rows.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            assert row["protocol"] == targets[row["target"]].protocol and row["sources"] == mixed.name
