@@ -118,7 +118,7 @@ def check(
             for name, found in seen.found.items():
                 good, broken, clipped = _decode_all(found, bar)
                 decoded += good
-                differences[name] += _named(broken, "cannot be decoded: unpack them again")
+                differences[name] += _named(broken, "that cannot be decoded, to be unpacked again")
                 if clipped:
                     notes[name].append(f"{clipped:,} boxes reach out of their pictures, and are clipped")
     return Report(Path(root).expanduser().absolute(), seen.found, differences, notes,
@@ -144,8 +144,8 @@ def differing(found: Found, labeled: bool = False) -> list[str]:
     parts = _by_part(found)
     held = [part for part in described.parts if part in parts]
     if lacking := [part for part in described.parts if part not in parts]:
-        only = f"only {_listed(held)} is there: " if len(held) == 1 else ""
-        said.append(f"{only}{_listed(lacking)} missing, {'is' if len(lacking) == 1 else 'are'} needed too")
+        only = f"only {held[0]} is there: " if len(held) == 1 else ""
+        said.append(f"{only}{' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} missing")
     by_part = False
     for part in held:
         of_images, of_people = described.parts[part]
@@ -169,7 +169,7 @@ def _against(
     where: str, images: int, people: int, of_images: int | None, of_people: int | None, described: Description
 ) -> list[str]:
     if of_images is not None and images < of_images:
-        return [f"{where}{images:,} of {of_images:,} images, {of_images - images:,} are missing, as after a "
+        return [f"{where}{images:,} of {of_images:,} images ({of_images - images:,} missing), as after a "
                 "download or an unpacking that was cut short"]
     if of_images is not None and images > of_images:
         more = images - of_images
@@ -192,10 +192,6 @@ def _by_part(found: Found) -> dict[str, tuple[int, int]]:
     return {part: (number, len(people[part] - {0})) for part, number in images.items()}
 
 
-def _listed(parts: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-
-
 def _empty_files(found: Found) -> list[str]:
     empty, absent = [], []
     for file in dict.fromkeys(sample.file for sample in found.samples):
@@ -204,15 +200,16 @@ def _empty_files(found: Found) -> list[str]:
                 empty.append(str(file))
         except OSError:
             absent.append(str(file))
-    return (_named(empty, "have no content (0 bytes): unpack them again")
-            + _named(absent, "cannot be opened (broken links, or no permission)"))
+    return (_named(empty, "without content (0 bytes), to be unpacked again")
+            + _named(absent, "that cannot be opened (broken links, or no permission)"))
 
 
 def _named(files: list[str], what: str) -> list[str]:
     if not files:
         return []
     more = f", and {len(files) - _SHOWN:,} more" if len(files) > _SHOWN else ""
-    return [f"{len(files):,} files {what}: {', '.join(files[:_SHOWN])}{more}"]
+    count = f"{len(files):,} {'file' if len(files) == 1 else 'files'}"
+    return [f"{count} {what}: {', '.join(files[:_SHOWN])}{more}"]
 
 
 def _worth_knowing(found: Found) -> list[str]:
@@ -251,6 +248,7 @@ def _decode_all(found: Found, bar: tqdm) -> tuple[int, list[str], int]:
     workers = joblib.Parallel(n_jobs=min(len(chunks), joblib.cpu_count()), return_as="generator_unordered")
     # Only added to, a line an image: what a stopped run has decoded is not decoded again.
     with open(memory, "a", encoding="ascii") as lines:
+        lines.write("\n")  # ends a line that was cut short
         for chunk in workers(joblib.delayed(_decode)(chunk) for chunk in chunks):
             for key, number, error, out in chunk:
                 if error:
@@ -306,7 +304,7 @@ def _remembered(memory: Path) -> dict[str, int]:
     except FileNotFoundError:
         return {}
     held = (line.split() for line in lines[:-1])
-    return {parts[0]: int(parts[1]) for parts in held if len(parts) == 2 and parts[1].isdigit()}
+    return {parts[0]: int(parts[1]) for parts in held if len(parts) == 2 and parts[1].isdecimal()}
 
 
 # ---- the command
@@ -318,7 +316,7 @@ def add_parser(sub) -> None:
         "check", help="hold the published sets below a folder against their counts",
         description=__doc__.partition("\n\n")[2], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder below which the sets lie")
-    parser.add_argument("--deep", action="store_true", help="decode every image; goes on where it was stopped")
+    parser.add_argument("--deep", action="store_true", help="decode every image, from where it stopped")
     parser.add_argument("--labeled", action="store_true", help="expect CUHK03's labeled boxes")
     parser.set_defaults(run=main_check)
 

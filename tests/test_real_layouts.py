@@ -1,0 +1,611 @@
+"""Published sets are found by what is in them, and read exactly; what is no such set is left alone."""
+
+import os
+import shutil
+import sys
+import warnings
+from collections import defaultdict
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import real_trees
+import scipy.io
+import torch
+from bnta_lib.data.folder import write_folder
+from bnta_lib.data.real import layouts
+from bnta_lib.data.real.catalogue import CATALOGUE, DISTRACTORS, JUNK
+from bnta_lib.data.real.layouts import find_sets, survey
+from bnta_lib.data.real.records import read_image
+from bnta_lib.data.sets import ReIDSet
+from bnta_lib.settings import PAPER_SOURCES
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from real_trees import LAYOUTS, TOP, crop, pixel, plan, tree, write_cuhk03_mat, write_person_mat
+
+EVERY = [(name, layout) for name, of_name in LAYOUTS.items() for layout in of_name]
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory) -> Path:
+    """Every layout, each below a folder of its own."""
+    root = tmp_path_factory.mktemp("trees")
+    for name, layout in EVERY:
+        tree(name, layout, root / f"{name} {layout}")
+    return root
+
+
+def copied(trees: Path, name: str, to: Path, layout: str = "") -> Path:
+    layout = layout or LAYOUTS[name][0]
+    return shutil.copytree(trees / f"{name} {layout}", to / "copy", dirs_exist_ok=True) / TOP[name]
+
+
+@pytest.mark.parametrize("name, layout", EVERY)
+def test_every_layout_is_read_as_its_names_say(trees, name, layout):
+    sets = find_sets(trees / f"{name} {layout}")
+    assert list(sets) == [name]
+    found = sets[name]
+    entries = plan(name, layout)
+    kept = [entry for entry in entries if entry.kept]
+    assert found.layout == layout and len(found) == len(kept)
+    assert len(set(found.samples)) == len(found)
+    if layout in ("mat_detected", "scenes"):  # in order of rows and cells, of people and appearances
+        pairs = list(zip(found.samples, kept, strict=True))
+    else:
+        top = trees / f"{name} {layout}" / TOP[name]
+        by_path = {sample.file.relative_to(top).as_posix(): sample for sample in found.samples}
+        pairs = [(by_path[entry.path], entry) for entry in kept]
+    whom = defaultdict(set)
+    for sample, entry in pairs:
+        assert sample.camid == entry.camera and sample.part == entry.part, entry
+        whom[entry.who].add(sample.pid)
+    assert all(len(pids) == 1 for pids in whom.values())  # one number a person
+    numbers = {who: pids.pop() for who, pids in whom.items()}
+    assert len(set(numbers.values())) == len(whom)  # one person a number
+    assert (0 in numbers.values()) == (name == "GRID")
+    assert found.people == len(whom) - (name == "GRID")
+    if name == "GRID":
+        assert numbers["0"] == 0
+    assert sum(found.left_out.values()) == len(entries) - len(kept)
+
+
+@pytest.mark.parametrize("name, layout", EVERY)
+def test_samples_can_be_read_and_show_whom_they_name(trees, name, layout):
+    found = find_sets(trees / f"{name} {layout}")[name]
+    entries = plan(name, layout)
+    colours = defaultdict(list)
+    for sample in found.samples:
+        picture = np.asarray(read_image(sample), float)
+        assert 16 <= picture.shape[0] < 24 and 8 <= picture.shape[1] < 12
+        colours[sample.pid].append(picture[:5].mean((0, 1)))
+    expected = {entry.who: np.asarray(crop(entry.who, 0), float)[:5].mean((0, 1)) for entry in entries}
+    for of_person in colours.values():
+        # JPEG of a few pixels and noise: two people's random colours differ by far more.
+        assert np.ptp(of_person, axis=0).max() < 40
+        assert min(np.abs(colour - of_person[0]).max() for colour in expected.values()) < 40
+
+
+def test_a_mat_gives_the_pixels_that_were_put_in(trees):
+    found = find_sets(trees / "CUHK03 mat_detected")["CUHK03"]
+    for sample, entry in zip(found.samples, plan("CUHK03", "mat_detected"), strict=True):
+        number = int(Path(entry.path).stem.replace("_", ""))
+        assert np.array_equal(np.asarray(read_image(sample)), np.asarray(crop(entry.who, number)))
+
+
+def test_detected_boxes_are_taken_unless_labeled_ones_are_asked_for(trees):
+    root = trees / "CUHK03 mat_detected"
+    found = find_sets(root)["CUHK03"]
+    assert found.layout == "mat_detected" and "mat_labeled" in found.notes[0]
+    labeled = find_sets(root, labeled=True)["CUHK03"]
+    assert labeled.layout == "mat_labeled" and len(labeled) == len(found) - 1
+    assert find_sets(trees)["CUHK03"].layout == "mat_detected"
+    assert find_sets(trees / "CUHK03 images_labeled")["CUHK03"].layout == "images_labeled"
+
+
+def test_the_original_is_preferred_to_crops_and_the_others_are_named(trees):
+    found = find_sets(trees)["CUHK-SYSU"]
+    assert found.layout == "scenes"
+    assert sum("cropped" in note for note in found.notes) == 2
+
+
+def test_all_sets_are_found_at_once_in_the_order_of_the_catalogue(trees):
+    assert list(find_sets(trees)) == list(CATALOGUE)
+    assert list(find_sets(trees, ["GRID", "CUHK02"])) == ["CUHK02", "GRID"]
+
+
+def test_wrong_names_and_folders_are_refused(trees):
+    with pytest.raises(ValueError, match="unknown set 'Market'.*Market-1501"):
+        find_sets(trees, ["Market"])
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        find_sets(trees / "none")
+    assert find_sets(trees / "GRID folders", ["VIPeR"]) == {}
+
+
+def test_the_catalogue_adds_up_to_the_paper():
+    for name, counts in PAPER_SOURCES.items():
+        described = CATALOGUE[name]
+        assert (described.images, described.people) == counts
+    for described in CATALOGUE.values():
+        images = [images for images, _ in described.parts.values() if images is not None]
+        assert not images or sum(images) == described.images
+        assert described.licence and described.ask
+    assert sum(images for images, _ in PAPER_SOURCES.values()) == 121_765
+    assert sum(people for _, people in PAPER_SOURCES.values()) == 18_530
+
+
+@pytest.mark.parametrize("name, layout", [one for one in EVERY if one[1] not in ("mat_detected",)])
+def test_upper_and_lower_case_do_not_matter(trees, tmp_path, name, layout):
+    top = copied(trees, name, tmp_path, layout)
+    before = find_sets(trees / f"{name} {layout}")[name]
+    for path in sorted(top.rglob("*"), key=lambda path: -len(path.parts)):
+        path.rename(path.with_name(path.name.upper() if path.is_dir() else path.stem + path.suffix.upper()))
+    found = find_sets(tmp_path)[name]
+    assert (len(found), found.people, found.left_out) == (len(before), before.people, before.left_out)
+
+
+@pytest.mark.parametrize("name, layout", EVERY)
+def test_a_root_may_be_moved_and_have_any_name(trees, tmp_path, name, layout):
+    top = copied(trees, name, tmp_path, layout)
+    deep = tmp_path / "Bücher und Bilder" / "人 再识别" / "a"
+    deep.mkdir(parents=True)
+    here = deep / ("Persons" if name == "iLIDS" else "DukeMTMC-reID" if name == "Market-1501" else "x")
+    top.rename(here)
+    before = find_sets(trees / f"{name} {layout}")[name]
+    for root in (tmp_path, here):  # from far above, and the set's own folder
+        found = find_sets(root)[name]
+        assert [(s.pid, s.camid, s.part) for s in found.samples] == [
+            (s.pid, s.camid, s.part) for s in before.samples]
+        assert read_image(found.samples[-1]).size == read_image(before.samples[-1]).size
+
+
+@pytest.mark.parametrize("name, layout", EVERY)
+def test_stray_files_change_nothing(trees, tmp_path, name, layout):
+    top = copied(trees, name, tmp_path, layout)
+    before = find_sets(tmp_path)[name]
+    for folder in [top, *(path for path in top.rglob("*") if path.is_dir())]:
+        names = [path.name for path in folder.iterdir() if path.is_file()]
+        for stray in ("Thumbs.db", ".DS_Store", "readme.txt", "desktop.ini", *(f"._{n}" for n in names[:2])):
+            (folder / stray).write_bytes(b"stray")
+    shutil.copytree(top, tmp_path / "__MACOSX" / top.name)
+    shutil.copytree(top, tmp_path / ".Trash-1000" / top.name)
+    assert find_sets(tmp_path) == {name: before}
+
+
+def test_reading_writes_nothing_and_bears_a_folder_that_may_not_be_written(trees, tmp_path):
+    root = shutil.copytree(trees, tmp_path / "copy")
+    state = {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in root.rglob("*")}
+    folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        sets = find_sets(root)
+        for found in sets.values():
+            read_image(found.samples[0])
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert len(sets) == len(CATALOGUE)
+    assert state == {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in root.rglob("*")}
+
+
+def test_links_are_followed_once_and_never_in_a_loop(trees, tmp_path):
+    (tmp_path / "viper").symlink_to(trees / "VIPeR bmp")
+    (tmp_path / "again").symlink_to(trees / "VIPeR bmp")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    found = find_sets(tmp_path)["VIPeR"]
+    assert len(found) == len(plan("VIPeR", "bmp")) and not found.notes
+
+
+def test_what_cannot_be_read_is_said_in_a_warning(trees, monkeypatch):
+    real = os.scandir
+
+    def refuse(folder):
+        if str(folder).endswith("P3"):
+            raise PermissionError(13, "Permission denied", folder)
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.warns(UserWarning, match="P3 cannot be read"):
+        found = find_sets(trees / "CUHK02 pairs")["CUHK02"]
+    assert len(found) == len(plan("CUHK02", "pairs")) - 4
+
+
+# ---- what is another set, or none
+
+
+def test_market_and_duke_are_told_by_their_file_names(trees, tmp_path):
+    for name, other in (("Market-1501", "DukeMTMC-reID"), ("DukeMTMC-reID", "Market-1501")):
+        shutil.copytree(trees / f"{name} folders" / TOP[name], tmp_path / TOP[other])
+    sets = find_sets(tmp_path)
+    assert sets["Market-1501"].folder.name == TOP["DukeMTMC-reID"]
+    assert sets["DukeMTMC-reID"].folder.name == TOP["Market-1501"]
+    assert sets["Market-1501"].left_out == {JUNK: real_trees.JUNK, DISTRACTORS: real_trees.DISTRACTORS}
+
+
+def test_a_users_own_crops_are_no_published_set(tmp_path):
+    own = ReIDSet("own", torch.zeros(4, 3, 16, 8, dtype=torch.uint8), torch.tensor([1, 1, 2, 2]),
+                  torch.tensor([1, 2, 1, 2]))
+    write_folder(own, tmp_path / "flat")
+    for part in ("query", "bounding_box_test"):
+        write_folder(own, tmp_path / "target" / part)
+    (tmp_path / "three").mkdir()
+    for part in ("query", "bounding_box_test", "bounding_box_train"):
+        (tmp_path / "three" / part).mkdir()
+        for name in ("0001_c1.png", "0001_c2_7.jpg", "p1.jpg"):
+            Image.new("RGB", (8, 16)).save(tmp_path / "three" / part / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert find_sets(tmp_path) == {}
+    (likeness,) = survey(tmp_path).likenesses
+    assert "target is named as Market-1501 is, but has no folder bounding_box_train" in likeness
+
+
+def test_names_that_fit_by_chance_are_no_ilids(tmp_path):
+    """CUHK01 has seven digits in PNG, videos have seven digits and many images."""
+    for folder, names in (("campus", [f"{p:04d}{n:03d}.png" for p in range(1, 9) for n in range(1, 5)]),
+                          ("video", [f"{n:07d}.jpg" for n in range(1, 60)])):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(pixel(name[-3:]))
+    assert find_sets(tmp_path) == {}
+
+
+def test_other_folders_of_a_publication_are_not_counted(trees, tmp_path):
+    market = copied(trees, "Market-1501", tmp_path)
+    shutil.copytree(market / "bounding_box_train", market / "gt_bbox")
+    prid = copied(trees, "PRID", tmp_path)
+    sequence = prid / "multi_shot" / "cam_a" / "person_0001"
+    sequence.mkdir(parents=True)
+    (sequence / "0001.png").write_bytes(pixel("png"))
+    sets = find_sets(tmp_path)
+    assert len(sets["Market-1501"]) == sum(entry.kept for entry in plan("Market-1501", "folders"))
+    assert len(sets["PRID"]) == len(plan("PRID", "single_shot"))
+
+
+def test_viper_split_into_folders_counts_each_image_once(tmp_path):
+    for split in ("split_1a", "split_1b"):
+        for person in range(6):
+            for camera, angle, part in ((1, 45, "query"), (2, 90, "gallery")):
+                part = "train" if person % 2 else part
+                for folder in {part, "all"}:
+                    path = tmp_path / "viper" / split / folder / f"p{person:03d}_c{camera}_d{angle:03d}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(pixel("png"))
+    found = find_sets(tmp_path)["VIPeR"]
+    assert (len(found), found.people) == (12, 6)
+    assert {sample.part: sample.camid for sample in found.samples} == {"cam_a": 1, "cam_b": 2}
+
+
+def test_people_and_cameras_out_of_range_are_left_out_and_named(trees, tmp_path):
+    strangers = {
+        "CUHK02": ("P2/cam1/0307_001.png", "person above 306"),
+        "CUHK03": ("images_detected/7_001_1_01.png", "pair of cameras outside 1-5"),
+        "Market-1501": ("query/1502_c1s1_000001_00.jpg", "person above 1,501"),
+        "DukeMTMC-reID": ("query/0001_c9_f0000001.jpg", "camera outside 1-8"),
+        "CUHK-SYSU": ("cropped_images/p0_s1_1.jpg", "person 0"),
+        "GRID": ("gallery/0251_1_1_1.jpeg", "person above 250"),
+        "iLIDS": ("Persons/0000001.jpg", "person or number 0"),
+        "PRID": ("single_shot/cam_a/person_0386.png", "person outside 1-385"),
+    }
+    names = {"CUHK03": "images_detected", "CUHK-SYSU": "cropped_jpg"}
+    for name, (path, reason) in strangers.items():
+        top = copied(trees, name, tmp_path / name, names.get(name, ""))
+        before = len(find_sets(top)[name])
+        (top / path).write_bytes(pixel(path.rpartition(".")[2]))
+        found = find_sets(top)[name]
+        assert found.left_out[reason] == 1 and len(found) == before
+
+
+def test_images_named_otherwise_are_named_in_a_note(trees, tmp_path):
+    top = copied(trees, "Market-1501", tmp_path)
+    (top / "query" / "IMG_1234.jpg").write_bytes(pixel("jpg"))
+    (note,) = find_sets(tmp_path)["Market-1501"].notes
+    assert note == "1 images named otherwise are not counted, for one IMG_1234.jpg"
+
+
+# ---- MATLAB files
+
+
+def _text(path):
+    path.write_text("not a MATLAB file")
+
+
+def _old_mat(path):
+    scipy.io.savemat(path, {"detected": np.zeros((5, 1))})
+
+
+def _no_keys(path):
+    with h5py.File(path, "w") as mat:
+        mat["other"] = np.zeros(3)
+
+
+def _numbers(path):
+    with h5py.File(path, "w") as mat:
+        mat["detected"] = mat["labeled"] = np.zeros((1, 5))
+
+
+def _four_pairs(path):
+    with h5py.File(path, "w") as mat:
+        for kind in ("detected", "labeled"):
+            mat.create_dataset(kind, (1, 4), h5py.ref_dtype)
+
+
+def _null_references(path):
+    with h5py.File(path, "w") as mat:
+        for kind in ("detected", "labeled"):
+            mat.create_dataset(kind, (1, 5), h5py.ref_dtype)
+
+
+def _cut_short(path):
+    write_cuhk03_mat(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("make", [
+    _text, _old_mat, _no_keys, _numbers, _four_pairs, _null_references, _cut_short, Path.touch])
+def test_a_wrong_cuhk03_mat_is_said_to_be_wrong(tmp_path, make):
+    make(tmp_path / "cuhk-03.mat")
+    with pytest.warns(UserWarning, match=r"cuhk-03\.mat is not the cuhk-03\.mat of CUHK03.*archive again"):
+        assert find_sets(tmp_path) == {}
+
+
+def test_cells_that_are_no_8_bit_image_are_counted_and_left_out(tmp_path):
+    write_cuhk03_mat(tmp_path / "cuhk-03.mat")
+    before = find_sets(tmp_path)["CUHK03"]
+    with h5py.File(tmp_path / "cuhk-03.mat", "r+") as mat:
+        cell = before.samples[0].cell
+        del mat[cell]
+        made = mat.create_dataset(cell, data=np.zeros((3, 8, 16)))
+        mat[mat["detected"][0, 0]][0, 0] = made.ref
+    found = find_sets(tmp_path)["CUHK03"]
+    assert len(found) == len(before) - 1
+    assert found.left_out == {"no image of 8 bits and three colours": 1}
+
+
+def _hdf5(path):
+    write_cuhk03_mat(path)
+
+
+def _no_person(path):
+    scipy.io.savemat(path, {"Image": np.zeros(3)})
+
+
+def _no_scene(path):
+    scipy.io.savemat(path, {"Person": np.zeros((1, 3), [("idname", "O")])})
+
+
+def _short_box(path):
+    write_person_mat(path, {"p1": [("s1.jpg", (1, 2, 3))]})
+
+
+def _no_number(path):
+    write_person_mat(path, {"someone": [("s1.jpg", (1, 2, 3, 4))]})
+
+
+def _half(path):
+    write_person_mat(path, {f"p{i}": [("s1.jpg", (1, 2, 3, 4))] for i in range(1, 50)})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("make", [
+    _text, _hdf5, _no_person, _no_scene, _short_box, _no_number, _half, Path.touch])
+def test_a_wrong_person_mat_is_said_to_be_wrong(tmp_path, make):
+    (tmp_path / "annotation").mkdir()
+    make(tmp_path / "annotation" / "Person.mat")
+    with pytest.warns(UserWarning, match=r"Person\.mat is not the Person\.mat of CUHK-SYSU.*archive again"):
+        assert find_sets(tmp_path, ["CUHK-SYSU"]) == {}
+
+
+def test_boxes_are_clipped_and_those_without_area_or_picture_left_out(tmp_path):
+    pictures = tmp_path / "Image" / "SSM"
+    pictures.mkdir(parents=True)
+    across = np.tile(np.arange(100, dtype=np.uint8)[None, :, None], (50, 1, 3))
+    Image.fromarray(across).save(pictures / "s1.bmp")
+    (pictures / "s1.bmp").rename(pictures / "s1.jpg")
+    boxes = [(10, 5, 20, 30), (90, 40, 30, 30), (-5, -5, 10, 10), (10, 10, 0, 5), (200, 10, 5, 5)]
+    write_person_mat(tmp_path / "annotation" / "Person.mat",
+                     {"p7": [("s1.jpg", box) for box in boxes] + [("s2.jpg", boxes[0])]})
+    found = find_sets(tmp_path)["CUHK-SYSU"]
+    assert found.left_out == {"box without area": 1, "appearance whose picture is missing": 1}
+    first, over, before, outside = found.samples
+    assert np.array_equal(np.asarray(read_image(first)), across[5:35, 10:30])
+    assert read_image(over).size == (10, 10) and read_image(before).size == (5, 5)
+    with pytest.raises(ValueError, match="lies outside its 100 x 50 pixels"):
+        read_image(outside)
+
+
+# ---- names at random
+
+
+ENDINGS = st.sampled_from([".jpg", ".JPG", ".jpeg", ".png", ".bmp", ".gif", ".txt", "", ".jpg.tmp"])
+FIELDS = st.one_of(
+    st.sampled_from(["-1", "0000", "0001", "0002", "1501", "1502", "-2", "1", "00001"]),
+    st.text(st.characters(codec="utf-8", exclude_characters="/\0"), max_size=6))
+CAMERAS = st.one_of(
+    st.sampled_from(["c1s1", "c6s3", "c7s1", "c0s1", "c1", "c1s", "C2S1"]), st.text("cs12", max_size=5))
+NUMBERS = st.one_of(st.from_regex(r"[0-9]{1,7}", fullmatch=True), st.just(""), st.just("f0046182"))
+NAMES = st.builds(lambda a, b, c, d, end: f"{a}_{b}_{c}_{d}{end}", FIELDS, CAMERAS, NUMBERS, NUMBERS, ENDINGS)
+
+
+def market_by_hand(name: str) -> str:
+    """What a name of Market-1501 says, without the expressions that the library uses."""
+    stem, dot, ending = name.rpartition(".")
+    fields = stem.split("_")
+    if ending.lower() not in ("jpg", "jpeg", "png", "bmp") or len(fields) != 4:
+        return "other"
+    pid, camera, frame, number = fields
+    digits = "0123456789"
+    if not all(text and set(text) <= set(digits) for text in (frame, number)):
+        return "other"
+    camera = camera.lower()
+    if len(camera) != 4 or camera[0] + camera[2] != "cs" or not set(camera[1] + camera[3]) <= set(digits):
+        return "other"
+    if pid == "-1":
+        return "left out"
+    if len(pid) != 4 or not set(pid) <= set(digits):
+        return "other"
+    return "kept" if 1 <= int(pid) <= 1501 and 1 <= int(camera[1]) <= 6 else "left out"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(NAMES, max_size=30, unique=True))
+def test_names_at_random_are_kept_left_out_or_passed_over(names):
+    market = next(layout for layout in layouts.LAYOUTS if layout.name == "Market-1501")
+    names = sorted({*names, "0001_c1s1_000001_00.jpg"})
+    (found,) = layouts._read(market, {f"{os.sep}r{os.sep}bounding_box_train": names}, [])
+    said = [market_by_hand(name) for name in names]
+    assert len(found) == said.count("kept") and sum(found.left_out.values()) == said.count("left out")
+    assert [sample.file.name for sample in found.samples] == [
+        name for name, word in zip(names, said, strict=True) if word == "kept"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(
+    st.sampled_from(["/r/cam_a", "/r/cam_b", "/r/Persons", "/r/probe", "/r/query", "/r/P1/cam1", "/r/x", "/",
+                     "/r/bounding_box_train", "/r/images_detected", "/r/ü n"]),
+    st.lists(st.one_of(
+        NAMES, st.from_regex(r"[0-9]{5,8}\.jpg", fullmatch=True),
+        st.from_regex(r"p?[0-9]{1,4}_[ncsd]?[0-9]{1,3}(_[0-9]{1,3}){0,2}\.(jpg|PNG|bmp)", fullmatch=True),
+        st.text(st.characters(exclude_characters="/\0"), min_size=1)), max_size=8, unique=True)))
+def test_no_name_breaks_a_reader_and_no_image_is_lost(folders):
+    folders = {folder.replace("/", os.sep): sorted(names) for folder, names in folders.items()}
+    for layout in layouts.LAYOUTS:
+        for found in layouts._read(layout, folders, []):
+            files = {os.path.join(folder, name) for folder, names in folders.items() for name in names}
+            assert {str(sample.file) for sample in found.samples} <= files
+            least = 0 if found.name == "GRID" else 1
+            assert all(sample.pid >= least and sample.camid >= 1 for sample in found.samples)
+
+
+# ---- torchreid as an independent oracle
+
+
+def torchreid_reader(name: str):
+    """torchreid's own reader, of either of its package layouts; skips where it is not installed."""
+    for package in ("torchreid.reid.data.datasets.image", "torchreid.data.datasets.image"):
+        try:
+            module = __import__(package, fromlist=[name])
+        except ImportError as error:
+            why = str(error)
+        else:
+            return getattr(module, name)
+    pytest.skip(f"torchreid is not installed ({why})")
+
+
+def as_torchreid(items) -> dict[str, tuple]:
+    return {str(item[0]): (item[1], item[2]) for item in items}
+
+
+def same_people(found, items, cameras: bool = True) -> None:
+    """The same files, the same people by whatever number, and the same cameras, theirs from 0."""
+    theirs = as_torchreid(items)
+    ours = {str(sample.file): sample for sample in found}
+    assert ours.keys() == theirs.keys()
+    numbers = {(sample.pid, theirs[file][0]) for file, sample in ours.items()}
+    assert len(numbers) == len({a for a, _ in numbers}) == len({b for _, b in numbers})
+    if cameras:
+        assert all(sample.camid == theirs[file][1] + 1 for file, sample in ours.items())
+
+
+@pytest.mark.parametrize("name, reader, folder", [
+    ("Market-1501", "Market1501", "market1501"), ("DukeMTMC-reID", "DukeMTMCreID", "dukemtmc-reid")])
+def test_torchreid_reads_the_same_from_market_and_duke(tmp_path, name, reader, folder):
+    read = torchreid_reader(reader)
+    tree(name, "folders", tmp_path / folder)
+    theirs = read(root=str(tmp_path), verbose=False)
+    found = find_sets(tmp_path)[name]
+    for part, items in (("train", theirs.train), ("query", theirs.query), ("gallery", theirs.gallery)):
+        items = [item for item in items if part == "train" or item[1] != 0]  # its gallery has distractors
+        same_people([sample for sample in found.samples if sample.part == part], items)
+
+
+def test_torchreid_reads_the_same_from_cuhk02(tmp_path):
+    read = torchreid_reader("CUHK02")
+    tree("CUHK02", "pairs", tmp_path / "cuhk02", 10)
+    theirs = read(root=str(tmp_path), verbose=False)
+    found = find_sets(tmp_path)["CUHK02"]
+    same_people([s for s in found.samples if s.part != "P5"], theirs.train)
+    for camera, items in ((9, theirs.query), (10, theirs.gallery)):
+        same_people([s for s in found.samples if s.camid == camera], items)
+
+
+def test_torchreid_extracts_the_same_from_cuhk03(tmp_path, monkeypatch):
+    read = torchreid_reader("CUHK03")
+    home = tmp_path / "cuhk03"
+    tree("CUHK03", "mat_detected", home, 10)
+    entries = plan("CUHK03", "mat_detected", 10)
+    names = [Path(entry.path).name for entry in entries]
+    half = len(names) // 2
+    for kind in ("detected", "labeled"):
+        scipy.io.savemat(home / f"cuhk03_new_protocol_config_{kind}.mat", {
+            "filelist": np.array(names, object)[:, None], "labels": np.arange(len(names))[:, None],
+            "train_idx": np.arange(1, half)[:, None], "query_idx": np.arange(half, half + 2)[:, None],
+            "gallery_idx": np.arange(half + 2, len(names))[:, None]})
+    writer = type(sys)("imageio")  # it writes PNG files with it, which Pillow does as well
+    writer.imwrite = lambda path, pixels: Image.fromarray(pixels).save(path)
+    monkeypatch.setitem(sys.modules, "imageio", writer)
+    read(root=str(tmp_path), verbose=False)
+    ours = find_sets(home / "cuhk03_release")["CUHK03"]
+    theirs = find_sets(home)["CUHK03"]
+    extracted = {path.name: path for path in (home / "images_detected").iterdir()}
+    assert extracted.keys() == set(names) and len(ours) == len(names)
+    assert theirs.layout == "mat_detected"
+    assert any("images_detected" in note for note in theirs.notes)
+    for sample, name in zip(ours.samples, names, strict=True):
+        with Image.open(extracted[name]) as picture:
+            assert np.array_equal(np.asarray(picture), np.asarray(read_image(sample)))
+
+
+def test_torchreid_reads_the_same_from_cuhk_sysu(tmp_path):
+    read = torchreid_reader("CUHKSYSU")
+    tree("CUHK-SYSU", "cropped_jpg", tmp_path)
+    (tmp_path / TOP["CUHK-SYSU"]).rename(tmp_path / "cuhksysu")
+    same_people(find_sets(tmp_path)["CUHK-SYSU"].samples, read(root=str(tmp_path), verbose=False).train)
+
+
+def test_torchreid_reads_the_same_from_viper(tmp_path):
+    read = torchreid_reader("VIPeR")
+    tree("VIPeR", "bmp", tmp_path / "viper")
+    theirs = read(root=str(tmp_path), verbose=False)
+    found = find_sets(tmp_path)["VIPeR"]
+    for items in (theirs.train, [*theirs.query, *theirs.gallery]):
+        files = {str(item[0]) for item in items}
+        same_people([s for s in found.samples if str(s.file) in files], items)
+
+
+def test_torchreid_reads_the_same_from_grid(tmp_path):
+    read = torchreid_reader("GRID")
+    tree("GRID", "folders", tmp_path / "grid", 250)
+    theirs = read(root=str(tmp_path), verbose=False)
+    found = find_sets(tmp_path)["GRID"]
+    for items in (theirs.train, [*theirs.query, *theirs.gallery]):
+        files = {str(item[0]) for item in items}
+        same_people([s for s in found.samples if str(s.file) in files], items)
+    assert len(found) == len(theirs.train) + len(theirs.query) + len(theirs.gallery)
+
+
+def test_torchreid_reads_the_same_from_ilids_and_prid(tmp_path):
+    persons = tmp_path / "ilids" / TOP["iLIDS"] / "Persons"
+    persons.mkdir(parents=True)
+    for name in (f"{person:04d}{number:03d}.jpg" for person in range(1, 120) for number in range(1, 5)):
+        (persons / name).write_bytes(pixel("jpg"))
+    theirs = torchreid_reader("iLIDS")(root=str(tmp_path), verbose=False)
+    found = find_sets(tmp_path)["iLIDS"]
+    assert (len(found), found.people) == (476, 119)
+    for items in (theirs.train, [*theirs.query, *theirs.gallery]):
+        files = {str(item[0]) for item in items}
+        same_people([s for s in found.samples if str(s.file) in files], items)
+    for cam, people in (("a", 385), ("b", 749)):
+        folder = tmp_path / "prid2011" / "prid_2011" / "single_shot" / f"cam_{cam}"
+        folder.mkdir(parents=True)
+        for person in range(1, people + 1):
+            (folder / f"person_{person:04d}.png").write_bytes(pixel("png"))
+    theirs = torchreid_reader("PRID")(root=str(tmp_path), verbose=False)
+    found = find_sets(tmp_path)["PRID"]
+    assert (len(found), found.people) == (1_134, 934)
+    for items in (theirs.train, [*theirs.query, *theirs.gallery]):
+        files = {str(item[0]) for item in items}
+        same_people([s for s in found.samples if str(s.file) in files], items)
