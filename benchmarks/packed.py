@@ -119,7 +119,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side, in turns")
-    parser.add_argument("--folder", type=Path, help="where to work (default: the system's temporary folder)")
+    parser.add_argument("--folder", type=Path, help="where to work (default: the system's temporary folder); "
+                        "/dev/shm leaves the disk out")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bnta-packed-", dir=chosen.folder) as name:
         os.environ["BNTA_CACHE"] = str(Path(name) / "cache")

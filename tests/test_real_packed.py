@@ -388,8 +388,9 @@ def test_a_disk_that_is_too_small_is_filled(tmp_path, small_disk, monkeypatch):
     found = crops(tmp_path / "set", 60)
     with pytest.raises(OSError, match=r"the pack needs 0.00 GB.* has 0.00 GB left: free some space"):
         quiet(found, SIZE)
-    # Where space goes while it packs, what was done is kept.
+    # Where space goes while it packs (some systems cannot reserve it), what was done is kept.
     monkeypatch.setattr(packing, "_check_space", lambda *_: None)
+    monkeypatch.delattr(os, "posix_fallocate")
     with pytest.raises(OSError, match="the disk is full: .* free some space and run again"):
         quiet(found, SIZE)
     subprocess.run(["mount", "-o", "remount,size=2M", str(small_disk)], check=True)
