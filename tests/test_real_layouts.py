@@ -110,6 +110,14 @@ def test_the_original_is_preferred_to_crops_and_the_others_are_named(trees):
     assert sum("cropped" in note for note in found.notes) == 2
 
 
+def test_the_fuller_of_two_copies_is_taken(trees, tmp_path):
+    copied(trees, "CUHK-SYSU", tmp_path, "cropped_png")
+    top = copied(trees, "CUHK-SYSU", tmp_path, "scenes")
+    assert find_sets(tmp_path)["CUHK-SYSU"].layout == "scenes"
+    next((top / "Image" / "SSM").iterdir()).unlink()
+    assert find_sets(tmp_path)["CUHK-SYSU"].layout == "cropped_png"
+
+
 def test_all_sets_are_found_at_once_in_the_order_of_the_catalogue(trees):
     assert list(find_sets(trees)) == list(CATALOGUE)
     assert list(find_sets(trees, ["GRID", "CUHK02"])) == ["CUHK02", "GRID"]
@@ -195,6 +203,7 @@ def test_links_are_followed_once_and_never_in_a_loop(trees, tmp_path):
     (tmp_path / "again").symlink_to(trees / "VIPeR bmp")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "itself").symlink_to(tmp_path / "itself")
     found = find_sets(tmp_path)["VIPeR"]
     assert len(found) == len(plan("VIPeR", "bmp")) and not found.notes
 
@@ -385,13 +394,17 @@ def _no_number(path):
     write_person_mat(path, {"someone": [("s1.jpg", (1, 2, 3, 4))]})
 
 
+def _no_pictures(path):
+    write_person_mat(path, {"p1": [("s1.jpg", (1, 2, 3, 4))]})
+
+
 def _half(path):
     write_person_mat(path, {f"p{i}": [("s1.jpg", (1, 2, 3, 4))] for i in range(1, 50)})
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 @pytest.mark.parametrize("make", [
-    _text, _hdf5, _no_person, _no_scene, _short_box, _no_number, _half, Path.touch])
+    _text, _hdf5, _no_person, _no_scene, _short_box, _no_number, _no_pictures, _half, Path.touch])
 def test_a_wrong_person_mat_is_said_to_be_wrong(tmp_path, make):
     (tmp_path / "annotation").mkdir()
     make(tmp_path / "annotation" / "Person.mat")

@@ -24,7 +24,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from bnta_lib.data.real.catalogue import CATALOGUE, DISTRACTORS, JUNK, Description
-from bnta_lib.data.real.layouts import survey
+from bnta_lib.data.real.layouts import expected, survey
 from bnta_lib.data.real.protocol import official_splits
 from bnta_lib.data.real.records import Found, Sample, read_image
 from bnta_lib.settings import PAPER_SOURCES, cache_dir
@@ -54,13 +54,13 @@ class Report:
 
     def table(self) -> pd.DataFrame:
         """Images and people of each set found and of the mixture of the sources: counted, published."""
-        rows = [_row(name, found.layout, len(found), found.people, *_expected(CATALOGUE[name], self.labeled))
+        rows = [_row(name, found.layout, len(found), found.people, *expected(name, self.labeled))
                 for name, found in self.found.items()]
         sources = [self.found[name] for name in PAPER_SOURCES if name in self.found]
-        expected = [_expected(CATALOGUE[name], self.labeled) for name in PAPER_SOURCES]
+        published = [expected(name, self.labeled) for name in PAPER_SOURCES]
         rows.append(_row("mixture", f"{len(sources)} of {len(PAPER_SOURCES)} sources",
                          sum(len(found) for found in sources), sum(found.people for found in sources),
-                         sum(images for images, _ in expected), sum(people for _, people in expected)))
+                         sum(images for images, _ in published), sum(people for _, people in published)))
         return pd.DataFrame(rows)
 
     def text(self) -> str:
@@ -84,10 +84,6 @@ def _row(name: str, layout: str, images: int, people: int, of_images: int, of_pe
     same = (images, people) == (of_images, of_people)
     return {"set": name, "images": f"{images:,}", "published": f"{of_images:,}", "people": f"{people:,}",
             "published ": f"{of_people:,}", "": "exact" if same else "differs", "layout": layout}
-
-
-def _expected(described: Description, labeled: bool) -> tuple[int, int]:
-    return (described.labeled or described.images) if labeled else described.images, described.people
 
 
 def _where(described: Description) -> str:
@@ -131,7 +127,7 @@ def check(
 def differing(found: Found, labeled: bool = False) -> list[str]:
     """What is not as published in a set, a sentence each with its likely cause; none where it is whole."""
     described = CATALOGUE[found.name]
-    images, people = _expected(described, labeled)
+    images, people = expected(found.name, labeled)
     said = []
     by_hand = found.layout.endswith("_labeled") or len(found) == described.labeled
     if described.labeled and by_hand and not labeled:

@@ -5,7 +5,7 @@ deep it lies and whether its owner's upper and lower case was kept. Nothing is w
 folders are followed once each. Other files (``Thumbs.db``, text) are ignored.
 
 A layout is one row of :data:`LAYOUTS`: the folders that it is told by, a pattern for file names, and
-what they say of person and camera. Two sets are listed by MATLAB files instead: :func:`_cuhk03_mat`
+what they say of person and camera. Two sets are listed by MATLAB files instead: :func:`_cuhk03_mats`
 and :func:`_sysu_scenes`.
 """
 
@@ -153,8 +153,9 @@ def find_sets(
 ) -> dict[str, Found]:
     """The published sets below ``root`` (all, or those named in ``wanted``), by name.
 
-    Of several copies of a set, the one that is whole, else the most original, is taken and the
-    others named in its notes. ``labeled`` takes CUHK03's boxes drawn by hand, not the detected ones.
+    Of several copies of a set the one nearest to the published counts is taken, of equals the one
+    that its owner gives out; its notes name the others. ``labeled`` takes CUHK03's boxes drawn by
+    hand, not the detected ones.
     What could not be read is said in a warning. Raises FileNotFoundError where there is no such
     folder, ValueError for a name that is not in the catalogue.
     """
@@ -183,20 +184,21 @@ def survey(root: str | Path, wanted: Iterable[str] | None = None, *, labeled: bo
     return Survey(found, tuple(problems), tuple(likenesses))
 
 
-def whole(found: Found, labeled: bool = False) -> bool:
-    """Whether a set has the images and people that its catalogue entry counts."""
-    described = CATALOGUE[found.name]
-    images = described.labeled if labeled and described.labeled else described.images
-    return (len(found), found.people) == (images, described.people)
+def expected(name: str, labeled: bool = False) -> tuple[int, int]:
+    """Images and people of a whole copy of a set."""
+    described = CATALOGUE[name]
+    return labeled and described.labeled or described.images, described.people
 
 
 def _chosen(name: str, copies: list[Found], labeled: bool) -> Found:
     """The one of several copies that is taken; its notes name the others."""
     order = ["mat_detected", "mat_labeled", "scenes", *(row.layout for row in LAYOUTS if row.name == name)]
+    images, people = expected(name, labeled)
 
     def rank(copy: Found) -> tuple:
         other = copy.layout.endswith("_detected" if labeled else "_labeled")
-        return other, not whole(copy, labeled), order.index(copy.layout), -len(copy), str(copy.folder)
+        lacking = abs(images - len(copy)) + abs(people - copy.people)
+        return other, lacking, order.index(copy.layout), str(copy.folder)
 
     first, *rest = sorted(copies, key=rank)
     others = [f"another copy ({copy.layout}, {len(copy):,} images) is not used: {copy.folder}"
@@ -232,7 +234,7 @@ def _walk(root: str | Path) -> tuple[dict[str, list[str]], list[str]]:
             files, inner = [], []
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if not entry.is_dir():
+                    if not _is_folder(entry):
                         files.append(entry.name)
                         if entry.name.endswith(".part"):
                             problems.append(f"{entry.path} is a download that was not finished")
@@ -250,10 +252,18 @@ def _walk(root: str | Path) -> tuple[dict[str, list[str]], list[str]]:
     return dict(sorted(folders.items())), sorted(problems)
 
 
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _read(layout: Layout, folders: dict[str, list[str]], likenesses: list[str]) -> list[Found]:
     """Every copy of a set in this layout."""
     naming = re.compile(layout.naming + _IMAGE, re.IGNORECASE)
-    patterns = [(re.compile(text, re.IGNORECASE), up, text.count("/") + 1) for text, up in layout.folders]
+    patterns = [(re.compile(text, re.IGNORECASE | re.DOTALL), up, text.count("/") + 1)
+                for text, up in layout.folders]
     copies: dict[tuple[str, bool], list[tuple[str, str, list[re.Match]]]] = {}
     for folder, names in folders.items():
         tail = folder.split(os.sep)
@@ -274,7 +284,7 @@ def _read(layout: Layout, folders: dict[str, list[str]], likenesses: list[str]) 
                               "taken for it")
             continue
         copy, others = _copy(layout, base, held, folders)
-        if named or (len(others) <= len(copy) and _plausible(copy)):
+        if copy.samples and (named or len(others) <= len(copy) and _plausible(copy)):
             made.append(copy)
     return made
 
@@ -309,8 +319,6 @@ def _copy(
 
 def _plausible(copy: Found) -> bool:
     """Whether a folder of any name is the set that its file names fit."""
-    if not copy.samples:
-        return False
     if copy.name == "iLIDS":  # seven digits fit much else; a person has eight images at most, in JPEG
         return all(sample.camid <= 8 and sample.file.suffix.lower() in (".jpg", ".jpeg")
                    for sample in copy.samples)
@@ -365,6 +373,8 @@ def _cuhk03_cells(mat: h5py.File, file: Path, kind: str) -> Found:
             place = place or h5py.h5r.get_name(cells[column, row], mat.id).decode()
             view = 1 if column < 5 else 2
             samples.append(Sample(file, pair * _PAIR + row + 1, view, f"P{pair}", cell=place))
+    if not samples:
+        raise ValueError(f"{kind} holds no image")
     return Found("CUHK03", f"mat_{kind}", file.parent, tuple(samples), dict(left_out))
 
 
@@ -408,9 +418,11 @@ def _sysu_boxes(file: Path, folders: dict[str, list[str]]) -> Found:
                 left_out["person 0"] += 1
             else:
                 samples.append(Sample(picture, pid, 1, box=(left, top, width, height)))
+    if not samples:
+        raise ValueError(f"none of the pictures that it names is below {base}")
     return Found("CUHK-SYSU", "scenes", Path(base), tuple(samples), dict(left_out))
 
 
 def _unusable(file: Path, what: str, error: Exception) -> str:
     why = (str(error).splitlines() or [type(error).__name__])[0][:160]
-    return f"{file} is not {what}, or is cut short ({why}): unpack it from its archive again"
+    return f"{file} is not {what}, or its set is not whole ({why}): unpack it from its archive again"
