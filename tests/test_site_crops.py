@@ -61,6 +61,10 @@ def test_what_lies_behind_transparent_places_is_shown(tmp_path):
 def test_a_photograph_lies_on_its_side(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6
+    clear = np.dstack([noise(4), np.full((96, 48), 255, np.uint8)])
+    Image.fromarray(clear, "RGBA").rotate(90, expand=True).save(tmp_path / "a.png", exif=turned)
+    assert torch.equal(read_crops(tmp_path, SIZE).images[0], torch.from_numpy(noise(4).transpose(2, 0, 1)))
+    (tmp_path / "a.png").unlink()
     Image.fromarray(noise(4)).rotate(90, expand=True).save(tmp_path / "x.jpg", exif=turned, quality=95)
     image = read_crops(tmp_path, SIZE).images[0].int()
     assert (image - torch.from_numpy(noise(4).transpose(2, 0, 1)).int()).abs().float().median() <= 6
@@ -117,7 +121,7 @@ def test_a_wrong_path_is_not_said_to_be_one(tmp_path):
         load_probes(tmp_path / "nowhere", current)
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "notes.txt").write_text("x")
-    with pytest.raises(ValueError, match="probes: .* holds no image.*1 files are there"):
+    with pytest.raises(ValueError, match="probes: .* holds no image.*for one notes.txt"):
         load_probes(tmp_path / "none", current)
     assert load_probes(None, current) is None
 

@@ -33,8 +33,8 @@ def written(path: Path, frames, code="MJPG", rate=12.5) -> Path:
 
 
 def still(n=40, size=(120, 160)):
-    grid = np.random.default_rng(0).integers(60, 200, (*size, 3), np.uint8)
-    return [grid] * n
+    grid = np.random.default_rng(0).integers(60, 200, (9, 16, 3), np.uint8)
+    return [cv2.resize(grid, size[::-1])] * n
 
 
 def test_a_person_is_missed_or_two_become_one(clip):
@@ -104,21 +104,20 @@ def test_a_video_that_gives_nothing_is_not_named(tmp_path):
         load_site(tmp_path / "nowhere.avi", current)
 
 
-def walker(n, size, height, colour, rate=12.5):
-    """Frames of an upright block that walks across, one height in a second."""
+def walker(n, size, height, colour, rate=10.0):
+    """Frames of an upright block that walks in after a second, a height and a half in each."""
     frames = []
     for k, frame in enumerate(still(n, size)):
-        frame = frame.copy()
-        left = int(size[1] * 0.05 + k * height / rate)
-        top = size[0] // 4
-        frame[top : top + height, left : left + height * 2 // 5] = colour
+        frame, left = frame.copy(), int((k / rate - 1) * 1.5 * height)
+        if left > 0:
+            frame[size[0] // 4 : size[0] // 4 + height, left : left + height * 2 // 5] = colour
         frames.append(frame)
     return frames
 
 
 def test_large_frames_are_cut_small_or_one_track_is_too_few(tmp_path):
-    frames = walker(17, (2160, 3840), 700, (20, 30, 220), rate=5)
-    site = load_site(written(tmp_path / "large.avi", frames, rate=5), settings("smoke"), most=6)
+    frames = walker(32, (2160, 3840), 700, (20, 30, 220))
+    site = load_site(written(tmp_path / "large.avi", frames, rate=10), settings("smoke"), most=6)
     assert site.tracks.unique().tolist() == [1] and len(site) >= 4
     assert site.sizes[:, 0].float().median() > 600, "cut from the small copy"
     middle = site.images[:, :, 40:56, 20:28].float().mean((0, 2, 3))

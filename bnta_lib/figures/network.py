@@ -441,6 +441,7 @@ def suite_map() -> Figure:
         (0.0, 1.35, 2.3, PALE, "02 model", "E, G, P, M;\n60 BN layers"),
         (3.0, 2.1, 2.5, PALE, "03 training", "on the sources;\nheadroom"),
         (6.2, 2.1, 3.0, UPDATED, "04 test-time adaption", "Algorithm 1, losses,\nsteps, what moved"),
+        (6.2, 0.3, 3.0, PALE, "11 your own gallery", "your crops or a video,\nwithout labels"),
         (9.9, 3.85, 4.0, PALE, "05 Table 2", "does it help? beside\nthe paper's numbers"),
         (9.9, 2.55, 4.0, PALE, "06, 07 Tables 3, 4, 5", "which losses, layers\nand BN quantities"),
         (9.9, 1.25, 4.0, PALE, "08, 09 Figures 1, 3", "outputs of BN layers,\nand what moved in them"),
@@ -454,7 +455,7 @@ def suite_map() -> Figure:
     for start, end in (((2.35, 3.35), (2.95, 2.9)), ((2.35, 1.95), (2.95, 2.45)),
                        ((5.55, 2.7), (6.15, 2.7)), ((9.25, 3.2), (9.85, 4.3)),
                        ((9.25, 2.85), (9.85, 3.1)), ((9.25, 2.5), (9.85, 1.95)),
-                       ((9.25, 2.2), (9.85, 0.75))):
+                       ((9.25, 2.2), (9.85, 0.75)), ((7.7, 2.05), (7.7, 1.55))):
         _arrow(axis, start, end)
     axis.set(xlim=(-0.05, 13.95), ylim=(-0.1, 5.15), aspect="equal")
     axis.set_axis_off()

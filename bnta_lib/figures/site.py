@@ -9,8 +9,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..evaluation import telling_probes
+from ..settings import Settings
 from ..site.crops import Site
-from ..site.judge import Estimate
+from ..site.judge import Estimate, most_changed, neighbours, track_ranking, track_trial
+from .adaption import retrieval_figure
 from .base import COLOURS, TEXT_WIDTH, show_image
 
 COLUMNS = 16  # crops in a row of the sheet
@@ -92,6 +95,29 @@ def neighbours_figure(
                 changed = image not in other.tolist()
                 show_image(axis, gallery[image], colour if changed else None, 2.2)
     return figure
+
+
+def examples_figure(
+    site: Site, before: Tensor, after: Tensor, settings: Settings, probes: Site | None = None,
+    probe_features: tuple[Tensor, Tensor] | None = None, each: int = 1,
+) -> Figure:  # fmt: skip
+    """Retrieval before and after: of the given probes, or of tracks, or of the crops themselves.
+
+    ``before`` and ``after``: features (N, C) of the site's crops; ``probe_features``: those of the
+    probes. With tracks as :func:`.adaption.retrieval_figure`, or else :func:`neighbours_figure`.
+    """
+    if probes is None:
+        try:
+            trial = track_trial(site)
+        except ValueError:  # no tracks, or too few: the crops themselves are searched for
+            trial = None
+        if trial is not None and len(trial.probe) >= 3:
+            rankings = [track_ranking(features, trial, settings) for features in (before, after)]
+            chosen = telling_probes(rankings[0].rank, rankings[1].rank, each)
+            return retrieval_figure(site.images[trial.probe], site.images[trial.gallery], *rankings,
+                                    chosen, rankings[0].index.shape[1])
+    near = neighbours(before, after, settings, probes=probe_features if probes else None)
+    return neighbours_figure((probes or site).images, site.images, *near, most_changed(*near, each))
 
 
 def estimate_figure(estimate: Estimate, true: tuple[float, float] | None = None) -> Figure:

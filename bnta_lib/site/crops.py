@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -59,8 +60,9 @@ class Site:
             words.append(f"{len(torch.unique(self.tracks))} tracks")
         if self.cameras is not None:
             words.append(f"{len(torch.unique(self.cameras))} cameras")
+        left = len(self.skipped)
         return f"{self.name}: {', '.join(words)}" + (
-            f"; {len(self.skipped)} files passed over" if self.skipped else "")
+            f"; {left} file{'s' * (left != 1)} passed over" if left else "")
 
     def skipped_lines(self, most: int = 10) -> list[str]:
         """A line for each file that was passed over, the first ``most`` of them."""
@@ -78,12 +80,14 @@ def check_enough(site: Site) -> Site:
     if len(site) < LEAST:
         raise ValueError(f"{site.name} gives {found}: adaption needs at least {LEAST}, and learns "
                          "something from a hundred or more")
-    different = {image.numpy().tobytes() for image in site.images.contiguous()}
-    if len(different) < LEAST:
-        raise ValueError(f"{site.name} gives {found}, but all are copies of {len(different)} "
-                         f"picture{'s' * (len(different) != 1)}: adaption needs at least {LEAST} "
-                         "different ones")
-    return site
+    different: set[bytes] = set()
+    for image in site.images:
+        different.add(image.numpy().tobytes())
+        if len(different) == LEAST:
+            return site
+    raise ValueError(f"{site.name} gives {found}, but all are copies of {len(different)} "
+                     f"picture{'s' * (len(different) != 1)}: adaption needs at least {LEAST} "
+                     "different ones")
 
 
 def files_below(folder: str | Path) -> list[Path]:
@@ -136,7 +140,7 @@ def read_crops(
         sizes.append((picture.height, picture.width))
         pixels.append(resized(np.asarray(picture), size))
     if not kept:
-        named = f"; {len(skipped)} files are there, for one {next(iter(skipped))}" if skipped else ""
+        named = f"; what is there is none, for one {next(iter(skipped))}" if skipped else ""
         raise ValueError(f"{folder} holds no image that can be read ({', '.join(sorted(IMAGES))})"
                          f"{named}")
     track, time = _folders(kept) if tracks else (None, None)
@@ -150,19 +154,16 @@ def read_crops(
 def _decoded(file: Path) -> Image.Image:
     # Read whole first: a file that is decoded lazily would be held open.
     with Image.open(io.BytesIO(file.read_bytes())) as opened:
-        return upright_rgb(_on_white(opened))
+        return upright_rgb(_on_white(ImageOps.exif_transpose(opened)))
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
     """A picture with transparent places on white: what lies hidden behind them is arbitrary."""
-    if "A" not in picture.getbands() and "transparency" not in picture.info:
+    clear = "A" in picture.getbands() or "transparency" in picture.info
+    if not clear or picture.mode.startswith(("I", "F")):
         return picture
-    orientation = picture.getexif()
     picture = picture.convert("RGBA")
-    flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    if orientation:
-        flat.info["exif"] = orientation.tobytes()
-    return flat
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -174,9 +175,10 @@ def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _folders(files: Sequence[Path]) -> tuple[Tensor, Tensor]:
     """Track (N,), from 1, and place in it (N,): the images of one folder are a track."""
-    _, track = np.unique([os.fspath(file.parent) for file in files], return_inverse=True)
-    time = [int((track[:i] == track[i]).sum()) for i in range(len(track))]
-    return torch.from_numpy(track + 1).long(), torch.tensor(time)
+    folders = pd.Series([os.fspath(file.parent) for file in files])
+    track, _ = pd.factorize(folders, sort=True)
+    return (torch.from_numpy(track + 1).long(),
+            torch.from_numpy(folders.groupby(folders).cumcount().to_numpy()).long())
 
 
 def shown_name(path: Path) -> str:

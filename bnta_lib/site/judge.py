@@ -43,9 +43,9 @@ class Trial:
 def track_trial(site: Site) -> Trial:
     """The first crop of each track against the last crop of all of them.
 
-    One late crop a track: with three, nine tracks of ten are right whatever the model, and rank 1
-    says no more of it. Tracks of a single crop are left out. Raises ValueError for a site without tracks, or with
-    fewer than two that have an early and a late crop.
+    One late crop a track: with three of them nearly every track is right whatever the model, and
+    rank 1 has no room to move. Tracks of a single crop are left out. Raises ValueError for a site
+    without tracks, or with fewer than two that have an early and a late crop.
     """
     if site.tracks is None or site.times is None:
         raise ValueError(f"{site.name} has no tracks: rank 1 cannot be estimated without labels. "

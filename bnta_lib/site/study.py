@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from scipy import stats
 from tqdm.auto import tqdm
 
 from ..adaption import adapt
@@ -81,7 +80,7 @@ def agreement(study: pd.DataFrame) -> dict[str, float]:
         "cases": len(study), "moved": len(moved), "same": int((product > 0).sum()),
         "other": int((product < 0).sum()), "resolved": len(resolved),
         "right": int((resolved["estimate"] * resolved["true"] > 0).sum()),
-        "rank": float(stats.spearmanr(study["estimate"], study["true"]).statistic),
+        "rank": float(study["estimate"].rank().corr(study["true"].rank())),
         "gap": float((first["before"] - first["true before"]).mean()),
     }
 

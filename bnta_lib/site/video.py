@@ -42,7 +42,7 @@ class Search:
     ends: float = 0.3  # seconds at both ends of a track without crops: there people part and meet
     lasting: float = 1.2  # seconds that a track lasts, at least
     moved: float = 0.5  # way of a track in heights of its person, at least
-    apart: float = 0.05  # share of a box that another box may cover, for its crop to be kept
+    apart: float = 0.03  # share of a crop that another box may cover, for it to be kept
 
 
 @dataclass
@@ -278,8 +278,9 @@ class _Finder:
         return pairs, ended
 
     def _clean(self, box: Box, boxes: list[Box]) -> bool:
-        """Whether nobody else is in the box."""
-        return all(other is box or _covered(box, other) <= self.search.apart for other in boxes)
+        """Whether nobody else is in the crop."""
+        crop = around(box, self.size)
+        return all(other is box or _covered(crop, other) <= self.search.apart for other in boxes)
 
     def good(self, track: _Track) -> bool:
         """Whether a track that ended is a person's: it lasts, it moves, it has clean crops."""
@@ -326,19 +327,22 @@ def _covered(box: Box, other: Box) -> float:
     return _shared(box, other) / (box[2] * box[3])
 
 
-def cut(frame: np.ndarray, box: Box, size: tuple[int, int], margin: float = 0.05) -> np.ndarray:
-    """The box out of a BGR frame as RGB (h, w, 3), a little wider all round.
+def around(box: Box, size: tuple[int, int], margin: float = 0.05) -> Box:
+    """The crop of a box: a little wider all round, and no narrower than the shape of ``size``.
 
-    A narrow box is widened to the shape of ``size``, so that nobody is stretched; at the frame's
-    edge it ends there.
+    So that nobody is stretched when the crop is resized.
     """
     height = box[3] * (1 + 2 * margin)
     width = max(box[2] * (1 + 2 * margin), height * size[1] / size[0])
-    middle, centre = box[0] + box[2] / 2, box[1] + box[3] / 2
-    left, right = (int(round(middle + side * width / 2)) for side in (-1, 1))
-    top, bottom = (int(round(centre + side * height / 2)) for side in (-1, 1))
-    part = frame[max(top, 0) : max(bottom, 1), max(left, 0) : max(right, 1)]
-    return np.ascontiguousarray(part[..., ::-1])
+    return np.array([*(_centre(box) - (width / 2, height / 2)), width, height])
+
+
+def cut(frame: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
+    """The crop :func:`around` a box out of a BGR frame, as RGB (h, w, 3); it ends at the frame's edge."""
+    left, top, width, height = around(box, size)
+    rows = slice(max(round(top), 0), max(round(top + height), 1))
+    columns = slice(max(round(left), 0), max(round(left + width), 1))
+    return np.ascontiguousarray(frame[rows, columns, ::-1])
 
 
 def _spread(crops: list, most: int) -> list:

@@ -1,0 +1,74 @@
+"""Notebook 11 as a batch step: one papermill run makes the delta, the ranking and the record."""
+
+import shutil
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from bnta_lib import embed, settings, trained_model
+from bnta_lib.adaption import Delta
+from bnta_lib.reproduce import NotebookFailure, run_notebook
+from bnta_lib.settings import ROOT, figures_dir, run_name
+from bnta_lib.site import load_probes, load_site
+
+NOTEBOOK = ROOT / "notebooks" / "11_your_own_gallery.ipynb"
+
+
+def write_crops(folder, seeds):
+    folder.mkdir(parents=True)
+    for seed in seeds:
+        grid = np.random.default_rng(seed).integers(0, 256, (6, 3, 3), np.uint8)
+        Image.fromarray(np.kron(grid, np.ones((20, 18, 1), np.uint8))).save(folder / f"é {seed}.png")
+
+
+def run(folder, **parameters):
+    own = {"profile": "smoke", "progress": False, **{k: str(v) for k, v in parameters.items()}}
+    try:
+        run_notebook(NOTEBOOK, folder / "record.ipynb", own)
+    finally:
+        shutil.rmtree(figures_dir(run_name("smoke", own["images"])), ignore_errors=True)
+    return nbformat.read(folder / "record.ipynb", as_version=4)
+
+
+def test_a_headless_run_leaves_out_the_delta_or_the_ranking(tmp_path):
+    crops = tmp_path / "my crops"
+    write_crops(crops / "<script>alert(1)<", range(20))
+    write_crops(crops / "b", range(20, 40))
+    (crops / "notes <b>.txt").write_text("no image")
+    write_crops(tmp_path / "probes", [3, 99])
+    out = tmp_path / "out put"
+    record = run(tmp_path, images=crops, probes=tmp_path / "probes", out=out)
+
+    current = settings("smoke")
+    model = trained_model(current)
+    site, probes = load_site(crops, current), load_probes(tmp_path / "probes", current)
+    table = pd.read_csv(out / "ranked.csv")
+    assert list(table) == ["probe", "rank", "gallery", "distance"] and len(table) == 2 * 20
+    with Delta.load(out / "delta.safetensors").applied(model):
+        gallery, features = embed(model, site.images)[0], embed(model, probes.images)[0]
+    unit = torch.nn.functional.normalize(gallery.double())
+    for name, own in zip(probes.files, torch.nn.functional.normalize(features.double()), strict=True):
+        d = (unit - own).norm(dim=1)
+        shown = table[table["probe"] == name]
+        np.testing.assert_allclose(shown["distance"], d.sort().values[:20], atol=1e-5)
+        nearest = shown["gallery"].iloc[0]
+        assert d[site.files.index(nearest)] == pytest.approx(float(d.min()), abs=1e-5)
+    assert table[table["probe"] == "é 3.png"]["gallery"].iloc[0] == "<script>alert(1)</é 3.png"
+
+    said = "".join(o.get("text", "") for c in record.cells if c.cell_type == "code" for o in c.outputs)
+    assert "1 file passed over" in said and "notes <b>.txt: no image ending" in said
+    assert "No estimate: my crops has no tracks" in said
+    html = "".join(o.data.get("text/html", "") for c in record.cells if c.cell_type == "code"
+                   for o in c.outputs if "data" in o)  # fmt: skip
+    assert "&lt;script&gt;" in html and "<script>" not in html
+
+
+def test_a_headless_run_ends_well_without_its_probes(tmp_path):
+    write_crops(tmp_path / "crops", range(5))
+    with pytest.raises(NotebookFailure, match="there is no folder .*nowhere: probes takes"):
+        run(tmp_path, images=tmp_path / "crops", probes=tmp_path / "nowhere", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
