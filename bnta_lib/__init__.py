@@ -1,19 +1,22 @@
 """BNTA: batch-norm test-time adaption for generalizable person re-identification (AAAI 2022).
 
 The method, in the order of the paper: :mod:`.model`, :mod:`.losses`, :mod:`.pairing`,
-:mod:`.adaption`. Around it: :mod:`.data`, :mod:`.training`, :mod:`.evaluation`,
-:mod:`.baselines`, :mod:`.experiments`, :mod:`.tables`, :mod:`.figures`.
+:mod:`.adaption`. What a site gets of it: :mod:`.deltas`, :mod:`.guards`. Around it: :mod:`.data`,
+:mod:`.training`, :mod:`.evaluation`, :mod:`.baselines`, :mod:`.experiments`, :mod:`.tables`,
+:mod:`.figures`.
 """
 
-from .adaption import Adaption, Delta, adapt
+from .adaption import Adaption, adapt
+from .deltas import Delta, DeltaBank
 from .evaluation import Scores, evaluate
+from .guards import AdaptionStopped, Guards
 from .model import BNTANet, embed
 from .pairing import Pairs, nearest_pairs
 from .settings import Settings, settings
 from .training import train, trained_model
 
 __all__ = [
-    "Adaption", "BNTANet", "Delta", "Pairs", "Scores", "Settings", "adapt", "embed", "evaluate",
-    "nearest_pairs", "settings", "train", "trained_model",
+    "Adaption", "AdaptionStopped", "BNTANet", "Delta", "DeltaBank", "Guards", "Pairs", "Scores",
+    "Settings", "adapt", "embed", "evaluate", "nearest_pairs", "settings", "train", "trained_model",
 ]
 __version__ = "0.1.0"

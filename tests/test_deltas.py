@@ -181,14 +181,13 @@ def test_a_changed_byte_is_not_found(delta, model, tmp_path):
     delta.save(path)
     whole = path.read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
-    for place in [*range(0, header, 97), *range(header, len(whole), len(whole) // 60), len(whole) - 1]:
-        for bit in (1, 64):
-            changed = bytearray(whole)
-            changed[place] ^= bit
-            path.write_bytes(changed)
-            with pytest.raises(ValueError) as caught:
-                Delta.load(path)
-            assert str(path) in str(caught.value)
+    for place in [*range(0, header, 397), *range(header, len(whole), len(whole) // 30), len(whole) - 1]:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(ValueError) as caught:
+            Delta.load(path)
+        assert str(path) in str(caught.value)
     path.write_bytes(whole + b"\0")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         Delta.load(path)
@@ -234,7 +233,7 @@ def edit(model, change):
 
 
 @pytest.mark.parametrize("change, sentence", [
-    (lambda m: setattr(m.backbone.bn1, "eps", 1e-3), "another eps: 1e-05 in backbone.bn1, the model's is 0.001"),
+    (lambda m: setattr(m.backbone.bn1, "eps", 1e-3), "another eps: 1e-05 in backbone.bn1, .* 0.001"),
     (lambda m: setattr(m.fn, "momentum", 0.2), "another momentum: 0.1 in fn, the model's is 0.2"),
     (lambda m: m.fn.bias.add_(1), "made for other weights: its base is"),
     (lambda m: m.backbone.conv1.weight.mul_(1.01), "other weights outside the BN layers, which are equal"),
@@ -273,7 +272,8 @@ def test_layers_in_another_order_are_not_named(delta, model):
 @pytest.fixture
 def sites(model, images, settings):
     """Two adapted models and their deltas."""
-    return {name: adapt(model, images, settings, seed=seed) for seed, name in enumerate(["entrance", "car park"])}
+    names = ("entrance", "car park")
+    return {name: adapt(model, images, settings, seed=seed) for seed, name in enumerate(names)}
 
 
 @pytest.fixture
@@ -341,7 +341,7 @@ def test_a_model_that_changed_meanwhile_is_switched(model, sites, bank, change):
     bank.use("car park", check=False)
     assert all(torch.equal(model.state_dict()[k], v) for k, v in sites["car park"].delta.tensors.items())
     bank.source()
-    assert all(torch.equal(dict(source.state_dict())[k], model.state_dict()[k]) for k in deltas.bn_tensors(source))
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in deltas.bn_tensors(source).items())
 
 
 def test_weights_that_changed_meanwhile_take_a_delta(model, sites, bank):
@@ -375,8 +375,8 @@ def test_a_bank_from_its_folder_is_another(model, sites, bank, tmp_path):
 
 
 @pytest.mark.parametrize("name", [
-    "", "a/b", "..", "../a", "a\\b", "/a", ".a", "a.", "a ", " a", "a\n", "a\0", "a:b", "con", "NUL.x", "x" * 201,
-    "ä" * 101, 5, None,
+    "", "a/b", "..", "../a", "a\\b", "/a", ".a", "a.", "a ", " a", "a\n", "a\0", "a:b", "con", "NUL.x",
+    "x" * 201, "ä" * 101, 5, None,
 ])  # fmt: skip
 def test_a_name_that_is_no_file_name_is_taken(bank, sites, name):
     with pytest.raises(ValueError, match="delta's name"):
