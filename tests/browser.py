@@ -147,11 +147,17 @@ class Notebook:
         """What the explorer's pictures hold, digested; each must be a picture that loaded."""
         return self.explorer().locator("img").evaluate_all(
             """async (images) => Promise.all(images.map(async (image) => {
-                await image.decode();
-                if (!image.naturalWidth) throw new Error('a picture is empty');
-                const bytes = await (await fetch(image.src)).arrayBuffer();
-                const sum = await crypto.subtle.digest('SHA-256', bytes);
-                return [...new Uint8Array(sum)].map(b => b.toString(16)).join('');
+                for (let left = 40; ; left--) {
+                    try {  // a picture that is just being replaced cannot be read
+                        await image.decode();
+                        const bytes = await (await fetch(image.src)).arrayBuffer();
+                        const sum = await crypto.subtle.digest('SHA-256', bytes);
+                        return [...new Uint8Array(sum)].map(b => b.toString(16)).join('');
+                    } catch (error) {
+                        if (!left) throw new Error('a picture is empty: ' + error);
+                        await new Promise(resolve => setTimeout(resolve, 100));
+                    }
+                }
             }))""")
 
     def press(self, slider: str, *keys: str) -> None:

@@ -179,12 +179,6 @@ def nearest(values: list, wanted: float):
     return min(values, key=lambda value: (abs(value - wanted), value))
 
 
-def seconds_at(cells: pd.DataFrame, target: str, n: int, k: int) -> float:
-    """Median seconds of the adaption over the splits that have it; NaN where none has."""
-    own = cells[(cells["target"] == target) & (cells["N"] == n) & (cells["K"] == k)]
-    return float(own["seconds"].median()) if len(own) else math.nan
-
-
 # ---------------------------------------------------------------- the pairs themselves
 
 

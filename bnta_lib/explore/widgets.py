@@ -111,6 +111,16 @@ def _choice(description: str, options, value=None, **more) -> W.SelectionSlider:
                              style=_STYLE, **more)
 
 
+def _image() -> W.Image:
+    """A picture in its own size: boxes would stretch it."""
+    return W.Image(format="png", layout=W.Layout(align_self="flex-start", max_width="100%"))
+
+
+def _toggle(description: str, options, width: int = 100, **more) -> W.ToggleButtons:
+    return W.ToggleButtons(description=description, options=options, layout=_WIDE,
+                           style={**_STYLE, "button_width": f"{width}px"}, **more)
+
+
 # ---------------------------------------------------------------- N and K
 
 
@@ -129,10 +139,9 @@ class NKExplorer(Explorer):
         self.split, self.N, self.K = (_choice(name, [0]) for name in ("split", "N", "K"))
         momenta = sorted({*nk.momentum_runs(), settings.tta_momentum})
         self.momentum = _choice("momentum", [(f"{m:g}", m) for m in momenta], settings.tta_momentum)
-        self.metric = W.ToggleButtons(description="metric", options=["R1", "mAP"], style={
-            **_STYLE, "button_width": "80px"})
-        self.values = W.ToggleButtons(
-            description="N and K", options=["measured", "any"], style={**_STYLE, "button_width": "80px"},
+        self.metric = _toggle("metric", [("rank 1", "R1"), ("mAP", "mAP")])
+        self.values = _toggle(
+            "N and K", ["measured", "any"],
             tooltips=["the values of Figure 4: answers are stored", "every value: press Run to measure"])
         self.run = W.Button(description="Run", button_style="primary", icon="play",
                             tooltip="adapt with this setting now, and evaluate")
@@ -140,7 +149,7 @@ class NKExplorer(Explorer):
         self.progress = W.FloatProgress(min=0, max=1, description="live run", style=_STYLE,
                                         layout=_WIDE)
         self.status = W.HTML(html.escape(note))
-        self.curves, self.couples = W.Image(format="png"), W.Image(format="png")
+        self.curves, self.couples = _image(), _image()
         left = W.VBox([self.target, self.split, self.N, self.K, self.momentum])
         right = W.VBox([self.metric, self.values, W.HBox([self.run, self.cancel]), self.progress,
                         self.status])
@@ -319,15 +328,14 @@ class LayerExplorer(Explorer):
         self.books, self.frame = dict(books), draw.LayerFrame()
         book = next(iter(self.books.values()))
         start = book.layers.index(layer) + 1 if layer else 1
-        self.target = W.Dropdown(description="target", options=list(self.books), style=_STYLE)
+        self.target = W.Dropdown(description="target", options=list(self.books), style=_STYLE,
+                                 layout=_WIDE)
         self.index = W.IntSlider(description="BN layer", min=1, max=len(book.layers), value=start,
                                  continuous_update=False, layout=_WIDE, style=_STYLE)
         self.channel = W.IntSlider(description="channel", min=0, max=1, value=0, layout=_WIDE,
                                    continuous_update=False, style=_STYLE)
-        self.values = W.ToggleButtons(
-            description="values", options=[("y = γx̂ + β", True), ("x̂", False)],
-            style={**_STYLE, "button_width": "100px"})
-        self.image = W.Image(format="png")
+        self.values = _toggle("values", [("y = γx̂ + β", True), ("x̂", False)])
+        self.image = _image()
         hint = W.HTML('<span style="color:#555">channel 0: all channels together</span>')
         controls = [W.HBox([W.VBox([self.target, self.values]),
                             W.VBox([self.index, W.HBox([self.channel, hint])])])]
@@ -403,7 +411,7 @@ class RetrievalExplorer(Explorer):
                                 layout=_WIDE)
         self.place = W.IntSlider(description="number", min=1, max=len(probes), value=1, layout=_WIDE,
                                  continuous_update=False, style=_STYLE)
-        self.image = W.Image(format="png")
+        self.image = _image()
         super().__init__([W.HBox([self.order, self.place])], [self.image])
         for control in (self.order, self.place):
             control.observe(self.on_move, "value")
@@ -457,7 +465,7 @@ class DomainExplorer(Explorer):
                                             continuous_update=False, layout=_WIDE, style=_STYLE)
                         for name, (low, high, step) in domains.TURNED.items()}
         self.reset = W.Button(description="As in the set", icon="undo")
-        self.people, self.stem = W.Image(format="png"), W.Image(format="png")
+        self.people, self.stem = _image(), _image()
         sliders = list(self.sliders.values())
         controls = [W.HBox([W.VBox([self.domain, self.reset]), W.VBox(sliders[:2]), W.VBox(sliders[2:])])]
         super().__init__(controls, [self.people, self.stem], sideways=True)
