@@ -116,7 +116,8 @@ def opening(folder: Path, rounds: int = 20) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side, in turns")
     parser.add_argument("--folder", type=Path, help="where to work (default: the system's temporary folder); "
@@ -125,7 +126,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bnta-packed-", dir=chosen.folder) as name:
         os.environ["BNTA_CACHE"] = str(Path(name) / "cache")
         rows = decoding(Path(name), chosen.rounds) + opening(Path(name))
-    table = pd.DataFrame(rows).assign(met=lambda t: t["met"].map({True: "met", False: "missed"}), machine=machine())
+    verdicts = ["met" if row["met"] else "missed" for row in rows]
+    table = pd.DataFrame(rows).assign(met=verdicts, machine=machine())
     print(table.drop(columns="machine").to_string(index=False))
     print(machine())
     if chosen.csv:

@@ -123,8 +123,9 @@ def test_crops_of_a_photograph_and_of_a_mat_file_are_others(tmp_path):
     with h5py.File(folder / "cuhk.mat", "w") as file:
         for i in range(2):
             file[f"r{i}"] = pixels[i].T  # MATLAB's order
-    samples = (Sample(folder / "s 1.png", 1, 1, box=(5, 10, 30, 40)), Sample(folder / "cuhk.mat", 2, 1, cell="r1"),
-               Sample(folder / "s 1.png", 1, 2), Sample(folder / "cuhk.mat", 3, 1, cell="r0"))
+    samples = (Sample(folder / "s 1.png", 1, 1, box=(5, 10, 30, 40)),
+               Sample(folder / "cuhk.mat", 2, 1, cell="r1"), Sample(folder / "s 1.png", 1, 2),
+               Sample(folder / "cuhk.mat", 3, 1, cell="r0"))
     pack = quiet(Found("CUHK03", "mat", folder, samples), SIZE)
     expected = [Image.open(folder / "s 1.png").crop((5, 10, 35, 50)), Image.fromarray(pixels[1]),
                 Image.open(folder / "s 1.png"), Image.fromarray(pixels[0])]
@@ -197,7 +198,8 @@ def test_another_file_label_size_or_order_opens_the_same_pack(tmp_path, monkeypa
     blocks = decoded_blocks(monkeypatch)
     assert quiet(found, SIZE).folder == first.folder and blocks == []
     relabelled = replace(found, samples=(replace(found.samples[0], pid=77), *found.samples[1:]))
-    others = [quiet(relabelled, SIZE), quiet(found, (32, 32)), quiet(replace(found, samples=found.samples[::-1]), SIZE)]
+    turned = replace(found, samples=found.samples[::-1])
+    others = [quiet(relabelled, SIZE), quiet(found, (32, 32)), quiet(turned, SIZE)]
     noise(50, 20, 99).save(found.samples[2].file)
     others.append(quiet(found, SIZE))
     assert torch.equal(others[-1].images, by_pillow(found.samples))
@@ -418,7 +420,8 @@ def test_opening_or_drawing_reads_a_whole_pack(tmp_path):
     (part := tmp_path / "full.part").mkdir()
     np.lib.format.open_memmap(part / "images.npy", "w+", np.uint8, shape)
     samples = tuple(Sample(Path("-"), i // 7 + 1, i % 6 + 1) for i in range(shape[0]))
-    packing._finish(tmp_path / "full", part, [("full", Path("-"), samples)], np.zeros(shape[0], np.int64), [], shape)
+    sets = [("full", Path("-"), samples)]
+    packing._finish(tmp_path / "full", part, sets, np.zeros(shape[0], np.int64), [], shape)
 
     def resident():
         lines = Path("/proc/self/status").read_text().splitlines()

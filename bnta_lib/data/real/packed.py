@@ -370,8 +370,8 @@ def _check_space(part: Path, images: Path, needed: int) -> None:
     there = images.stat().st_blocks * 512 if images.is_file() else 0
     free = shutil.disk_usage(part).free
     if needed - there > free:
-        raise OSError(errno.ENOSPC, f"the pack needs {needed / 1e9:.2f} GB, of which {there / 1e9:.2f} GB are "
-                      f"there, and {part.parent} has {free / 1e9:.2f} GB left: free some space or set "
+        raise OSError(errno.ENOSPC, f"the pack needs {needed / 1e9:.2f} GB, of which {there / 1e9:.2f} GB "
+                      f"are there, and {part.parent} has {free / 1e9:.2f} GB left: free some space or set "
                       "BNTA_CACHE to a folder on another disk, then run again")
 
 
@@ -394,7 +394,8 @@ def _finish(folder: Path, part: Path, sets, checks: np.ndarray, bad, shape) -> N
     with atomic(part / "labels.npy") as temporary, open(temporary, "wb") as file:
         np.save(file, labels)
     with atomic(part / "pack.json") as temporary:
-        temporary.write_text(json.dumps({**held, "digest": _digest(held, labels)}, indent=1), encoding="utf-8")
+        whole = json.dumps({**held, "digest": _digest(held, labels)}, indent=1)
+        temporary.write_text(whole, encoding="utf-8")
     os.replace(part, folder)
 
 
@@ -439,8 +440,8 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT) and "BNTA_CACHE" not in str(error):
-            raise OSError(error.errno, f"the disk is full: could not go on with {folder}; free some space and "
-                          "run again, which goes on where it stopped, or set BNTA_CACHE to a folder on "
+            raise OSError(error.errno, f"the disk is full: could not go on with {folder}; free some space "
+                          "and run again, which goes on where it stopped, or set BNTA_CACHE to a folder on "
                           "another disk") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and "BNTA_CACHE" not in str(error):
             raise OSError(error.errno, f"no permission to write below {folder}: set BNTA_CACHE to a folder "
@@ -561,11 +562,14 @@ def add_parser(sub) -> None:
     parser = sub.add_parser("pack", help="decode the sets below a folder once, for fast training",
                             description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder below which the sets lie")
-    parser.add_argument("--profile", choices=list(PROFILES), help="whose image size (default: $BNTA_PROFILE, laptop)")
+    parser.add_argument("--profile", choices=list(PROFILES),
+                        help="whose image size (default: $BNTA_PROFILE, laptop)")
     parser.add_argument("--set", nargs="+", metavar="NAME", dest="wanted", help="these sets alone")
     parser.add_argument("--workers", type=int, help="processes (default: $BNTA_WORKERS, or one a core)")
-    parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be decoded")
-    parser.add_argument("--verify", action="store_true", help="read the packs again and repair what is damaged")
+    parser.add_argument("--skip-unreadable", action="store_true",
+                        help="leave out images that cannot be decoded")
+    parser.add_argument("--verify", action="store_true",
+                        help="read the packs again and repair what is damaged")
     parser.set_defaults(run=main_pack)
 
 
@@ -579,14 +583,16 @@ def main_pack(args: argparse.Namespace) -> int:
     size = load_settings(args.profile).size
     found = find_sets(args.root, args.wanted)
     if not found:
-        raise ValueError(f"{args.root} holds none of the sets: see `python -m bnta_lib.data check {args.root}`")
+        raise ValueError(f"{args.root} holds none of the sets: see `python -m bnta_lib.data check "
+                         f"{args.root}`")
     alone = [[own] for name, own in found.items() if name not in PAPER_SOURCES]
     mixed = [mixture(found).sets] if len(alone) < len(found) else []
     for own in [*mixed, *alone]:
         options = {"workers": args.workers, "skip_unreadable": args.skip_unreadable}
         pack = packed(own, size, **options)
         if args.verify and (rows := pack.damaged(progress=True)):
-            print(f"{len(rows)} images of {pack.folder} are not as they were written, for one number {rows[0]}")
+            print(f"{len(rows)} images of {pack.folder} are not as they were written, for one "
+                  f"number {rows[0]}: packed again")
             (pack.folder / "pack.json").unlink()  # what its journal still vouches for is kept
             pack = packed(own, size, **options)
         print(f"{', '.join(f'{name} {len(rows)}' for name, rows in pack.spans.items())}: "
