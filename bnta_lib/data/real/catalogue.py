@@ -70,15 +70,15 @@ CATALOGUE = {
             rule="train, query and gallery",
             licence="was CC BY-NC-SA 4.0",
             ask="nowhere: its authors withdrew it",
-            note="withdrawn by its authors in June 2019, since the people recorded had not been asked; it is "
-            "read where you hold it lawfully, and never fetched",
+            note="taken off its site in April 2019: it was recorded outdoors and put on an open site, as its "
+            "review board had not approved; it is read where you hold it lawfully, and never fetched",
             parts={"train": (16_522, 702), "query": (2_228, 702), "gallery": (17_661, 1_110)},
         ),
         _source(
             "CUHK-SYSU",
             rule="every appearance in annotation/Person.mat, cut from Image/SSM",
             licence="academic research; agreement with CUHK",
-            ask="http://www.ee.cuhk.edu.hk/~xgwang/PS/dataset.html",
+            ask="https://github.com/ShuangLI59/person_search (from a university's e-mail address)",
         ),
         Description(
             "VIPeR", "target", 1_264, 632,
