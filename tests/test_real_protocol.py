@@ -1,5 +1,6 @@
 """Published targets: who is probe and gallery, and that what is trained and printed says so."""
 
+import importlib
 import json
 import shutil
 from dataclasses import replace
@@ -22,7 +23,7 @@ from bnta_lib.data.real.layouts import find_sets
 from bnta_lib.data.real.mixture import mixture, some_of
 from bnta_lib.data.real.protocol import (
     PEOPLE, SIZES, committed_splits, draw_splits, official_splits, protocol_note, target_splits,
-    torchreid_splits, with_protocol, write_splits,
+    with_protocol, write_splits,
 )  # fmt: skip
 from bnta_lib.data.real.records import Found, Sample
 from bnta_lib.data.sets import ReIDSet
@@ -267,22 +268,39 @@ def test_torchreids_files_name_other_images(tree, tmp_path):
         write_splits({"CUHK02": sets["CUHK02"]}, tmp_path)
 
 
-def test_torchreid_cannot_read_its_files(tree, tmp_path):
-    pytest.importorskip("torchreid", reason="torchreid is not installed")
-    from torchreid.data.datasets.image import grid, ilids, viper
+def torchreid_reader(name: str):
+    """torchreid's own reader, of either of its package layouts; skips where it is not installed."""
+    for package in ("torchreid.reid.data.datasets.image", "torchreid.data.datasets.image"):
+        try:
+            return getattr(importlib.import_module(package), name)
+        except ImportError as error:
+            why = str(error)
+    pytest.skip(f"torchreid is not installed ({why})")
 
-    for name, top in (("viper", "VIPeR"), ("grid", "underground_reid"), ("ilids", "i-LIDS_Pedestrian")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / top).symlink_to(tree / top)
-    sets = find_sets(tree)
-    write_splits(sets, tmp_path)
-    readers = {"VIPeR": viper.VIPeR, "GRID": grid.GRID, "iLIDS": ilids.iLIDS}
-    for name, reader in readers.items():
-        expected = torchreid_splits(sets[name])[0]
-        read = reader(root=str(tmp_path), split_id=0)
-        for side in ("query", "gallery"):
-            names = [Path(item if isinstance(item, str) else item[0]).name for item in expected[side]]
-            assert [Path(item[0]).name for item in getattr(read, side)] == names
+
+@pytest.mark.parametrize("name, folder, splits", [
+    ("VIPeR", "viper", 20), ("GRID", "grid", 10), ("iLIDS", "ilids", 10), ("PRID", "prid2011", 10)])
+def test_torchreid_reads_other_splits_from_its_files(tree, tmp_path, name, folder, splits):
+    read = torchreid_reader(name)
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / real_trees.TOP[name]).symlink_to(tree / real_trees.TOP[name])
+    own = find_sets(tree)[name]
+    write_splits({name: own}, tmp_path)
+    both = replace(PAPER, viper_probe="both")
+    if name == "PRID":  # torchreid takes it for granted that all people are there
+        own = whole("PRID")
+    of_images, _, _ = target_splits(own, both)
+    assert len(of_images) == splits
+    for number in (0, 1, splits - 1):
+        theirs = read(root=str(tmp_path), split_id=number, verbose=False)
+        for side, items in (("probe", theirs.query), ("gallery", theirs.gallery)):
+            rows = getattr(of_images[number], side).tolist()
+            ours = sorted((own.samples[row].part, own.samples[row].file.name) for row in rows)
+            their = sorted((Path(item[0]).parent.name if own.samples[0].part else "", Path(item[0]).name)
+                           for item in items)
+            assert ours == their
+        labels = {item[1] for item in theirs.train}
+        assert labels == set(range(len(labels)))
 
 
 # ---- what `data` names
