@@ -53,7 +53,7 @@ def test_the_papers_counts_reconcile_exactly_and_every_difference_is_named(capsy
         for name, (images, people) in PAPER_SOURCES.items():
             assert re.search(rf"{name} +{images:,} +{images:,} +{people:,} +{people:,} +exact", said)
         assert re.search(r"mixture +121,765 +121,765 +18,530 +18,530 +exact +5 of 5 sources", said)
-        assert re.search("DukeMTMC-reID, for information: withdrawn by its authors", said)
+        assert re.search("DukeMTMC-reID, for information: taken off its site", said)
         assert "VIPeR is not there: python -m bnta_lib.data fetch VIPeR" in said
 
         # A download that was cut short, an empty file, a person who was renamed, cleaned of junk.
