@@ -180,5 +180,7 @@ def headroom_figure(rows: pd.DataFrame) -> Figure:
              plt.Line2D([], [], marker="o", ls="", color=colours[KINDS[1]]),
              plt.Line2D([], [], marker="o", ls="", mfc="white", mec=TARGET, mew=1.4),
              plt.Line2D([], [], marker="|", ls="", color=INK)]
-    figure.legend(marks, [*KINDS, "a camera pair"], ncols=4, fontsize=7, loc="outside lower center")
+    drawn = {name: mark for name, mark in zip((*KINDS, "a camera pair"), marks, strict=True)
+             if name not in KINDS or name in set(scores["kind"])}
+    figure.legend(drawn.values(), drawn, ncols=4, fontsize=7, loc="outside lower center")
     return figure
