@@ -88,7 +88,7 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
-def _wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float = 120) -> None:
+def _wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:
         try:
@@ -102,7 +102,7 @@ def _wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float 
 class Notebook:
     """A notebook open in JupyterLab, in a page of its own."""
 
-    def __init__(self, browser, address: str, token: str, name: str, patience: float = 240):
+    def __init__(self, browser, address: str, token: str, name: str, patience: float = 300):
         """Open ``name`` and wait until it can be run. ``patience``: seconds for each thing awaited."""
         self.name, self.patience = name, patience
         self.page = browser.new_page(viewport={"width": 1500, "height": 1000})
