@@ -2,7 +2,7 @@
 
 The thresholds of :class:`bnta_lib.guards.Guards` were chosen from these runs: laptop profile, the
 committed weights, guards that measure and stop nothing. ``python benchmarks/guards.py`` runs them
-again (about six minutes of one core) and writes ``figures/laptop/guards.csv``, ``.png``, ``.pdf``;
+again (about five minutes of one core) and writes ``figures/laptop/guards.csv``, ``.png``, ``.pdf``;
 ``--figure`` draws what the CSV holds.
 """
 
@@ -31,10 +31,10 @@ OPEN = Guards(min_images=0, max_duplicates=1, max_move=math.inf, min_spread=0)
 KINDS = {"sound": "#0072B2", "few images": "#56B4E9", "strong": "#E69F00", "harmful": "#D55E00"}
 # What is measured, how it reads on an axis, and whether the threshold is a least value.
 MEASURES = {
-    "different": ("different images", True),
+    "different": ("different images (number)", True),
     "duplicates": ("repeated images, share", False),
-    "move": ("largest move of a BN layer", False),
-    "spread": ("spread of features, after / before", True),
+    "move": ("largest move of a layer / its size", False),
+    "spread": ("feature spread, after / before", True),
 }
 
 
@@ -122,7 +122,7 @@ def cost(profile: str = "laptop", repeats: int = 3) -> pd.DataFrame:
 def draw(rows: pd.DataFrame) -> plt.Figure:
     """Gain of rank 1 over what each guard measures, with the default thresholds."""
     limits = {"different": Guards.min_images, "move": Guards.max_move, "spread": Guards.min_spread}
-    figure, axes = plt.subplots(1, 3, figsize=(7.0, 2.9), sharey=True, constrained_layout=True)
+    figure, axes = plt.subplots(1, 3, figsize=(7.0, 3.0), sharey=True, layout="constrained")
     for axis, (name, limit) in zip(axes, limits.items()):
         label, least = MEASURES[name]
         for kind, colour in KINDS.items():
@@ -133,9 +133,10 @@ def draw(rows: pd.DataFrame) -> plt.Figure:
                              color=colour if caught else None, edgecolors=None if caught else colour,
                              facecolors=filled if caught else "none")
         axis.axvline(limit, color="0.4", linestyle="--", linewidth=1)
-        axis.text(limit, 1.01, f"{limit:g}", transform=axis.get_xaxis_transform(), ha="center", fontsize=7)
+        axis.text(limit, 1.02, f"stops {'below' if least else 'above'} {limit:g}", ha="center", fontsize=7,
+                  transform=axis.get_xaxis_transform())
         axis.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-        axis.set_xlabel(f"{label} ({'stops below' if least else 'stops above'})", fontsize=8)
+        axis.set_xlabel(label)
         if name != "spread":
             axis.set_xscale("log")
     axes[0].set_ylabel("change of rank 1 (points)")

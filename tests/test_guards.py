@@ -1,0 +1,216 @@
+"""Guards: what stops an adaption, what it says, and that sound adaptions pass unchanged."""
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional as F
+
+import bnta_lib
+from bnta_lib.adaption import adapt
+from bnta_lib.guards import AdaptionStopped, Guards, Moves, duplicates, spread
+from bnta_lib.model import bn_layers, embed
+from bnta_lib.settings import ROOT
+from test_adaption import moved, same, state
+
+OPEN = Guards(min_images=0, max_duplicates=1, max_move=math.inf, min_spread=0)
+
+
+@pytest.fixture
+def settings(small):
+    """Five pairs in batches of two: three steps an epoch."""
+    return replace(small, tta_batch=2, tta_lr=0.01)
+
+
+def test_guards_that_stop_nothing_change_an_adaption(model, images, settings):
+    plain = adapt(model, images, settings)
+    local = embed(model, images)[1]
+    for options in ({}, {"local": local}, {"pairs": plain.pairs}, {"pairs": plain.pairs, "local": local}):
+        guarded = adapt(model, images, settings, guards=OPEN, **options)
+        assert not moved(plain.model, guarded.model) and plain.losses.equals(guarded.losses)
+        assert state(guarded.model)[2] == state(plain.model)[2]
+        table = guarded.guarded
+        assert table["guard"].tolist() == ["images", "duplicates", "loss", "move", "spread"]
+        assert table["step"].tolist() == [0, 0, 3, 3, 3]
+        assert table["measured"].iloc[2] == plain.losses["total"].iloc[-1]
+    assert plain.guarded is None
+
+
+def stop(model, images, settings, guards, **options):
+    """The AdaptionStopped that the adaption raises, once it is known to have touched nothing."""
+    before, pixels, random = state(model), images.clone(), torch.get_rng_state()
+    with pytest.raises(AdaptionStopped, match="The model is unchanged") as caught:
+        adapt(model, images, settings, guards=guards, **options)
+    assert same(state(model), before) and torch.equal(images, pixels)
+    assert torch.equal(torch.get_rng_state(), random) and torch.is_grad_enabled()
+    assert isinstance(caught.value, RuntimeError) and bnta_lib.AdaptionStopped is AdaptionStopped
+    return caught.value
+
+
+def test_too_small_a_gallery_or_one_of_copies_is_adapted_to(model, images, settings):
+    found = stop(model, images, settings, Guards(same=0))
+    assert (found.reason, found.step) == ("images", 0)
+    assert "only 10 of 10 images are different, and 16 are needed" in str(found)
+    assert found.measured.set_index("guard").loc["images", ["measured", "limit"]].tolist() == [10, 16]
+    copies = images[torch.arange(40) % 10]
+    found = stop(model, copies, settings, Guards(same=0))
+    assert "only 10 of 40 images are different" in str(found)
+    few = Guards(min_images=5, max_duplicates=0.7, same=0)
+    found = stop(model, copies, settings, few)
+    assert found.reason == "duplicates"
+    assert "75% of 40 images repeat another, more than the 70% allowed" in str(found)
+    assert adapt(model, copies, settings, guards=replace(few, max_duplicates=0.76)).guarded is not None
+
+
+@pytest.mark.parametrize("layers, batch, when", [
+    (("conv",), 2, "after step 1: the loss is nan"),  # BN layers, which guards look at, are as before
+    (("bn",), 2, "after step 1: it left a tensor that is not finite"),
+    (("conv",), 5, "after step 1: it left a tensor that is not finite"),
+])  # fmt: skip
+def test_a_loss_or_tensor_that_is_not_finite_goes_on(model, images, settings, layers, batch, when):
+    chosen = replace(settings, tta_optimizer="sgd", tta_lr=1e38, tta_batch=batch, lambda3=1e6, margin=2.0)
+    found = stop(model, images, chosen, OPEN, layers=layers)
+    assert found.reason == "loss" and found.step == 1 and when in str(found) and "tta_lr" in str(found)
+    assert not math.isfinite(found.measured.set_index("guard")["measured"]["loss"])
+    with pytest.raises(FloatingPointError):
+        adapt(model, images, chosen, layers=layers)
+
+
+def test_layers_that_move_too_far_go_on(model, images, settings):
+    chosen = replace(settings, tta_momentum=1.0)
+    largest = adapt(model, images, chosen, guards=OPEN).guarded.set_index("guard").loc["move"]
+    found = stop(model, images, chosen, replace(OPEN, max_move=0.2))
+    assert (found.reason, found.step) == ("move", 1)  # at once, and not at the end
+    assert found.measured.set_index("guard")["what"]["move"] in str(found) and "max_move" in str(found)
+    assert largest["measured"] > 0.2 and largest["what"] in bn_layers(model)
+    with torch.no_grad():
+        model.backbone.bn1.weight.fill_(torch.inf)
+    broken = Moves(copy.deepcopy(model))(model)
+    assert not torch.isfinite(broken[0]) and torch.isfinite(broken[1:]).all()
+
+
+def test_features_that_collapse_go_on(model, images, settings):
+    pairs = adapt(model, images, settings).pairs
+    watch = OPEN.watch(model, images, pairs)
+    sound = watch.end(3, model).set_index("guard").loc["spread"]
+    assert sound["measured"] == 1.0
+    alike = copy.deepcopy(model)
+    with torch.no_grad():
+        alike.fn.bias += 1e4  # all features show in one direction
+    for guards in (Guards(min_images=0, same=0), replace(OPEN, min_spread=0.01)):
+        watch = guards.watch(model, images, pairs)
+        with pytest.raises(AdaptionStopped, match="features have collapsed: .* below the 0") as caught:
+            watch.end(3, alike)
+        assert (caught.value.reason, caught.value.step) == ("spread", 3)
+    with torch.no_grad():
+        alike.fn.bias[0] = torch.nan
+    with pytest.raises(AdaptionStopped, match="features have collapsed"):
+        Guards(min_images=0, same=0).watch(model, images, pairs).end(3, alike)
+    lost = stop(model, images, replace(settings, tta_lr=0.3), replace(OPEN, min_spread=0.8),
+                quantities=("gamma", "beta"))
+    assert lost.reason == "spread" and lost.step == 3
+    one = images[:1].repeat(10, 1, 1, 1)  # has no spread to lose
+    assert adapt(model, one, settings, guards=replace(OPEN, min_spread=1)).guarded["measured"].iloc[-1] == 1
+
+
+def test_a_move_is_not_that_of_the_layers_outputs(model):
+    """By sampling inputs of the source's statistics and letting torch's batch norm work."""
+    after = copy.deepcopy(model)
+    random = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for layer in bn_layers(after).values():
+            for kind in ("running_mean", "running_var", "weight", "bias"):
+                old = getattr(layer, kind)
+                old.mul_(0.5 + torch.rand(old.shape, generator=random))
+    found = Moves(model)(after)
+    assert found.shape == (57,)
+    for index in (0, 20, 53, 56):
+        old, new = (list(bn_layers(m).values())[index] for m in (model, after))
+        e = torch.randn(60_000, len(old.weight), generator=random, dtype=torch.float64)
+        x = old.running_mean + (old.running_var + old.eps).double().sqrt() * e
+        with torch.no_grad():
+            y, z = (F.batch_norm(x, n.running_mean.double(), n.running_var.double(), n.weight.double(),
+                                 n.bias.double(), False, 0.0, n.eps) for n in (old, new))
+            size = (y - old.bias.double()).square().mean().sqrt()
+        assert float(found[index]) == pytest.approx(float((z - y).square().mean().sqrt() / size), rel=0.02)
+
+
+@pytest.mark.parametrize("kind, change, expected", [
+    ("weight", lambda t: t * 3, 2.0),
+    ("running_mean", lambda t: t + 2, 2.0),
+    ("bias", lambda t: t - 0.5, 0.5),
+    ("running_var", lambda t: t * 4 + 3e-5, 0.5),
+])  # fmt: skip
+def test_a_move_differs_from_the_one_worked_by_hand(model, kind, change, expected):
+    after = copy.deepcopy(model)
+    with torch.no_grad():
+        for net in (model, after):
+            net.fn.weight.fill_(1.0)
+            net.fn.running_var.fill_(1 - net.fn.eps)
+        getattr(after.fn, kind).copy_(change(getattr(after.fn, kind)))
+    moves = Moves(model)(after)
+    place = list(bn_layers(model)).index("fn")
+    assert float(moves[place]) == pytest.approx(expected, rel=1e-4)
+    assert (moves[torch.arange(57) != place] == 0).all()
+
+
+def test_the_spread_is_not_the_mean_distance_of_directions():
+    x = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
+    unit = (x / x.norm(dim=1, keepdim=True)).numpy()
+    expected = np.mean([np.linalg.norm(a - b) for i, a in enumerate(unit) for b in unit[:i]])
+    assert spread(x) == pytest.approx(expected, rel=1e-5) == spread(1000 * x)
+    assert spread(torch.ones(5, 3)) == 0 and spread(torch.eye(4)) == pytest.approx(2**0.5)
+    x[3, 2] = torch.nan
+    assert math.isnan(spread(x))
+
+
+def test_repeated_images_are_not_counted_as_by_hand(images):
+    apart = torch.eye(10).view(10, 2, 5)
+    assert duplicates(images, apart, 0.2) == 0
+    twice = images.clone()
+    twice[[4, 7]] = images[[0, 0]]
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    assert duplicates(twice, apart, 0.2) == pytest.approx(0.2) == duplicates(twice[order], apart[order], 0.2)
+    near = apart.clone()
+    near[[3, 5, 6]] = apart[[0, 0, 2]] * 7 + 0.1  # of another size, and nearly of the same direction
+    assert duplicates(images, near, 0.2) == pytest.approx(0.3)
+    assert duplicates(images, near, 0) == 0
+    assert duplicates(twice, near, 0.2) == pytest.approx(0.3)
+    changed = images[:1].repeat(10, 1, 1, 1)
+    changed[range(10), 0, 0, range(10)] ^= 1  # one pixel each
+    assert duplicates(changed, apart, 0) == 0
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(min_images=-1), dict(max_duplicates=1.5), dict(max_duplicates=-0.1), dict(same=-1), dict(max_move=0),
+    dict(max_move=math.nan), dict(min_spread=1.1), dict(min_spread=math.nan), dict(sample=1),
+])  # fmt: skip
+def test_a_threshold_without_sense_is_taken(wrong):
+    with pytest.raises(ValueError, match=f"guard {next(iter(wrong))} is"):
+        Guards(**wrong)
+
+
+def test_thresholds_do_not_lie_between_sound_and_harmful_runs():
+    """The committed runs of benchmarks/guards.py, which the defaults were chosen from."""
+    rows = pd.read_csv(Path(ROOT) / "figures" / "laptop" / "guards.csv", keep_default_na=False)
+    guards, sound = Guards(), rows[rows["kind"] == "sound"]
+    assert len(sound) == 9 and set(rows["target"]) == {"VIPeR", "GRID", "iLIDS"}
+    assert (sound["stopped"] == "").all() and (sound["different"] >= 2 * guards.min_images).all()
+    assert (sound["move"] < guards.max_move / 4).all() and (sound["spread"] > guards.min_spread + 0.1).all()
+    lost = rows[rows["gain"] < -12.5]
+    assert len(lost) == 4 and (lost["stopped"] != "").all()
+    assert (rows.loc[rows["move"] > guards.max_move, "gain"] < -5).all()
+    assert (rows.loc[rows["spread"] < guards.min_spread, "gain"] < -3.5).all()
+    for case, reasons in (("rate x 1000", {"move", "spread"}), ("momentum 1, N = 4", {"different"}),
+                          ("one image x 128", {"different"}), ("black", {"different"})):
+        stopped = rows[rows["case"] == case]
+        assert len(stopped) == 3 and set(stopped["stopped"]) == reasons, case
+    for name, limit, least in (("different", guards.min_images, True), ("move", guards.max_move, False),
+                               ("spread", guards.min_spread, True)):  # the table is of these defaults
+        by = rows[rows["stopped"] == name]
+        assert len(by) and ((by[name] < limit) if least else (by[name] > limit)).all()
