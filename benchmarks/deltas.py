@@ -10,6 +10,7 @@ on what is learnt.
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -52,8 +53,8 @@ def measure(own: Settings, device: str, folder: Path, repeats: int) -> list[dict
         images = torch.randint(0, 256, (8, 3, *own.size), dtype=torch.uint8)
         bank.add(name, adapt(model, images, own).delta)
     bank.save(folder / "deltas")
-    names = iter(["one", "other"] * (2 * repeats + 2))
-    switch = milliseconds(lambda: bank.use(next(names)), 2 * repeats, device)
+    names = itertools.cycle(["one", "other"])
+    switch = milliseconds(lambda: bank.use(next(names)), 20 * repeats, device)
     assert all(torch.equal(model.state_dict()[k].cpu(), v) for k, v in bank[bank.current].tensors.items())
     bank.source()
     weights, unpacked = folder / "weights.safetensors", folder / "plain.safetensors"

@@ -117,6 +117,37 @@ def test_too_few_or_other_images_are_adapted_to(used, images, settings):
     assert same(state(used), before)
 
 
+def test_arguments_of_another_kind_are_taken_or_not_named(used, images, settings):
+    before = state(used)
+    array = images.numpy()
+    for given, sentence in (
+        (list(images), "in one torch tensor, got a list: torch.from_numpy and torch.stack"),
+        (array, "in one torch tensor, got a ndarray"),
+        (None, "in one torch tensor, got a NoneType"),
+        (images / 255, r"got torch.float32 \(10, 3, 48, 24\)"),
+        (images[0], r"got torch.uint8 \(3, 48, 24\)"),
+        (images.permute(0, 2, 3, 1), r"got torch.uint8 \(10, 48, 24, 3\)"),
+        (images[:, :, :0], r"images without pixels: \(10, 3, 0, 24\)"),
+    ):
+        with pytest.raises(ValueError, match=f"images must be uint8 of shape .*{sentence}"):
+            adapt(used, given, settings)
+    for options, sentence in (
+        (dict(seed=1.5), "seed is a whole number of at most 64 bits; got 1.5"),
+        (dict(seed="1"), "seed is a whole number of at most 64 bits; got '1'"),
+        (dict(seed=2**64), "seed is a whole number of at most 64 bits"),
+        (dict(K=2.5), "K is a whole number of pairs, got 2.5"),
+        (dict(K=True), "K is a whole number of pairs, got True"),
+        (dict(layers=5), "layers is a tuple of bn, in, conv; got 5"),
+        (dict(local=np.zeros((10, 3, 8))), "local features are a torch tensor .* got a ndarray"),
+        (dict(pairs=nearest_pairs(torch.rand(10, 3, 8), 5).first(0)), "not 5 pairs of 10 images: 0 pairs"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            adapt(used, images, settings, **options)
+    with pytest.raises(ValueError, match="settings are those of bnta_lib.settings.* got dict"):
+        adapt(used, images, {"K": 3})
+    assert same(state(used), before)
+
+
 def test_a_broken_model_is_adapted(model, images, settings):
     with torch.no_grad():
         model.parts[1][0].weight[0] = torch.nan

@@ -69,3 +69,21 @@ def test_too_few_images_are_adapted_to(model, images, small):
     for run in (lambda: adabn(model, images[:3]), lambda: tent(model, images[:3], small)):
         with pytest.raises(ValueError, match="at least 4 images, got N = 3"):
             run()
+
+
+def test_a_broken_model_or_a_rate_that_breaks_it_gives_a_model(model, images, small):
+    with pytest.raises(ValueError, match="images must be uint8 .* got a ndarray"):
+        adabn(model, images.numpy())
+    before = state(model)
+    with pytest.raises(FloatingPointError, match="the steps left values that are not finite .* lower tta_lr"):
+        tent(model, images, replace(small, tta_lr=1e37, tta_epochs=2))
+    assert same(state(model), before)
+    with torch.no_grad():
+        model.parts[1][0].weight[0] = torch.nan
+    for run in (lambda: adabn(model, images), lambda: tent(model, images, small)):
+        with pytest.raises(ValueError, match="NaN or infinite values .for one, in parts.1.0.weight"):
+            run()
+    with torch.no_grad():
+        model.parts[1][0].weight.fill_(1e38)  # finite, and too much for what comes after it
+    with pytest.raises(FloatingPointError, match="the adaption left values that are not finite"):
+        adabn(model, images)

@@ -167,6 +167,22 @@ def test_broken_features_are_paired():
         nearest_pairs(torch.zeros(8, 6), 2)
 
 
+def test_what_would_never_end_is_begun():
+    x = features("random", n=8).double()
+    for options in (dict(candidates=0), dict(block=0), dict(candidates=-3)):
+        with pytest.raises(ValueError, match="block and candidates are at least 1"):
+            nearest_pairs(x, 2, **options)
+    with pytest.raises(ValueError, match="local features of up to .* are too large to compare"):
+        nearest_pairs(x * 1e300, 2)
+    for k in (2.0, "2", True, None):
+        with pytest.raises(ValueError, match="K is a whole number of pairs"):
+            nearest_pairs(x, k)
+    with pytest.raises(ValueError, match=r"shape \(N, H, C_l\), got \(8, 0, 4\)"):
+        nearest_pairs(torch.zeros(8, 0, 4), 2)
+    assert torch.equal(nearest_pairs(x * 1e100, 4).index, nearest_pairs(x, 4).index)
+    assert torch.equal(nearest_pairs(x, np.int64(4)).index, nearest_pairs(x, 4).index)
+
+
 def test_the_first_pairs_of_a_ranking_are_those_of_a_smaller_k():
     local = torch.randn(40, 3, 5, generator=torch.Generator().manual_seed(7))
     whole = nearest_pairs(local, 20)
