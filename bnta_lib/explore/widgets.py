@@ -116,9 +116,14 @@ def _image() -> W.Image:
     return W.Image(format="png", layout=W.Layout(align_self="flex-start", max_width="100%"))
 
 
-def _toggle(description: str, options, width: int = 100, **more) -> W.ToggleButtons:
-    return W.ToggleButtons(description=description, options=options, layout=_WIDE,
-                           style={**_STYLE, "button_width": f"{width}px"}, **more)
+def _toggle(options, **more) -> W.ToggleButtons:
+    return W.ToggleButtons(options=options, style={"button_width": "100px"}, **more)
+
+
+def _labelled(label: str, control: W.Widget) -> W.HBox:
+    """A label beside buttons, where their own would stand above them."""
+    words = W.Label(label, layout=W.Layout(width="96px", display="flex", justify_content="flex-end"))
+    return W.HBox([words, control])
 
 
 # ---------------------------------------------------------------- N and K
@@ -139,9 +144,9 @@ class NKExplorer(Explorer):
         self.split, self.N, self.K = (_choice(name, [0]) for name in ("split", "N", "K"))
         momenta = sorted({*nk.momentum_runs(), settings.tta_momentum})
         self.momentum = _choice("momentum", [(f"{m:g}", m) for m in momenta], settings.tta_momentum)
-        self.metric = _toggle("metric", [("rank 1", "R1"), ("mAP", "mAP")])
+        self.metric = _toggle([("rank 1", "R1"), ("mAP", "mAP")])
         self.values = _toggle(
-            "N and K", ["measured", "any"],
+            ["measured", "any"],
             tooltips=["the values of Figure 4: answers are stored", "every value: press Run to measure"])
         self.run = W.Button(description="Run", button_style="primary", icon="play",
                             tooltip="adapt with this setting now, and evaluate")
@@ -151,8 +156,8 @@ class NKExplorer(Explorer):
         self.status = W.HTML(html.escape(note))
         self.curves, self.couples = _image(), _image()
         left = W.VBox([self.target, self.split, self.N, self.K, self.momentum])
-        right = W.VBox([self.metric, self.values, W.HBox([self.run, self.cancel]), self.progress,
-                        self.status])
+        right = W.VBox([_labelled("metric", self.metric), _labelled("N and K", self.values),
+                        _labelled("", W.HBox([self.run, self.cancel])), self.progress, self.status])
         super().__init__([W.HBox([left, right])], [self.curves, self.couples])
         self.target.observe(self.on_target, "value")
         self.values.observe(self.on_target, "value")
@@ -334,10 +339,10 @@ class LayerExplorer(Explorer):
                                  continuous_update=False, layout=_WIDE, style=_STYLE)
         self.channel = W.IntSlider(description="channel", min=0, max=1, value=0, layout=_WIDE,
                                    continuous_update=False, style=_STYLE)
-        self.values = _toggle("values", [("y = γx̂ + β", True), ("x̂", False)])
+        self.values = _toggle([("y = γx̂ + β", True), ("x̂", False)])
         self.image = _image()
         hint = W.HTML('<span style="color:#555">channel 0: all channels together</span>')
-        controls = [W.HBox([W.VBox([self.target, self.values]),
+        controls = [W.HBox([W.VBox([self.target, _labelled("values", self.values)]),
                             W.VBox([self.index, W.HBox([self.channel, hint])])])]
         super().__init__(controls, [self.image])
         self.index.observe(self.on_layer, "value")
@@ -467,9 +472,9 @@ class DomainExplorer(Explorer):
         self.reset = W.Button(description="As in the set", icon="undo")
         self.people, self.stem = _image(), _image()
         sliders = list(self.sliders.values())
-        controls = [W.HBox([W.VBox([self.domain, self.reset]), W.VBox(sliders[:2]), W.VBox(sliders[2:])])]
+        controls = [W.HBox([W.VBox([self.domain, *sliders[:2]]), W.VBox([self.reset, *sliders[2:]])])]
         super().__init__(controls, [self.people, self.stem], sideways=True)
-        for control in (*sliders,):
+        for control in sliders:
             control.observe(self.on_move, "value")
         self.domain.observe(self.on_domain, "value")
         self.reset.on_click(self.on_domain)
