@@ -178,7 +178,7 @@ def _folders(files: Sequence[Path]) -> tuple[Tensor, Tensor]:
     folders = pd.Series([os.fspath(file.parent) for file in files])
     track, _ = pd.factorize(folders, sort=True)
     return (torch.from_numpy(track + 1).long(),
-            torch.from_numpy(folders.groupby(folders).cumcount().to_numpy()).long())
+            torch.tensor(folders.groupby(folders).cumcount().tolist()))
 
 
 def shown_name(path: Path) -> str:
