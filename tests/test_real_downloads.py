@@ -264,7 +264,7 @@ def test_sets_with_an_agreement_are_never_asked_for(tmp_path, site, capsys):
         assert CATALOGUE[name].ask in capsys.readouterr().out
         with pytest.raises(NeedsAgreement):
             fetch(name, tmp_path / "r", site.url)
-    with pytest.raises(NeedsAgreement, match="withdrawn"):
+    with pytest.raises(NeedsAgreement, match="withdrew"):
         fetch("dukemtmc-reid", tmp_path / "r", site.url)
     assert not site.asked and not (tmp_path / "r").exists()
 

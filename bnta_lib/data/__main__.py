@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import warnings
 
 COMMANDS = ("check", "archives", "downloads", "packed", "protocol")  # modules, each adds its commands
 
@@ -19,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a file name may have bytes that the terminal cannot show
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    # A warning is for the reader, without the line of code that gave it.
+    warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
     try:
         return args.run(args)
     except (OSError, ValueError) as error:

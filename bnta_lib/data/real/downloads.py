@@ -120,7 +120,8 @@ class Resuming:
                 if once == TRIES - 1:
                     came = self.part.stat().st_size if self.part.is_file() else 0
                     raise OSError(f"{url} cannot be reached or breaks off ({error}) after {came:,} bytes, "
-                                  f"{TRIES} times: run again later to continue") from error
+                                  f"{TRIES} times: run again later to continue, name another address by --url, or "
+                                  "unpack an archive that you hold by prepare") from error
                 time.sleep(self.pause * 2**once)
         if not archives.kind(self.part):
             raise _SomethingElse(f"{url} sends no archive (zip, tar, 7z): {self._elsewhere()}")

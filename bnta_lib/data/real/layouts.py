@@ -29,7 +29,7 @@ from bnta_lib.data.real.records import Found, Sample
 
 _PAIR = 10_000  # people of a pair of cameras: pair * 10,000 + number in the pair
 _IMAGE = r"\.(?:jpe?g|png|bmp)"
-_ANY = re.compile(rf".*{_IMAGE}", re.IGNORECASE)
+_ANY = re.compile(rf".*{_IMAGE}", re.IGNORECASE | re.DOTALL)
 
 Label = tuple[int, int] | str  # person and camera, or why an image is left out
 
@@ -217,6 +217,9 @@ def _walk(root: str | Path) -> tuple[dict[str, list[str]], list[str]]:
     Hidden folders, what macOS packs along, and half-unpacked folders (``.part``) are passed over.
     """
     root = os.path.abspath(os.path.expanduser(root))
+    if os.path.isfile(root):
+        raise FileNotFoundError(f"{root} is a file: name the folder that holds the sets (prepare unpacks "
+                                "an archive)")
     if not os.path.isdir(root):
         raise FileNotFoundError(f"no such folder: {root}")
     folders: dict[str, list[str]] = {}
@@ -406,7 +409,10 @@ def _sysu_boxes(file: Path, folders: dict[str, list[str]]) -> Found:
     pictures = {name.lower(): Path(pictures_in, name) for name in folders[pictures_in]}
     samples, left_out = [], Counter()
     for person in people:
-        pid = int(re.fullmatch(r"p(\d+)", str(person["idname"].item()))[1])
+        name = str(person["idname"].item())
+        if not re.fullmatch(r"p\d+", name):
+            raise ValueError(f"it names a person {name!r}")
+        pid = int(name[1:])
         for seen in person["scene"].ravel():
             picture = pictures.get(str(seen["imname"].item()).lower())
             left, top, width, height = (int(round(float(v))) for v in seen["idlocate"].ravel())

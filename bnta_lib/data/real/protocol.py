@@ -108,6 +108,8 @@ def official_splits(found: Found) -> list[list[int]]:
         raise ValueError(f"{mat} does not hold GRID's splits, or is damaged ({error}): take it from the "
                          "owner's archive") from error
     people = {sample.pid for sample in found.samples} - {0}
+    if len(splits) != 10:
+        raise ValueError(f"{mat} holds {len(splits)} splits instead of ten: take it from the owner's archive")
     for number, train in enumerate(splits):
         if not train or len(set(train)) < len(train) or not set(train) < people:
             raise ValueError(f"{mat}: split {number} trains on people whom {found.folder} does not show: "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from bnta_lib.data.folder import upright_rgb
 
@@ -70,4 +70,6 @@ def read_image(sample: Sample, matlab: h5py.File | None = None) -> Image.Image:
         return picture.crop((left, top, right, bottom))
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, Image.DecompressionBombError) as error:
         where = f"{sample.file}{' ' + sample.cell if sample.cell else ''}"
-        raise ValueError(f"{where} cannot be decoded as an image ({error}): replace it") from error
+        # Pillow's own sentence names an object of this process.
+        why = "of no format that is known" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{where} cannot be decoded as an image ({why}): replace it") from error
