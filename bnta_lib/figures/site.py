@@ -162,7 +162,7 @@ def study_figure(study: pd.DataFrame) -> Figure:
         marker, colour = STUDY_MARKS.get(kind, ("o", "0.3"))
         axis.errorbar(own["true"], own["estimate"], fmt=marker, color=colour, markersize=4.5,
                       yerr=np.stack([own["estimate"] - own["low"], own["high"] - own["estimate"]]),
-                      elinewidth=0.6, alpha=0.85, label=kind)
+                      elinewidth=0.6, alpha=0.8, label=kind)
     axis.axhline(0, color="0.5", linewidth=0.8, linestyle=":")
     axis.axvline(0, color="0.5", linewidth=0.8, linestyle=":")
     axis.set(xlabel="true change of rank 1 across cameras, points",

@@ -68,7 +68,7 @@ def agreement(study: pd.DataFrame) -> dict[str, float]:
     cases     rows; ``moved`` of them whose true rank 1 changed at all
     same      of those, how many have an estimate of the same sign (0 is neither)
     other     and how many of the other sign
-    resolved  how many estimates are clear of zero; ``right`` of them have the true sign
+    resolved  how many estimates are clear of zero, on ``places`` sites; ``right`` have the true sign
     rank      Spearman's correlation of the two changes
     gap       mean of rank 1 by tracks minus the true one, before adaption: points
     """
@@ -78,7 +78,7 @@ def agreement(study: pd.DataFrame) -> dict[str, float]:
     first = study.drop_duplicates("site")
     return {
         "cases": len(study), "moved": len(moved), "same": int((product > 0).sum()),
-        "other": int((product < 0).sum()), "resolved": len(resolved),
+        "other": int((product < 0).sum()), "resolved": len(resolved), "places": resolved["site"].nunique(),
         "right": int((resolved["estimate"] * resolved["true"] > 0).sum()),
         "rank": float(study["estimate"].rank().corr(study["true"].rank())),
         "gap": float((first["before"] - first["true before"]).mean()),
@@ -90,8 +90,8 @@ def agreement_sentence(study: pd.DataFrame) -> str:
     a = agreement(study)
     return (f"{a['cases']} adaptions on {study['site'].nunique()} rendered sites: the estimate has the "
             f"sign of the true change in {a['same']} of {a['moved']}, the other sign in {a['other']}, "
-            f"and is zero in the rest; {a['resolved']} estimates are clear of zero, {a['right']} of "
-            f"them with the true sign. Rank correlation of the two changes {a['rank']:.2f}. Before "
+            f"and is zero in the rest; {a['resolved']} estimates, on {a['places']} sites, are clear of "
+            f"zero, {a['right']} of them with the true sign. Rank correlation of the two changes {a['rank']:.2f}. Before "
             f"adaption rank 1 by tracks lies {a['gap']:+.0f} points from the true one.")
 
 
