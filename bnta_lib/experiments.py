@@ -7,20 +7,13 @@ a row which two tables share is measured once.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import os
-import pickle
-import tempfile
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 
 import pandas as pd
 import torch
-from joblib import Parallel, delayed, parallel_config
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -30,9 +23,10 @@ from .data.sets import ReIDSet, Split, Target
 from .evaluation import Scores, evaluate
 from .model import BNTANet, embed
 from .pairing import Pairs, nearest_pairs
-from .results import known, measured
+from .results import held, keep, known, measured
 from .settings import Settings
 from .shift import bn_moments, shift_by_layer, source_sample
+from .sweeps import measure_all
 
 ADAPTERS = ("none", "bnta", "adabn", "tent")
 
@@ -120,11 +114,15 @@ def run_rows(
     units = [(name, number, split, seed) for name, target in targets.items()
              for number, run in enumerate(runs) for split in range(len(target.splits))
              for seed in range(1 if run.adapter == "none" else wanted[name])]
-    bench = _Bench(tuple(runs), {run.model: models[run.model] for run in runs}, dict(targets), settings)
+    bench = Bench(tuple(runs), {run.model: models[run.model] for run in runs}, dict(targets), settings)
     missing = [unit for unit in units if not bench.known(unit)]
+    # The smoke profile's work takes less than starting a process; a model on a GPU stays there.
+    here = settings.profile == "smoke" or (
+        next(iter(bench.models.values())).scale.is_cuda and torch.cuda.device_count() == 1)
+    workers = 1 if here else None
     with tqdm(total=len(units), initial=len(units) - len(missing), disable=not progress, unit="run",
               desc=experiment) as bar:
-        for _ in _measure_all(bench, missing):
+        for _ in measure_all(bench, missing, workers):
             bar.update()
     # The store knows data by their digest: the names are those of who asks.
     tables = [
@@ -135,52 +133,7 @@ def run_rows(
     return pd.concat(tables, ignore_index=True).rename(columns={"dataset": "target"})
 
 
-def _measure_all(bench: _Bench, units: list[tuple]) -> Iterator[None]:
-    """Measure the units that the store lacks, on all cores: one thread and some units each.
-
-    Numbers then depend on neither the number of cores nor that of threads. ``$BNTA_WORKERS``
-    sets the number of processes; 1, and a GPU, keep the work in this one. So does the smoke
-    profile, where starting a process takes longer than the work.
-    """
-    workers = _workers(1 if bench.settings.profile == "smoke" else os.cpu_count() or 1)
-    if workers < 2 or len(units) < 2 or next(iter(bench.models.values())).scale.is_cuda:
-        for unit in units:
-            bench.rows(unit)
-            yield
-        return
-    # A process whose memory grew is replaced, which is no news to a reader.
-    warnings.filterwarnings("ignore", "A worker stopped while", UserWarning)
-    with tempfile.TemporaryDirectory(prefix="bnta-") as folder:
-        path = Path(folder) / "bench"
-        path.write_bytes(pickle.dumps(bench))  # once, and not with every unit
-        # Workers whose parent was killed end so many seconds later; joblib's own wait is 300.
-        with parallel_config("loky", inner_max_num_threads=1, idle_worker_timeout=30):
-            work = Parallel(min(workers, len(units)), return_as="generator_unordered", batch_size=1)
-            yield from work(delayed(_in_worker)(path, unit) for unit in units)
-
-
-def _workers(default: int) -> int:
-    """How many processes ``$BNTA_WORKERS`` asks for; ValueError where it is no count."""
-    text = os.environ.get("BNTA_WORKERS") or str(default)
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise ValueError(f"BNTA_WORKERS is the number of processes that measure, a whole number of "
-                         f"at least 1; got {text!r}")
-    return int(text)
-
-
-def _in_worker(path: Path, unit: tuple) -> None:
-    torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the store's, which this process's parent has given
-        _unpickled(path).rows(unit)
-
-
-@functools.lru_cache(maxsize=1)
-def _unpickled(path: Path) -> _Bench:
-    return pickle.loads(path.read_bytes())
-
-
-class _Bench:
+class Bench:
     """What measuring the units (target, run, split, seed) of one table takes."""
 
     def __init__(self, runs, models, targets, settings):
@@ -199,12 +152,26 @@ class _Bench:
         return measured(
             "retrieval", self._key(unit),
             lambda: _measure(run, self.models[run.model], self._shared, split, own, seed),
-            profile=own.profile, dataset=name, split=index, seed=seed, setting=run.setting,
+            profile=own.profile, dataset=target.stored_as(name), split=index, seed=seed, setting=run.setting,
         )
 
     def known(self, unit: tuple[str, int, int, int]) -> bool:
         """Whether the store has it."""
         return known("retrieval", self._key(unit), __name__, profile=self.settings.profile)
+
+    def measure(self, unit: tuple[str, int, int, int]) -> str:
+        """Measure it into this machine's store; what stands there then, to carry to another's."""
+        self.rows(unit)
+        return held("retrieval", self._key(unit), __name__, profile=self.settings.profile)
+
+    def keep(self, unit: tuple[str, int, int, int], text: str) -> None:
+        """Keep in this machine's store what :meth:`measure` gave on another."""
+        keep("retrieval", self._key(unit), __name__, text, profile=self.settings.profile)
+
+    def to(self, device: torch.device) -> None:
+        """Measure on ``device`` from now on."""
+        for model in self.models.values():
+            model.to(device)
 
     def _key(self, unit: tuple[str, int, int, int]) -> dict:
         name, number, index, seed = unit
@@ -333,7 +300,7 @@ def change_rows(
                        "gallery": split.gallery.tolist(), "settings": tta_settings(settings)}
                 gallery = target.data.images[split.gallery]
                 rows = measured("changes", key, lambda: _measure_changes(model, gallery, settings),
-                                profile=settings.profile, dataset=name, split=number,
+                                profile=settings.profile, dataset=target.stored_as(name), split=number,
                                 setting="training bnta, adaption bnta")
                 tables.append(rows.assign(dataset=name, split=number))
                 bar.update()
@@ -390,7 +357,7 @@ def shift_rows(
         key = {"model": digest, "data": target.data.digest, "seed": seed,
                "probe": chosen.probe.tolist(), "gallery": chosen.gallery.tolist(),
                "sources": [source.digest for source in sources], "settings": tta_settings(settings)}
-        rows = measured("shift", key, measure, profile=settings.profile, dataset=name, split=split,
+        rows = measured("shift", key, measure, profile=settings.profile, dataset=target.stored_as(name), split=split,
                         seed=seed, setting="training bnta, adaption bnta")
         tables.append(rows.assign(dataset=name))
     columns = {"dataset": "target", "value": "distance"}

@@ -37,7 +37,8 @@ def headroom_rows(
                "gallery": [s.gallery.tolist() for s in target.splits],
                "normalise": settings.normalise_features}
         rows = measured("headroom", key, lambda: _measure(model, target, settings),
-                        profile=settings.profile, dataset=name, setting=f"{kind}, no adaption")
+                        profile=settings.profile, dataset=target.stored_as(name),
+                        setting=f"{kind}, no adaption")
         tables.append(rows.assign(dataset=name, kind=kind))
     columns = ["set", "kind", "split", "cameras", "gallery", "rank"]
     named = {"dataset": "set", "value": "rank"}

@@ -114,6 +114,36 @@ def known(experiment: str, key: dict, module: str, *, profile: str = "") -> bool
     return False
 
 
+def held(experiment: str, key: dict, module: str, *, profile: str = "") -> str:
+    """What the store's file of a measurement holds, to carry to another machine's store."""
+    return _place(experiment, key, code_digest(module), profile)[0].read_text()
+
+
+def keep(experiment: str, key: dict, module: str, text: str, *, profile: str = "") -> None:
+    """Write what :func:`held` gave on another machine, unless the store has the measurement.
+
+    Raises ValueError where it is another measurement than the one asked for, for one by another
+    version of the library, or was damaged on its way.
+    """
+    path, key = _place(experiment, key, code_digest(module), profile)
+    if _read(path) is not None:
+        return
+    try:
+        measured = json.loads(text)
+        good = measured["digest"] == _digest(measured["key"], measured["rows"])
+        other = {name for name in key.keys() | measured["key"].keys()
+                 if key.get(name) != measured["key"].get(name)}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        good, other = False, set()
+    if not good:
+        raise ValueError(f"a measurement of {experiment} came damaged from the machine that made it")
+    if other:
+        raise ValueError(f"the machine that measured {experiment} did so with other {', '.join(sorted(other))} "
+                         "(code: another version of this library is installed there)")
+    with atomic(path) as temporary:
+        temporary.write_text(text)
+
+
 def _place(experiment: str, key: dict, code: str, profile: str) -> tuple[Path, dict]:
     """Where a measurement is stored, and its key as JSON keeps it."""
     text = json.dumps({"code": code, **key}, sort_keys=True)

@@ -223,4 +223,4 @@ def _stamp(root: Path) -> int:
 def _real_target(found: Found, settings, progress: bool) -> Target:
     splits, camids, words = target_splits(found, settings)
     pack = packed(found, settings.size, progress=progress)
-    return Target(ReIDSet(found.name, pack.images, pack.pids, camids), splits, words)
+    return Target(ReIDSet(found.name, pack.images, pack.pids, camids, origin="published"), splits, words)

@@ -138,7 +138,7 @@ def _read(path: Path, found: list[tuple[Path, int, int]], size: tuple[int, int])
     camids = torch.tensor([cam for _, _, cam in found])
     if not camids.min():  # some sets count their cameras from 0
         camids += 1
-    return ReIDSet(path.name, torch.from_numpy(images), pids, camids)
+    return ReIDSet(path.name, torch.from_numpy(images), pids, camids, origin="own folder")
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:

@@ -20,6 +20,7 @@ class ReIDSet:
     pids: torch.Tensor  # int64 (N,), person; 0 is a distractor that matches nobody
     camids: torch.Tensor  # int64 (N,), camera, from 1
     digest: str = ""  # sha256 of pixels and labels; computed where left empty
+    origin: str = "embedded"  # or "published", "own folder": sets of one name are told apart by it
 
     def __post_init__(self) -> None:
         images, n = self.images, len(self.images)
@@ -72,6 +73,10 @@ class Target:
     data: ReIDSet
     splits: tuple[Split, ...]
     protocol: str = ""  # how the splits of a published set were made, a sentence for under a table
+
+    def stored_as(self, name: str) -> str:
+        """The data set of measured rows: published sets and embedded ones share their names."""
+        return name if self.data.origin == "embedded" else f"{name}, {self.data.origin}"
 
     def __post_init__(self) -> None:
         if not self.splits:

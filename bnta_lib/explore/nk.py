@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ..adaption import adapt
 from ..choices import CHOICES
 from ..data.sets import Target
-from ..experiments import Run, _Bench, run_rows, sample_of, score
+from ..experiments import Bench, Run, run_rows, sample_of, score
 from ..grid import NONE, PARTS, grid_runs
 from ..model import BNTANet, embed
 from ..pairing import Pairs, check_sizes, nearest_pairs
@@ -78,7 +78,7 @@ def known_cells(
             if momentum != settings.tta_momentum:
                 own = replace(run, sample=smallest, method=f"momentum {momentum:g}")
                 runs[own.method] = own, smallest, min(settings.K, smallest // 2), momentum
-        bench = _Bench(tuple(run for run, *_ in runs.values()), {"bnta": model}, {name: target}, settings)
+        bench = Bench(tuple(run for run, *_ in runs.values()), {"bnta": model}, {name: target}, settings)
         known = [run for number, run in enumerate(bench.runs)
                  if all(bench.known((name, number, split, 0)) for split in range(len(target.splits)))]
         if known:

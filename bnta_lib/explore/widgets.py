@@ -240,16 +240,13 @@ class NKExplorer(Explorer):
         self.progress.value = share
         self.status.value = f"{stage} ..."
 
-    def _frame(self, target: str, split: int, metric: str) -> draw.NKFrame:
-        """The axes for a split and metric, made anew where a live run has added to its cells."""
+    def _frame(self, target: str, metric: str) -> draw.NKFrame:
+        """The axes for a target and metric, made anew where a live run has added to its cells."""
         own = self.cells[self.cells["target"] == target]
-        key = target, split, metric, len(own)
+        key = target, metric, len(own)
         if key not in self._frames:
-            stored = own[~own["live"].astype(bool)]
-            means = stored.groupby(["N", "K"], as_index=False)[[*nk.METRICS, "seconds"]].mean()
             largest = min(len(split.gallery) for split in self.book.targets[target].splits)
-            shown = pd.concat([t for t in (own[own["split"] == split], means) if len(t)] or [own])
-            self._frames[key] = draw.NKFrame(shown, metric, largest)
+            self._frames[key] = draw.NKFrame(own, metric, largest)
         return self._frames[key]
 
     def _follow(self, wanted: int) -> None:
@@ -266,7 +263,7 @@ class NKExplorer(Explorer):
         live = cells[cells["live"].astype(bool) & (cells["target"] == target)
                      & (cells["split"] == split) & ((cells["momentum"] - momentum).abs() < 1e-9)]
         frozen = nk.find(cells, target, split, 0, 0, math.nan)
-        figure = self._frame(target, split, metric).show(
+        figure = self._frame(target, metric).show(
             lines, nk.find(cells, target, split, n, k, momentum), live,
             math.nan if frozen is None else float(frozen[metric]), n, k)
         pairs = self.book.pairs(target, split, n, k)

@@ -76,8 +76,8 @@ def _frame_figure(width: float, height: float, columns: int, **places) -> tuple[
 class NKFrame(Frame):
     """Retrieval along K and along N, and the seconds along K, with a chosen setting marked.
 
-    ``cells`` (see :mod:`bnta_lib.explore.nk`) of one split, with means over splits where they are
-    shown, decide the axes, so that these stand still while N, K or the momentum moves.
+    ``cells`` (see :mod:`bnta_lib.explore.nk`) of one target, on all its splits, decide the axes, so that
+    these stand still while N, K, the split or the momentum moves.
     """
 
     PANELS = (("K", ""), ("N", ""), ("K", "seconds"))

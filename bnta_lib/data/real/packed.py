@@ -118,7 +118,7 @@ class Packed:
         sha = hashlib.sha256(repr(("packed", VERSION, tuple(images.shape))).encode())
         for tensor in (self.checks[rows], pids, camids):
             sha.update(tensor.contiguous().numpy())
-        return ReIDSet(name, images, pids, camids, sha.hexdigest())
+        return ReIDSet(name, images, pids, camids, sha.hexdigest(), "published")
 
     def damaged(self, progress: bool = False) -> list[int]:
         """Rows whose pixels are not those that were written; reads the whole pack."""

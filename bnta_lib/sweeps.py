@@ -1,0 +1,200 @@
+"""Sweeps: the measurements that the store lacks, side by side on cores, GPUs or a cluster.
+
+Dask does the work: by default a cluster of this machine's own, one process a core (a GPU), one thread
+each. :func:`over` and ``$BNTA_CLUSTER`` name another: a scheduler's address, a Dask cluster (a
+``dask_jobqueue.SLURMCluster``, say), or any executor of the kind of :mod:`concurrent.futures`.
+
+Whatever measures, numbers are the same: they hang on neither the number of processes nor their
+threads. A process that dies is replaced and its measurement made again; those that are finished
+are in the store already. What a machine without access to this one's store has measured is handed
+over, and written here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures as futures
+import functools
+import logging
+import os
+import pickle
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from .settings import cache_dir
+
+PATIENCE = 20  # seconds that a scheduler has to answer
+_POOL: list[Any] = []  # what :func:`over` named, the last one counts
+
+
+class Bench(Protocol):
+    """What can be measured in other processes: see :class:`bnta_lib.experiments.Bench`."""
+
+    def measure(self, unit: tuple) -> str: ...
+    def keep(self, unit: tuple, text: str) -> None: ...
+    def to(self, device: torch.device) -> None: ...
+
+
+@contextmanager
+def over(pool: Any) -> Iterator[None]:
+    """``with over(pool):`` sweeps inside run on it.
+
+    ``pool``: the address of a Dask scheduler ("tcp://10.0.0.1:8786"), a Dask cluster or client, or an
+    executor with ``submit`` as in :mod:`concurrent.futures`. It is left open. Raises ValueError for
+    anything else.
+    """
+    if not (isinstance(pool, str) or hasattr(pool, "submit") or hasattr(pool, "scheduler_address")):
+        raise ValueError("sweeps run over the address of a Dask scheduler, a Dask cluster or client, or an "
+                         f"executor of concurrent.futures; got {pool!r}")
+    _POOL.append(pool)
+    try:
+        yield
+    finally:
+        _POOL.pop()
+
+
+def measure_all(bench: Bench, units: Sequence[tuple], workers: int | None = None) -> Iterator[None]:
+    """Measure ``units``; yields once for each as it is done.
+
+    ``workers``: processes, where no pool is named (default: ``$BNTA_WORKERS``, else one a core, or a
+    GPU where there are several); with 1 the work stays in this process. Raises what measuring raises,
+    ConnectionError where no scheduler answers, RuntimeError where processes keep dying.
+    """
+    pool = _POOL[-1] if _POOL else os.environ.get("BNTA_CLUSTER", "").strip() or None
+    workers = worker_count(workers)
+    if pool is None and (workers < 2 or len(units) < 2):
+        for unit in units:
+            bench.measure(unit)
+            yield
+        return
+    with _executor(pool, min(workers, len(units))) as executor, _handed(executor, bench) as handle:
+        running = {executor.submit(_in_worker, handle, unit): unit for unit in units}
+        try:
+            for done in futures.as_completed(running):
+                bench.keep(running[done], _result(done, running[done]))
+                yield
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _result(done: futures.Future, unit: tuple) -> str:
+    kept = "(out of memory?): what is finished is kept, and the same call goes on"
+    try:
+        return done.result()
+    except futures.BrokenExecutor as error:
+        raise RuntimeError(f"a process of the executor died, which ends it {kept}") from error
+    except Exception as error:
+        if type(error).__name__ != "KilledWorker":  # Dask's, which this may not be
+            raise
+        raise RuntimeError(f"measuring {unit} ended process after process {kept}") from error
+
+
+def worker_count(default: int | None = None) -> int:
+    """How many processes ``$BNTA_WORKERS`` asks for; ValueError where it is no count."""
+    several = torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1
+    text = os.environ.get("BNTA_WORKERS") or str(default or several)
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError(f"BNTA_WORKERS is the number of processes that measure, a whole number of "
+                         f"at least 1; got {text!r}")
+    return int(text)
+
+
+@contextmanager
+def _handed(executor, bench: Bench) -> Iterator[Any]:
+    """What the processes get the bench from: once, and not with every unit."""
+    if (client := getattr(executor, "_client", None)) is not None:  # of Dask's executor
+        # As a task of its own: where all processes that hold its result die, it is made again.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+            yield client.submit(pickle.loads, pickle.dumps(bench), pure=False)
+        return
+    # In the cache, which processes on other machines share if they share anything.
+    (folder := cache_dir() / "sweeps").mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".pickle") as file:
+        pickle.dump(bench, file)
+        file.flush()
+        yield Path(file.name)
+
+
+def _in_worker(handle: Bench | Path, unit: tuple) -> str:
+    torch.set_num_threads(1)
+    bench = _unpickled(handle) if isinstance(handle, Path) else handle
+    if torch.cuda.is_available():
+        bench.to(_own_gpu())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the store's, which the process that asks has given
+        return bench.measure(unit)
+
+
+@functools.lru_cache(maxsize=1)
+def _unpickled(path: Path) -> Bench:
+    return pickle.loads(path.read_bytes())
+
+
+def _own_gpu() -> torch.device:
+    """This process's GPU: local processes are numbered; one that sees a single GPU has that."""
+    from distributed import get_worker
+
+    try:
+        number = int(get_worker().name)
+    except (ValueError, TypeError):  # no process of Dask's, or one named otherwise
+        number = 0
+    return torch.device("cuda", number % torch.cuda.device_count())
+
+
+@contextmanager
+def _executor(pool: Any, workers: int) -> Iterator[Any]:
+    """An executor of concurrent.futures' kind over ``pool``."""
+    from distributed import Client
+
+    if pool is None:
+        yield _local(workers).get_executor(pure=False)
+        return
+    if isinstance(pool, Client):
+        yield pool.get_executor(pure=False)
+    elif isinstance(pool, str) or hasattr(pool, "scheduler_address"):
+        try:
+            client = Client(pool, set_as_default=False, timeout=PATIENCE)
+        except (OSError, ValueError) as error:
+            raise ConnectionError(f"no Dask scheduler answers at {pool} ({error}): start one, or leave "
+                                  "BNTA_CLUSTER out to measure on this machine") from error
+        with client:
+            yield client.get_executor(pure=False)
+    else:
+        yield pool
+
+
+_LOCAL: list[Any] = []  # this machine's own cluster and its client
+
+
+def _local(workers: int):
+    """A client of this machine's own cluster: started once, with as many processes as any sweep took."""
+    from distributed import Client, LocalCluster
+
+    if not _LOCAL:
+        # Loopback and encrypted, since whoever reaches a scheduler can run code; no web page; and no limit
+        # on memory but the machine's: a process that Dask ended for it would only begin again.
+        try:
+            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, host="127.0.0.1", security=True,
+                                   dashboard_address=None, scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                                   memory_limit=None, silence_logs=logging.CRITICAL)
+            client = Client(cluster, set_as_default=False)
+        except RuntimeError as error:
+            raise RuntimeError("the processes that measure could not start: a script that measures does so "
+                               "below `if __name__ == \"__main__\":`; BNTA_WORKERS=1 does without "
+                               "them") from error
+        _LOCAL.extend((cluster, client))
+        atexit.register(cluster.close)
+        atexit.register(client.close)
+    cluster, client = _LOCAL
+    if len(cluster.workers) < workers:
+        cluster.scale(workers)
+    client.wait_for_workers(workers, timeout=120)
+    return client
