@@ -52,6 +52,7 @@ class Settings:
         default_factory=lambda: {name: images for name, (images, _) in PAPER_SOURCES.items()}
     )
     splits: int = 10  # random probe/gallery splits of each target
+    people_share: float = 1.0  # of the sources' people that are trained on, evenly spaced
     heldout: int = 200  # people of each source that training never sees (headroom)
 
     # ---- network
@@ -117,6 +118,8 @@ class Settings:
         _check(self, "viper_probe", self.viper_probe in ("cam_a", "cam_b", "both"),
                "'cam_a', 'cam_b' or 'both'")
         _check(self, "ilids_images", self.ilids_images in ("single", "multi"), "'single' or 'multi'")
+        _check(self, "people_share", isinstance(self.people_share, (int, float)) and 0 < self.people_share <= 1,
+               "above 0 and at most 1")
         _check(self, "people", self.people.keys() == self.images.keys(),
                "given for the same sources as images")
 

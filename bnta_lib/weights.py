@@ -31,6 +31,11 @@ MODELS = {
     "id_mat": {"lambda1": 0.0},
     "other_stripes": {},
 }
+# Weaker trainings of "bnta": on a share of the people, or for a share of the epochs (:mod:`.strength`).
+WEAKER = {
+    "people_8th": (1 / 8, 1), "people_4th": (1 / 4, 1), "people_half": (1 / 2, 1),
+    "epochs_8th": (1, 1 / 8), "epochs_4th": (1, 1 / 4), "epochs_half": (1, 1 / 2),
+}
 TABLE_3_MODELS = ("baseline", "pos", "mat", "id_pos", "id_mat", "bnta")
 
 # Settings of a network that leave no trace in the shapes of its weights: kept in the metadata.
@@ -43,8 +48,11 @@ def model_settings(settings: Settings, name: str) -> Settings:
     "other_stripes" is "bnta" at the input height ``other_height``: six stripes divide the maps
     of the one height and not of the other, where their bins overlap.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}: the models are {', '.join(MODELS)}")
+    _check(name)
+    if name in WEAKER:
+        people, epochs = WEAKER[name]
+        share = {key: max(1, round(epochs * getattr(settings, key))) for key in ("epochs", "lr_decay_epoch")}
+        return replace(settings, people_share=people, **share)
     height = settings.other_height if name == "other_stripes" else settings.height
     return replace(settings, height=height, **MODELS[name])
 
@@ -55,12 +63,16 @@ def weights_path(settings: Settings, name: str, root: str | Path | None = None) 
     ``root``: the folder of published sets that it was trained on, whose weights are in the cache
     under the name of its runs; None: the embedded benchmark.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}: the models are {', '.join(MODELS)}")
+    _check(name)
     if root is not None:
         return cache_dir() / "weights" / run_name(settings.profile, root) / f"{name}.safetensors"
     base = ROOT / "data" / "weights" if settings.profile == "laptop" else cache_dir() / "weights"
     return base / settings.profile / f"{name}.safetensors"
+
+
+def _check(name: str) -> None:
+    if name not in MODELS and name not in WEAKER:
+        raise ValueError(f"unknown model {name!r}: the models are {', '.join([*MODELS, *WEAKER])}")
 
 
 def save_model(model: BNTANet, path: str | Path, meta: dict, compact: bool = True) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from bnta_lib.data import benchmark, folder
 from bnta_lib.data.benchmark import SOURCES, TARGETS
@@ -27,7 +28,7 @@ from bnta_lib.settings import data_folder
 __all__ = [
     "ReIDSet", "SOURCES", "Split", "TARGETS", "Target", "find_real", "found_table",
     "load_published", "load_source", "load_source_samples", "load_sources", "load_targets",
-    "real_mixture", "real_root", "training_sources",
+    "real_mixture", "real_root", "thinned", "training_sources",
 ]  # fmt: skip
 
 REAL_TARGETS = (*TARGETS, "PRID")
@@ -38,10 +39,27 @@ def load_sources(
 ) -> ReIDSet:
     """All sources mixed into one training set; pids are 1..M over all of them.
 
-    Of a folder in Market-1501 naming distractors are left out. The name of published sets says
+    With ``settings.people_share`` below 1 a share of the people, evenly spaced. Of a folder in Market-1501 naming distractors are left out. The name of published sets says
     which of the paper's five there are, with their counts.
     Raises FileNotFoundError or ValueError for a folder that does not serve.
     """
+    return thinned(_all_sources(settings, data, device, progress), settings.people_share)
+
+
+def thinned(sources: ReIDSet, share: float) -> ReIDSet:
+    """A training set of a share of its people, evenly spaced over them, two at least; pids are 1..M again."""
+    if share == 1:
+        return sources
+    people = int(sources.pids.max())
+    count = max(2, round(share * people))
+    kept = torch.arange(count) * people // count + 1
+    rows = torch.isin(sources.pids, kept)
+    number = torch.searchsorted(kept, sources.pids[rows]) + 1
+    name = f"{sources.name}, {len(kept):,} of {people:,} people"
+    return ReIDSet(name, sources.images[rows], number, sources.camids[rows], origin=sources.origin)
+
+
+def _all_sources(settings, data: str | Path, device: str, progress: bool) -> ReIDSet:
     if data == "embedded":
         names = [name for name in SOURCES if settings.people.get(name)]
         sets = (load_source(settings, n, device=device, progress=progress) for n in names)

@@ -1,0 +1,90 @@
+import pandas as pd
+import pytest
+import torch
+
+from bnta_lib import settings, strength
+from bnta_lib.data import thinned
+from bnta_lib.data.sets import ReIDSet
+from bnta_lib.figures.strength import strength_figure
+from bnta_lib.training import training_key
+from bnta_lib.weights import WEAKER, model_settings
+
+GAINS = {"people_8th": 1.0, "people_4th": 2.0, "people_half": 3.0, "bnta": 4.0,
+         "epochs_8th": 4.0, "epochs_4th": 4.0, "epochs_half": 4.0}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Gains that grow by a point with every doubling of people, and not at all with epochs."""
+    noise, made = torch.Generator().manual_seed(0), []
+    for model, gain in GAINS.items():
+        for split in range(8):
+            frozen = 40 + 2 * torch.randn((), generator=noise).item()
+            off = 0.1 * torch.randn((), generator=noise).item()
+            for adapter, value in (("none", frozen), ("bnta", frozen + gain + off)):
+                made.append({"target": "dots", "split": split, "seed": 0, "model": model, "people": 10,
+                             "method": f"{model}; {adapter}", "metric": "R1", "value": value})
+    return pd.DataFrame(made)
+
+
+def small_set():
+    pids = torch.arange(1, 41).repeat_interleave(3)
+    return ReIDSet("forty", torch.zeros(120, 3, 4, 2, dtype=torch.uint8), pids, torch.ones_like(pids))
+
+
+@pytest.mark.parametrize("share, people", [(1, 40), (0.5, 20), (0.25, 10), (1 / 8, 5), (0.001, 2)])
+def test_a_share_of_the_people_keeps_all_images_of_each(share, people):
+    kept = thinned(small_set(), share)
+    assert kept.pids.unique().tolist() == list(range(1, people + 1))
+    assert (torch.bincount(kept.pids)[1:] == 3).all()
+
+
+def test_the_share_is_spread_over_all_sources():
+    """People of one source have neighbouring numbers: the first so many would be one source's."""
+    data = small_set()
+    half = ReIDSet(data.name, data.images + data.pids[:, None, None, None].byte(), data.pids, data.camids)
+    kept = thinned(half, 0.25).images[:, 0, 0, 0].unique()
+    assert kept.min() <= 4 and kept.max() >= 36 and (kept.diff() == 4).all()
+
+
+def test_a_weaker_training_is_another_training_and_the_default_is_not():
+    own = settings("laptop")
+    keys = {training_key(small_set(), model_settings(own, name)) for name in (*WEAKER, "bnta")}
+    assert len(keys) == len(WEAKER) + 1
+    few = model_settings(own, "epochs_4th")
+    assert (few.epochs, few.lr_decay_epoch, few.people_share) == (4, 3, 1)
+    assert model_settings(own, "people_4th").people_share == 0.25
+
+
+def test_gains_are_those_of_each_rung(rows):
+    gains = strength.strength_gains(rows)
+    assert list(gains[gains["ladder"] == "people"]["share"]) == [1 / 8, 1 / 4, 1 / 2, 1]
+    for row in gains.itertuples():
+        assert row.low < GAINS[row.model] < row.high and abs(row.frozen - 40) < 3
+
+
+def test_a_gain_that_grows_is_found_and_one_that_does_not_is_not(rows):
+    trend = strength.strength_trend(rows).set_index("ladder")
+    assert trend.loc["people", "low"] < 1.0 < trend.loc["people", "high"] and trend.loc["people", "low"] > 0
+    assert trend.loc["epochs", "low"] < 0 < trend.loc["epochs", "high"]
+    words = strength.trend_sentences(trend.reset_index())
+    assert "the gain grows" in words[0] and "not resolved" in words[1]
+
+
+def test_what_is_missing_is_left_out_and_a_short_ladder_has_no_line(rows):
+    few = rows[rows["model"].isin(["bnta", "people_half"])]
+    assert set(strength.strength_gains(few)["model"]) == {"bnta", "people_half"}
+    assert strength.strength_trend(few).empty
+
+
+def test_the_figure_draws_both_ladders_and_other_profiles(rows):
+    gains = strength.strength_gains(rows)
+    figure = strength_figure(gains, others={"paper": gains})
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert {"share of people", "share of epochs", "people, paper profile"} <= set(labels)
+
+
+def test_a_share_that_is_none_is_refused():
+    for share in (0, 1.5, "half"):
+        with pytest.raises(ValueError, match="people_share is above 0 and at most 1"):
+            settings("smoke", people_share=share)
