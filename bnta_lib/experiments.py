@@ -140,18 +140,18 @@ class Bench:
         self.runs, self.models, self.targets, self.settings = runs, models, targets, settings
         self.digests = {name: model_digest(model) for name, model in models.items()}
         most = [_chosen_k(run, settings) for run in runs if run.adapter == "bnta"]
-        self._most, self._shared = max(most, default=1), None
+        self._most = max(most, default=1)
+        self._shared: dict[str, _Shared] = {}  # by target
 
     def rows(self, unit: tuple[str, int, int, int]) -> pd.DataFrame:
         """From the store, or else measured."""
         name, number, index, seed = unit
         run, target = self.runs[number], self.targets[name]
         own, split = replace(self.settings, **run.overrides), target.splits[index]
-        if self._shared is None or self._shared.target is not target:
-            self._shared = _Shared(target, self._most)
+        shared = self._shared.setdefault(name, _Shared(target, self._most))
         return measured(
             "retrieval", self._key(unit),
-            lambda: _measure(run, self.models[run.model], self._shared, split, own, seed),
+            lambda: _measure(run, self.models[run.model], shared, split, own, seed),
             profile=own.profile, dataset=target.stored_as(name), split=index, seed=seed, setting=run.setting,
         )
 

@@ -74,7 +74,9 @@ def measure_all(bench: Bench, units: Sequence[tuple], workers: int | None = None
             yield
         return
     with _executor(pool, min(workers, len(units))) as executor, _handed(executor, bench) as handle:
-        running = {executor.submit(_in_worker, handle, unit): unit for unit in units}
+        # In their order, in which neighbours share features: Dask would draw lots among those of a moment.
+        more = [{"priority": -place} if hasattr(executor, "_client") else {} for place in range(len(units))]
+        running = {executor.submit(_in_worker, handle, unit, **how): unit for unit, how in zip(units, more)}
         try:
             for done in futures.as_completed(running):
                 bench.keep(running[done], _result(done, running[done]))
