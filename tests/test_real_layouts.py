@@ -394,6 +394,17 @@ def _no_number(path):
     write_person_mat(path, {"someone": [("s1.jpg", (1, 2, 3, 4))]})
 
 
+def test_a_person_of_an_odd_name_costs_the_set_no_other(tmp_path):
+    folder = tmp_path / "Image" / "SSM"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (60, 60)).save(folder / "s1.jpg")
+    seen = [("s1.jpg", (1, 2, 30, 40))]
+    write_person_mat(tmp_path / "annotation" / "Person.mat", {"p7": seen, "someone": seen, "p0": seen})
+    found = find_sets(tmp_path)["CUHK-SYSU"]
+    assert [sample.pid for sample in found.samples] == [7]
+    assert found.left_out == {"appearance of a person whose name is not p and a number": 1, "person 0": 1}
+
+
 def _no_pictures(path):
     write_person_mat(path, {"p1": [("s1.jpg", (1, 2, 3, 4))]})
 

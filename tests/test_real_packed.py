@@ -376,10 +376,13 @@ def test_leaving_unreadable_images_out_shifts_labels(tmp_path):
     assert pack.spans == {"Market-1501": range(10), "CUHK02": range(10, 18)}
     assert len(pack.unreadable) == 4 and samples[14].file.name in pack.unreadable[3]
     assert quiet([one, two], SIZE, skip_unreadable=True).folder == pack.folder
+    assert quiet([one, two], SIZE, skip_unreadable=None).unreadable == pack.unreadable
     with pytest.raises(ValueError, match="4 of the images cannot be read"):
         quiet([one, two], SIZE)
     with pytest.raises(ValueError, match="2 of the images cannot be read"):
         quiet([samples[0], samples[6]], SIZE, skip_unreadable=True)
+    with pytest.raises(ValueError, match="2 of the images cannot be read"):  # None leaves nothing out by itself
+        quiet([samples[0], samples[1], samples[6]], SIZE, skip_unreadable=None)
 
 
 # ---------------------------------------------------------------- disks

@@ -66,7 +66,9 @@ def _all_sources(settings, data: str | Path, device: str, progress: bool) -> ReI
         return benchmark.mixed(sets, sum(settings.images[n] for n in names), "embedded sources")
     if (root := real_root(data)) is not None:
         mixed = real_mixture(root)
-        return packed(mixed.sets, settings.size, progress=progress).mixed(mixed.name)
+        pack = packed(mixed.sets, settings.size, progress=progress, skip_unreadable=None)
+        lost = f", {len(pack.unreadable)} unreadable images left out" if pack.unreadable else ""
+        return pack.mixed(f"{mixed.name}{lost}")
     found = folder.read_folder(data, (settings.height, settings.width))
     known = found.pids > 0
     people = ReIDSet(found.name, found.images[known], found.pids[known], found.camids[known])

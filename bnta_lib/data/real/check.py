@@ -189,15 +189,21 @@ def _by_part(found: Found) -> dict[str, tuple[int, int]]:
 
 
 def _empty_files(found: Found) -> list[str]:
-    empty, absent = [], []
-    for file in dict.fromkeys(sample.file for sample in found.samples):
-        try:
-            if not os.stat(file).st_size:
-                empty.append(str(file))
-        except OSError:
-            absent.append(str(file))
+    sizes = _sizes(found)
+    empty, absent = ([str(file) for file, size in sizes.items() if size == of] for of in (0, -1))
     return (_named(empty, "without content (0 bytes), to be unpacked again")
             + _named(absent, "that cannot be opened (broken links, or no permission)"))
+
+
+def _sizes(found: Found) -> dict[Path, int]:
+    """Bytes of each file, -1 where it cannot be opened."""
+    sizes = {}
+    for file in dict.fromkeys(sample.file for sample in found.samples):
+        try:
+            sizes[file] = os.stat(file).st_size
+        except OSError:
+            sizes[file] = -1
+    return sizes
 
 
 def _named(files: list[str], what: str) -> list[str]:
@@ -228,11 +234,13 @@ def _decode_all(found: Found, bar: tqdm) -> tuple[int, list[str], int]:
     for sample in found.samples:
         units.setdefault((sample.file, sample.cell), []).append(sample)
     memory = cache_dir() / "decoded.txt"
-    known = _remembered(memory)
+    known, sizes = _remembered(memory), _sizes(found)
     good, broken, clipped, waiting = 0, [], 0, []
     for unit in units.values():
         key = _key(unit)
-        if key in known:
+        if sizes[unit[0].file] == 0:  # named as such already
+            bar.update(len(unit))
+        elif key in known:
             good, clipped = good + len(unit), clipped + known[key]
             bar.update(len(unit))
         else:

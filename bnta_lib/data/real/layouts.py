@@ -410,9 +410,8 @@ def _sysu_boxes(file: Path, folders: dict[str, list[str]]) -> Found:
     samples, left_out = [], Counter()
     for person in people:
         name = str(person["idname"].item())
-        if not re.fullmatch(r"p\d+", name):
-            raise ValueError(f"it names a person {name!r}")
-        pid = int(name[1:])
+        # People are p1, p2, ...; one that is named otherwise must not cost the set the others.
+        pid = int(name[1:]) if re.fullmatch(r"p\d+", name) else -1
         for seen in person["scene"].ravel():
             picture = pictures.get(str(seen["imname"].item()).lower())
             left, top, width, height = (int(round(float(v))) for v in seen["idlocate"].ravel())
@@ -421,7 +420,7 @@ def _sysu_boxes(file: Path, folders: dict[str, list[str]]) -> Found:
             elif min(width, height) < 1:
                 left_out["box without area"] += 1
             elif pid < 1:
-                left_out["person 0"] += 1
+                left_out["person 0" if pid == 0 else "appearance of a person whose name is not p and a number"] += 1
             else:
                 samples.append(Sample(picture, pid, 1, box=(left, top, width, height)))
     if not samples:

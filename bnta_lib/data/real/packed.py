@@ -132,14 +132,15 @@ def packed(
     *,
     workers: int | None = None,
     progress: bool = True,
-    skip_unreadable: bool = False,
+    skip_unreadable: bool | None = False,
 ) -> Packed:
     """The samples of one set, or of several in one file, decoded and resized to ``size`` = (H, W).
 
     Pixels are those of `records.read_image`, resized by Pillow's bilinear filter. A pack that is
     there is opened; else it is made by ``workers`` processes (default: ``$BNTA_WORKERS``, or one a
     core). Images that cannot be decoded are all named in one ValueError when the others are
-    packed; ``skip_unreadable`` leaves them out instead, and names them in the result.
+    packed; ``skip_unreadable`` leaves them out instead, and names them in the result; None takes a
+    pack that was made so, and makes none.
 
     Raises ValueError for no sample or a file that changed meanwhile, and OSError where the pack
     cannot be kept.
@@ -157,7 +158,7 @@ def packed(
                     os.replace(folder, part)
                 _make(folder, part, sets, rows, blocks, size, workers, progress, skip_unreadable)
                 there = open_pack(folder)
-    if there.unreadable and not skip_unreadable:
+    if there.unreadable and skip_unreadable is False:
         raise ValueError(_unreadable(there.unreadable))
     return there
 
@@ -577,6 +578,7 @@ def main_pack(args: argparse.Namespace) -> int:
     """Packs the sources that are found as one mixture, and every other set by itself."""
     from bnta_lib.data.real.layouts import find_sets
     from bnta_lib.data.real.mixture import mixture
+    from bnta_lib.data.real.protocol import official_splits
 
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers is a number of processes, at least 1; got {args.workers}")
@@ -599,4 +601,9 @@ def main_pack(args: argparse.Namespace) -> int:
               f"{len(pack)} images in {pack.folder}")
         for why in pack.unreadable:
             print(f"  left out: {why}")
+    if "GRID" in found:
+        try:
+            official_splits(found["GRID"])
+        except (OSError, ValueError) as error:  # the images are packed all the same
+            print(f"GRID cannot be a target yet: {error}")
     return 0
