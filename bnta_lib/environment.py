@@ -17,7 +17,7 @@ from . import __version__
 from .data import real_root
 from .data.bank import FILE_NAME
 from .files import atomic
-from .settings import ROOT, Settings, cache_dir
+from .settings import ROOT, Settings, cache_dir, device_of
 from .weights import MODELS, read_meta, weights_path
 
 _SHOWN = ("torch", "torchvision", "numpy", "pandas", "matplotlib")
@@ -52,8 +52,7 @@ def check_environment(settings: Settings, data: str | Path = "embedded") -> pd.D
         _row("Cores and torch threads", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads",
              torch.get_num_threads() >= min(2, os.cpu_count() or 1),
              "call torch.set_num_threads, or unset OMP_NUM_THREADS"),
-        _row("GPU", _gpu(), settings.profile != "paper" or torch.cuda.is_available(),
-             "the paper profile needs a GPU: choose laptop, or a machine with one"),
+        _row("GPU", *_gpu(settings.profile)),
         _row("Profile", f"{settings.profile}: {settings.height} x {settings.width} pixels, "
              f"{32 * settings.base_width} channels, {settings.splits} splits", True, ""),
         *[_weights(settings, name, real_root(data)) for name in MODELS],
@@ -105,10 +104,18 @@ def _pair() -> tuple[str, bool, str]:
     return name, True, remedy
 
 
-def _gpu() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return "none; the smoke and laptop profiles need none"
+def _gpu(profile: str) -> tuple[str, bool, str]:
+    """What is there, and whether the profile measures where it should."""
+    found = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    try:
+        device = device_of(profile)
+    except ValueError as error:
+        return found, False, str(error)
+    if profile != "paper" and device.type == "cpu":
+        return f"{found}; the smoke and laptop profiles need none", True, ""
+    remedy = ("the paper profile needs a GPU: choose laptop, or a machine with one" if found == "none" else
+              "BNTA_DEVICE keeps the paper profile on the CPU: leave it out")
+    return f"{found}; models measure on {device}", device.type == "cuda", remedy
 
 
 def _weights(settings: Settings, name: str, root: Path | None) -> dict:

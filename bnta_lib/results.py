@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 from .files import atomic
-from .settings import PROFILES, cache_dir
+from .settings import PROFILES, cache_dir, device_of
 
 # A row's columns. `setting` says what was done, `seconds` how long the measurement took that the
 # row belongs to, `code` is a digest of the modules that decide the number. Rows may have details
@@ -53,15 +53,15 @@ def code_digest(module: str = "") -> str:
 
 
 @functools.cache
-def machine() -> str:
-    """What measured: processor, threads, GPU if any, and torch's version."""
+def machine(gpu: bool = True) -> str:
+    """What measured: processor, threads, the GPU if there is one (and ``gpu``), and torch's version."""
     names = [platform.machine()]
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names += [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")][:1]
     except OSError:
         pass  # another system: the architecture has to do
-    if torch.cuda.is_available():
+    if gpu and torch.cuda.is_available():
         names.append(torch.cuda.get_device_name())
     names.append(f"{torch.get_num_threads()} threads of {os.cpu_count()}")
     return ", ".join([*names, f"torch {torch.__version__}"])
@@ -97,7 +97,7 @@ def measured(
     seconds = round(time.perf_counter() - start, 3)
     about = {"experiment": experiment, "profile": profile, "dataset": dataset, "split": split,
              "seed": seed, "setting": setting, "metric": "", "value": math.nan, "unit": "",
-             "seconds": seconds, "machine": machine(), "code": code[:12]}
+             "seconds": seconds, "machine": machine(device_of(profile).type == "cuda"), "code": code[:12]}
     rows = [{**about, **row} for row in found]
     with atomic(path) as temporary:
         temporary.write_text(json.dumps({"key": key, "rows": rows, "digest": _digest(key, rows)}))

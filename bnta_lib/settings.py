@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -190,6 +193,40 @@ def settings(profile: str | None = None, **overrides) -> Settings:
 def cache_dir() -> Path:
     """Where rendered sets, checkpoints and measured rows are kept: ``$BNTA_CACHE`` or .cache."""
     return Path(os.environ.get("BNTA_CACHE") or ROOT / ".cache").expanduser().absolute()
+
+
+def device_of(profile: str) -> torch.device:
+    """Where the models that measure at a profile are: at "paper" a GPU where there is one, else the CPU.
+
+    ``$BNTA_DEVICE`` overrides that at every profile: "cpu", "cuda", or a GPU by its number ("cuda:1").
+    Smoke and laptop are on the CPU unless it is said: what is committed of them was measured there, and the
+    keys of the results store do not tell devices apart (the column ``machine`` of its rows does).
+    Raises ValueError for another word, or a GPU that is not there.
+    """
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    asked = os.environ.get("BNTA_DEVICE", "").strip()
+    if not asked:
+        return torch.device("cuda" if profile == "paper" and there else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", asked):
+        raise ValueError('BNTA_DEVICE is "cpu", "cuda", or a GPU by its number as in "cuda:1"; '
+                         f"got {asked!r}")
+    device = torch.device(asked)
+    if device.type == "cuda" and (device.index or 0) >= there:
+        found = f"{there} NVIDIA GPU{'s' * (there != 1)}" if there else "no NVIDIA GPU that it can use"
+        raise ValueError(f"BNTA_DEVICE asks for {asked}, and PyTorch finds {found} here: leave BNTA_DEVICE "
+                         'out, set it to "cpu", or look at the driver and at CUDA_VISIBLE_DEVICES')
+    return device
+
+
+def worker_count(default: int | None = None) -> int:
+    """How many processes work side by side: ``$BNTA_WORKERS``, else ``default``, else one a core.
+
+    Raises ValueError where the variable is no count.
+    """
+    text = os.environ.get("BNTA_WORKERS") or str(default or os.cpu_count() or 1)
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError(f"BNTA_WORKERS is a number of processes, a whole number of at least 1; got {text!r}")
+    return int(text)
 
 
 def data_folder(data: str | Path) -> Path | None:

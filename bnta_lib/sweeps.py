@@ -1,8 +1,9 @@
 """Sweeps: the measurements that the store lacks, side by side on cores, GPUs or a cluster.
 
-Dask does the work: by default a cluster of this machine's own, one process a core (a GPU), one thread
-each. :func:`over` and ``$BNTA_CLUSTER`` name another: a scheduler's address, a Dask cluster (a
-``dask_jobqueue.SLURMCluster``, say), or any executor of the kind of :mod:`concurrent.futures`.
+Dask does the work: by default a cluster of this machine's own, one process a core, one thread each; where
+models are on GPUs (:func:`.settings.device_of`), one process a GPU. :func:`over` and ``$BNTA_CLUSTER`` name
+another: a scheduler's address, a Dask cluster (a ``dask_jobqueue.SLURMCluster``, say), or any executor of
+the kind of :mod:`concurrent.futures`.
 
 Whatever measures, numbers are the same: they hang on neither the number of processes nor their
 threads. A process that dies is replaced and its measurement made again; those that are finished
@@ -15,6 +16,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures as futures
 import functools
+import io
 import logging
 import os
 import pickle
@@ -27,7 +29,7 @@ from typing import Any, Protocol
 
 import torch
 
-from .settings import cache_dir
+from .settings import Settings, cache_dir, device_of, worker_count
 
 PATIENCE = 20  # seconds that a scheduler has to answer
 _POOL: list[Any] = []  # what :func:`over` named, the last one counts
@@ -35,6 +37,8 @@ _POOL: list[Any] = []  # what :func:`over` named, the last one counts
 
 class Bench(Protocol):
     """What can be measured in other processes: see :class:`bnta_lib.experiments.Bench`."""
+
+    settings: Settings  # by whose profile processes place it
 
     def measure(self, unit: tuple) -> str: ...
     def keep(self, unit: tuple, text: str) -> None: ...
@@ -62,12 +66,13 @@ def over(pool: Any) -> Iterator[None]:
 def measure_all(bench: Bench, units: Sequence[tuple], workers: int | None = None) -> Iterator[None]:
     """Measure ``units``; yields once for each as it is done.
 
-    ``workers``: processes, where no pool is named (default: ``$BNTA_WORKERS``, else one a core, or a
-    GPU where there are several); with 1 the work stays in this process. Raises what measuring raises,
-    ConnectionError where no scheduler answers, RuntimeError where processes keep dying.
+    ``workers``: processes, where no pool is named (default: ``$BNTA_WORKERS``, else one a core, or one a GPU
+    where models are on GPUs); with 1 the work stays in this process, and the models where they are. Raises
+    what measuring raises, ConnectionError where no scheduler answers, RuntimeError where processes keep
+    dying.
     """
     pool = _POOL[-1] if _POOL else os.environ.get("BNTA_CLUSTER", "").strip() or None
-    workers = worker_count(workers)
+    workers = worker_count(workers or _places(device_of(bench.settings.profile)))
     if pool is None and (workers < 2 or len(units) < 2):
         for unit in units:
             bench.measure(unit)
@@ -98,14 +103,11 @@ def _result(done: futures.Future, unit: tuple) -> str:
         raise RuntimeError(f"measuring {unit} ended process after process {kept}") from error
 
 
-def worker_count(default: int | None = None) -> int:
-    """How many processes ``$BNTA_WORKERS`` asks for; ValueError where it is no count."""
-    several = torch.cuda.device_count() if torch.cuda.is_available() else os.cpu_count() or 1
-    text = os.environ.get("BNTA_WORKERS") or str(default or several)
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise ValueError(f"BNTA_WORKERS is the number of processes that measure, a whole number of "
-                         f"at least 1; got {text!r}")
-    return int(text)
+def _places(device: torch.device) -> int | None:
+    """How many processes a device is for; None: one a core."""
+    if device.type == "cpu":
+        return None
+    return torch.cuda.device_count() if device.index is None else 1
 
 
 @contextmanager
@@ -115,21 +117,38 @@ def _handed(executor, bench: Bench) -> Iterator[Any]:
         # As a task of its own: where all processes that hold its result die, it is made again.
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
-            yield client.submit(pickle.loads, pickle.dumps(bench), pure=False)
+            yield client.submit(pickle.loads, _pickled(bench), pure=False)
         return
     # In the cache, which processes on other machines share if they share anything.
     (folder := cache_dir() / "sweeps").mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".pickle") as file:
-        pickle.dump(bench, file)
+        file.write(_pickled(bench))
         file.flush()
         yield Path(file.name)
+
+
+class _ByCPU(pickle.Pickler):
+    """Tensors of a GPU go as those of the CPU: the process that reads them may have no GPU, or another."""
+
+    def reducer_override(self, found: object) -> Any:
+        if not isinstance(found, torch.Tensor) or found.device.type == "cpu":
+            return NotImplemented
+        moved = found.detach().cpu()
+        if isinstance(found, torch.nn.Parameter):
+            moved = torch.nn.Parameter(moved, found.requires_grad)
+        return moved.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+
+
+def _pickled(bench: Bench) -> bytes:
+    pickler = _ByCPU(found := io.BytesIO(), pickle.HIGHEST_PROTOCOL)
+    pickler.dump(bench)
+    return found.getvalue()
 
 
 def _in_worker(handle: Bench | Path, unit: tuple) -> str:
     torch.set_num_threads(1)
     bench = _unpickled(handle) if isinstance(handle, Path) else handle
-    if torch.cuda.is_available():
-        bench.to(_own_gpu())
+    bench.to(_own(device_of(bench.settings.profile)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the store's, which the process that asks has given
         return bench.measure(unit)
@@ -140,8 +159,10 @@ def _unpickled(path: Path) -> Bench:
     return pickle.loads(path.read_bytes())
 
 
-def _own_gpu() -> torch.device:
-    """This process's GPU: local processes are numbered; one that sees a single GPU has that."""
+def _own(device: torch.device) -> torch.device:
+    """This process's own of the GPUs that ``device`` means: local processes are numbered."""
+    if device.type == "cpu" or device.index is not None:
+        return device
     from distributed import get_worker
 
     try:

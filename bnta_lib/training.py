@@ -27,7 +27,7 @@ from .data.sets import ReIDSet
 from .files import atomic
 from .losses import identity_loss, matching_train_loss, positioning_loss, triplet_loss
 from .model import BNTANet, load_imagenet
-from .settings import PROFILES, Settings, cache_dir, settings as load_settings
+from .settings import PROFILES, Settings, cache_dir, device_of, settings as load_settings
 from .weights import (
     MODELS, SHAPELESS, WEAKER, load_model, model_settings, read_meta, save_model, weights_path,
 )
@@ -252,11 +252,13 @@ def trained_model(
     With ``data`` naming published sets (see :mod:`.data`) it is the model trained on those of them
     that are sources; else, on the embedded ones: also for a user's own folder, which is a target.
     With ``retrain`` it is trained in any profile (resumable) and stored.
+    It is on the device that :func:`.settings.device_of` gives the profile.
     Raises FileNotFoundError where the weights are absent otherwise, ValueError where they were
-    trained on other published sets than are there now.
+    trained on other published sets than are there now, and as :func:`.settings.device_of`.
     """
     from .data import load_sources, real_root
 
+    device = device_of(settings.profile)
     root = real_root(data)
     path, chosen = weights_path(settings, name, root), model_settings(settings, name)
     if retrain or settings.profile == "smoke":
@@ -264,7 +266,7 @@ def trained_model(
         key = training_key(sources, chosen)
         # Smoke weights live in the cache: they are made, and made again when they are out of date.
         if not retrain and path.is_file() and read_meta(path).get("key") == key:
-            return load_model(path, chosen)
+            return load_model(path, chosen).to(device)
         checkpoint = checkpoint_path(sources, chosen, name)
         model, history = train(sources, chosen, checkpoint, progress)
         meta = {"model": name, "profile": settings.profile, "data": sources.digest,
@@ -278,7 +280,7 @@ def trained_model(
         checkpoint.unlink(missing_ok=True)
     elif root is not None:
         _check_mixture(path, root, settings)
-    return load_model(path, chosen)
+    return load_model(path, chosen).to(device)
 
 
 def _check_mixture(path: Path, root: Path, settings: Settings) -> None:

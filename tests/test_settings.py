@@ -7,7 +7,7 @@ import torch
 
 import bnta_lib
 from bnta_lib.model import BNTANet, bn_layers
-from bnta_lib.settings import PROFILES, cache_dir, figures_dir, settings
+from bnta_lib.settings import PROFILES, cache_dir, device_of, figures_dir, settings
 
 
 def test_paper_profile_differs_from_the_papers_numbers():
@@ -79,3 +79,39 @@ def test_a_setting_out_of_range_is_accepted(wrong):
 def test_a_caller_can_change_a_profile():
     settings("smoke").people.clear()
     assert settings("smoke").people
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """``gpus(n)``: as many are there, whatever is."""
+    def there(count):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("BNTA_DEVICE", raising=False)
+    return there
+
+
+@pytest.mark.parametrize("profile, there, asked, wanted", [
+    ("paper", 1, None, "cuda"), ("paper", 0, None, "cpu"), ("paper", 1, "cpu", "cpu"),
+    ("paper", 2, "cuda:1", "cuda:1"), ("laptop", 1, None, "cpu"), ("smoke", 1, "", "cpu"),
+    ("laptop", 1, "cuda", "cuda"), ("smoke", 0, "cpu", "cpu"),
+])  # fmt: skip
+def test_a_profile_measures_on_another_device(gpus, monkeypatch, profile, there, asked, wanted):
+    gpus(there)
+    if asked is not None:
+        monkeypatch.setenv("BNTA_DEVICE", asked)
+    assert device_of(profile) == torch.device(wanted)
+
+
+@pytest.mark.parametrize("asked, there, words", [
+    ("cuda", 0, "BNTA_DEVICE asks for cuda, and PyTorch finds no NVIDIA GPU .* leave BNTA_DEVICE out"),
+    ("cuda:1", 1, "asks for cuda:1, and PyTorch finds 1 NVIDIA GPU here"),
+    ("gpu", 1, "\"cpu\", \"cuda\", or a GPU by its number .* got 'gpu'"), ("mps", 1, "got 'mps'"),
+    ("cuda:-1", 1, "got 'cuda:-1'"), ("cuda:", 1, "got 'cuda:'"),
+])  # fmt: skip
+def test_a_device_that_is_not_there_is_passed_over_in_silence(gpus, monkeypatch, asked, there, words):
+    gpus(there)
+    monkeypatch.setenv("BNTA_DEVICE", asked)
+    for profile in PROFILES:
+        with pytest.raises(ValueError, match=words):
+            device_of(profile)

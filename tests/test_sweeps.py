@@ -101,6 +101,29 @@ def test_any_executor_of_concurrent_futures_measures_the_same(bench, serial, tmp
     assert not list((tmp_path / "alone" / "sweeps").iterdir()), "what was handed over lies about"
 
 
+def test_a_process_places_models_by_another_rule(bench, monkeypatch):
+    """Processes ask the rule for themselves: one without the GPU that is asked for says so."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, sweeps.over(pool):
+        before = torch.get_num_threads()
+        sweep = sweeps.measure_all(bench, units(bench))
+        monkeypatch.setattr(sweeps, "device_of", lambda profile: torch.device("meta", 0))
+        with pytest.raises(NotImplementedError, match="meta"):
+            list(sweep)
+    torch.set_num_threads(before)
+    monkeypatch.undo()
+    monkeypatch.setenv("BNTA_DEVICE", "cuda:99")
+    with pytest.raises(ValueError, match="BNTA_DEVICE asks for cuda:99"):
+        list(sweeps.measure_all(bench, units(bench)))
+
+
+def test_processes_are_not_one_a_core_or_one_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    counts = [sweeps._places(torch.device(name)) for name in ("cpu", "cuda", "cuda:1")]
+    assert counts == [None, 3, 1]
+    own = [sweeps._own(torch.device(name)) for name in ("cpu", "cuda", "cuda:1")]
+    assert own == [torch.device("cpu"), torch.device("cuda:0"), torch.device("cuda:1")]
+
+
 class Breaks(experiments.Bench):
     def measure(self, unit):
         if unit[1] == 2:

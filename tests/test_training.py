@@ -268,6 +268,14 @@ def test_absent_weights_are_not_asked_for(monkeypatch, tmp_path, small):
         trained_model(small, "tent")
 
 
+def test_a_device_that_is_not_there_is_found_after_training(monkeypatch, tmp_path, quick):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    monkeypatch.setenv("BNTA_DEVICE", "cuda:99")
+    with pytest.raises(ValueError, match="BNTA_DEVICE asks for cuda:99"):
+        trained_model(quick, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_smoke_weights_in_the_cache_are_out_of_date(monkeypatch, tmp_path, quick):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
     quick = replace(quick, epochs=1, batch=64)

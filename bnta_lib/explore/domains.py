@@ -79,8 +79,8 @@ def seen(of: Scene, people: int | None = None, **turned: float) -> Tensor:
 def stem_moments(model: BNTANet, images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (channels,) of what enters the first BN layer."""
     x = images.to(model.scale.device, model.scale.dtype) * model.scale + model.shift
-    y = model.backbone.conv1(x).transpose(0, 1).flatten(1).cpu()
-    return y.mean(1), y.std(1)
+    y = model.backbone.conv1(x).transpose(0, 1).flatten(1)
+    return y.mean(1).cpu(), y.std(1).cpu()
 
 
 def stem_statistics(model: BNTANet, own: tuple[Tensor, Tensor], moved: tuple[Tensor, Tensor]) -> pd.DataFrame:

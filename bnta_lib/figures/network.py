@@ -312,7 +312,7 @@ def stripes_figure(images: Tensor, maps: Tensor, stripes: int) -> Figure:
     black at the image's smallest and white at its largest. Brackets name the rows that each stripe averages.
     """
     count, height, width = len(images), images.shape[2], images.shape[3]
-    strength = maps.float().norm(dim=1)
+    strength = maps.float().norm(dim=1).cpu()
     figure, axes = plt.subplots(1, 2 * count, figsize=(TEXT_WIDTH, 2.6), layout="constrained")
     for i in range(count):
         left, right = axes[2 * i], axes[2 * i + 1]

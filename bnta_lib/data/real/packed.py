@@ -53,7 +53,7 @@ from tqdm.auto import tqdm
 from bnta_lib.data.real.records import Found, Sample, read_image
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.files import atomic
-from bnta_lib.settings import PAPER_SOURCES, PROFILES, cache_dir, settings as load_settings
+from bnta_lib.settings import PAPER_SOURCES, PROFILES, cache_dir, settings as load_settings, worker_count
 
 VERSION = 1  # of the layout and of how pixels are made
 BLOCK = 256  # images that are journalled together
@@ -455,7 +455,7 @@ def _explained(folder: Path) -> Iterator[None]:
 
 def _decoded(images: Path, rows: list[Job], todo: list[int], size, workers: int | None) -> Iterator[tuple]:
     """Decodes the blocks ``todo`` into the file: number, checksums, unreadable, changed of each."""
-    workers = _workers() if workers is None else workers
+    workers = worker_count() if workers is None else workers
     jobs = ((images, k, k * BLOCK, rows[k * BLOCK : (k + 1) * BLOCK], size) for k in todo)
     if workers < 2 or len(todo) * BLOCK < SMALL:
         for job in jobs:
@@ -466,15 +466,6 @@ def _decoded(images: Path, rows: list[Job], todo: list[int], size, workers: int 
     with parallel_config("loky", inner_max_num_threads=1, idle_worker_timeout=30):
         work = Parallel(min(workers, len(todo)), return_as="generator_unordered", batch_size=1)
         yield from work(delayed(_decode_block)(*job) for job in jobs)
-
-
-def _workers() -> int:
-    """How many processes ``$BNTA_WORKERS`` asks for, or the cores; ValueError where it is no count."""
-    text = os.environ.get("BNTA_WORKERS") or str(os.cpu_count() or 1)
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise ValueError("BNTA_WORKERS is the number of processes that decode, a whole number of at least "
-                         f"1; got {text!r}")
-    return int(text)
 
 
 def _decode_block(images: Path, block: int, first: int, rows: list[Job], size: tuple[int, int]) -> tuple:

@@ -1,0 +1,361 @@
+"""Models on a GPU: nothing on their way to a number, a picture or a file may lie on the wrong device.
+
+Most of it runs on a pretended GPU (see pretended.py), which tells where tensors lie and nothing else of CUDA:
+each work gives the very numbers that it gives on the CPU, or says which step mixes devices. What needs a
+real GPU is skipped where there is none.
+"""
+
+import copy
+import dataclasses
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bnta_lib import experiments, settings as profile, sweeps, trained_model
+from bnta_lib.adaption import adapt, change_rates, pair_losses
+from bnta_lib.baselines import adabn, tent
+from bnta_lib.changes import layer_sizes
+from bnta_lib.data import load_targets
+from bnta_lib.data.sets import ReIDSet, Split, Target
+from bnta_lib.deltas import Delta, DeltaBank, model_digest
+from bnta_lib.experiments import TABLE_2, change_rows, run_rows, score, shift_rows
+from bnta_lib.explore import domains, layers, nk, retrieval
+from bnta_lib.figures.network import stripes_figure, trace_shapes
+from bnta_lib.grid import NONE, grid_runs
+from bnta_lib.guards import Guards
+from bnta_lib.headroom import KINDS, headroom_rows
+from bnta_lib.losses import matching_tta_loss, positioning_loss
+from bnta_lib.model import BNTANet, embed
+from bnta_lib.pairing import nearest_pairs
+from bnta_lib.shift import bn_moments, bn_outputs
+from bnta_lib.weights import load_model, save_model
+from pretended import GPU, OnGPU, pretended
+
+REAL = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+
+# ---------------------------------------------------------------- the pretended GPU itself
+
+
+def ones(device) -> Tensor:
+    return torch.ones(3, device=device)
+
+
+MISTAKES = {
+    "a sum": lambda gpu: ones(gpu) + ones("cpu"),
+    "a sum in place": lambda gpu: ones("cpu").add_(ones(gpu)),
+    "a mask": lambda gpu: ones(gpu).masked_fill(ones("cpu") > 0, 0.0),
+    "a choice": lambda gpu: torch.where(ones("cpu") > 0, ones(gpu), 0.0),
+    "a comparison": lambda gpu: torch.equal(ones(gpu), ones("cpu")),
+    "a row of both": lambda gpu: torch.cat([ones(gpu), ones("cpu")]),
+    "a product": lambda gpu: F.linear(ones(gpu), torch.ones(2, 3)),
+    "an index of gather": lambda gpu: ones(gpu).gather(0, torch.tensor([0])),
+    "an index of sums": lambda gpu: ones(gpu).index_add(0, torch.tensor([0]), ones(gpu)[:1]),
+    "a GPU's index of the CPU's": lambda gpu: ones("cpu")[torch.tensor([0], device=gpu)],
+    "what is written at an index": lambda gpu: ones(gpu).index_put((torch.tensor([0, 1]),), torch.ones(2)),
+    "NumPy": lambda gpu: ones(gpu).numpy(),
+    "NumPy's view": lambda gpu: np.asarray(ones(gpu)),
+}
+FINE = {
+    "a single number": lambda gpu: ones(gpu) * torch.tensor(2.0),
+    "an index": lambda gpu: ones(gpu)[torch.tensor([0, 2])],
+    "a mask as an index": lambda gpu: ones(gpu)[torch.tensor([True, False, True])],
+    "indices of both": lambda gpu: ones(gpu)[:, None][torch.tensor([2], device=gpu), torch.tensor([0])],
+    "a copy there": lambda gpu: torch.zeros(3, device=gpu).copy_(ones("cpu")),
+    "a copy back": lambda gpu: torch.zeros(3).copy_(ones(gpu)),
+    "a list": lambda gpu: ones(gpu).tolist(),
+    "a number": lambda gpu: float(f"{ones(gpu).sum() / 2:.3f}") + ones(gpu).sum().item(),
+    "made there": lambda gpu: torch.arange(3, device=gpu) + ones(gpu).new_zeros(3),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_the_pretended_gpu_lets_a_mistake_pass(what):
+    with pretended(), pytest.raises((RuntimeError, TypeError, IndexError)):
+        MISTAKES[what](GPU)
+
+
+@pytest.mark.parametrize("what", FINE)
+def test_the_pretended_gpu_refuses_what_a_gpu_takes(what):
+    wanted = FINE[what](torch.device("cpu"))
+    with pretended():
+        found = FINE[what](GPU)
+        found = found.cpu() if isinstance(found, Tensor) else found
+    assert torch.equal(torch.as_tensor(found), torch.as_tensor(wanted))
+
+
+@REAL
+def test_a_real_gpu_takes_other_tensors_than_the_pretended_one():
+    for what, mistake in MISTAKES.items():
+        with pytest.raises((RuntimeError, TypeError, IndexError)):
+            mistake(torch.device("cuda"))
+            pytest.fail(what)
+    for fine in FINE.values():
+        fine(torch.device("cuda"))
+
+
+# ---------------------------------------------------------------- every way to a number
+
+
+@pytest.fixture
+def own(small):
+    """Four pairs in batches of two, with one seed."""
+    return replace(small, tta_batch=2, tta_lr=0.01, tta_seeds=1, K=4)
+
+
+@pytest.fixture
+def target(images):
+    """Ten images of noise: three people with a probe each, and one more in one of the two galleries."""
+    more = images.flip(3)
+    data = ReIDSet("noise", torch.cat([images, more]), torch.arange(10).repeat(2) + 1,
+                   torch.tensor([1, 2]).repeat_interleave(10))
+    splits = (Split(torch.arange(3), torch.arange(10, 20)), Split(torch.arange(8), torch.arange(10, 19)))
+    return Target(data, splits)
+
+
+@pytest.fixture
+def on_both(model, tmp_path, monkeypatch):
+    """``on_both(work)``: what ``work(model)`` gives on the CPU and on the pretended GPU, each with a cache
+    of its own; that nothing of the second is left there."""
+    def run(work):
+        found = []
+        for place in ("cpu", "gpu"):
+            monkeypatch.setenv("BNTA_CACHE", str(tmp_path / place))
+            if place == "cpu":
+                found.append(work(copy.deepcopy(model)))
+                continue
+            with pretended():
+                there = copy.deepcopy(model).to(GPU)
+                before = model_digest(there)
+                found.append(work(there))
+                assert all(t.device == GPU for t in there.state_dict().values()), "the model was moved"
+                assert model_digest(there) == before == model_digest(model)
+        same(*found)
+    return run
+
+
+def same(cpu, gpu) -> None:
+    """Two results are one, bit by bit; the second's tensors lie on the CPU, and its models do not."""
+    if isinstance(cpu, torch.nn.Module):
+        assert {t.device for t in gpu.state_dict().values()} == {GPU}, "an adapted model left the GPU"
+        with pretended():
+            cpu, gpu = cpu.state_dict(), {k: v.cpu() for k, v in gpu.state_dict().items()}
+    assert not isinstance(gpu, OnGPU), "a result stayed on the GPU"
+    if isinstance(cpu, Tensor):
+        assert torch.equal(cpu, gpu)
+    elif isinstance(cpu, pd.DataFrame):
+        timed = ["seconds", "machine"]
+        cpu, gpu = (t.drop(columns=timed, errors="ignore") for t in (cpu, gpu))
+        if "unit" in cpu:
+            cpu, gpu = (t[t["unit"] != "s"] for t in (cpu, gpu))
+        pd.testing.assert_frame_equal(cpu, gpu, check_exact=True)
+    elif isinstance(cpu, np.ndarray):
+        assert np.array_equal(cpu, gpu)
+    elif isinstance(cpu, dict):
+        assert cpu.keys() == gpu.keys()
+        for key in cpu:
+            if key != "seconds":
+                same(cpu[key], gpu[key])
+    elif dataclasses.is_dataclass(cpu):
+        same(vars(cpu), vars(gpu))
+    elif isinstance(cpu, (list, tuple)):
+        for a, b in zip(cpu, gpu, strict=True):
+            same(a, b)
+    else:
+        assert cpu == gpu or cpu != cpu
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"layers": ("in",)}, {"layers": ("conv",)}, {"layers": ("bn", "conv", "in")},
+    *({"quantities": (name,)} for name in ("mean", "var", "gamma", "beta")),
+    {"quantities": ("mean", "beta"), "reading": "restore"}, {"quantities": ("gamma",), "reading": "restore"},
+    {"losses": ("pos",)}, {"losses": ("mat",)}, {"losses": ()}, {"follow_fn": False},
+    {"guards": Guards(min_images=0)},
+    {"settings": {"tta_optimizer": "sgd", "matching_reduction": "mean", "tta_epochs": 2}},
+], ids=lambda options: ", ".join(map(str, options.values())) or "defaults")  # fmt: skip
+def test_an_adaption_mixes_devices(on_both, images, own, options):
+    chosen = replace(own, **options.get("settings", {}))
+    options = {k: v for k, v in options.items() if k != "settings"}
+    on_both(lambda model: adapt(model, images, chosen, **options))
+
+
+def test_features_or_losses_mix_devices(on_both, images, own):
+    def work(model):
+        features, local = embed(model, images)
+        pairs = nearest_pairs(local, 4)
+        result = adapt(model, images, own, local=local, pairs=pairs)
+        losses = pair_losses(model, images, pairs, own)
+        return features, local, pairs, losses, change_rates(model, result.model)
+    on_both(work)
+
+
+def test_a_rival_mixes_devices(on_both, images, own):
+    on_both(lambda model: (adabn(model, images, 4), tent(model, images, own, 4)))
+
+
+@pytest.fixture
+def rows_of(target, own):
+    """Rows of all kinds that a model is measured for: Table 2, two cells of Figure 4, and other figures."""
+    def work(model):
+        targets = {"noise": replace(target, splits=target.splits[:1])}
+        runs = [replace(run, model="bnta") for run in TABLE_2]
+        cells = [NONE, *grid_runs(10, own.K)[:2]]
+        return (run_rows("table_2", runs, {"bnta": model}, targets, own, progress=False),
+                run_rows("figure_4", cells, {"bnta": model}, targets, own, 1, progress=False),
+                change_rows(model, targets, own, progress=False),
+                shift_rows(model, targets, [target.data], own),
+                headroom_rows(model, targets, own, KINDS[1]))
+    return work
+
+
+def test_measured_rows_mix_devices_or_are_stored_under_another_key(on_both, rows_of, tmp_path):
+    on_both(rows_of)
+    cpu, gpu = (sorted(p.relative_to(tmp_path / place) for p in (tmp_path / place).rglob("*.json"))
+                for place in ("cpu", "gpu"))
+    assert cpu == gpu and len(cpu) == 9
+
+
+def test_scores_or_outputs_of_layers_mix_devices(on_both, target, own):
+    def work(model):
+        some = target.data.images
+        values = [bn_outputs(model, some, name, limit=100) for name in ("backbone.bn1", "fn", "parts.1.1")]
+        scores = score(model, target, target.splits[0], own)
+        return scores, bn_moments(model, some, 8), layer_sizes(model), values
+    on_both(work)
+
+
+def test_a_delta_or_a_bank_of_them_mixes_devices(on_both, images, own, tmp_path):
+    def work(model):
+        result = adapt(model, images, own)
+        bank, path = DeltaBank(model), tmp_path / "site.safetensors"
+        result.delta.save(path)
+        bank.add("file", path)
+        bank.add("other", adapt(model, images, own, seed=1).delta)
+        found = [path.read_bytes()]
+        with Delta.load(path).applied(model):
+            found += embed(model, images)
+        bank.use("other")
+        with bank.using("file"):
+            found += embed(model, images)
+        found += embed(model, images)
+        bank.source()
+        bank.save(tmp_path / "bank")
+        return *found, *embed(model, images), DeltaBank.load(tmp_path / "bank", model).names
+    on_both(work)
+
+
+def test_what_an_explorer_shows_mixes_devices(on_both, target, own):
+    def work(model):
+        targets, split = {"noise": target}, target.splits[1]
+        book = nk.PairBook(model, targets, own)
+        scene = domains.scene_of("VIPeR", own.size, 4)
+        moments = [domains.stem_moments(model, domains.seen(scene, noise=noise)) for noise in (0.0, 0.1)]
+        return (layers.layer_books(model, targets, [target.data], own, images=8),
+                book.pairs("noise", 1, 8, 3), book.frozen_scores("noise", 1),
+                nk.known_cells(model, targets, own), nk.run_live(model, target, 1, own, 8, 3, 0.3),
+                retrieval.ranking_of(model, target, split, own, 5), domains.stem_statistics(model, *moments))
+    on_both(work)
+
+
+def test_what_notebooks_do_by_themselves_mixes_devices(on_both, images, own):
+    def work(model):
+        with torch.no_grad():  # 02: maps under stripes; 04: the losses of a batch, step by step
+            maps = model.maps(images[:4])
+            pairs = nearest_pairs(embed(model, images)[1], 4)
+            stripes = model.stripes_of(model.maps(images[pairs.index.flatten()]))
+            local = model.local_features(stripes)
+            l_pos = positioning_loss(model.fc_p(stripes))
+            l_mat = matching_tta_loss(local, pairs.part, own.margin)
+        figure = stripes_figure(images[:4], maps, own.stripes)
+        shown = [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
+        adapted = adapt(model, images, own).model.state_dict()
+        moved = [key for key, tensor in model.state_dict().items() if not torch.equal(tensor, adapted[key])]
+        return shown, f"{l_pos:.6g} {l_mat:.6g}", moved, trace_shapes(model, images[:2])
+    on_both(work)
+
+
+def test_weights_are_saved_otherwise_from_a_gpu(on_both, own, tmp_path):
+    def work(model):
+        digests = [experiments.model_digest(model)]
+        for compact in (True, False):
+            save_model(model, tmp_path / "w", {}, compact)
+            digests.append(model_digest(load_model(tmp_path / "w", own)))
+        return digests
+    on_both(work)
+
+
+def test_a_process_is_handed_tensors_of_a_gpu_that_it_may_not_have(model, target, own):
+    with pretended():
+        there = copy.deepcopy(model).to(GPU)
+        bench = experiments.Bench(TABLE_2[1:], {"bnta": there}, {"noise": target}, own)
+        handed = sweeps._pickled(bench)
+        assert there.scale.device == GPU
+    read = pickle.loads(handed).models["bnta"]
+    assert {t.device.type for t in read.state_dict().values()} == {"cpu"} and read.scale.device.type == "cpu"
+    assert isinstance(read.fc_g.weight, torch.nn.Parameter) and not read.fn.bias.requires_grad
+    assert model_digest(read) == model_digest(model)
+
+
+# ---------------------------------------------------------------- a real GPU
+
+
+@pytest.fixture
+def full_precision():
+    """Convolutions in float32: by default a GPU rounds their factors to 10 bits (TF32)."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+@REAL
+def test_a_gpu_pairs_or_ranks_otherwise_than_the_cpu(full_precision, monkeypatch):
+    """The trained smoke network: features to 1e-4 of their size; of the 128 pairs' distances, each to 1e-3,
+    and nine pairs in ten the same (others tie within rounding); rank 1 of each method to two probes."""
+    own = profile("smoke")
+    target = load_targets(own)["VIPeR"]
+    split = target.splits[0]
+    gallery, found = target.data.images[split.gallery], {}
+    for device in ("cpu", "cuda"):
+        monkeypatch.setenv("BNTA_DEVICE", device)
+        model = trained_model(own, progress=False)
+        assert model.scale.device.type == device
+        features, local = embed(model, gallery)
+        result = adapt(model, gallery, own, local=local)
+        rivals = [adabn(model, gallery), tent(model, gallery, own)]
+        found[device] = features, result, [score(m, target, split, own).row()["R1"]
+                                           for m in (model, result.model, *rivals)]
+    (features, cpu, ranks), (features_2, gpu, ranks_2) = found.values()
+    assert (features_2 - features).norm() < 1e-4 * features.norm()
+    pairs, pairs_2 = ({tuple(pair) for pair in result.pairs.index.tolist()} for result in (cpu, gpu))
+    assert len(pairs & pairs_2) >= 0.9 * len(pairs)
+    assert gpu.pairs.distance == pytest.approx(cpu.pairs.distance, rel=1e-3)
+    probe = 100 / len(split.probe)
+    assert ranks_2 == pytest.approx(ranks, abs=2.01 * probe)
+
+
+@REAL
+def test_adapting_twice_on_a_gpu_moves_the_statistics_otherwise(model, images, own):
+    """What follows no gradient: μ and σ² are those of the same batches through the same convolutions."""
+    there = model.cuda()
+    first, again = (adapt(there, images, own, losses=()).delta.tensors for _ in range(2))
+    for name, tensor in first.items():
+        assert tensor == pytest.approx(again[name], rel=1e-5, abs=1e-6), name
+
+
+@REAL
+def test_the_smallest_gpu_holds_no_step_of_the_papers_network():
+    """A step of Eq. (14) at the paper's size, everything free: below 10 GB."""
+    own = profile("paper", pretrained=False, K=32)
+    model = BNTANet(18_530, own).cuda().eval()
+    images = torch.randint(0, 256, (64, 3, *own.size), dtype=torch.uint8)
+    torch.cuda.reset_peak_memory_stats()
+    adapt(model, images, own, layers=("bn", "conv", "in"))
+    bn_moments(model, images.repeat(2, 1, 1, 1))
+    assert torch.cuda.max_memory_allocated() < 10e9
