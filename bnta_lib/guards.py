@@ -116,8 +116,9 @@ class Watch:
         self._rows["images"] = (0, different, guards.min_images, f"different ones of {n}")
         self._rows["duplicates"] = (0, share, guards.max_duplicates, "share of images that repeat another")
         if different < guards.min_images:
-            self._stop("images", f"only {different} of {n} images are different, and {guards.min_images} "
-                       "are needed for statistics of the place (min_images): collect more images")
+            self._stop("images", f"only {different} of {n} images are different once near-duplicates are left "
+                       f"out, and {guards.min_images} are needed for statistics of the place (min_images): "
+                       "collect more images")
         if share > guards.max_duplicates:
             self._stop("duplicates", f"{share:.0%} of {n} images repeat another, more than the "
                        f"{guards.max_duplicates:.0%} allowed (max_duplicates): take fewer frames of each "

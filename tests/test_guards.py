@@ -55,7 +55,7 @@ def stop(model, images, settings, guards, **options):
 def test_too_small_a_gallery_or_one_of_copies_is_adapted_to(model, images, settings):
     found = stop(model, images, settings, Guards(same=0))
     assert (found.reason, found.step) == ("images", 0)
-    assert "only 10 of 10 images are different, and 16 are needed" in str(found)
+    assert "only 10 of 10 images are different once near-duplicates are left out, and 16" in str(found)
     assert found.measured.set_index("guard").loc["images", ["measured", "limit"]].tolist() == [10, 16]
     copies = images[torch.arange(40) % 10]
     found = stop(model, copies, settings, Guards(same=0))

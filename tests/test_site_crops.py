@@ -1,12 +1,14 @@
 """Folders of crops as engineers have them: any names and kinds of file, each read or named."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from bnta_lib.settings import settings
-from bnta_lib.site import adaption_sample, load_probes, load_site, read_crops, results_dir
+from bnta_lib.site import adaption_sample, check_choices, load_probes, load_site, read_crops, results_dir
 from bnta_lib.site.crops import Site
 
 SIZE = (96, 48)
@@ -157,3 +159,43 @@ def test_results_of_a_site_leave_their_folder(tmp_path):
 def test_columns_of_a_site_do_not_fit():
     with pytest.raises(ValueError, match="1 files do not fit 2 images"):
         Site("s", torch.zeros(2, 3, 4, 2, dtype=torch.uint8), ("x",))
+
+
+def test_a_pipe_among_crops_keeps_no_reader_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    Image.new("RGB", (20, 40)).save(tmp_path / "a.png")
+    assert read_crops(tmp_path, (48, 24)).files == ("a.png",)
+
+
+def test_a_picture_of_too_many_pixels_is_said_to_be_so(tmp_path, monkeypatch):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (20, 40) if name == "a.png" else (200, 400)).save(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    assert "more pixels" in read_crops(tmp_path, (48, 24)).skipped["b.png"]
+
+
+GOOD = {"N": 2000, "places": 20, "seed": 0, "guarded": True}
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"images": 3}, "images is a path; got 3"), ({"images": None}, "images is a path"),
+    ({"probes": 3}, "probes is a path"), ({"out": True}, "out is a path; got True"),
+    ({"N": "abc"}, "N is a whole number of at least 4; got 'abc'"), ({"N": 1.5}, "N is a whole number"),
+    ({"places": -3}, "places is a whole number of at least 1"), ({"seed": "x"}, "seed is a whole number; got 'x'"),
+    ({"guarded": "no"}, "guarded is True or False; got 'no'")])
+def test_a_parameter_of_another_kind_is_named_before_anything_is_read(change, words):
+    given = {"images": "rendered", "probes": None, "out": None, **GOOD, **change}
+    with pytest.raises(ValueError, match=words):
+        check_choices(given.pop("images"), given.pop("probes"), given.pop("out"), **given)
+
+
+def test_results_that_could_not_be_kept_are_found_before_the_work(tmp_path):
+    check_choices("rendered", None, tmp_path / "new", **GOOD)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match="a file stands where a folder should be"):
+        check_choices("rendered", None, tmp_path / "file", **GOOD)
+    assert (tmp_path / "file").read_text() == "mine"
+    (tmp_path / "taken" / "ranked.csv").mkdir(parents=True)
+    with pytest.raises(OSError, match="a folder stands in its place"):
+        check_choices("rendered", None, tmp_path / "taken", **GOOD)

@@ -69,6 +69,6 @@ def test_a_headless_run_leaves_out_the_delta_or_the_ranking(tmp_path):
 
 def test_a_headless_run_ends_well_without_its_probes(tmp_path):
     write_crops(tmp_path / "crops", range(5))
-    with pytest.raises(NotebookFailure, match="there is no folder .*nowhere: probes takes"):
+    with pytest.raises(NotebookFailure, match="nowhere is not there: probes takes"):
         run(tmp_path, images=tmp_path / "crops", probes=tmp_path / "nowhere", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -83,7 +83,7 @@ class NKFrame(Frame):
     PANELS = (("K", ""), ("N", ""), ("K", "seconds"))
 
     def __init__(self, cells: pd.DataFrame, metric: str, largest: int):
-        figure, self.axes = _frame_figure(9.6, 2.7, 3, left=0.06, right=0.99, bottom=0.2, top=0.8,
+        figure, self.axes = _frame_figure(9.6, 2.7, 3, left=0.075, right=0.99, bottom=0.2, top=0.8,
                                           wspace=0.3)
         super().__init__(figure)
         self.metric, self._parts = metric, []

@@ -7,6 +7,7 @@ can be known without labels of whether that helped.
 from __future__ import annotations
 
 import re
+import tempfile
 from pathlib import Path
 
 import torch
@@ -20,11 +21,47 @@ from .rendered import rendered_site
 from .video import Search, read_video, read_videos
 
 __all__ = [
-    "Search", "Site", "adaption_sample", "estimate", "load_probes", "load_site", "most_changed",
+    "Search", "Site", "adaption_sample", "check_choices", "estimate", "load_probes", "load_site", "most_changed",
     "neighbours", "ranked_table", "read_crops", "read_video", "rendered_site", "results_dir",
     "save_ranked", "track_ranking", "track_trial", "true_target",
 ]
 SMALL = {"people": 24, "shots": 4}  # of the rendered site at the smoke profile
+
+
+def check_choices(
+    images: object, probes: object, out: object, *, N: object, places: object, seed: object, guarded: object
+) -> None:
+    """Whether the parameters of notebook 11 are of their kind and its results can be kept.
+
+    Before anything is read: a long run must not end in a folder that takes no file. Raises ValueError, or
+    OSError where ``out`` cannot be written.
+    """
+    for name, value in (("images", images), ("probes", probes), ("out", out)):
+        if not isinstance(value, (str, Path)) and (value is not None or name == "images"):
+            raise ValueError(f"{name} is a path; got {value!r} (papermill reads -p {name} 3 as a number: "
+                             f"-r {name} 3 gives it as it is)")
+    for name, value, least in (("N", N, LEAST), ("places", places, 1), ("seed", seed, None)):
+        if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+            wanted = "a whole number" + ("" if least is None else f" of at least {least}")
+            raise ValueError(f"{name} is {wanted}; got {value!r}")
+    if not isinstance(guarded, bool):
+        raise ValueError(f"guarded is True or False; got {guarded!r}")
+    if out is None:
+        return
+    place = _folder(out)
+    for name in ("delta.safetensors", "ranked.csv"):
+        if (place / name).is_dir():
+            raise OSError(f"cannot write {place / name}: a folder stands in its place")
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise OSError(f"cannot write to {_folder(out)}: a file stands where a folder should be")
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to {_folder(out)} ({error.strerror}): choose another folder for "
+                      "out") from error
 
 
 def load_site(
@@ -72,8 +109,8 @@ def load_probes(probes: str | Path | None, settings: Settings, *, progress: bool
         return None
     path = Path(probes).expanduser()
     if not path.is_dir():
-        raise FileNotFoundError(f"there is no folder {path}: probes takes a folder of crops to search "
-                                "for, or None")
+        found = "is no folder" if path.exists() else "is not there"
+        raise FileNotFoundError(f"{path} {found}: probes takes a folder of crops to search for, or None")
     try:
         return read_crops(path, (settings.height, settings.width), progress=progress)
     except ValueError as error:
@@ -94,8 +131,12 @@ def adaption_sample(site: Site, most: int, seed: int = 0) -> torch.Tensor:
     return order[:most].sort().values
 
 
+def _folder(out: str | Path) -> Path:
+    return Path(out).expanduser().absolute()
+
+
 def results_dir(site: Site, out: str | Path | None = None) -> Path:
     """Where the delta and the rankings go: ``out``, or site/<name>/ beside the notebooks' folder."""
     if out is not None:
-        return Path(out).expanduser().absolute()
+        return _folder(out)
     return ROOT / "site" / (re.sub(r"[^\w.-]+", "_", site.name).strip("._") or "site")

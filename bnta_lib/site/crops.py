@@ -55,11 +55,12 @@ class Site:
 
     def summary(self) -> str:
         """One line: how many crops, tracks and cameras, and what was passed over."""
-        words = [f"{len(self)} crops"]
+        counts = {"crop": len(self)}
         if self.tracks is not None:
-            words.append(f"{len(torch.unique(self.tracks))} tracks")
+            counts["track"] = len(torch.unique(self.tracks))
         if self.cameras is not None:
-            words.append(f"{len(torch.unique(self.cameras))} cameras")
+            counts["camera"] = len(torch.unique(self.cameras))
+        words = [f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items()]
         left = len(self.skipped)
         return f"{self.name}: {', '.join(words)}" + (
             f"; {left} file{'s' * (left != 1)} passed over" if left else "")
@@ -91,7 +92,8 @@ def check_enough(site: Site) -> Site:
 
 
 def files_below(folder: str | Path) -> list[Path]:
-    """All files below ``folder`` at any depth, by path; hidden ones (a dot first) left out.
+    """All files below ``folder`` at any depth, by path; hidden ones (a dot first) left out, and what is no
+    file (a pipe, which would keep its reader waiting).
 
     Raises FileNotFoundError for a missing folder, PermissionError for one that cannot be read.
     """
@@ -100,10 +102,12 @@ def files_below(folder: str | Path) -> list[Path]:
         raise FileNotFoundError(f"no folder {folder}: give one that holds person crops")
 
     def refuse(error: OSError) -> None:  # a folder passed over would be data lost without a word
-        raise PermissionError(f"cannot read the folder {error.filename}: {error.strerror}")
+        raise PermissionError(f"cannot read the folder {error.filename}: {error.strerror}; give yourself the "
+                              "right to read it, or move it out of the way")
 
-    return sorted(Path(where, name) for where, _, names in os.walk(folder, onerror=refuse)
-                  for name in names if not name.startswith("."))
+    found = (Path(where, name) for where, _, names in os.walk(folder, onerror=refuse)
+             for name in names if not name.startswith("."))
+    return sorted(file for file in found if file.is_file() or not file.exists())  # a broken link is named
 
 
 def read_crops(
@@ -133,7 +137,9 @@ def read_crops(
         try:
             picture = _decoded(file)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = getattr(error, "strerror", None) or "its content is no image, or damaged"
+            reason = getattr(error, "strerror", None) or (
+                "it has more pixels than Pillow takes for sound" if isinstance(error, Image.DecompressionBombError)
+                else "its content is no image, or damaged")
             skipped[name] = f"cannot be decoded: {reason}"
             continue
         kept.append(file)
