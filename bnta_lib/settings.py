@@ -75,7 +75,8 @@ class Settings:
     lr: float = 0.005  # eta_t
     lr_decay_epoch: int = 40
     warmup_epochs: int = 0
-    batch: int = 64
+    batch: int = 64  # of all processes together, where several train
+    sync_bn: bool = False  # batch statistics over all GPUs that train, not each one's own [O]
     instances: int = 0  # images a person in a batch (PK); 0 draws plain batches [O]
     label_smoothing: float = 0.1  # [O] DualNorm's
     pad: int = 10  # random crop after this padding, pixels at height 256 [O] DualNorm's
@@ -113,6 +114,7 @@ class Settings:
                "a whole number of at least 0")
         _check(self, "batch", isinstance(self.batch, int) and self.batch >= 2,
                "at least 2 images, since batch norm cannot train on one")
+        _check(self, "sync_bn", isinstance(self.sync_bn, bool), "True or False")
         _check(self, "tta_momentum", 0 <= self.tta_momentum <= 1, "between 0 and 1")
         _check(self, "last_stride", self.last_stride in (1, 2), "1 or 2")
         _check(self, "tta_optimizer", self.tta_optimizer in ("adam", "sgd"), "'adam' or 'sgd'")

@@ -2,6 +2,8 @@
 
 ``python -m bnta_lib.training`` trains the models of a profile and stores their weights. A stop
 loses at most one epoch: the same command goes on from the last checkpoint, to the same weights.
+Launched by ``accelerate launch --multi_gpu`` it trains the same models in several processes
+(docs/training_on_more.md).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
@@ -27,10 +29,15 @@ from .data.sets import ReIDSet
 from .files import atomic
 from .losses import identity_loss, matching_train_loss, positioning_loss, triplet_loss
 from .model import BNTANet, load_imagenet
+from .processes import Processes
 from .settings import PROFILES, Settings, cache_dir, device_of, settings as load_settings
 from .weights import (
     MODELS, SHAPELESS, WEAKER, load_model, model_settings, read_meta, save_model, weights_path,
 )
+
+
+class OutOfTime(Exception):
+    """The minutes that training was given are over; its checkpoint is saved."""
 
 
 def train(
@@ -40,73 +47,154 @@ def train(
     progress: bool = True,
     device: str | torch.device | None = None,
     imagenet: str | Path | None = None,
+    minutes: float | None = None,
+    compile: bool | str = False,
 ) -> tuple[BNTANet, pd.DataFrame]:
     """Train from nothing, or on from ``checkpoint``; returns the model and a row an epoch.
 
     ``sources``: uint8 images (N, 3, h, w) with pids 1..M. The rows hold epoch, lr, the mean
     losses, accuracy of G on the (augmented) training images and seconds. On a GPU (``device``,
     default: one if there is one) the forward pass is bf16 autocast, and the images stay resident
-    where they fit (:func:`fits`); else each batch is gathered ahead of its step.
+    where they fit (:func:`fits`); else each batch is gathered ahead of its step. With ``compile``
+    (True, or the name of a backend of torch.compile) it is compiled, which moves the last digits.
     Raises ValueError for no image, pids that are not 1..M, or a checkpoint of other settings or
-    data.
+    data; OutOfTime after an epoch, once it is saved, that took longer than what it left of
+    ``minutes`` (counted from the call).
+
+    Of several processes that a launcher started each takes its rows of every batch, drawn and
+    augmented as one process would; gradients, losses and accuracy are those of the mean over the
+    batch. Three things are local to a process's rows: the triplets of L_tri, batch statistics
+    (unless ``settings.sync_bn``, on GPUs), and so the running statistics, of which the main
+    process's go to the others, into checkpoints and into the result. That process alone writes and
+    reads the checkpoint, which any number of processes can go on from: to the same weights with
+    the same number, and with another to those of other batch statistics.
+    Raises ValueError where a process has one image of a batch, or ``sync_bn`` no GPU.
     """
+    begin = time.perf_counter()
     if len(sources) == 0:
         raise ValueError(f"nothing to train on: {sources.name} is empty")
     people = int(sources.pids.max())
     if len(sources.pids.unique()) != people or int(sources.pids.min()) != 1:
         raise ValueError("training pids must be 1..M without gaps")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if minutes is not None and checkpoint is None:
+        raise ValueError("training with a limit of minutes needs a checkpoint to go on from")
+    processes, key = Processes(device), training_key(sources, settings)
+    device, group = processes.device, max(1, settings.instances)
+    _check_processes(processes, sources, settings, key)
     torch.manual_seed(settings.seed)
     model = BNTANet(people, settings)
     if settings.pretrained:
-        load_imagenet(model, imagenet)
+        processes.in_turn(lambda: load_imagenet(model, imagenet))
     model.to(device, memory_format=torch.channels_last)
+    synchronised = settings.sync_bn and processes.count > 1
+    if synchronised:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=(0.9, 0.999))
     random = torch.Generator().manual_seed(settings.seed)
     history: list[dict] = []
-    key = training_key(sources, settings)
-    if checkpoint is not None and Path(checkpoint).is_file():
-        history = _resume(checkpoint, key, model, optimiser, random)
+    if checkpoint is not None and (state := processes.by_main(lambda: _read(checkpoint, key))):
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        random.set_state(state["random"])
+        history = state["history"]
 
+    objective = Objective(model, settings)
+    if compile:
+        objective.compile(backend="inductor" if compile is True else compile)
+    left_out = not (settings.loss_id and settings.lambda1 and settings.lambda2)  # a head has no gradient
+    objective = processes.averaging(objective, some_unused=left_out)
     images, labels = sources.images, (sources.pids - 1).to(device)
     if fits(images, device):
         images = images.to(device)
     bar = tqdm(
-        total=settings.epochs * -(-len(images) // settings.batch), disable=not progress,
+        total=settings.epochs * -(-len(images) // settings.batch), disable=not (progress and processes.main),
         initial=len(history) * -(-len(images) // settings.batch), unit="batch", mininterval=1,
     )
     for epoch in range(len(history), settings.epochs):
         start = time.perf_counter()
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(epoch, settings)
+        for optimised in optimiser.param_groups:
+            optimised["lr"] = learning_rate(epoch, settings)
         model.train()
         sums: dict[str, float] = {}
         drawn = epoch_batches(sources.pids, settings, random)
-        for index, batch in zip(drawn, gathered(images, drawn, device)):
-            batch = augment(batch, settings, random)
+        own = [index[processes.share(len(index), group)] for index in drawn]
+        for whole, index, batch in zip(drawn, own, gathered(images, own, device)):
+            batch = augment(batch, settings, random, processes.share(len(whole), group), len(whole))
             y = labels[index.to(device)]
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                values = training_losses(model, batch, y, settings)
+                values = objective(batch, y)
             optimiser.zero_grad(set_to_none=True)
-            values["total"].backward()
+            # Gradients are averaged over processes, of which one may have an image more: 1 if none has.
+            weight = processes.count * len(index) / len(whole)
+            (values["total"] * weight).backward()
             optimiser.step()
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() * len(index)
             bar.update()
         size = sum(map(len, drawn))  # more than the images where PK repeats some
         row = {"epoch": epoch + 1, "lr": learning_rate(epoch, settings)}
-        row |= {name: value.item() / size for name, value in sums.items()}
-        row["seconds"] = time.perf_counter() - start
+        totals = processes.summed(torch.stack([value.float() for value in sums.values()]))
+        row |= {name: total / size for name, total in zip(sums, totals.tolist())}
+        row["seconds"] = processes.by_main(lambda: time.perf_counter() - start)
         if not torch.isfinite(torch.tensor(row["total"])):
             raise FloatingPointError(f"the training loss is {row['total']} in epoch {epoch + 1}: "
                                      "lower lr; the last checkpoint is unchanged")
         history.append(row)
         bar.set_postfix(epoch=epoch + 1, loss=f"{row['total']:.2f}", acc=f"{row['accuracy']:.2f}")
         last = epoch + 1 == settings.epochs
-        if checkpoint is not None and (last or (epoch + 1) % settings.save_every == 0):
-            _save(checkpoint, key, model, optimiser, random, history)
+        stop = minutes is not None and not last and processes.by_main(
+            lambda: time.perf_counter() - begin + row["seconds"] > 60 * minutes)
+        if checkpoint is not None and (last or stop or (epoch + 1) % settings.save_every == 0):
+            processes.by_main(lambda: _save(checkpoint, key, model, optimiser, random, history))
+        if stop:
+            bar.close()
+            raise OutOfTime(f"another epoch does not fit after epoch {epoch + 1} of {settings.epochs}, "
+                            "which is saved")
     bar.close()
+    processes.align(model)
+    if synchronised:
+        model = _unsynchronised(model, settings)
     return model.cpu().eval(), pd.DataFrame(history)
+
+
+def _check_processes(processes: Processes, sources: ReIDSet, settings: Settings, key: str) -> None:
+    """Whether the processes can share this training. Raises ValueError."""
+    if processes.count == 1:
+        return
+    odd = torch.tensor(float(processes.by_main(lambda: key) != key), device=processes.device)
+    if processes.summed(odd):
+        raise ValueError("the processes have different data or settings: give every machine the same "
+                         "files and the same command")
+    drawn = epoch_batches(sources.pids, settings, torch.Generator())
+    rows = min(processes.smallest_share(len(index), max(1, settings.instances)) for index in drawn)
+    if rows < 2:
+        raise ValueError(f"batches of {settings.batch} images of these {len(sources)} are too small for "
+                         f"{processes.count} processes: one would have {rows} of a batch, and batch norm "
+                         "cannot train on fewer than 2; raise batch in the settings, or launch fewer")
+    if settings.sync_bn and processes.device.type != "cuda":
+        raise ValueError("sync_bn=True needs GPUs, since torch synchronises batch norm nowhere else: set "
+                         "sync_bn=False, with which each process normalises its own share")
+
+
+def _unsynchronised(model: BNTANet, settings: Settings) -> BNTANet:
+    """A model of the usual classes with the tensors of one whose batch norm is synchronised."""
+    usual = BNTANet(model.identities, settings)
+    usual.load_state_dict(model.state_dict())
+    return usual
+
+
+class Objective(nn.Module):
+    """:func:`training_losses` as a module, whose forward pass gives the losses alone.
+
+    What averages gradients and what compiles take it as one.
+    """
+
+    def __init__(self, model: BNTANet, settings: Settings):
+        super().__init__()
+        self.model, self.settings = model, settings
+
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return training_losses(self.model, images, labels, self.settings)
 
 
 def training_losses(
@@ -191,23 +279,30 @@ def gathered(
         thread.shutdown(cancel_futures=True)
 
 
-def augment(images: Tensor, settings: Settings, random: torch.Generator) -> Tensor:
-    """DualNorm's: pad with black, crop at random, flip half; each image draws its own."""
+def augment(
+    images: Tensor, settings: Settings, random: torch.Generator, rows: slice = slice(None),
+    size: int | None = None,
+) -> Tensor:
+    """DualNorm's: pad with black, crop at random, flip half; each image draws its own.
+
+    ``images`` may be the ``rows`` alone of a batch of ``size``: they become what they would in it.
+    """
     n, _, height, width = images.shape
+    size = n if size is None else size
     pad = round(settings.pad * height / 256)
-    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=random)
-    flip = torch.rand(n, 1, generator=random) < 0.5
-    rows = top + torch.arange(height)
-    columns = torch.where(flip, torch.arange(width - 1, -1, -1), torch.arange(width)) + left
+    top, left = torch.randint(0, 2 * pad + 1, (2, size, 1), generator=random)[:, rows]
+    flip = (torch.rand(size, 1, generator=random) < 0.5)[rows]
+    down = top + torch.arange(height)
+    across = torch.where(flip, torch.arange(width - 1, -1, -1), torch.arange(width)) + left
     padded = F.pad(images, (pad, pad, pad, pad))
-    rows, columns = rows.to(images.device), columns.to(images.device)
+    down, across = down.to(images.device), across.to(images.device)
     which = torch.arange(n, device=images.device)[:, None, None]
     # Indexing across the channels gives (n, height, width, 3): channels-last as it comes.
-    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    return padded[which, :, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
 
 
 # Settings younger than the first weights: at their defaults they are left out of the key.
-_YOUNGER = {"people_share": 1.0}
+_YOUNGER = {"people_share": 1.0, "sync_bn": False}
 
 
 def training_key(sources: ReIDSet, settings: Settings) -> str:
@@ -228,7 +323,10 @@ def _save(path, key, model, optimiser, random, history) -> None:
         torch.save(state, file)  # into an open file: its own writer hides a full disk
 
 
-def _resume(path, key, model, optimiser, random) -> list[dict]:
+def _read(path, key) -> dict | None:
+    """The state in a checkpoint; None where there is none."""
+    if not Path(path).is_file():
+        return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -237,48 +335,56 @@ def _resume(path, key, model, optimiser, random) -> list[dict]:
     if not isinstance(state, dict) or state.get("key") != key:
         raise ValueError(f"{path} is a checkpoint of other data or settings: delete it, or name "
                          "another file")
-    model.load_state_dict(state["model"])
-    optimiser.load_state_dict(state["optimiser"])
-    random.set_state(state["random"])
-    return state["history"]
+    return state
 
 
 def trained_model(
     settings: Settings, name: str = "bnta", progress: bool = True, retrain: bool = False,
-    data: str | Path = "embedded",
+    data: str | Path = "embedded", minutes: float | None = None, compile: bool = False,
 ) -> BNTANet:  # fmt: skip
     """A training's model: from its weights file; the smoke profile trains where there is none.
 
     With ``data`` naming published sets (see :mod:`.data`) it is the model trained on those of them
     that are sources; else, on the embedded ones: also for a user's own folder, which is a target.
-    With ``retrain`` it is trained in any profile (resumable) and stored.
-    It is on the device that :func:`.settings.device_of` gives the profile.
+    With ``retrain`` it is trained in any profile (resumable) and stored; ``minutes``, from now on,
+    and ``compile`` are :func:`train`'s. It is on the device that :func:`.settings.device_of` gives the profile.
     Raises FileNotFoundError where the weights are absent otherwise, ValueError where they were
     trained on other published sets than are there now, and as :func:`.settings.device_of`.
     """
     from .data import load_sources, real_root
 
-    device = device_of(settings.profile)
+    begin, device = time.perf_counter(), device_of(settings.profile)
     root = real_root(data)
     path, chosen = weights_path(settings, name, root), model_settings(settings, name)
     if retrain or settings.profile == "smoke":
-        sources = load_sources(chosen, root or "embedded", progress=progress and root is not None)
+        processes = Processes()
+        progress = progress and processes.main
+        sources = processes.in_turn(
+            lambda: load_sources(chosen, root or "embedded", progress=progress and root is not None))
         key = training_key(sources, chosen)
         # Smoke weights live in the cache: they are made, and made again when they are out of date.
-        if not retrain and path.is_file() and read_meta(path).get("key") == key:
-            return load_model(path, chosen).to(device)
+        if not retrain and processes.by_main(lambda: path.is_file() and read_meta(path).get("key") == key):
+            return processes.by_main(lambda: load_model(path, chosen)).to(device)
         checkpoint = checkpoint_path(sources, chosen, name)
-        model, history = train(sources, chosen, checkpoint, progress)
+        if minutes is not None:
+            minutes -= (time.perf_counter() - begin) / 60
+        model, history = train(sources, chosen, checkpoint, progress, minutes=minutes, compile=compile)
         meta = {"model": name, "profile": settings.profile, "data": sources.digest,
                 "sources": sources.name, "key": key, "torch": torch.__version__,
                 "seconds": float(history["seconds"].sum()),
+                **({"processes": processes.count} if processes.count > 1 else {}),
                 **{name: getattr(chosen, name) for name in SHAPELESS}}
-        # The record first: weights without one would never be trained again to get it.
-        with atomic(path.with_suffix(".csv")) as temporary:
-            history.round(5).to_csv(temporary, index=False)
-        save_model(model, path, meta, compact=settings.profile != "paper")
-        checkpoint.unlink(missing_ok=True)
-    elif root is not None:
+
+        def store() -> BNTANet:
+            # The record first: weights without one would never be trained again to get it.
+            with atomic(path.with_suffix(".csv")) as temporary:
+                history.round(5).to_csv(temporary, index=False)
+            save_model(model, path, meta, compact=settings.profile != "paper")
+            checkpoint.unlink(missing_ok=True)
+            return load_model(path, chosen)
+
+        return processes.by_main(store).to(device)
+    if root is not None:
         _check_mixture(path, root, settings)
     return load_model(path, chosen).to(device)
 
@@ -334,37 +440,78 @@ def training_history(
     return pd.read_csv(path)
 
 
+def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> bool:
+    """Whether the stored weights of a training are there, whole, and of these data and settings."""
+    from .data import load_sources, real_root
+
+    root = real_root(data)
+    path, chosen = weights_path(settings, name, root), model_settings(settings, name)
+    try:
+        stored = read_meta(path).get("key")
+    except (FileNotFoundError, ValueError):
+        return False
+    return stored == training_key(load_sources(chosen, root or "embedded"), chosen)
+
+
 def main(arguments: list[str] | None = None) -> None:
     from .data import real_root
 
+    begin = time.perf_counter()
     parser = argparse.ArgumentParser(description="Train the models of a profile; resumable.")
     parser.add_argument("--profile", choices=list(PROFILES), help="default: $BNTA_PROFILE, laptop")
     parser.add_argument("--model", nargs="+", choices=[*MODELS, *WEAKER], default=list(MODELS),
                         help="default: those of the tables")
     parser.add_argument("--data", default="embedded", help='"embedded" (default), "real" ($BNTA_DATA), '
                         "or a folder of published data sets")
+    parser.add_argument("--minutes", type=float, help="stop, with exit code 3, where the next epoch would "
+                        "end later; the same command goes on, and passes over models that are trained")
+    parser.add_argument("--compile", action="store_true", help="compile the forward pass (torch.compile)")
     chosen = parser.parse_args(arguments)
+    if chosen.minutes is not None and not chosen.minutes > 0:
+        parser.error(f"--minutes is more than 0; got {chosen.minutes:g}")
     try:
         current = load_settings(chosen.profile)
         root = real_root(chosen.data)
         if root is None and chosen.data != "embedded":
             raise ValueError(f"{chosen.data} holds no published data set: notebook 03 trains on a "
                              "folder of your own crops")
-    except (ValueError, OSError) as error:
+        processes = Processes()
+    except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
+
+    def say(text: str) -> None:
+        processes.by_main(lambda: print(text, flush=True))
+
+    def left() -> float | None:
+        return None if chosen.minutes is None else chosen.minutes - (time.perf_counter() - begin) / 60
+
+    needed = 0.0  # minutes of the last epoch; none yet: every run trains one at least
     for name in chosen.model:
-        start = time.perf_counter()
-        print(f"training {name}, profile {current.profile}", flush=True)
+        start, path = time.perf_counter(), weights_path(current, name, root)
         try:
-            trained_model(current, name, retrain=True, data=chosen.data)
+            if chosen.minutes is not None:
+                if processes.by_main(lambda: is_trained(current, name, chosen.data)):
+                    say(f"{name} is trained with these data and settings: delete {path} to train it again")
+                    continue
+                if processes.by_main(lambda: needed > 0 and left() < needed):
+                    raise OutOfTime(f"an epoch of {name} does not fit")
+            say(f"training {name}, profile {current.profile}")
+            trained_model(current, name, retrain=True, data=chosen.data, minutes=left(),
+                          compile=chosen.compile)
+            say(f"wrote {path} in {(time.perf_counter() - start) / 60:.1f} min")
+            if root is not None:
+                say(f"trained on {processes.by_main(lambda: trained_on(current, chosen.data, name))}")
+            if processes.main and chosen.minutes is not None:
+                needed = float(training_history(current, name, chosen.data)["seconds"].iloc[-1]) / 60
         except KeyboardInterrupt:
             raise SystemExit("stopped; the same command goes on from the last epoch") from None
+        except OutOfTime as error:
+            say(f"out of time: {error}; the same command goes on")
+            processes.end()
+            raise SystemExit(3) from None
         except (OSError, ValueError, FloatingPointError) as error:
             raise SystemExit(f"cannot go on: {error}") from None
-        minutes = (time.perf_counter() - start) / 60
-        print(f"wrote {weights_path(current, name, root)} in {minutes:.1f} min", flush=True)
-        if root is not None:
-            print(f"trained on {trained_on(current, chosen.data, name)}", flush=True)
+    processes.end()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from bnta_lib.settings import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
-TEST = [Requirement(line) for line in PROJECT["optional-dependencies"]["test"]]
+TEST, DISTRIBUTED = ([Requirement(line) for line in PROJECT["optional-dependencies"][group]]
+                     for group in ("test", "distributed"))
 
 
 def pins() -> dict[str, Requirement]:
@@ -40,7 +41,7 @@ def test_every_requirement_is_an_exact_pin():
         version(pin)
 
 
-@pytest.mark.parametrize("requirement", RUNTIME + TEST, ids=str)
+@pytest.mark.parametrize("requirement", RUNTIME + DISTRIBUTED + TEST, ids=str)
 def test_declared_dependency_is_pinned_within_its_bounds(requirement):
     pin = pins()[canonicalize_name(requirement.name)]
     assert version(pin) in requirement.specifier
@@ -49,7 +50,7 @@ def test_declared_dependency_is_pinned_within_its_bounds(requirement):
 def test_requirements_pin_everything_that_is_pulled_in():
     """Walks what the installed packages declare. torch's Linux-only CUDA packages are its own."""
     pinned, seen = pins(), set()
-    todo = [canonicalize_name(r.name) for r in RUNTIME + TEST]
+    todo = [canonicalize_name(r.name) for r in RUNTIME + DISTRIBUTED + TEST]
     while todo:
         name = todo.pop()
         if name in seen:
@@ -97,7 +98,8 @@ def imported(tree: ast.AST) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "folder, declared", [("bnta_lib", RUNTIME), ("tests", RUNTIME + TEST)], ids=["library", "tests"]
+    "folder, declared", [("bnta_lib", RUNTIME + DISTRIBUTED), ("tests", RUNTIME + TEST)],
+    ids=["library", "tests"],
 )
 def test_every_import_is_declared(folder, declared):
     modules = set()
@@ -109,6 +111,11 @@ def test_every_import_is_declared(folder, declared):
     for module in sorted(modules - set(sys.stdlib_module_names) - own):
         given = {canonicalize_name(d) for d in distributions.get(module, [module])}
         assert given & names, f"{folder} imports {module}, which pyproject.toml does not declare"
+
+
+def test_importing_the_library_needs_an_optional_package():
+    code = "import sys; sys.modules['accelerate'] = None; import bnta_lib.training"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_makefile_targets_are_the_plain_commands():

@@ -1,21 +1,25 @@
 """Training learns, goes on where it stopped, and draws every image as it should."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.losses import triplet_loss
 from bnta_lib.model import BNTANet
-from bnta_lib.settings import settings
+from bnta_lib.processes import Processes
+from bnta_lib.settings import PROFILES, settings
 from bnta_lib.training import (
-    augment, checkpoint_path, epoch_batches, learning_rate, train, trained_model, training_history,
-    training_key, training_losses,
+    OutOfTime, augment, checkpoint_path, epoch_batches, learning_rate, main, train, trained_model,
+    training_history, training_key, training_losses,
 )  # fmt: skip
-from bnta_lib.weights import weights_path
+from bnta_lib.weights import MODELS, model_settings, read_meta, weights_path
 
 
 @pytest.fixture
@@ -138,6 +142,97 @@ def test_settings_of_adaption_make_another_training(people, quick):
         assert training_key(people, replace(quick, **part)) != key
     assert training_key(replace(people, digest="other"), quick) != key
     assert checkpoint_path(people, quick, "bnta") != checkpoint_path(people, quick, "baseline")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_that_are_committed_would_be_out_of_date(people, name):
+    chosen = settings("laptop")
+    meta = read_meta(weights_path(chosen, name))
+    sources = replace(people, digest=meta["data"])
+    assert training_key(sources, model_settings(chosen, name)) == meta["key"]
+    assert training_key(sources, model_settings(replace(chosen, sync_bn=True), name)) != meta["key"]
+
+
+def test_time_that_is_over_loses_an_epoch_or_time_that_is_left_stops_one(people, quick, tmp_path):
+    whole, history = train(people, quick, progress=False)
+    path, chosen = tmp_path / "checkpoint.pt", replace(quick, save_every=4)
+    for epoch in (1, 2, 3):
+        with pytest.raises(OutOfTime, match=f"does not fit after epoch {epoch} of 4, which is saved"):
+            train(people, chosen, path, progress=False, minutes=1e-9)
+        assert len(torch.load(path, weights_only=True)["history"]) == epoch
+    model, pieces = train(people, chosen, path, progress=False, minutes=1e-9)  # nothing is left to stop
+    assert identical(model, whole) and rows(pieces).equals(rows(history))
+    model, pieces = train(people, chosen, tmp_path / "other.pt", progress=False, minutes=60)
+    assert identical(model, whole) and rows(pieces).equals(rows(history))
+    with pytest.raises(ValueError, match="minutes needs a checkpoint"):
+        train(people, quick, progress=False, minutes=60)
+
+
+def test_the_command_that_ran_out_of_time_starts_again_or_never_ends(monkeypatch, tmp_path, small, capsys):
+    few = {name: 4 for name in small.people}
+    monkeypatch.setitem(PROFILES, "smoke", replace(small, people=few, images=few, epochs=2, batch=10))
+    command = ["--profile", "smoke", "--model", "baseline", "pos"]
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "whole"))
+    main(command)
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "pieces"))
+    said = []
+    for run in range(4):
+        with pytest.raises(SystemExit) if run < 3 else nullcontext() as stop:
+            main([*command, "--minutes", "1e-9"])
+        assert run == 3 or stop.value.code == 3
+        said.append(capsys.readouterr().out)
+    wanted = ("out of time: another epoch does not fit after epoch 1 of 2, which is saved; "
+              "the same command goes on")
+    assert wanted in said[0] and wanted in said[2]
+    assert "out of time: an epoch of pos does not fit" in said[1]
+    assert all("baseline is trained with these data and settings: delete" in text for text in said[2:])
+    assert "wrote" in said[3] and "out of time" not in said[3]
+    for name in ("baseline", "pos"):
+        path = weights_path(settings("smoke"), name)
+        first, second = (load_file(tmp_path / kind / path.relative_to(tmp_path / "pieces"))
+                         for kind in ("whole", "pieces"))
+        assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+    with pytest.raises(SystemExit):
+        main([*command, "--minutes", "0"])
+    assert "--minutes is more than 0; got 0" in capsys.readouterr().err
+
+
+def test_compiling_renames_weights_or_changes_what_is_trained(people, quick, tmp_path):
+    quick, path = replace(quick, epochs=2), tmp_path / "checkpoint.pt"
+    plain, history = train(people, quick, progress=False)
+    counters.clear()
+    # The backend that runs what was traced as it is: it needs no compiler.
+    model, record = train(people, quick, path, progress=False, compile="eager")
+    assert counters["stats"]["unique_graphs"] > 0
+    assert [*model.state_dict()] == [*plain.state_dict()] == [*torch.load(path, weights_only=True)["model"]]
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
+    assert record["total"].tolist() == pytest.approx(history["total"].tolist(), rel=1e-4)
+    train(people, quick, path, progress=False)  # and not compiled it goes on from there
+
+
+@pytest.mark.parametrize("size, group", [(7, 1), (64, 1), (12, 4), (20, 4)])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shares_overlap_or_cut_a_group_or_differ_by_more_than_one(size, group, count):
+    each, all_rows = [], torch.arange(size)
+    for rank in range(count):
+        processes = Processes()
+        processes.rank, processes.count = rank, count
+        each.append(all_rows[processes.share(size, group)])
+        assert len(each[-1]) >= processes.smallest_share(size, group)
+    lengths = [len(rows) for rows in each]
+    assert torch.equal(torch.cat(each), all_rows) and min(lengths) == processes.smallest_share(size, group)
+    assert max(lengths) - min(lengths) <= group and not any(length % group for length in lengths)
+
+
+def test_rows_of_a_batch_are_augmented_as_in_no_batch(people, quick):
+    whole = augment(people.images, quick, torch.Generator().manual_seed(0))
+    for rows_ in (slice(0, 7), slice(7, 20)):
+        random = torch.Generator().manual_seed(0)
+        assert torch.equal(augment(people.images[rows_], quick, random, rows_, 20), whole[rows_])
+        after = torch.Generator().manual_seed(0)
+        augment(people.images, quick, after)
+        assert torch.equal(random.get_state(), after.get_state())
 
 
 def test_a_diverging_training_is_saved(people, quick, tmp_path):
