@@ -102,7 +102,7 @@ def launch(*command, folder, **more):
     own = {"CUDA_VISIBLE_DEVICES": "", "HF_HOME": str(folder), "OMP_NUM_THREADS": "1",
            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(command, env=os.environ | own, cwd=folder, capture_output=True, text=True,
-                          timeout=300, **more)
+                          timeout=900, **more)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def launched(tmp_path_factory):
              ("synchronised", sources, tiny(sync_bn=True), {}), ("diverging", sources, tiny(lr=1e30), {}),
              ("late", sources, tiny(), {"minutes": 1e-9}), ("late again", sources, tiny(), {})]
     torch.save(jobs, here / "jobs.pt")
-    done = launch("script.py", here, 0, folder=here)
+    done = launch("script.py", here, -1, folder=here)
     assert done.returncode == 0, done.stderr
     found = [torch.load(here / f"found {rank}.pt", weights_only=False) for rank in range(2)]
     return SimpleNamespace(here=here, found=found, left=left, output=done.stdout, sources=sources, long=long)
