@@ -111,6 +111,60 @@ def test_a_kept_set_is_read_back_and_a_damaged_one_made_again(tmp_path, monkeypa
     assert benchmark.source("CUHK03", 4, 8, TINY).digest == first.digest
 
 
+@pytest.fixture
+def several(monkeypatch):
+    """Two processes for every set of 40 images or more, in blocks that do not divide them."""
+    monkeypatch.setattr(benchmark, "MANY", 40)
+    monkeypatch.setattr(benchmark, "BLOCK", 15)
+    monkeypatch.setenv("BNTA_WORKERS", "2")
+
+
+def test_processes_render_other_pixels_or_another_file_than_one(tmp_path, monkeypatch, several):
+    sets, files = [], []
+    for name, workers in (("one", "1"), ("two", "2")):
+        monkeypatch.setenv("BNTA_CACHE", str(tmp_path / name))
+        monkeypatch.setenv("BNTA_WORKERS", workers)
+        for photometric in (True, False):
+            sets.append(benchmark.source("CUHK02", 10, 40, (64, 32), photometric=photometric))
+        files.append({path.name: path.read_bytes() for path in (tmp_path / name / "sets").iterdir()})
+    assert files[0] == files[1] and len(files[0]) == 2
+    assert [data.digest for data in sets[:2]] == [data.digest for data in sets[2:]]
+    monkeypatch.setattr(benchmark, "_side_by_side", None)  # from here on, only the cache can serve
+    assert benchmark.source("CUHK02", 10, 40, (64, 32)).digest == sets[0].digest
+
+
+def test_a_set_that_is_interrupted_leaves_half_a_file(tmp_path, monkeypatch, several):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+
+    class Stopped(benchmark.tqdm):
+        def update(self, n=1):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(benchmark, "tqdm", Stopped)
+        benchmark.source("CUHK02", 15, 60, TINY)
+    assert not list((tmp_path / "sets").iterdir())
+    assert len(benchmark.source("CUHK02", 15, 60, TINY)) == 60
+
+
+@pytest.mark.parametrize("images, parent, workers", [(39, None, "2"), (40, object(), "2"), (40, None, "1")])
+def test_processes_are_started_for_few_images_or_by_other_processes(
+        tmp_path, monkeypatch, several, images, parent, workers):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    monkeypatch.setenv("BNTA_WORKERS", workers)
+    monkeypatch.setattr(benchmark.multiprocessing, "parent_process", lambda: parent)
+    monkeypatch.setattr(benchmark, "Parallel", None)
+    assert len(benchmark.source("CUHK02", 10, images, TINY)) == images
+
+
+def test_a_disk_too_small_for_all_pixels_is_found_after_the_work(small_disk, monkeypatch, several):
+    monkeypatch.setenv("BNTA_CACHE", str(small_disk))
+    monkeypatch.setattr(benchmark, "Parallel", None)
+    with pytest.raises(OSError, match="the disk is full: could not write .*BNTA_CACHE"):
+        benchmark.source("CUHK03", 10, 100, (64, 32))
+    assert not list((small_disk / "sets").iterdir())
+
+
 def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

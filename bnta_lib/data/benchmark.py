@@ -11,19 +11,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import multiprocessing
+import os
+import warnings
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed, parallel_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
 
 from bnta_lib.data import bank, render, scene
 from bnta_lib.data.domains import DOMAINS, Domain
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.files import atomic
-from bnta_lib.settings import ROOT, cache_dir
+from bnta_lib.settings import ROOT, cache_dir, worker_count
 
 VERSION = scene.VERSION
 HELD_OUT = 1 << 20  # numbers of held-out people start here
@@ -33,6 +40,8 @@ TARGETS = ("VIPeR", "GRID", "iLIDS")
 PAIRS_OF_VIPER, PAIRS_OF_GRID, DISTRACTORS_OF_GRID = 632, 250, 775
 PEOPLE_OF_ILIDS, IMAGES_OF_ILIDS = 119, 476
 SLOW = 1500  # images from which a progress bar is worth showing
+MANY = 2000  # and from which processes save more than it takes to start them
+BLOCK = 256  # images that a process is asked for at once
 
 Plan = tuple[np.ndarray, np.ndarray, np.ndarray]  # person number, camera from 0, shot; (N,) each
 
@@ -182,10 +191,68 @@ def _rendered(name: str, plan: Plan, pids: np.ndarray, size: tuple[int, int], de
     kept = _read(path)
     if kept is not None:
         return ReIDSet(name, kept, pid_tensor, camids)
+    # A process that was started for other work has its cores' share already.
+    alone = len(pids) < MANY or str(device) != "cpu" or multiprocessing.parent_process() is not None
+    if not alone and (workers := worker_count()) > 1:
+        return ReIDSet(name, _side_by_side(path, domain, plan, size, photometric, workers, progress),
+                       pid_tensor, camids)
     images = render.render(domain, *plan, size, device, photometric,
                            progress=progress and len(pids) > SLOW)
     _write(path, images)
     return ReIDSet(name, images, pid_tensor, camids)
+
+
+def _side_by_side(path: Path, domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool,
+                  workers: int, progress: bool) -> torch.Tensor:  # fmt: skip
+    """A set's images, rendered by processes into the file that :func:`_write` would have written.
+
+    They are mapped from it: no more of them is in any memory than is being made.
+    """
+    shape = len(plan[0]), 3, *size
+    parts = [slice(k, k + BLOCK) for k in range(0, shape[0], BLOCK)]
+    warnings.filterwarnings("ignore", "A worker stopped while|\\d+ tasks (have|which)", UserWarning)
+    with atomic(path) as temporary:
+        start = _room(temporary, shape)
+        images, sha = np.memmap(temporary, np.uint8, "r", start, shape), hashlib.sha256()
+        jobs = (delayed(_render_part)(temporary, start + part.start * math.prod(shape[1:]), domain,
+                                      [column[part] for column in plan], size, photometric) for part in parts)
+        # Workers whose parent was killed end so many seconds later; joblib's own wait is 300.
+        with (parallel_config("loky", inner_max_num_threads=1, idle_worker_timeout=30),
+              tqdm(total=shape[0], desc=domain.name, unit="image", disable=not progress) as bar):
+            done = Parallel(min(workers, len(parts)), return_as="generator", batch_size=1)(jobs)
+            with closing(done):  # an interrupt ends the work that waits
+                for part, _ in zip(parts, done, strict=True):
+                    sha.update(images[part])
+                    bar.update(len(images[part]))
+        with open(temporary, "r+b") as file:
+            file.seek(start + math.prod(shape))
+            file.write(sha.digest())
+    return load_file(path)["images"]
+
+
+def _room(path: Path, shape: tuple[int, ...]) -> int:
+    """A file of :func:`_write` with all but its content; returns the place of the first pixel."""
+    end = math.prod(shape)
+    about = {"images": {"dtype": "U8", "shape": shape, "data_offsets": [0, end]},
+             "sha256": {"dtype": "U8", "shape": [32], "data_offsets": [end, end + 32]}}
+    header = json.dumps(about, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    with open(path, "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        start = file.tell()
+        file.truncate(start + end + 32)
+        if hasattr(os, "posix_fallocate"):  # a disk that is too small is found before the work
+            os.posix_fallocate(file.fileno(), 0, start + end + 32)
+    return start
+
+
+def _render_part(path: Path, place: int, domain: Domain, plan: Plan, size: tuple[int, int],
+                 photometric: bool) -> None:  # fmt: skip
+    """Render some of a set's images into their place of its file."""
+    images = render.render(domain, *plan, size, photometric=photometric)
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(images.numpy())
 
 
 def _key(domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool) -> str:
