@@ -5,6 +5,7 @@
 #   make reproduce DATA=folder         ... on your own images, or on the paper's data sets in a folder
 #   make reproduce ONLY="05 08"        ... some notebooks only
 #   make paper-check                   what of the paper's ablation study holds here, claim by claim
+#   make bench                         every speed against its goal, on this machine, in under 20 minutes
 #   make report                        what there is of a run, as web pages that need no network
 #   make lab LAB_ARGS=--allow-root     JupyterLab as root, in a container
 #   make env PYTHON=python3.12         make the environment with another Python (3.11 or newer)
@@ -17,7 +18,7 @@ RUN := $(VENV)/bin/python
 PROFILED := BNTA_PROFILE=$(PROFILE) $(RUN)
 MADE := $(VENV)/.made
 
-.PHONY: reproduce paper-check report test lab train env notebooks clean distclean
+.PHONY: reproduce paper-check report test bench lab train env notebooks clean distclean
 
 reproduce: $(MADE)
 	$(PROFILED) -m bnta_lib.reproduce $(if $(DATA),--data "$(DATA)") $(if $(ONLY),--only $(ONLY))
@@ -30,6 +31,9 @@ report: $(MADE)
 
 test: $(MADE)
 	$(RUN) -m pytest -n logical --dist loadscope
+
+bench: $(MADE)
+	$(RUN) benchmarks/all.py $(if $(ONLY),--only $(ONLY))
 
 lab: $(MADE)
 	$(PROFILED) -m jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. $(LAB_ARGS) notebooks/00_start_here.ipynb

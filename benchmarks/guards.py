@@ -3,28 +3,32 @@
 The thresholds of :class:`bnta_lib.guards.Guards` were chosen from these runs: laptop profile, the
 committed weights, guards that measure and stop nothing. ``python benchmarks/guards.py`` runs them
 again (about five minutes of one core) and writes ``figures/laptop/guards.csv``, ``.png``, ``.pdf``;
-``--figure`` draws what the CSV holds.
+``--figure`` draws what the CSV holds. ``--cost [--csv benchmarks/results.csv]`` measures instead what
+guarding an adaption takes, which is the part of this that the speed suite runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
+import common
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from common import Row
 
 from bnta_lib.adaption import adapt
 from bnta_lib.data import load_targets
+from bnta_lib.data.sets import Target
 from bnta_lib.experiments import sample_of, score
 from bnta_lib.figures.base import save_figure, use_style
 from bnta_lib.files import atomic
 from bnta_lib.guards import Guards
-from bnta_lib.model import embed
-from bnta_lib.settings import figures_dir, settings
+from bnta_lib.model import BNTANet, embed
+from bnta_lib.settings import Settings, figures_dir, settings
 from bnta_lib.training import trained_model
 
 OPEN = Guards(min_images=0, max_duplicates=1, max_move=math.inf, min_spread=0)
@@ -102,21 +106,19 @@ def run(profile: str = "laptop") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def cost(profile: str = "laptop", repeats: int = 3) -> pd.DataFrame:
-    """Processor seconds of an adaption to each gallery without guards and with them: the least of some."""
-    own = settings(profile)
-    model, rows = trained_model(own), []
-    for name, target in load_targets(own).items():
+def cost(own: Settings, model: BNTANet, targets: dict[str, Target], guards: Guards = Guards(),
+         repeats: int = 3) -> Iterator[Row]:
+    """Processor seconds of an adaption to each gallery with guards and without: the least of some."""
+    for name, target in targets.items():
         images, least = target.data.images[target.splits[0].gallery], {}
         for _ in range(repeats):
-            for guards in (None, Guards()):
+            for chosen in (None, guards):
                 start = time.process_time()
-                adapt(model, images, own, guards=guards)
-                least[guards] = min(least.get(guards, math.inf), time.process_time() - start)
+                adapt(model, images, own, guards=chosen)
+                least[chosen] = min(least.get(chosen, math.inf), time.process_time() - start)
         without, guarded = least.values()
-        rows.append({"target": name, "N": len(images), "without, s": without, "guarded, s": guarded,
-                     "more": guarded / without - 1})
-    return pd.DataFrame(rows)
+        yield Row(f"guarded adaption ({own.profile}, {name}, N={len(images)})", guarded, "s", without,
+                  "the same without guards", note="processor seconds")
 
 
 def draw(rows: pd.DataFrame) -> plt.Figure:
@@ -150,9 +152,14 @@ def draw(rows: pd.DataFrame) -> plt.Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = common.parser(__doc__)
+    parser.add_argument("--cost", action="store_true", help="measure what guarding takes, and nothing else")
     parser.add_argument("--figure", action="store_true", help="draw the CSV's rows, and run nothing")
     options = parser.parse_args()
+    own = settings("laptop")
+    if options.cost:
+        common.run("guards", cost(own, trained_model(own), load_targets(own)), options.csv)
+        return
     path = figures_dir("laptop") / "guards.csv"
     if options.figure:
         if not path.is_file():
@@ -162,7 +169,6 @@ def main() -> None:
     else:
         torch.set_num_threads(1)
         rows = run()
-        print(cost().round(3).to_string(index=False))
     with atomic(path) as temporary:
         rows.round(4).to_csv(temporary, index=False)
     use_style()
