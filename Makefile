@@ -5,7 +5,7 @@
 #   make reproduce DATA=folder         ... on your own images, or on the paper's data sets in a folder
 #   make reproduce ONLY="05 08"        ... some notebooks only
 #   make paper-check                   what of the paper's ablation study holds here, claim by claim
-#   make bench                         every speed against its goal, on this machine, in under 20 minutes
+#   make bench                         every speed against its goal, on this machine
 #   make report                        what there is of a run, as web pages that need no network
 #   make lab LAB_ARGS=--allow-root     JupyterLab as root, in a container
 #   make env PYTHON=python3.12         make the environment with another Python (3.11 or newer)
