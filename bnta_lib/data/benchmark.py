@@ -42,6 +42,7 @@ PEOPLE_OF_ILIDS, IMAGES_OF_ILIDS = 119, 476
 SLOW = 1500  # images from which a progress bar is worth showing
 MANY = 2000  # and from which processes save more than it takes to start them
 BLOCK = 256  # images that a process is asked for at once
+MOST = 16  # processes where nobody asks for more: each holds all bodies, 0.9 GB
 
 Plan = tuple[np.ndarray, np.ndarray, np.ndarray]  # person number, camera from 0, shot; (N,) each
 
@@ -193,7 +194,7 @@ def _rendered(name: str, plan: Plan, pids: np.ndarray, size: tuple[int, int], de
         return ReIDSet(name, kept, pid_tensor, camids)
     # A process that was started for other work has its cores' share already.
     alone = len(pids) < MANY or str(device) != "cpu" or multiprocessing.parent_process() is not None
-    if not alone and (workers := worker_count()) > 1:
+    if not alone and (workers := worker_count(min(MOST, os.cpu_count() or 1))) > 1:
         return ReIDSet(name, _side_by_side(path, domain, plan, size, photometric, workers, progress),
                        pid_tensor, camids)
     images = render.render(domain, *plan, size, device, photometric,
