@@ -215,7 +215,7 @@ def _side_by_side(path: Path, domain: Domain, plan: Plan, size: tuple[int, int],
     with atomic(path) as temporary:
         start = _room(temporary, shape)
         images, sha = np.memmap(temporary, np.uint8, "r", start, shape), hashlib.sha256()
-        jobs = (delayed(_render_part)(temporary, start + part.start * math.prod(shape[1:]), domain,
+        jobs = (delayed(_render_part)(temporary, start + part.start * math.prod(shape[1:]), domain.name,
                                       [column[part] for column in plan], size, photometric) for part in parts)
         # Workers whose parent was killed end so many seconds later; joblib's own wait is 300.
         with (parallel_config("loky", inner_max_num_threads=1, idle_worker_timeout=30),
@@ -247,10 +247,11 @@ def _room(path: Path, shape: tuple[int, ...]) -> int:
     return start
 
 
-def _render_part(path: Path, place: int, domain: Domain, plan: Plan, size: tuple[int, int],
+def _render_part(path: Path, place: int, name: str, plan: Plan, size: tuple[int, int],
                  photometric: bool) -> None:  # fmt: skip
     """Render some of a set's images into their place of its file."""
-    images = render.render(domain, *plan, size, photometric=photometric)
+    # By its name: a domain that is handed over is another one to the tables that were made for it.
+    images = render.render(DOMAINS[name], *plan, size, photometric=photometric)
     with open(path, "r+b") as file:
         file.seek(place)
         file.write(images.numpy())
