@@ -357,7 +357,7 @@ def trained_model(
     root = real_root(data)
     path, chosen = weights_path(settings, name, root), model_settings(settings, name)
     if retrain or settings.profile == "smoke":
-        processes = Processes()
+        processes = Processes(device)
         progress = progress and processes.main
         sources = processes.in_turn(
             lambda: load_sources(chosen, root or "embedded", progress=progress and root is not None))
@@ -368,7 +368,7 @@ def trained_model(
         checkpoint = checkpoint_path(sources, chosen, name)
         if minutes is not None:
             minutes -= (time.perf_counter() - begin) / 60
-        model, history = train(sources, chosen, checkpoint, progress, minutes=minutes, compile=compile)
+        model, history = train(sources, chosen, checkpoint, progress, device, minutes=minutes, compile=compile)
         meta = {"model": name, "profile": settings.profile, "data": sources.digest,
                 "sources": sources.name, "key": key, "torch": torch.__version__,
                 "seconds": float(history["seconds"].sum()),
@@ -475,7 +475,7 @@ def main(arguments: list[str] | None = None) -> None:
         if root is None and chosen.data != "embedded":
             raise ValueError(f"{chosen.data} holds no published data set: notebook 03 trains on a "
                              "folder of your own crops")
-        processes = Processes()
+        processes = Processes(device_of(current.profile))
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
 

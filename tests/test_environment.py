@@ -105,7 +105,8 @@ def test_every_import_is_declared(folder, declared):
     modules = set()
     for path in (ROOT / folder).rglob("*.py"):
         modules |= imported(ast.parse(path.read_text()))
-    own = {"bnta_lib", "conftest"} | {path.stem for path in (ROOT / "tests").glob("*.py")}
+    own = {"bnta_lib", "conftest"} | {path.stem for folder in ("tests", "benchmarks")
+                                      for path in (ROOT / folder).glob("*.py")}
     distributions = importlib.metadata.packages_distributions()
     names = {canonicalize_name(r.name) for r in declared}
     for module in sorted(modules - set(sys.stdlib_module_names) - own):
