@@ -357,8 +357,9 @@ def shift_rows(
         key = {"model": digest, "data": target.data.digest, "seed": seed,
                "probe": chosen.probe.tolist(), "gallery": chosen.gallery.tolist(),
                "sources": [source.digest for source in sources], "settings": tta_settings(settings)}
-        rows = measured("shift", key, measure, profile=settings.profile, dataset=target.stored_as(name), split=split,
-                        seed=seed, setting="training bnta, adaption bnta")
+        rows = measured("shift", key, measure, profile=settings.profile,
+                        dataset=target.stored_as(name), split=split, seed=seed,
+                        setting="training bnta, adaption bnta")
         tables.append(rows.assign(dataset=name))
     columns = {"dataset": "target", "value": "distance"}
     rows = pd.concat(tables, ignore_index=True).rename(columns=columns)

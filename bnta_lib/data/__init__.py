@@ -39,8 +39,9 @@ def load_sources(
 ) -> ReIDSet:
     """All sources mixed into one training set; pids are 1..M over all of them.
 
-    With ``settings.people_share`` below 1 a share of the people, evenly spaced. Of a folder in Market-1501 naming distractors are left out. The name of published sets says
-    which of the paper's five there are, with their counts.
+    With ``settings.people_share`` below 1 a share of the people, evenly spaced. Of a folder in Market-1501
+    naming distractors are left out. The name of published sets says which of the paper's five there are,
+    with their counts, and how many unreadable images were left out when they were packed.
     Raises FileNotFoundError or ValueError for a folder that does not serve.
     """
     return thinned(_all_sources(settings, data, device, progress), settings.people_share)
