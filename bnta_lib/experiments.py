@@ -213,6 +213,8 @@ class _Shared:
     def features(self, model: BNTANet) -> tuple[Tensor, Tensor, float]:
         """Global and local features of the whole set, and the seconds of one image."""
         if id(model) not in self._features:
+            if model.scale.is_cuda:  # a GPU's first call pays for what no later one does
+                embed(model, self.target.data.images[:64])
             start = time.perf_counter()
             features, local = embed(model, self.target.data.images)
             each = (time.perf_counter() - start) / len(features)

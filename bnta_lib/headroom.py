@@ -30,9 +30,9 @@ def headroom_rows(
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}: the kinds are {', '.join(KINDS)}")
-    tables = []
+    tables, digest = [], model_digest(model)
     for name, target in sets.items():
-        key = {"model": model_digest(model), "data": target.data.digest, "set": name,
+        key = {"model": digest, "data": target.data.digest, "set": name,
                "probe": [s.probe.tolist() for s in target.splits],
                "gallery": [s.gallery.tolist() for s in target.splits],
                "normalise": settings.normalise_features}

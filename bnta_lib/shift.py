@@ -65,7 +65,7 @@ def bn_outputs(model: BNTANet, images: Tensor, layer: str, limit: int = 20_000) 
         keep = -(-limit * len(output) // len(images))  # this batch's part of the limit
         if keep < y.shape[1]:
             y = y[:, torch.randperm(y.shape[1], generator=random)[:keep]]
-        parts.append(y)
+        parts.append(y.clone())  # what follows the layer writes in place
 
     _forward(model, images, 128, {layer: hook})
     return torch.cat(parts, dim=1)

@@ -90,9 +90,11 @@ def _free_port() -> int:
 
 def _wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
+    # The server is on this machine: a proxy of the environment would be asked for it in vain.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while time.monotonic() < end and server.poll() is None:
         try:
-            with urllib.request.urlopen(address, timeout=5):
+            with direct.open(address, timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)

@@ -144,3 +144,16 @@ def test_distances_far_from_the_origin_lose_digits():
     a = (draw(5, 3) + 1e6).float()
     expected = [[np.linalg.norm(np.float64(x) - np.float64(y)) for y in a] for x in a]
     np.testing.assert_allclose(pairwise_distance(a, a), expected, rtol=1e-6)
+
+
+def test_gradients_of_parts_chosen_many_times_depend_on_how_threads_run():
+    random = torch.Generator().manual_seed(0)
+    local = torch.randn(128, 6, 256, generator=random, requires_grad=True)
+    parts = torch.zeros(64, dtype=torch.int64)  # all add up in one stripe
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        gradients = [torch.autograd.grad(matching_tta_loss(local, parts), local)[0] for _ in range(30)]
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(gradients[0], other) for other in gradients)

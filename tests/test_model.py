@@ -1,6 +1,7 @@
 """The network against torchvision's ResNet-50, the counts of the paper, and plain loops."""
 
 import math
+import urllib.request
 
 import pytest
 import torch
@@ -228,6 +229,8 @@ def test_absent_imagenet_weights_or_a_narrow_model_give_an_unclear_error(
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody answers there
     monkeypatch.setenv("no_proxy", "")
+    # urllib keeps the first opener, proxies included: one made here must not serve other tests.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     with pytest.raises(RuntimeError, match=r"set \$BNTA_IMAGENET to its path, or set pretrained=F"):
         load_imagenet(wide)
     with pytest.raises(ValueError, match="fit the full width only: set base_width=64"):

@@ -46,6 +46,19 @@ def test_outputs_keep_to_the_limit_and_are_drawn_the_same_every_time(model, imag
     assert few.mean(1) == pytest.approx(every.mean(1), abs=0.3)
 
 
+def test_outputs_are_the_layers_own_and_not_what_the_next_ones_make_of_them(model, images):
+    first, norm = model.backbone.conv1, model.backbone.bn1
+    with torch.no_grad():
+        x = (images * model.scale + model.shift).float()
+        wanted = norm(first(x))
+    for few in (images, images[:1]):  # outputs of one image come as a view
+        outputs = bn_outputs(model, few, "backbone.bn1", limit=10**6)
+        expected = wanted[: len(few)].transpose(0, 1).flatten(1)
+        assert expected.min() < 0
+        # Places come in the order of memory.
+        assert outputs.sort(1).values == pytest.approx(expected.sort(1).values, abs=1e-5)
+
+
 def test_a_layer_that_does_not_exist_is_named(model, images):
     with pytest.raises(ValueError, match="backbone.bn9"):
         bn_outputs(model, images, "backbone.bn9")
