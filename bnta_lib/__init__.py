@@ -6,6 +6,8 @@ The method, in the order of the paper: :mod:`.model`, :mod:`.losses`, :mod:`.pai
 :mod:`.figures`.
 """
 
+from typing import TYPE_CHECKING
+
 from .adaption import Adaption, adapt
 from .deltas import Delta, DeltaBank
 from .evaluation import Scores, evaluate
@@ -13,10 +15,21 @@ from .guards import AdaptionStopped, Guards
 from .model import BNTANet, embed
 from .pairing import Pairs, nearest_pairs
 from .settings import Settings, settings
-from .training import train, trained_model
+
+if TYPE_CHECKING:
+    from .training import train, trained_model
 
 __all__ = [
     "Adaption", "AdaptionStopped", "BNTANet", "Delta", "DeltaBank", "Guards", "Pairs", "Scores",
     "Settings", "adapt", "embed", "evaluate", "nearest_pairs", "settings", "train", "trained_model",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    """Training is imported when it is asked for: `python -m bnta_lib.training` would find it imported."""
+    if name in ("train", "trained_model"):
+        from . import training
+
+        return getattr(training, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

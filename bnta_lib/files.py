@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def a_path(text: str) -> Path:
+    """The path that an argument of a command names. An empty one would be the current folder: a
+    variable that is not set must not unpack there."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: is a variable not set?")
+    return Path(text)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import py7zr
 import pytest
+from bnta_lib.data.__main__ import main
 from bnta_lib.data.real import archives
 from bnta_lib.data.real.archives import checked_name, prepare, unfinished
 from hypothesis import HealthCheck, given, settings
@@ -594,6 +595,21 @@ def test_a_read_only_root_is_said(small_disk, tmp_path):
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(OSError, match="no permission for .*data folder that you may write"):
         prepare(archive, small_disk / "root")
+
+
+def test_a_root_that_cannot_be_made_is_said(tmp_path):
+    archive = pack(write_source(tmp_path / "source", 2), tmp_path / "a.zip")
+    with pytest.raises(OSError, match="/proc/bnta.* cannot be made: choose another data folder"):
+        prepare(archive, "/proc/bnta/root")
+
+
+@pytest.mark.parametrize("password, why", [("absent", "No such file"), (".", "Is a directory"),
+                                           ("binary", "it is no text")])
+def test_a_password_that_cannot_be_read_is_said(tmp_path, capsys, password, why):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    code = main(["prepare", str(tmp_path / "a.zip"), str(tmp_path / "root"),
+                 "--password-file", str(tmp_path / password)])
+    assert code == 2 and why in (said := capsys.readouterr().err) and said.count("\n") == 1
 
 
 def test_a_file_in_the_place_of_the_root_is_said(tmp_path):

@@ -283,7 +283,7 @@ def test_deep_remembers_nothing_of_what_it_could_not_decode(tmp_path):
 def test_deep_spreads_over_processes(viper, monkeypatch):
     """More images than one worker takes at once; one of them broken."""
     (viper / "VIPeR" / "cam_b" / "600_45.bmp").write_bytes(b"BM")
-    monkeypatch.setattr(checking.joblib, "cpu_count", lambda: 2)
+    monkeypatch.setenv("BNTA_WORKERS", "2")
     report = check(viper, deep=True)
     assert report.decoded == 1_263
     assert "600_45.bmp" in report.differences["VIPeR"][0]
@@ -312,11 +312,27 @@ def test_nothing_is_written_in_the_folder_and_all_in_the_cache(small, tmp_path, 
     assert [path.name for path in cache.rglob("*")] == ["decoded.txt"]
 
 
-def test_a_cache_that_cannot_be_written_is_said_in_one_line(small, tmp_path, monkeypatch, capsys):
+def test_a_cache_that_cannot_be_written_is_said_once_and_costs_no_report(
+    small, tmp_path, monkeypatch
+):
+    usual = check(small, deep=True)
     (tmp_path / "file").touch()
-    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "file" / "cache"))
-    assert main(["check", str(small), "--deep"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    for place in (tmp_path / "file" / "cache", "/proc/bnta"):
+        monkeypatch.setenv("BNTA_CACHE", str(place))
+        with pytest.warns(UserWarning, match="cannot be noted in .*: set BNTA_CACHE to a folder") as said:
+            report = check(small, deep=True)
+        assert len([w for w in said if "cannot be noted" in str(w.message)]) == 1
+        assert (report.decoded, report.differences) == (usual.decoded, usual.differences)
+
+
+@pytest.mark.parametrize("command", [["check", ""], ["pack", " "], ["prepare", "a.zip", ""],
+                                     ["fetch", "VIPeR", ""], ["splits", "", "out"]])
+def test_a_root_without_a_name_is_not_the_current_folder(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "it is empty: is a variable not set?" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stop_by_the_keyboard_is_said_in_one_line(small, monkeypatch, capsys):

@@ -97,7 +97,7 @@ def test_an_archive_comes_whole_with_its_digest_and_once(site, tmp_path, capsys)
     assert (root / "VIPeR ä.v1.0.zip.sha256").read_text("utf-8") == f"{sha}  VIPeR ä.v1.0.zip\n"
     said = capsys.readouterr()
     assert f"SHA-256 {sha}" in said.out and f"prepare '{archive}' '{root}'" in said.out
-    assert "1c2d9fc1cc800332567a0da25a1ce68c" in said.out and "WARNING: another" in said.out
+    assert "1c2d9fc1cc800332567a0da25a1ce68c" in said.out and "WARNING: this file has another" in said.out
     assert "VIPeR: 100%" in said.err
     assert args.run(args) == 0 and len(site.asked) == 1  # it is there
     archive.write_bytes(site.data[:-1])

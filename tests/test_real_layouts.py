@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import warnings
 from collections import defaultdict
@@ -399,10 +400,36 @@ def test_a_person_of_an_odd_name_costs_the_set_no_other(tmp_path):
     folder.mkdir(parents=True)
     Image.new("RGB", (60, 60)).save(folder / "s1.jpg")
     seen = [("s1.jpg", (1, 2, 30, 40))]
-    write_person_mat(tmp_path / "annotation" / "Person.mat", {"p7": seen, "someone": seen, "p0": seen})
+    write_person_mat(tmp_path / "annotation" / "Person.mat", {"p7": seen, "someone": seen, "p0": seen, f"p{1 << 63}": seen})
     found = find_sets(tmp_path)["CUHK-SYSU"]
     assert [sample.pid for sample in found.samples] == [7]
-    assert found.left_out == {"appearance of a person whose name is not p and a number": 1, "person 0": 1}
+    assert found.left_out == {
+        "appearance of a person whose name is not p and a number of nine digits at most": 2, "person 0": 1}
+
+
+def test_a_pipe_that_is_named_as_an_image_is_never_opened(tmp_path):
+    folder = tmp_path / "trees"
+    tree("VIPeR", "bmp", folder)
+    images = len(find_sets(folder)["VIPeR"])
+    place = next(folder.rglob("cam_a"))
+    os.mkfifo(place / "555_45.bmp")
+    (place / "556_45.bmp").symlink_to(place / "555_45.bmp")
+    with pytest.warns(UserWarning, match="555_45.bmp is a pipe, a socket or a device: not counted"):
+        assert len(find_sets(folder)["VIPeR"]) == images
+
+
+def test_a_root_that_may_not_be_read_is_not_called_empty(tmp_path):
+    """As another user: root may read everything."""
+    code = ("import os, sys; from bnta_lib.data.real.layouts import survey\n"
+            "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+            "try: survey(sys.argv[1])\nexcept PermissionError as error: print(error)")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    for above in (tmp_path, *tmp_path.parents):
+        if above.stat().st_uid == os.getuid() and above != Path(above.anchor):
+            above.chmod(above.stat().st_mode | 0o011)
+    said = subprocess.run([sys.executable, "-c", code, str(closed)], capture_output=True, text=True)
+    assert f"{closed} cannot be read (Permission denied): name a folder that you may read" in said.stdout, said
 
 
 def _no_pictures(path):

@@ -417,6 +417,14 @@ def test_a_read_only_cache_cannot_be_used(tmp_path, small_disk, monkeypatch):
     del pack
 
 
+@pytest.mark.parametrize("place", ["/proc/bnta", "file"])
+def test_a_cache_that_cannot_be_made_is_not_said(tmp_path, monkeypatch, place):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / place))
+    with pytest.raises(OSError, match="cannot be made .*: set BNTA_CACHE to a folder"):
+        quiet(crops(tmp_path / "set", 8), SIZE)
+
+
 def test_opening_or_drawing_reads_a_whole_pack(tmp_path):
     # 190 GB, more than any memory here; a hole in the file takes no disk.
     shape = (121_765, 3, 1024, 512)

@@ -171,6 +171,11 @@ def test_grid_without_its_mat_is_split_by_lot(grid, tmp_path):
         official_splits(empty)
 
 
+def test_a_mat_in_upper_case_is_not_found(grid, tmp_path):
+    shutil.copy(grid.folder / "features_and_partitions.mat", tmp_path / "FEATURES_AND_PARTITIONS.MAT")
+    assert official_splits(replace(grid, folder=tmp_path)) == official_splits(grid)
+
+
 def test_a_direction_of_viper_is_another_than_named():
     own = whole("VIPeR")
     first, second, both = (target_splits(own, replace(PAPER, viper_probe=side))
@@ -322,6 +327,10 @@ def test_published_sets_of_a_folder_are_not_what_is_loaded(tree, cache, tiny):
         assert target.data.images.shape[1:] == (3, 48, 24)
         assert target.protocol and target.protocol in protocol_note(targets)
     assert f"Trained on {sources.name}." in protocol_note(targets, sources.name)
+    few = {"GRID": targets["GRID"]}
+    assert "Of the paper's targets VIPeR, iLIDS are not there." in protocol_note(few)
+    assert "not there" not in protocol_note(few, whole=False)
+    assert "not there" not in protocol_note(targets)
     table = found_table(sets)
     assert not table["equal"].any() and table.loc["GRID", "images, published"] == 1275
 
@@ -425,7 +434,13 @@ def test_weights_of_real_data_lie_over_the_embedded_ones(tree, cache, tiny, tmp_
         training.trained_model(bigger, data=root)
     with pytest.raises(SystemExit):
         training.main(["--profile", "smoke", "--data", str(tree / "VIPeR" / "cam_b" / "nothing")])
-    assert "holds no published data set" in capsys.readouterr().err
+    assert "nothing" in (said := capsys.readouterr().err) and "--data: no such folder" in said
+    (tmp_path / "empty").mkdir()
+    for wrong, why in (("", "a folder; got ''"), ("ftp://x/y", "a folder; got 'ftp://x/y'"),
+                       (str(tmp_path / "empty"), "holds no published data set"), (__file__, "is a file")):
+        with pytest.raises(SystemExit):
+            training.main(["--profile", "smoke", "--data", wrong])
+        assert why in capsys.readouterr().err
 
 
 def test_numbers_are_printed_without_their_protocol(tree, cache, tiny):
@@ -435,7 +450,8 @@ def test_numbers_are_printed_without_their_protocol(tree, cache, tiny):
     assert named["protocol"].tolist() == [targets["VIPeR"].protocol, targets["GRID"].protocol]
     assert set(named["sources"]) == {"some sets"}
     embedded = {name: replace(target, protocol="") for name, target in targets.items()}
-    assert protocol_note(embedded, "x") == "" and with_protocol(rows, embedded) is rows
+    assert protocol_note(embedded) == "" and protocol_note(embedded, "x") == "Trained on x."
+    assert with_protocol(rows, embedded) is rows
 
 
 # ---- the paper's own setting

@@ -8,6 +8,8 @@ naming, by themselves or in query/ and bounding_box_test/, is a user's own.
 from __future__ import annotations
 
 import os
+import shlex
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import torch
 
 from bnta_lib.data import benchmark, folder
 from bnta_lib.data.benchmark import SOURCES, TARGETS
+from bnta_lib.data.integrity import problems
 from bnta_lib.data.real.catalogue import CATALOGUE
 from bnta_lib.data.real.layouts import find_sets
 from bnta_lib.data.real.mixture import Mixture, mixture, some_of
@@ -133,7 +136,8 @@ def load_targets(
     """The targets by name: the embedded three, those of the published ones that are there, or a folder.
 
     ``photometric=False`` renders the same people and shots by cameras of true colours, without
-    blur and noise: what is then left of the gap to the sources is not photometric.
+    blur and noise: what is then left of the gap to the sources is not photometric. Warns of probes
+    without a match, and of pictures that are probe and gallery or two people at once.
     Raises FileNotFoundError or ValueError for a folder that does not serve.
     """
     size = (settings.height, settings.width)
@@ -146,9 +150,17 @@ def load_targets(
         if not names:
             raise FileNotFoundError(f"{root} holds none of the targets {', '.join(REAL_TARGETS)}; "
                                     f"{_look(root)}")
-        return {name: _real_target(found[name], settings, progress) for name in names}
+        return _looked_at({name: _real_target(found[name], settings, progress) for name in names})
     own = folder.read_target(data, size, settings.splits)
-    return {own.data.name: own}
+    return _looked_at({own.data.name: own})
+
+
+def _looked_at(targets: dict[str, Target]) -> dict[str, Target]:
+    """``targets``, after a warning for what would make their scores say something else than they seem to."""
+    for target in targets.values():
+        for sentence in problems(target):
+            warnings.warn(sentence, stacklevel=3)
+    return targets
 
 
 # ---------------------------------------------------------------- published sets
@@ -215,7 +227,7 @@ def found_table(found: Mapping[str, Found]) -> pd.DataFrame:
 
 
 def _look(root: Path) -> str:
-    return f"`python -m bnta_lib.data check {root}` says what is there"
+    return f"`python -m bnta_lib.data check {shlex.quote(str(root))}` says what is there"
 
 
 def _is_own(path: Path) -> bool:

@@ -14,14 +14,12 @@ import json
 import math
 import multiprocessing
 import os
-import warnings
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed, parallel_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
@@ -31,6 +29,7 @@ from bnta_lib.data.domains import DOMAINS, Domain
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.files import atomic
 from bnta_lib.settings import ROOT, cache_dir, worker_count
+from bnta_lib.workers import side_by_side
 
 VERSION = scene.VERSION
 HELD_OUT = 1 << 20  # numbers of held-out people start here
@@ -211,20 +210,16 @@ def _side_by_side(path: Path, domain: Domain, plan: Plan, size: tuple[int, int],
     """
     shape = len(plan[0]), 3, *size
     parts = [slice(k, k + BLOCK) for k in range(0, shape[0], BLOCK)]
-    warnings.filterwarnings("ignore", "A worker stopped while|\\d+ tasks (have|which)", UserWarning)
     with atomic(path) as temporary:
         start = _room(temporary, shape)
         images, sha = np.memmap(temporary, np.uint8, "r", start, shape), hashlib.sha256()
-        jobs = (delayed(_render_part)(temporary, start + part.start * math.prod(shape[1:]), domain.name,
-                                      [column[part] for column in plan], size, photometric) for part in parts)
-        # Workers whose parent was killed end so many seconds later; joblib's own wait is 300.
-        with (parallel_config("loky", inner_max_num_threads=1, idle_worker_timeout=30),
-              tqdm(total=shape[0], desc=domain.name, unit="image", disable=not progress) as bar):
-            done = Parallel(min(workers, len(parts)), return_as="generator", batch_size=1)(jobs)
-            with closing(done):  # an interrupt ends the work that waits
-                for part, _ in zip(parts, done, strict=True):
-                    sha.update(images[part])
-                    bar.update(len(images[part]))
+        jobs = ((temporary, start + part.start * math.prod(shape[1:]), domain.name,
+                 [column[part] for column in plan], size, photometric) for part in parts)
+        with (tqdm(total=shape[0], desc=domain.name, unit="image", disable=not progress) as bar,
+              closing(side_by_side(_render_part, jobs, min(workers, len(parts)))) as done):
+            for part, _ in zip(parts, done, strict=True):
+                sha.update(images[part])
+                bar.update(len(images[part]))
         with open(temporary, "r+b") as file:
             file.seek(start + math.prod(shape))
             file.write(sha.digest())

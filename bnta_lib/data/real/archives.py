@@ -33,7 +33,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from bnta_lib.files import atomic
+from bnta_lib.files import a_path, atomic
 
 # Real sets pass by far: none of them has 100,000 files or 20 GB, and images hardly shrink.
 MOST_MEMBERS = 500_000
@@ -79,7 +79,7 @@ def prepare(archive: str | Path, root: str | Path, password: str | None = None,
     if not name.strip(". "):
         raise Refused(f"{archive}: the folder is named by the archive, so give it another name")
     target, stage = root / name, root / f".{name}.part"
-    with writing(root), ExitStack() as opened:
+    with writing(root), _named(archive), ExitStack() as opened:
         with _reading(archive, password):
             reader = opened.enter_context(closing(_reader(archive, password)))
             members = _checked(archive, reader)
@@ -104,6 +104,17 @@ def prepare(archive: str | Path, root: str | Path, password: str | None = None,
             os.rename(stage / "files", target)
             shutil.rmtree(stage)
     return target
+
+
+@contextmanager
+def _named(archive: Path) -> Iterator[None]:
+    """Names the archive where a refusal speaks of a member alone."""
+    try:
+        yield
+    except Refused as error:
+        if str(archive) in str(error):
+            raise
+        raise Refused(f"{archive} is not unpacked: {error}") from error
 
 
 def unfinished(root: str | Path) -> list[str]:
@@ -395,6 +406,8 @@ def writing(root: Path) -> Iterator[None]:
                           "and a data folder that you may write to") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise OSError(f"{error.filename or root} is a file where a folder should be") from error
+        if error.errno == errno.ENOENT:  # as below /proc: mkdir(parents=True) made all others
+            raise OSError(f"{error.filename or root} cannot be made: choose another data folder") from error
         if error.errno == errno.ENAMETOOLONG:
             raise OSError(f"a name below {root} is too long: choose a data folder with a shorter "
                           "path") from error
@@ -588,9 +601,9 @@ def add_parser(commands) -> None:
         "prepare", help="unpack an owner's archive below a data folder",
         description="Unpack a zip, tar (gz, bz2, xz) or 7z archive to ROOT/<its name>. Run again after a "
                     "stop: it continues.")
-    parser.add_argument("archive", type=Path)
-    parser.add_argument("root", type=Path, help="the data folder; made where it is missing")
-    parser.add_argument("--password-file", type=Path, help="file whose first line is the archive's password")
+    parser.add_argument("archive", type=a_path)
+    parser.add_argument("root", type=a_path, help="the data folder; made where it is missing")
+    parser.add_argument("--password-file", type=a_path, help="file whose first line is the archive's password")
     parser.set_defaults(run=main_prepare)
 
 
@@ -600,7 +613,12 @@ def main_prepare(args: argparse.Namespace) -> int:
 
     password = None
     if args.password_file is not None:
-        password = (args.password_file.read_text(encoding="utf-8").splitlines() or [""])[0]
+        try:
+            password = (args.password_file.read_text(encoding="utf-8").splitlines() or [""])[0]
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is no text"
+            raise ValueError(f"--password-file {args.password_file} cannot be read ({why}): name a text file "
+                             "whose first line is the password") from error
     folder = prepare(args.archive, args.root, password, progress=True)
     print(f"unpacked: {folder}")
     inner = [path for path in sorted(folder.rglob("*")) if path.is_file() and _ENDING.search(path.name)]

@@ -14,12 +14,13 @@ import argparse
 import hashlib
 import os
 import sys
+import warnings
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
-import joblib
 import pandas as pd
 from tqdm.auto import tqdm
 
@@ -27,7 +28,9 @@ from bnta_lib.data.real.catalogue import CATALOGUE, DISTRACTORS, JUNK, Descripti
 from bnta_lib.data.real.layouts import expected, survey
 from bnta_lib.data.real.protocol import official_splits
 from bnta_lib.data.real.records import Found, Sample, read_image
-from bnta_lib.settings import PAPER_SOURCES, cache_dir
+from bnta_lib.files import a_path
+from bnta_lib.settings import PAPER_SOURCES, cache_dir, worker_count
+from bnta_lib.workers import side_by_side
 
 _SHOWN = 20  # unreadable files that are named, of each set
 _CHUNK = 128  # images that a worker decodes before it reports
@@ -101,7 +104,7 @@ def check(
 
     ``deep`` decodes every image too, on all cores; what was decoded once is remembered in the cache
     by path, size and time of change. ``labeled`` expects CUHK03's boxes drawn by hand.
-    Raises FileNotFoundError where there is no such folder, OSError where the cache cannot be written.
+    Raises FileNotFoundError where there is no such folder, PermissionError where it cannot be read.
     """
     seen = survey(root, labeled=labeled)
     differences = {name: differing(found, labeled) for name, found in seen.found.items()}
@@ -110,9 +113,10 @@ def check(
     if deep:
         decoded = 0
         total = sum(map(len, seen.found.values()))
-        with tqdm(total=total, unit="image", desc="decoding", disable=not progress) as bar:
+        with (tqdm(total=total, unit="image", desc="decoding", disable=not progress) as bar,
+              _Notes(cache_dir() / "decoded.txt") as memory):
             for name, found in seen.found.items():
-                good, broken, clipped = _decode_all(found, bar)
+                good, broken, clipped = _decode_all(found, bar, memory)
                 decoded += good
                 differences[name] += _named(broken, "that cannot be decoded, to be unpacked again")
                 if clipped:
@@ -228,13 +232,12 @@ def _worth_knowing(found: Found) -> list[str]:
 # ---- every image decoded
 
 
-def _decode_all(found: Found, bar: tqdm) -> tuple[int, list[str], int]:
+def _decode_all(found: Found, bar: tqdm, notes: _Notes) -> tuple[int, list[str], int]:
     """How many images of a set can be decoded, which files cannot, and how many boxes are clipped."""
     units: dict[tuple[Path, str], list[Sample]] = {}  # what is decoded at once: a file, or a cell of one
     for sample in found.samples:
         units.setdefault((sample.file, sample.cell), []).append(sample)
-    memory = cache_dir() / "decoded.txt"
-    known, sizes = _remembered(memory), _sizes(found)
+    known, sizes = _remembered(notes.path), _sizes(found)
     good, broken, clipped, waiting = 0, [], 0, []
     for unit in units.values():
         key = _key(unit)
@@ -248,21 +251,46 @@ def _decode_all(found: Found, bar: tqdm) -> tuple[int, list[str], int]:
     if not waiting:
         return good, broken, clipped
     chunks = [waiting[i : i + _CHUNK] for i in range(0, len(waiting), _CHUNK)]
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    workers = joblib.Parallel(n_jobs=min(len(chunks), joblib.cpu_count()), return_as="generator_unordered")
-    # Only added to, a line an image: what a stopped run has decoded is not decoded again.
-    with open(memory, "a", encoding="ascii") as lines:
-        lines.write("\n")  # ends a line that was cut short
-        for chunk in workers(joblib.delayed(_decode)(chunk) for chunk in chunks):
-            for key, number, error, out in chunk:
-                if error:
-                    broken.append(error)
-                else:
-                    good, clipped = good + number, clipped + out
-                    lines.write(f"{key} {out}\n")
-                bar.update(number)
-            lines.flush()
+    workers = min(len(chunks), worker_count())
+    for chunk in side_by_side(_decode, ((chunk,) for chunk in chunks), workers, in_order=False):
+        for key, number, error, out in chunk:
+            if error:
+                broken.append(error)
+            else:
+                good, clipped = good + number, clipped + out
+                notes.write(f"{key} {out}\n")
+            bar.update(number)
     return good, sorted(broken), clipped
+
+
+class _Notes:
+    """Adds lines to a file, so that what a stopped run has decoded is not decoded again. Where that cannot be, it is said once: the report comes all the same."""
+
+    def __init__(self, path: Path):
+        self.path, self.file, self.failed = path, None, False
+
+    def __enter__(self) -> _Notes:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        if self.file is not None:
+            with suppress(OSError):
+                self.file.close()
+
+    def write(self, line: str) -> None:
+        if self.failed:
+            return
+        try:
+            if self.file is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.file = open(self.path, "a", encoding="ascii", buffering=1)  # a line at a time
+                self.file.write("\n")  # ends a line that was cut short
+            self.file.write(line)
+        except OSError as error:
+            self.failed = True
+            warnings.warn(f"what is decoded cannot be noted in {self.path} ({error.strerror}), so a later "
+                          "check decodes it again: set BNTA_CACHE to a folder that you may write to",
+                          stacklevel=4)
 
 
 def _decode(chunk: list[tuple[str, list[Sample]]]) -> list[tuple[str, int, str, int]]:
@@ -305,7 +333,7 @@ def _remembered(memory: Path) -> dict[str, int]:
     """Clipped boxes by key, of what was decoded before. A line that was cut short is passed over."""
     try:
         lines = memory.read_text(encoding="ascii", errors="replace").split("\n")
-    except FileNotFoundError:
+    except OSError:  # none yet; or it may not be read, which writing to it will say
         return {}
     held = (line.split() for line in lines[:-1])
     return {parts[0]: int(parts[1]) for parts in held if len(parts) == 2 and parts[1].isdecimal()}
@@ -319,7 +347,7 @@ def add_parser(sub) -> None:
     parser = sub.add_parser(
         "check", help="hold the published sets below a folder against their counts",
         description=__doc__.partition("\n\n")[2], formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path, metavar="ROOT", help="folder below which the sets lie")
+    parser.add_argument("root", type=a_path, metavar="ROOT", help="folder below which the sets lie")
     parser.add_argument("--deep", action="store_true", help="decode every image, from where it stopped")
     parser.add_argument("--labeled", action="store_true", help="expect CUHK03's labeled boxes")
     parser.set_defaults(run=main_check)

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from bnta_lib.data.real import archives
 from bnta_lib.data.real.catalogue import CATALOGUE, Description
-from bnta_lib.files import atomic
+from bnta_lib.files import a_path, atomic
 
 # Digests of owners' archives that others noted down: open-reid's reader of VIPeR.
 NOTED = {"VIPeR": "md5:1c2d9fc1cc800332567a0da25a1ce68c"}
@@ -72,12 +72,17 @@ def fetch(name: str, root: str | Path, url: str | None = None, progress: bool = 
         try:
             whole = Path(pooch.retrieve(url, None, "whole", came, progressbar=False,
                                         downloader=Resuming(one, came, progress, pause)))
-        except _SomethingElse:
-            shutil.rmtree(came)
+        except BaseException as error:
+            if isinstance(error, _SomethingElse) or not any(map(_size, (came / "part", came / "whole"))):
+                shutil.rmtree(came)  # nothing to continue from
             raise
         os.replace(whole, archive)
         shutil.rmtree(came)
     return archive
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 def digest(archive: str | Path) -> tuple[str, str]:
@@ -118,7 +123,7 @@ class Resuming:
                 break
             except _Broken as error:
                 if once == TRIES - 1:
-                    came = self.part.stat().st_size if self.part.is_file() else 0
+                    came = _size(self.part)
                     raise OSError(f"{url} cannot be reached or breaks off ({error}) after {came:,} bytes, "
                                   f"{TRIES} times: run again later to continue, name another address by --url, or "
                                   "unpack an archive that you hold by prepare") from error
@@ -212,7 +217,7 @@ def add_parser(commands) -> None:
         description=f"Download the owner's archive of {free} to ROOT; of the other sets it says where to "
                     "ask. Run again after a stop: it continues.")
     parser.add_argument("name", help="a set's name, such as VIPeR")
-    parser.add_argument("root", type=Path, help="the data folder; made where it is missing")
+    parser.add_argument("root", type=a_path, help="the data folder; made where it is missing")
     parser.add_argument("--url", help="address of a copy, where the owner's server has the archive no longer")
     parser.set_defaults(run=main_fetch)
 
@@ -228,7 +233,11 @@ def main_fetch(args: argparse.Namespace) -> int:
         return 2
     seen, before = digest(archive)
     print(f"{archive}: {archive.stat().st_size:,} bytes")
-    print(f"SHA-256 {seen}")
+    print(f"SHA-256 {seen} (of what is there)")
+    owners = Path(urlsplit(described(args.name).url).path).name
+    if archive.name.lower() != unquote(owners).lower():
+        print(f"its owner calls the archive of {described(args.name).name} {unquote(owners)}: after prepare, "
+              "check tells what this one holds")
     code = 0
     if before and before != seen:
         print(f"WARNING: when it came it was {before} (in {archive.name}.sha256): it was changed since; "
@@ -238,6 +247,6 @@ def main_fetch(args: argparse.Namespace) -> int:
     if noted:
         kind, value = noted.split(":")
         same = pooch.file_hash(str(archive), kind) == value
-        print(f"{kind.upper()} {value}, as others noted of it: {'the same' if same else 'WARNING: another'}")
+        print(f"{kind.upper()} {value}, as others noted of the owner's: {'the same' if same else 'WARNING: this file has another'}")
     print(f"next: python -m bnta_lib.data prepare {shlex.quote(str(archive))} {shlex.quote(str(args.root))}")
     return code

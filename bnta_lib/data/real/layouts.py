@@ -237,7 +237,9 @@ def _walk(root: str | Path) -> tuple[dict[str, list[str]], list[str]]:
             files, inner = [], []
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if not _is_folder(entry):
+                    if _is_special(entry):  # to open one could wait for ever
+                        problems.append(f"{entry.path} is a pipe, a socket or a device: not counted")
+                    elif not _is_folder(entry):
                         files.append(entry.name)
                         if entry.name.endswith(".part"):
                             problems.append(f"{entry.path} is a download that was not finished")
@@ -247,6 +249,9 @@ def _walk(root: str | Path) -> tuple[dict[str, list[str]], list[str]]:
                     elif not entry.name.startswith((".", "__MACOSX")):
                         (links if entry.is_symlink() else inner).append(entry.path)
         except OSError as error:
+            if folder == root:
+                raise PermissionError(f"{root} cannot be read ({error.strerror}): name a folder that you may "
+                                      "read") from error
             problems.append(f"{folder} cannot be read ({error.strerror}): what it holds is not counted")
             continue
         folders[folder] = sorted(files)
@@ -259,6 +264,13 @@ def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
+        return False
+
+
+def _is_special(entry: os.DirEntry) -> bool:
+    try:
+        return not entry.is_dir() and not entry.is_file() and os.path.exists(entry.path)
+    except OSError:
         return False
 
 
@@ -411,7 +423,7 @@ def _sysu_boxes(file: Path, folders: dict[str, list[str]]) -> Found:
     for person in people:
         name = str(person["idname"].item())
         # People are p1, p2, ...; one that is named otherwise must not cost the set the others.
-        pid = int(name[1:]) if re.fullmatch(r"p\d+", name) else -1
+        pid = int(name[1:]) if re.fullmatch(r"p[0-9]{1,9}", name) else -1
         for seen in person["scene"].ravel():
             picture = pictures.get(str(seen["imname"].item()).lower())
             left, top, width, height = (int(round(float(v))) for v in seen["idlocate"].ravel())
@@ -420,7 +432,7 @@ def _sysu_boxes(file: Path, folders: dict[str, list[str]]) -> Found:
             elif min(width, height) < 1:
                 left_out["box without area"] += 1
             elif pid < 1:
-                left_out["person 0" if pid == 0 else "appearance of a person whose name is not p and a number"] += 1
+                left_out["person 0" if pid == 0 else "appearance of a person whose name is not p and a number of nine digits at most"] += 1
             else:
                 samples.append(Sample(picture, pid, 1, box=(left, top, width, height)))
     if not samples:

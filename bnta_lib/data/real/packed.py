@@ -29,6 +29,7 @@ import io
 import json
 import mmap
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -43,17 +44,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from joblib import Parallel, delayed, parallel_config
 from numpy.lib.format import open_memmap, write_array_header_1_0
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 
+from bnta_lib.data.integrity import shared
 from bnta_lib.data.real.records import Found, Sample, read_image
 from bnta_lib.data.sets import ReIDSet
-from bnta_lib.files import atomic
+from bnta_lib.files import a_path, atomic
 from bnta_lib.settings import PAPER_SOURCES, PROFILES, cache_dir, settings as load_settings, worker_count
+from bnta_lib.workers import side_by_side
 
 VERSION = 1  # of the layout and of how pixels are made
 BLOCK = 256  # images that are journalled together
@@ -447,6 +449,9 @@ def _explained(folder: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and "BNTA_CACHE" not in str(error):
             raise OSError(error.errno, f"no permission to write below {folder}: set BNTA_CACHE to a folder "
                           "that you may write to") from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST) and "BNTA_CACHE" not in str(error):
+            raise OSError(error.errno, f"the folder {folder} cannot be made ({error.strerror}): set BNTA_CACHE "
+                          "to a folder that you may write to") from error
         raise
 
 
@@ -461,11 +466,7 @@ def _decoded(images: Path, rows: list[Job], todo: list[int], size, workers: int 
         for job in jobs:
             yield _decode_block(*job)
         return
-    warnings.filterwarnings("ignore", "A worker stopped while", UserWarning)
-    # Workers whose parent was killed end so many seconds later; joblib's own wait is 300.
-    with parallel_config("loky", inner_max_num_threads=1, idle_worker_timeout=30):
-        work = Parallel(min(workers, len(todo)), return_as="generator_unordered", batch_size=1)
-        yield from work(delayed(_decode_block)(*job) for job in jobs)
+    yield from side_by_side(_decode_block, jobs, min(workers, len(todo)), in_order=False)
 
 
 def _decode_block(images: Path, block: int, first: int, rows: list[Job], size: tuple[int, int]) -> tuple:
@@ -553,7 +554,7 @@ def add_parser(sub) -> None:
     """Adds ``pack`` to the commands of ``python -m bnta_lib.data``."""
     parser = sub.add_parser("pack", help="decode the sets below a folder once, for fast training",
                             description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path, metavar="ROOT", help="the folder below which the sets lie")
+    parser.add_argument("root", type=a_path, metavar="ROOT", help="the folder below which the sets lie")
     parser.add_argument("--profile", choices=list(PROFILES),
                         help="whose image size (default: $BNTA_PROFILE, laptop)")
     parser.add_argument("--set", nargs="+", metavar="NAME", dest="wanted", help="these sets alone")
@@ -577,9 +578,10 @@ def main_pack(args: argparse.Namespace) -> int:
     found = find_sets(args.root, args.wanted)
     if not found:
         raise ValueError(f"{args.root} holds none of the sets: see `python -m bnta_lib.data check "
-                         f"{args.root}`")
+                         f"{shlex.quote(str(args.root))}`")
     alone = [[own] for name, own in found.items() if name not in PAPER_SOURCES]
     mixed = [mixture(found).sets] if len(alone) < len(found) else []
+    trained: Packed | None = None
     for own in [*mixed, *alone]:
         options = {"workers": args.workers, "skip_unreadable": args.skip_unreadable}
         pack = packed(own, size, **options)
@@ -592,6 +594,11 @@ def main_pack(args: argparse.Namespace) -> int:
               f"{len(pack)} images in {pack.folder}")
         for why in pack.unreadable:
             print(f"  left out: {why}")
+        if mixed and own is mixed[0]:
+            trained = pack
+        elif trained is not None and (same := shared(trained.images, pack.images, trained.checks)):
+            print(f"  WARNING: {same} of its images are also among those trained on: its scores would not be "
+                  "those of an unseen place")
     if "GRID" in found:
         try:
             official_splits(found["GRID"])

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from bnta_lib.data.real.records import Found, Sample
 from bnta_lib.data.sets import Split, Target
-from bnta_lib.files import atomic
+from bnta_lib.files import a_path, atomic
 from bnta_lib.settings import ROOT, Settings
 
 SPLITS = ROOT / "data" / "splits"
 SEED, COUNT = 2022, 10
 # People that a set's seeded splits are drawn from, and how many of them are for training.
 PEOPLE = {"VIPeR": (632, 316), "iLIDS": (119, 59), "PRID": (200, 100)}
+PAPER_TARGETS = ("VIPeR", "GRID", "iLIDS")
 # Probe and gallery images of a split where a set is whole (the paper's Table 1; single images).
 SIZES = {"VIPeR": (316, 316), "GRID": (125, 900), "iLIDS": (60, 60), "PRID": (100, 649)}
 RULE = {
@@ -97,13 +98,17 @@ def official_splits(found: Found) -> list[list[int]]:
     Raises FileNotFoundError where the .mat is not beside the images, ValueError where it does not
     hold the splits or they name people whom the images do not show.
     """
-    mat = next(iter(sorted(found.folder.rglob("features_and_partitions.mat"))), None)
+    mat = next((file for file in sorted(found.folder.rglob("*"))
+                if file.name.lower() == "features_and_partitions.mat"), None)
     if mat is None:
         raise FileNotFoundError("GRID's ten splits are in its features_and_partitions.mat, which is not "
                                 f"below {found.folder}: take it from the owner's archive")
     try:
         cells = scipy.io.loadmat(mat)["trainIdxAll"][0]
         splits = [[int(pid) for pid in cell[0][0][2][0]] for cell in cells]
+    except PermissionError as error:
+        raise PermissionError(f"{mat} holds GRID's splits and may not be read by you: change its permissions "
+                              "or copy it") from error
     except Exception as error:  # what SciPy raises for a damaged file shares no base class
         raise ValueError(f"{mat} does not hold GRID's splits, or is damaged ({error}): take it from the "
                          "owner's archive") from error
@@ -243,14 +248,18 @@ def _number_within(samples: Sequence[Sample]) -> Tensor:
 # ---------------------------------------------------------------- in words
 
 
-def protocol_note(targets: Mapping[str, Target], sources: str = "") -> str:
+def protocol_note(targets: Mapping[str, Target], sources: str = "", whole: bool = True) -> str:
     """For under a table: the protocol of each target that has one, and what was trained on.
 
-    "" where no target has one (the embedded benchmark, a user's own folder).
+    ``whole``: these are all the targets that are there, and the paper's others are named as missing.
+    Only the latter where no target has a protocol (the embedded benchmark, a user's own folder).
     """
     words = [f"{name}: {target.protocol}" for name, target in targets.items() if target.protocol]
     if not words:
-        return ""
+        return f"Trained on {sources}." if sources else ""
+    missing = [name for name in PAPER_TARGETS if name not in targets] if whole else []
+    words += [f"Of the paper's targets {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not there."
+              ] if missing else []
     return " ".join(["Protocol.", *words, *([f"Trained on {sources}."] if sources else [])])
 
 
@@ -320,8 +329,8 @@ def write_splits(sets: Mapping[str, Found], out: str | Path) -> list[Path]:
 def add_parser(commands) -> None:
     """``python -m bnta_lib.data splits ROOT OUT``."""
     parser = commands.add_parser("splits", help="write the splits of the targets as torchreid keeps them")
-    parser.add_argument("root", type=Path, help="folder that holds the data sets")
-    parser.add_argument("out", type=Path, help="torchreid's folder of data sets: its viper/, grid/ ...")
+    parser.add_argument("root", type=a_path, help="folder that holds the data sets")
+    parser.add_argument("out", type=a_path, help="torchreid's folder of data sets: its viper/, grid/ ...")
     parser.set_defaults(run=main_splits)
 
 

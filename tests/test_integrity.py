@@ -1,0 +1,73 @@
+"""Data that would make a score lie: planted one by one, found and named, and nothing else said."""
+
+import pytest
+import torch
+from bnta_lib import settings
+from bnta_lib.data import load_targets
+from bnta_lib.data.folder import write_folder
+from bnta_lib.data.integrity import checksums, problems, shared
+from bnta_lib.data.sets import ReIDSet, Split, Target
+
+
+def noise(n, seed=0):
+    return torch.randint(0, 256, (n, 3, 8, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def target(images=None, pids=None, camids=None):
+    """Six people by two cameras each; camera 1 probes."""
+    images = noise(12) if images is None else images
+    pids = torch.arange(1, 7).repeat(2) if pids is None else pids
+    camids = torch.tensor([1, 2]).repeat_interleave(6) if camids is None else camids
+    splits = Split(torch.arange(6), torch.arange(6, 12)), Split(torch.arange(5), torch.arange(6, 12))
+    return Target(ReIDSet("dots", images, pids, camids), splits)
+
+
+def test_sound_data_are_complained_of():
+    assert problems(target()) == []
+    assert shared(noise(12), noise(5, 1)) == 0
+    for own in load_targets(settings("smoke")).values():
+        assert problems(own) == []
+
+
+def test_a_probe_without_a_match_is_not_named():
+    pids = torch.arange(1, 7).repeat(2)
+    pids[11] = 0  # person 6's only image in the gallery becomes a distractor's
+    assert problems(target(pids=pids)) == [
+        "dots: 1 probe of a split is without a match by another camera, and left out of every score"]
+    camids = torch.tensor([1, 2]).repeat_interleave(6)
+    camids[6:8] = 1  # people 1 and 2 were seen by the probe's own camera alone
+    assert "2 probes of a split are without a match" in problems(target(camids=camids))[0]
+
+
+def test_a_gallery_that_holds_the_probe_is_not_named():
+    images = noise(12)
+    images[6:9] = images[:3]
+    assert problems(target(images)) == ["dots: 3 probes of a split are in the gallery as the very same picture: "
+                                        "nothing need be known of people to match it"]
+
+
+def test_one_picture_of_two_people_is_not_named():
+    images = noise(12)
+    images[7] = images[9]
+    assert problems(target(images)) == ["dots: 1 picture is there under more than one person's name"]
+
+
+def test_pictures_that_were_trained_on_are_not_counted():
+    sources, own = noise(40), noise(10, 1)
+    own[2:5] = sources[[7, 7, 30]]
+    assert shared(sources, own) == shared(sources, own, checksums(sources)) == 3
+    wrong = torch.full((40,), int(checksums(own[:1])))  # equal sums, other pixels
+    assert shared(sources, own, wrong) == 0
+    with pytest.raises(ValueError, match="not comparable"):
+        shared(sources[:, :, :4], own)
+
+
+def test_a_folder_is_loaded_without_a_word(tmp_path):
+    images = noise(12)
+    images[6] = images[0]
+    data = target(images).data
+    write_folder(ReIDSet("dots", data.images[:6], data.pids[:6], data.camids[:6]), tmp_path / "query", "png")
+    write_folder(ReIDSet("dots", data.images[6:], data.pids[6:], data.camids[6:]),
+                 tmp_path / "bounding_box_test", "png")
+    with pytest.warns(UserWarning, match="1 probe is in the gallery as the very same picture"):
+        load_targets(settings("smoke", height=8, width=4), tmp_path)
