@@ -452,6 +452,9 @@ def test_the_first_layers_statistics_are_of_something_else(model):
 
 def test_the_camera_sliders_show_other_people_or_do_not_come_back(model, small):
     shown = widgets.domain_explorer(model, small, ("GRID", "iLIDS"), people=8)
+    begins = shown.people.value
+    shown.on_domain()  # the button
+    assert shown.people.value != begins, "its still shows nothing that moved"
     first = shown.people.value, shown.stem.value, shown.sentence.value
     for name, slider in shown.sliders.items():
         before = shown.people.value, shown.stem.value

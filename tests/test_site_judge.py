@@ -97,6 +97,20 @@ def test_a_ranked_table_is_not_by_distance(tmp_path):
         assert own["gallery"].tolist() == ["stuvwxy"[i] for i in expected.argsort()[:5]]
         np.testing.assert_allclose(own["distance"], expected.sort().values[:5], atol=2e-6)
     assert "&lt;i&gt;" in table.to_html() and "<i>" not in table.to_html()
+    boxes = torch.arange(28).view(7, 4)
+    of_video = judge.ranked_table(probes, Site("g", images, tuple("stuvwxy"), boxes=boxes), probe, gallery,
+                                  settings("smoke"), 5)  # fmt: skip
+    place = of_video[["left", "top", "width", "height"]].to_numpy()
+    assert [row.tolist() for row in place] == [boxes["stuvwxy".index(g)].tolist() for g in of_video["gallery"]]
+
+
+def test_the_advice_is_the_same_whatever_the_estimate():
+    def found(low, high):
+        return judge.Estimate(40, (50, 40, 60), (50, 40, 60), ((low + high) / 2, low, high), 3, 3)
+
+    assert "use it" in judge.advice(found(1, 3)) and "does harm" in judge.advice(found(-3, -1))
+    assert "neither helps nor harms for certain" in judge.advice(found(-1, 3))
+    assert "Nothing here says" in judge.advice(None)
 
 
 def test_a_crop_is_its_own_neighbour_or_changes_go_unseen():

@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bnta_lib.settings import settings
 from bnta_lib.site import load_site, read_video
 from bnta_lib.site.rendered import rendered_video
-from bnta_lib.site.video import cut, read_videos
+from bnta_lib.site.video import cut, read_videos, region
 
 SIZE = (96, 48)
 CLIP = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
@@ -57,11 +58,15 @@ def test_a_crop_shows_little_of_the_person(clip):
     capture, frames = cv2.VideoCapture(str(path)), []
     while (got := capture.read())[0]:
         frames.append(got[1])
-    for image, time in zip(site.images, site.times.tolist(), strict=True):
-        boxes = [np.array(box) for box in truth[time] if box]
-        errors = [(torch.from_numpy(np.asarray(resize(cut(frames[time], box, SIZE)))).permute(2, 0, 1).int()
+    for image, time, place in zip(site.images, site.times.tolist(), site.boxes.tolist(), strict=True):
+        boxes = [region(frames[time].shape, np.array(box), SIZE) for box in truth[time] if box]
+        errors = [(torch.from_numpy(np.asarray(resize(cut(frames[time], box)))).permute(2, 0, 1).int()
                    - image.int()).abs().float().mean() for box in boxes]  # fmt: skip
         assert min(errors) < 40, "none of the true boxes looks like the crop"
+        left, top, width, height = place
+        again = Image.fromarray(frames[time][top : top + height, left : left + width, ::-1].copy())
+        again = np.asarray(again.resize(SIZE[::-1], Image.Resampling.BILINEAR))
+        assert np.array_equal(again.transpose(2, 0, 1), image), "it was cut elsewhere"
 
 
 def resize(pixels):
@@ -119,7 +124,7 @@ def test_large_frames_are_cut_small_or_one_track_is_too_few(tmp_path):
     frames = walker(32, (2160, 3840), 700, (20, 30, 220))
     site = load_site(written(tmp_path / "large.avi", frames, rate=10), settings("smoke"), most=6)
     assert site.tracks.unique().tolist() == [1] and len(site) >= 4
-    assert site.sizes[:, 0].float().median() > 600, "cut from the small copy"
+    assert site.boxes[:, 3].float().median() > 600, "cut from the small copy"
     middle = site.images[:, :, 40:56, 20:28].float().mean((0, 2, 3))
     assert middle[0] > 150 and middle[1:].max() < 80, "blue and red are mixed up, or a crop missed"
 
@@ -130,4 +135,4 @@ def test_the_real_clip_gives_few_people():
     site = load_site(CLIP, settings("smoke"))
     tracks, counts = torch.unique(site.tracks, return_counts=True)
     assert 30 <= len(tracks) <= 150 and counts.max() == 8
-    assert site.sizes[:, 0].float().median() > 50 and len(site.notes) == 1
+    assert site.boxes[:, 3].float().median() > 50 and len(site.notes) == 1

@@ -476,6 +476,8 @@ class DomainExplorer(Explorer):
         self.domain.observe(self.on_domain, "value")
         self.reset.on_click(self.on_domain)
         self.on_domain()
+        exposure = self.sliders["exposure"]  # begins with something moved: half the light
+        exposure.value = max(exposure.min, exposure.value / 2)
 
     def _stem(self, name: str, images: Tensor) -> pd.DataFrame:
         moved = domains.stem_moments(self.model, images)

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
 from ..adaption import QUANTITIES
@@ -22,7 +23,7 @@ def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
 
     ``rates``: of :func:`bnta_lib.changes.change_rates_by_split`. Layers are chosen by their mean
     over targets and stand from shallow to deep; mean and standard deviation over splits. Bars
-    far above the others are cut, with their value written over them.
+    far above the others are cut, with their values written over them, in the targets' colours.
     """
     means, targets = mean_rates(rates), list(rates["target"].unique())
     figure, axes = plt.subplots(2, 2, figsize=(TEXT_WIDTH, 4.4), layout="constrained")
@@ -39,7 +40,7 @@ def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
                      color=BARS[number % len(BARS)],
                      error_kw={"elinewidth": 0.8, "capsize": 1.2, "ecolor": "0.25"})
         axis.set_xticks(range(len(chosen)), chosen)
-        axis.set_title(f"change rate of {SYMBOLS[quantity]}", pad=16)
+        axis.set_title(f"change rate of {SYMBOLS[quantity]}", pad=5 + 7 * len(targets))
         _cut(axis)
     for axis in axes[:, 0]:
         axis.set_ylabel("change rate, %")
@@ -51,18 +52,19 @@ def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
 
 
 def _cut(axis: Axes) -> None:
-    """Cut an axis of bars at a few times their median; the value stands over a bar that is cut."""
-    bars = [bar for container in axis.containers for bar in container if hasattr(bar, "get_height")]
-    heights = np.array([bar.get_height() for bar in bars])
+    """Cut an axis of bars at a few times their median; over a group stand the values of what is cut."""
+    groups = list(zip(*(bars for bars in axis.containers if isinstance(bars, BarContainer)), strict=True))
+    heights = np.array([bar.get_height() for group in groups for bar in group])
     limit = 4 * np.median(heights)
     if heights.max() <= limit:
         return
     axis.set_ylim(0, limit)
-    for bar in bars:
-        if bar.get_height() > limit:
-            axis.text(bar.get_x() + bar.get_width() / 2, 1.01, f"{bar.get_height():.3g}",
-                      transform=axis.get_xaxis_transform(), rotation=90, ha="center",
-                      va="bottom", fontsize=6, color="0.25")
+    for place, group in enumerate(groups):
+        cut = [bar for bar in group if bar.get_height() > limit]
+        for line, bar in enumerate(reversed(cut)):  # upwards: the first target's stands on top
+            axis.annotate(f"{bar.get_height():.3g}", (place, 1), (0, 1.5 + 7 * line), ha="center", va="bottom",
+                          xycoords=axis.get_xaxis_transform(), textcoords="offset points", fontsize=6.5,
+                          color=bar.get_facecolor())
 
 
 def rates_heat_map(rates: pd.DataFrame) -> Figure:

@@ -100,20 +100,22 @@ class NKFrame(Frame):
             axis.yaxis.set_major_locator(MaxNLocator(5))
             axis.set_xlabel("K, pairs" if along == "K" else "N, images")
             axis.set_ylabel("adaption time, s" if value else f"{NAMES.get(metric, metric)}, %")
+            if not value and len(frozen := cells.loc[cells["N"] == 0, name]):
+                axis.axhline(frozen.mean(), color="0.6", ls="--", lw=1)
             more = {"animated": True}
             blue, grey = COLOURS["adapted"], "0.6"
             self._parts.append({
-                "mean": axis.plot([], [], color=grey, lw=1.2, label="mean of splits", **more)[0],
+                "mean": axis.plot([], [], color=grey, lw=1.2, label="mean of splits (dashed: no adaption)", **more)[0],
                 "split": axis.plot([], [], "o-", color=blue, lw=1.6, ms=3.5, label="this split", **more)[0],
-                "frozen": axis.axhline(low, color="0.2", ls="--", lw=1, label="no adaption", **more),
+                "frozen": axis.axhline(low, color=blue, ls="--", lw=1, **more),
                 "at": axis.axvline(ticks and min(ticks), color="0.35", ls=":", lw=1, **more),
                 "live": axis.plot([], [], "*", color=LIVE, ms=12, mec="white", label="run by hand",
                                   **more)[0],
                 "point": axis.plot([], [], "o", ms=10, mfc="none", mec=INK, mew=1.6,
                                    label="chosen setting", **more)[0],
                 "title": axis.set_title("", fontsize=9, **more)})
-        shown = [part for key, part in self._parts[0].items() if key not in ("at", "title")]
-        legend = figure.legend(shown, [part.get_label() for part in shown], loc="upper center", ncols=5,
+        shown = [part for key, part in self._parts[0].items() if key not in ("at", "title", "frozen")]
+        legend = figure.legend(shown, [part.get_label() for part in shown], loc="upper center", ncols=4,
                                fontsize=8, frameon=False, handlelength=1.8, borderaxespad=0.1)
         for handle in legend.legend_handles:
             handle.set_animated(False)

@@ -12,16 +12,18 @@ from pathlib import Path
 
 import torch
 
+from ..guards import Guards
 from ..settings import ROOT, Settings
 from .crops import IMAGES, LEAST, VIDEOS, Site, check_enough, files_below, read_crops
 from .judge import (
-    estimate, most_changed, neighbours, ranked_table, save_ranked, track_ranking, track_trial, true_target,
+    advice, estimate, most_changed, neighbours, ranked_table, save_ranked, track_ranking, track_trial,
+    true_target,
 )  # fmt: skip
 from .rendered import rendered_site
 from .video import Search, read_video, read_videos
 
 __all__ = [
-    "Search", "Site", "adaption_sample", "check_choices", "estimate", "load_probes", "load_site", "most_changed",
+    "Search", "Site", "adaption_sample", "advice", "check_choices", "estimate", "load_probes", "load_site", "most_changed",
     "neighbours", "ranked_table", "read_crops", "read_video", "rendered_site", "results_dir",
     "save_ranked", "track_ranking", "track_trial", "true_target",
 ]
@@ -90,7 +92,8 @@ def load_site(
                                 'video, or "rendered"')
     if path.is_file():
         if path.suffix.lower() in IMAGES:
-            raise ValueError(f"{path} is a single image: adaption needs a folder of at least 4 crops")
+            raise ValueError(f"{path} is a single image: adaption needs a folder of crops, at least "
+                             f"{Guards.min_images} of them")
         return check_enough(read_video(path, size, most=most, progress=progress))
     found = files_below(path)
     videos = [file for file in found if file.suffix.lower() in VIDEOS]

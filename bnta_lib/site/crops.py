@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from bnta_lib.data.folder import upright_rgb
+from bnta_lib.guards import Guards
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv", ".ts"}
@@ -40,11 +41,11 @@ class Site:
     pids: Tensor | None = None  # int64 (N,): persons, known of rendered sites alone
     skipped: dict[str, str] = field(default_factory=dict)  # files that were passed over, and why
     notes: tuple[str, ...] = ()  # what a reader should know of how the crops came about
-    sizes: Tensor | None = None  # int64 (N, 2): height and width of the crops before resizing
+    boxes: Tensor | None = None  # int64 (N, 4): left, top, width, height in the frame of a video, pixels
 
     def __post_init__(self) -> None:
         columns = {"files": self.files, "tracks": self.tracks, "times": self.times,
-                   "cameras": self.cameras, "pids": self.pids, "sizes": self.sizes}
+                   "cameras": self.cameras, "pids": self.pids, "boxes": self.boxes}
         for what, values in columns.items():
             if values is not None and len(values) != len(self.images):
                 raise ValueError(f"site {self.name}: {len(values)} {what} do not fit "
@@ -79,8 +80,8 @@ def check_enough(site: Site) -> Site:
     """
     found = f"{len(site)} person crop{'s' * (len(site) != 1)}"
     if len(site) < LEAST:
-        raise ValueError(f"{site.name} gives {found}: adaption needs at least {LEAST}, and learns "
-                         "something from a hundred or more")
+        raise ValueError(f"{site.name} gives {found}: adaption needs at least {LEAST}, {Guards.min_images} "
+                         "where it is guarded, and learns something from a hundred or more")
     different: set[bytes] = set()
     for image in site.images:
         different.add(image.numpy().tobytes())
@@ -88,7 +89,7 @@ def check_enough(site: Site) -> Site:
             return site
     raise ValueError(f"{site.name} gives {found}, but all are copies of {len(different)} "
                      f"picture{'s' * (len(different) != 1)}: adaption needs at least {LEAST} "
-                     "different ones")
+                     f"different ones, {Guards.min_images} where it is guarded")
 
 
 def files_below(folder: str | Path) -> list[Path]:
@@ -126,7 +127,6 @@ def read_crops(
     skipped: dict[str, str] = {}
     kept: list[Path] = []
     pixels: list[np.ndarray] = []
-    sizes: list[tuple[int, int]] = []
     for file in tqdm(files_below(folder), desc="crops", unit="file", disable=not progress):
         name = shown_name(file.relative_to(folder))
         if file.suffix.lower() not in IMAGES:
@@ -143,7 +143,6 @@ def read_crops(
             skipped[name] = f"cannot be decoded: {reason}"
             continue
         kept.append(file)
-        sizes.append((picture.height, picture.width))
         pixels.append(resized(np.asarray(picture), size))
     if not kept:
         named = f"; what is there is none, for one {next(iter(skipped))}" if skipped else ""
@@ -153,7 +152,7 @@ def read_crops(
     return Site(
         shown_name(Path(folder.resolve().name or folder)), torch.from_numpy(np.stack(pixels)),
         tuple(shown_name(file.relative_to(folder)) for file in kept), track, time,
-        skipped=skipped, sizes=torch.tensor(sizes),
+        skipped=skipped,
     )
 
 

@@ -131,6 +131,20 @@ def estimate(
     return Estimate(len(change), *numbers, int((change > 0).sum()), int((change < 0).sum()))
 
 
+def advice(found: Estimate | None) -> str:
+    """What to do with a delta, in a sentence, by the estimate from tracks; None where there is none."""
+    if found is None:
+        return ("Nothing here says whether this delta helps: search for a few people whom you know, with it "
+                "and without, before you use it.")
+    if found.verdict == "better":
+        return ("By tracks the delta helps: use it, and look at a few searches across cameras, which no track "
+                "can judge.")
+    if found.verdict == "worse":
+        return "By tracks the delta does harm: do not use it, unless searches across cameras say otherwise."
+    return (f"By {found.tracks} tracks the delta neither helps nor harms for certain: search for a few people "
+            "whom you know, with it and without, or give it more crops.")
+
+
 def true_target(site: Site) -> Target:
     """Retrieval across cameras where persons are known: the early crop of every track as probe.
 
@@ -166,16 +180,19 @@ def ranked_table(
 ) -> pd.DataFrame:
     """A row for each probe and place: probe, rank, gallery, distance; the first ``k`` places.
 
-    ``probe`` (P, C) and ``gallery`` (N, C): features of the crops of ``probes`` and ``site``.
+    Of a video also left, top, width, height: where in its frame the crop was cut, in pixels. ``probe`` (P, C) and ``gallery`` (N, C): features of the crops of ``probes`` and ``site``.
     """
     order, d = ranked(probe, gallery, settings, k)
     places = order.shape[1]
-    return pd.DataFrame({
+    table = pd.DataFrame({
         "probe": np.repeat(np.array(probes.files, object), places),
         "rank": np.tile(np.arange(1, places + 1), len(probe)),
         "gallery": np.array(site.files, object)[order.flatten().numpy()],
         "distance": d.flatten().numpy(),
     })
+    if site.boxes is not None:
+        table[["left", "top", "width", "height"]] = site.boxes[order.flatten()].numpy()
+    return table
 
 
 def neighbours(

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm  # noqa: E402
 from bnta_lib.site.crops import Site, resized, shown_name  # noqa: E402
 
 Box = np.ndarray  # float64 (4,): left, top, width, height, in pixels of the frame as it is searched
+Place = tuple[int, int, int, int]  # the same of a crop, in pixels of the frame itself
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class _Track:
     heights: list[float] = field(default_factory=list)
     speed: np.ndarray = field(default_factory=lambda: np.zeros(2))  # pixels a frame, of the centre
     way: float = 0.0  # furthest from the first box, pixels
-    crops: list[tuple[int, np.ndarray, tuple[int, int]]] = field(default_factory=list)
+    crops: list[tuple[int, np.ndarray, Place]] = field(default_factory=list)
     every: int = 1  # only each so-many-th clean sighting is kept
     seen: int = 0
     born: int = 0
@@ -72,10 +73,10 @@ class _Track:
         self.heights.append(box[3])
         self.way = max(self.way, float(np.abs(_centre(box) - _centre(self.first)).max()))
 
-    def keep(self, frame: int, crop: np.ndarray, size: tuple[int, int], most: int) -> None:
+    def keep(self, frame: int, crop: np.ndarray, place: Place, most: int) -> None:
         """Keep a crop: evenly spread in time and never more than 2 ``most``, however long it lasts."""
         if self.seen % self.every == 0:
-            self.crops.append((frame, crop, size))
+            self.crops.append((frame, crop, place))
             if len(self.crops) > 2 * most:
                 self.crops, self.every = self.crops[::2], 2 * self.every
         self.seen += 1
@@ -128,7 +129,7 @@ def read_video(
         tuple(f"{name}, track {k}, frame {frame}" for k, frame, _, _ in rows),
         torch.tensor([k for k, *_ in rows]), torch.tensor([frame for _, frame, _, _ in rows]),
         torch.ones(len(rows), dtype=torch.int64), notes=tuple(notes),
-        sizes=torch.tensor([own for *_, own in rows]),
+        boxes=torch.tensor([place for *_, place in rows]),
     )  # fmt: skip
 
 
@@ -157,7 +158,7 @@ def read_videos(
         torch.cat([site.times for site in found]),
         torch.cat([site.cameras * k for k, site in enumerate(found, 1)]),
         skipped=skipped, notes=tuple(note for site in found for note in site.notes),
-        sizes=torch.cat([site.sizes for site in found]),
+        boxes=torch.cat([site.boxes for site in found]),
     )
 
 
@@ -231,8 +232,8 @@ class _Finder:
             track.add(box, number)
             settled = number - track.born >= self.search.ends * self.rate
             if settled and self._clean(box, [*boxes, *others]):
-                pixels = cut(frame, box / self.scale, self.size)
-                track.keep(number, resized(pixels, self.size), pixels.shape[:2], self.most)
+                place = region(frame.shape, box / self.scale, self.size)
+                track.keep(number, resized(cut(frame, place), self.size), place, self.most)
         return ended
 
     def _boxes(self, moving: np.ndarray) -> tuple[list[Box], list[Box]]:
@@ -337,12 +338,18 @@ def around(box: Box, size: tuple[int, int], margin: float = 0.05) -> Box:
     return np.array([*(_centre(box) - (width / 2, height / 2)), width, height])
 
 
-def cut(frame: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """The crop :func:`around` a box out of a BGR frame, as RGB (h, w, 3); it ends at the frame's edge."""
+def region(frame: tuple[int, ...], box: Box, size: tuple[int, int]) -> Place:
+    """The crop :func:`around` a box, in whole pixels; it ends at the edges of a ``frame`` (h, w, ...)."""
     left, top, width, height = around(box, size)
-    rows = slice(max(round(top), 0), max(round(top + height), 1))
-    columns = slice(max(round(left), 0), max(round(left + width), 1))
-    return np.ascontiguousarray(frame[rows, columns, ::-1])
+    bottom, right = min(max(round(top + height), 1), frame[0]), min(max(round(left + width), 1), frame[1])
+    left, top = max(round(left), 0), max(round(top), 0)
+    return left, top, right - left, bottom - top
+
+
+def cut(frame: np.ndarray, place: Place) -> np.ndarray:
+    """A crop of a BGR frame, as RGB (h, w, 3)."""
+    left, top, width, height = place
+    return np.ascontiguousarray(frame[top : top + height, left : left + width, ::-1])
 
 
 def _spread(crops: list, most: int) -> list:
