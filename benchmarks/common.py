@@ -50,12 +50,16 @@ class Row:
     goal: str = ""  # of the ratio: ">= 3x", "<= 1.2x"; of ours, in its unit: "< 200 ms"; or none
     peak_mb: float = math.nan  # peak memory of ours, where that was measured too
     note: str = ""
+    why: str = ""  # what a profile says of a miss: joins the note where the goal is missed
 
     def __post_init__(self) -> None:
         if self.goal and (match := _GOAL.fullmatch(self.goal)) is None:
             raise ValueError(f"{self.name}: a goal is '>= 3x' or '< 200 ms', got {self.goal!r}")
         if self.goal and match[3] not in ("x", f" {self.unit}"):
             raise ValueError(f"{self.name}: the goal {self.goal!r} is not in the row's unit {self.unit!r}")
+        if self.why and self.met == "missed":
+            object.__setattr__(self, "note", f"{self.note}; missed: {self.why}".removeprefix("; "))
+        object.__setattr__(self, "why", "")
 
     @property
     def ratio(self) -> float:

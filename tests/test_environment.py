@@ -134,3 +134,11 @@ def test_makefile_targets_are_the_plain_commands():
         )
         assert dry.returncode == 0 and command in dry.stdout, dry.stderr
         assert f"python {command}" in (ROOT / "README.md").read_text()
+
+
+def test_the_list_of_licences_lacks_a_package_or_its_licence():
+    listed = dict(re.findall(r"^\| ([\w.-]+) \| ([^|]+) \| [^|]*\w[^|]* \|$",
+                             (ROOT / "docs" / "licences.md").read_text(encoding="utf-8"), re.MULTILINE))
+    del listed["package"]
+    assert listed == dict(re.findall(r"^([\w.-]+)==([^\s;]+)",
+                                     (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE))

@@ -1,0 +1,40 @@
+"""Writes licences.md: what every pinned package says of its own licence. ``python docs/licences.py``"""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PINS = HERE.parent / "requirements.txt"
+# Of packages for other systems, which are not installed where the list is made.
+ELSEWHERE = {"appnope": "BSD License", "colorama": "BSD License"}
+
+
+def licence(name: str) -> str:
+    """In the package's own words: SPDX where it has them, else its classifiers, else its licence's name."""
+    try:
+        about = metadata.metadata(name)
+    except metadata.PackageNotFoundError:
+        return ELSEWHERE[name]
+    classes = [line.rpartition(" :: ")[2] for line in about.get_all("Classifier", [])
+               if line.startswith("License :: ") and line != "License :: OSI Approved"]
+    return about.get("License-Expression") or "; ".join(classes) or about["License"].strip().splitlines()[0]
+
+
+def main() -> None:
+    pins = re.findall(r"^([\w.-]+)==([^\s;]+)", PINS.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = [f"| {name} | {version} | {licence(name)} |" for name, version in pins]
+    (HERE / "licences.md").write_text("\n".join([
+        "# Licences of the packages", "",
+        "What each package that `requirements.txt` pins says of itself (`python docs/licences.py` writes this).",
+        "None is part of this repository. Those under the LGPL (py7zr and what it needs) unpack 7z archives and",
+        "are used as they are; those under the MPL are unchanged.", "",
+        "Not pinned here, since PyTorch's own wheels for Linux pin them: NVIDIA's CUDA libraries (NVIDIA's",
+        "licences) and triton (MIT).", "",
+        "| package | version | licence |", "|---|---|---|", *sorted(rows, key=str.lower), ""]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
