@@ -4,7 +4,9 @@
 #   make reproduce PROFILE=paper       ... at another profile: smoke, laptop (default), paper
 #   make reproduce DATA=folder         ... on your own images, or on the paper's data sets in a folder
 #   make reproduce ONLY="05 08"        ... some notebooks only
+#   make full                          the paper's size on a GPU: trained, measured, gathered; MINUTES=25 for parts
 #   make paper-check                   what of the paper's ablation study holds here, claim by claim
+#   make torture                       dozens of kills at random moments, of everything that can be continued
 #   make bench                         every speed against its goal, on this machine
 #   make report                        what there is of a run, as web pages that need no network
 #   make lab LAB_ARGS=--allow-root     JupyterLab as root, in a container
@@ -18,10 +20,14 @@ RUN := $(VENV)/bin/python
 PROFILED := BNTA_PROFILE=$(PROFILE) $(RUN)
 MADE := $(VENV)/.made
 
-.PHONY: reproduce paper-check report test bench lab train env notebooks clean distclean
+.PHONY: reproduce full paper-check report test bench torture lab train env notebooks clean distclean
 
 reproduce: $(MADE)
 	$(PROFILED) -m bnta_lib.reproduce $(if $(DATA),--data "$(DATA)") $(if $(ONLY),--only $(ONLY))
+
+full: $(MADE)
+	$(RUN) -m bnta_lib.full $(if $(MINUTES),--minutes $(MINUTES)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+	    $(if $(OTHER_EPOCHS),--other-epochs $(OTHER_EPOCHS))
 
 paper-check: $(MADE)
 	$(PROFILED) -m bnta_lib.claims $(if $(DATA),--data "$(DATA)")
@@ -34,6 +40,9 @@ test: $(MADE)
 
 bench: $(MADE)
 	$(RUN) benchmarks/all.py $(if $(ONLY),--only $(ONLY))
+
+torture: $(MADE)
+	PYTHONPATH=tests $(RUN) tests/torture.py
 
 lab: $(MADE)
 	$(PROFILED) -m jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. $(LAB_ARGS) notebooks/00_start_here.ipynb

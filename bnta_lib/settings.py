@@ -168,10 +168,29 @@ _SMOKE = dict(
     lr_decay_epoch=5,
     tta_seeds=2,
 )
+# The paper's size, and its code path with a small network on few people (:mod:`.full`).
+AT_SIZE = ("paper", "rehearsal")
+_REHEARSAL = dict(
+    height=128,
+    width=64,
+    other_height=192,
+    people={name: 16 for name in SOURCES},
+    images={name: 64 for name in SOURCES},
+    splits=2,
+    heldout=20,
+    base_width=8,
+    local_dim=32,
+    pretrained=False,
+    epochs=6,
+    lr=0.002,
+    lr_decay_epoch=4,
+    tta_seeds=2,
+)
 PROFILES = {
     "smoke": Settings(profile="smoke", **_SMOKE),
     "laptop": Settings(profile="laptop", **_LAPTOP),
     "paper": Settings(),
+    "rehearsal": Settings(profile="rehearsal", **_REHEARSAL),
 }
 
 
@@ -198,7 +217,8 @@ def cache_dir() -> Path:
 
 
 def device_of(profile: str) -> torch.device:
-    """Where the models that measure at a profile are: at "paper" a GPU where there is one, else the CPU.
+    """Where the models that measure at a profile are: at those of the paper's size (:data:`AT_SIZE`) a GPU
+    where there is one, else the CPU.
 
     ``$BNTA_DEVICE`` overrides that at every profile: "cpu", "cuda", or a GPU by its number ("cuda:1").
     Smoke and laptop are on the CPU unless it is said: what is committed of them was measured there, and the
@@ -208,7 +228,7 @@ def device_of(profile: str) -> torch.device:
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     asked = os.environ.get("BNTA_DEVICE", "").strip()
     if not asked:
-        return torch.device("cuda" if profile == "paper" and there else "cpu")
+        return torch.device("cuda" if profile in AT_SIZE and there else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", asked):
         raise ValueError('BNTA_DEVICE is "cpu", "cuda", or a GPU by its number as in "cuda:1"; '
                          f"got {asked!r}")
@@ -234,10 +254,12 @@ def worker_count(default: int | None = None) -> int:
 def data_folder(data: str | Path) -> Path | None:
     """The folder that ``data`` names: a path, "real" for ``$BNTA_DATA``; None for "embedded".
 
-    Raises ValueError where it is "real" and the variable is not set.
+    Raises ValueError where it is "real" and the variable is not set, empty, or an address.
     """
     if data == "embedded":
         return None
+    if not str(data).strip() or "://" in str(data):
+        raise ValueError(f'data is "embedded", "real" or a folder; got {str(data)!r}')
     if data != "real":
         return Path(data).expanduser().resolve()
     if not os.environ.get("BNTA_DATA", "").strip():

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +30,9 @@ from .files import atomic
 from .losses import identity_loss, matching_train_loss, positioning_loss, triplet_loss
 from .model import BNTANet, load_imagenet
 from .processes import Processes
-from .settings import PROFILES, Settings, cache_dir, device_of, settings as load_settings
+from .settings import (
+    AT_SIZE, PROFILES, Settings, cache_dir, data_folder, device_of, settings as load_settings,
+)  # fmt: skip
 from .weights import (
     MODELS, SHAPELESS, WEAKER, load_model, model_settings, read_meta, save_model, weights_path,
 )
@@ -369,7 +371,7 @@ def trained_model(
         if minutes is not None:
             minutes -= (time.perf_counter() - begin) / 60
         model, history = train(sources, chosen, checkpoint, progress, device, minutes=minutes, compile=compile)
-        meta = {"model": name, "profile": settings.profile, "data": sources.digest,
+        meta = {"model": name, "profile": settings.profile, "data": sources.digest, "epochs": len(history),
                 "sources": sources.name, "key": key, "torch": torch.__version__,
                 "seconds": float(history["seconds"].sum()),
                 **({"processes": processes.count} if processes.count > 1 else {}),
@@ -379,7 +381,7 @@ def trained_model(
             # The record first: weights without one would never be trained again to get it.
             with atomic(path.with_suffix(".csv")) as temporary:
                 history.round(5).to_csv(temporary, index=False)
-            save_model(model, path, meta, compact=settings.profile != "paper")
+            save_model(model, path, meta, compact=settings.profile not in AT_SIZE)
             checkpoint.unlink(missing_ok=True)
             return load_model(path, chosen)
 
@@ -413,12 +415,35 @@ def _check_mixture(path: Path, root: Path, settings: Settings) -> None:
 def trained_on(settings: Settings, data: str | Path = "embedded", name: str = "bnta") -> str:
     """The published sets that a model was trained on, with their counts; "" for the embedded ones.
 
-    Raises as :func:`bnta_lib.weights.load_model`.
+    Of both, which of the tables' trainings were for fewer epochs than the profile has. Raises as
+    :func:`bnta_lib.weights.load_model`.
     """
     from .data import real_root
 
     root = real_root(data)
-    return "" if root is None else read_meta(weights_path(settings, name, root)).get("sources", "")
+    words = [] if root is None else [read_meta(weights_path(settings, name, root)).get("sources", "")]
+    short = {}
+    for other in MODELS:
+        if (path := weights_path(settings, other, root)).is_file():
+            epochs = read_meta(path).get("epochs", model_settings(settings, other).epochs)
+            if epochs < model_settings(settings, other).epochs:
+                short[other] = epochs
+    if short:
+        counts = ", ".join(f"{other} for {epochs}" for other, epochs in short.items())
+        words += [*(["the embedded sources"] if root is None else []),
+                  f"of {settings.epochs} epochs of the schedule: {counts}"]
+    return "; ".join(words)
+
+
+def shortened(settings: Settings, epochs: int) -> Settings:
+    """The same schedule in fewer epochs: the rate falls after the same share of them.
+
+    Raises ValueError for less than one epoch, or more than there are.
+    """
+    if not 1 <= epochs <= settings.epochs:
+        raise ValueError(f"the schedule has {settings.epochs} epochs: train for 1 to {settings.epochs}, not {epochs}")
+    decay = max(1, round(epochs * settings.lr_decay_epoch / settings.epochs))
+    return replace(settings, epochs=epochs, lr_decay_epoch=decay)
 
 
 def checkpoint_path(sources: ReIDSet, settings: Settings, name: str) -> Path:
@@ -465,16 +490,24 @@ def main(arguments: list[str] | None = None) -> None:
                         "or a folder of published data sets")
     parser.add_argument("--minutes", type=float, help="stop, with exit code 3, where the next epoch would "
                         "end later; the same command goes on, and passes over models that are trained")
+    parser.add_argument("--epochs", type=int, help="a shorter schedule; tables say for how many of the "
+                        "profile's epochs a model was trained")
     parser.add_argument("--compile", action="store_true", help="compile the forward pass (torch.compile)")
     chosen = parser.parse_args(arguments)
     if chosen.minutes is not None and not chosen.minutes > 0:
         parser.error(f"--minutes is more than 0; got {chosen.minutes:g}")
     try:
         current = load_settings(chosen.profile)
+        if chosen.epochs is not None:
+            current = shortened(current, chosen.epochs)
         root = real_root(chosen.data)
         if root is None and chosen.data != "embedded":
-            raise ValueError(f"{chosen.data} holds no published data set: notebook 03 trains on a "
-                             "folder of your own crops")
+            path = data_folder(chosen.data)
+            if not path.is_dir():
+                raise ValueError(f"--data: {path} is a file: name the folder that holds the data sets"
+                                 if path.exists() else f"--data: no such folder: {path}")
+            raise ValueError(f"{path} holds no published data set: notebook 03 trains on a folder of your "
+                             "own crops")
         processes = Processes(device_of(current.profile))
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))

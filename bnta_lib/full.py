@@ -1,0 +1,193 @@
+"""The paper's network at the paper's size: everything by one command, in parts where time is short.
+
+``python -m bnta_lib.full`` (``make full``) trains the models of the tables, runs the notebooks, checks the
+paper's claims, and gathers what is to be kept in ``full_size/<device>/``: figures and tables, executed
+notebooks, the targets' deltas, measured rows, and ``about.md``, which says on what, for how long, and for how
+many epochs. The baseline and the full model are trained for ``--epochs``, the other trainings for
+``--other-epochs``; where that is less than the profile's 60, each table says so.
+
+Every part goes on where it was stopped. With ``--minutes`` it stops by itself, with exit code 3, and the
+same command goes on. ``--profile rehearsal`` does all of it with a small network on few people: the same
+code, in minutes, without a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from .adaption import adapt
+from .data import load_targets
+from .environment import shown
+from .experiments import sample_of
+from .files import atomic
+from .report import EXECUTED, NOTEBOOKS, finished_in
+from .results import machine, stored, write_rows
+from .settings import AT_SIZE, ROOT, Settings, device_of, figures_dir, settings as load_settings
+from .training import shortened, trained_model, trained_on, training_history
+from .weights import MODELS, weights_path
+
+FIRST = ("baseline", "bnta")  # trained for --epochs; the others for --other-epochs
+OUT = ROOT / "full_size"
+LEAST = 1.0  # minutes: a notebook is not begun with fewer left
+
+
+class OutOfTime(RuntimeError):
+    """What is done is kept; the same command goes on."""
+
+
+class Clock:
+    """The minutes that are left."""
+
+    def __init__(self, minutes: float | None):
+        self.start, self.minutes = time.perf_counter(), minutes
+
+    def left(self) -> float:
+        """Minutes; infinite where there is no limit."""
+        if self.minutes is None:
+            return float("inf")
+        return self.minutes - (time.perf_counter() - self.start) / 60
+
+
+def train_all(chosen: Settings, epochs: int, others: int, clock: Clock) -> None:
+    """Every training that a table asks for, each resumable. Raises OutOfTime."""
+    for names, count in ((FIRST, epochs), (tuple(set(MODELS) - set(FIRST)), others)):
+        names = [name for name in MODELS if name in names]
+        if clock.left() <= 0:
+            raise OutOfTime(f"before {names[0]} was trained")
+        command = ["bnta_lib.training", "--profile", chosen.profile, "--model", *names,
+                   "--epochs", str(count), "--minutes", f"{min(clock.left(), 1e6):g}"]
+        if _run(command, None) == 3:
+            raise OutOfTime(f"while {', '.join(names)} were trained")
+
+
+def run_notebooks(chosen: Settings, clock: Clock) -> None:
+    """The notebooks that are not finished yet, one by one. Raises OutOfTime."""
+    out, notebooks = EXECUTED / chosen.profile, sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    weights = [weights_path(chosen, name) for name in MODELS]
+    newest = max(path.stat().st_mtime for path in weights)
+    for path in notebooks:  # those of earlier weights must not pass for these
+        if (out / path.name).is_file() and (out / path.name).stat().st_mtime < newest:
+            (out / path.name).unlink()
+    done = {path.name for path in finished_in(out, notebooks).notebooks}
+    for path in (path for path in notebooks if path.name not in done):
+        if clock.left() < LEAST:
+            raise OutOfTime(f"before {path.stem}")
+        _run(["bnta_lib.reproduce", "--profile", chosen.profile, "--only", path.stem[:2]], clock, path.stem)
+    for module in ("bnta_lib.claims", "bnta_lib.report"):
+        _run([module, "--profile", chosen.profile], clock, module)
+
+
+def _run(command: list[str], clock: Clock | None, what: str = "") -> int:
+    """A command of the library, as a process. Raises OutOfTime, and SystemExit where it fails."""
+    limit = None if clock is None or clock.left() == float("inf") else max(60 * clock.left(), 1)
+    process = subprocess.Popen([sys.executable, "-m", *command])
+    try:
+        code = process.wait(limit)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+        raise OutOfTime(f"while {what} ran") from None
+    except KeyboardInterrupt:  # it got the same signal, and says how it stopped
+        process.wait()
+        raise
+    if code not in (0, 3):
+        raise SystemExit(code)
+    return code
+
+
+def gather(chosen: Settings, out: Path) -> Path:
+    """Copies all that is worth keeping to a folder named after the device; returns it."""
+    device = device_of(chosen.profile)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    folder = out / (re.sub(r"\W+", "-", name).strip("-") + ("" if chosen.profile == "paper"
+                                                            else f"-{chosen.profile}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, part in ((figures_dir(chosen.profile), "figures"), (EXECUTED / chosen.profile, "notebooks")):
+        shutil.rmtree(folder / part, ignore_errors=True)
+        shutil.copytree(source, folder / part)
+    rows = stored(chosen.profile)
+    write_rows(rows[rows["current"]].drop(columns="current"), folder / "rows.csv.gz")
+    model, lines = trained_model(chosen, progress=False), []
+    for target, own in load_targets(chosen, progress=False).items():
+        split = own.splits[0]
+        images = own.data.images[sample_of(split, None)]
+        adapt(model, images, chosen)  # a GPU's first run pays for what no later one does
+        result = adapt(model, images, chosen)
+        result.delta.save(folder / "deltas" / f"{target}.safetensors", f"{target}, split 0")
+        lines.append(f"| {target} | {len(images)} | {len(result.pairs.index)} | {result.seconds:.3g} |")
+    with atomic(folder / "about.md") as temporary:
+        temporary.write_text(_about(chosen, name, lines), encoding="utf-8")
+    return folder
+
+
+def _about(chosen: Settings, device: str, adaptions: list[str]) -> str:
+    trained = []
+    for name in MODELS:
+        history = training_history(chosen, name)
+        trained.append(f"| {name} | {len(history)} of {chosen.epochs} | {history['seconds'].sum() / 60:.1f} | "
+                       f"{history['seconds'].median():.3g} |")
+    size = f"{sum(chosen.images.values()):,} images of {sum(chosen.people.values()):,} rendered people"
+    note = trained_on(chosen)
+    return "\n".join([
+        f"# {'Full size' if chosen.profile == 'paper' else 'Rehearsal of the full size'}, {device}, "
+        f"{date.today()}", "",
+        f"Trained on {size}, {chosen.height} × {chosen.width}, {32 * chosen.base_width} channels. {machine()}.",
+        *([f"{note}."] if note else []), "",
+        "| training | epochs | minutes | seconds an epoch |", "|---|---|---|---|", *trained, "",
+        "Adaption to the gallery of split 0, features, pairing and steps together:", "",
+        "| target | N | K | seconds |", "|---|---|---|---|", *adaptions, "",
+        "`figures/`, `notebooks/`, `deltas/` (of these weights alone), `rows.csv.gz` (every measured number).", ""])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bnta_lib.full", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", choices=AT_SIZE, default="paper", help="default: paper")
+    parser.add_argument("--epochs", type=int, help="of baseline and bnta (default: the profile's)")
+    parser.add_argument("--other-epochs", type=int, help="of the other trainings (default: as --epochs)")
+    parser.add_argument("--minutes", type=float, help="stop after so many, with exit code 3")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder (default: full_size)")
+    options = parser.parse_args(arguments)
+    if options.minutes is not None and not options.minutes > 0:
+        parser.error(f"--minutes is more than 0; got {options.minutes:g}")
+    try:
+        chosen = load_settings(options.profile)
+        epochs = options.epochs or chosen.epochs
+        others = options.other_epochs or epochs
+        for count in (epochs, others):
+            shortened(chosen, count)  # refuses what is no number of epochs
+        if options.profile == "paper" and device_of("paper").type == "cpu" and not os.environ.get("BNTA_DEVICE"):
+            raise ValueError("the full size needs an NVIDIA GPU, and PyTorch finds none: --profile rehearsal runs "
+                             "the same on a CPU with few people; BNTA_DEVICE=cpu insists (weeks)")
+    except ValueError as error:
+        parser.error(str(error))
+    clock = Clock(options.minutes)
+    try:
+        train_all(chosen, epochs, others, clock)
+        run_notebooks(replace(chosen), clock)
+        if clock.left() < LEAST:
+            raise OutOfTime("before the results were gathered")
+        print(f"gathered in {shown(gather(chosen, options.out.expanduser().resolve()))}")
+    except OutOfTime as error:
+        print(f"out of time {error}: the same command goes on")
+        return 3
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

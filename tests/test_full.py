@@ -1,0 +1,69 @@
+"""The one command of the full size, as far as a machine without a GPU can go; and what tables say of it."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bnta_lib import BNTANet, full, settings
+from bnta_lib.data.real.protocol import protocol_note
+from bnta_lib.settings import AT_SIZE, ROOT, device_of
+from bnta_lib.training import main as train_main, shortened, trained_on
+from bnta_lib.weights import model_settings, save_model, weights_path
+
+
+def test_a_shorter_schedule_is_not_the_same_in_fewer_epochs():
+    paper = settings("paper")
+    assert (shortened(paper, 12).epochs, shortened(paper, 12).lr_decay_epoch) == (12, 8)
+    assert shortened(paper, 60) == paper and shortened(paper, 1).lr_decay_epoch == 1
+    for wrong in (0, -1, 61):
+        with pytest.raises(ValueError, match="train for 1 to 60"):
+            shortened(paper, wrong)
+
+
+def test_tables_keep_silent_of_a_shorter_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    own = settings("rehearsal")
+    assert trained_on(own) == ""
+    for name, epochs in (("bnta", own.epochs), ("pos", 2)):
+        model = BNTANet(5, model_settings(own, name))
+        save_model(model, weights_path(own, name), {"epochs": epochs}, compact=False)
+    assert trained_on(own) == "the embedded sources; of 6 epochs of the schedule: pos for 2"
+    assert protocol_note({}, trained_on(own)) == f"Trained on {trained_on(own)}."
+    assert trained_on(settings("laptop")) == ""  # whole, and older than the entry
+
+
+def test_the_rehearsal_is_another_experiment_than_the_papers():
+    paper, rehearsal = settings("paper"), settings("rehearsal")
+    assert AT_SIZE == ("paper", "rehearsal") and device_of("rehearsal") == device_of("paper")
+    for name in ("K", "tta_batch", "tta_lr", "tta_momentum", "batch", "instances", "stripes", "last_stride",
+                 "loss_tri", "lambda1", "lambda2", "warmup_epochs", "label_smoothing"):
+        assert getattr(paper, name) == getattr(rehearsal, name), name
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_full_size_is_begun_without_a_gpu(monkeypatch, capsys):
+    monkeypatch.delenv("BNTA_DEVICE", raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        full.main([])
+    assert "needs an NVIDIA GPU" in capsys.readouterr().err
+    for wrong in (["--minutes", "0"], ["--epochs", "61"], ["--epochs", "-3"], ["--profile", "smoke"]):
+        with pytest.raises(SystemExit, match="2"):
+            full.main(["--profile", "rehearsal", *wrong])
+    with pytest.raises(SystemExit, match="2"):
+        train_main(["--profile", "smoke", "--epochs", "7000"])
+
+
+def test_a_run_that_is_out_of_time_loses_what_was_trained(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    command = [sys.executable, "-m", "bnta_lib.full", "--profile", "rehearsal", "--epochs", "2",
+               "--minutes", "0.01", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 3 and "the same command goes on" in done.stdout, done.stderr
+    assert list((tmp_path / "checkpoints").glob("rehearsal-bnta-*.pt"))
+    own = replace(settings("rehearsal"), epochs=2)
+    for _ in range(3):  # each trains one epoch at least
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert weights_path(own, "bnta").is_file(), done.stdout + done.stderr

@@ -1,0 +1,248 @@
+"""Work that is killed at random moments, and continued: its results against those of work that was not.
+
+``python tests/torture.py [--trials 12] [--seed 0] [--only training pack]`` (``make torture``) runs each kind
+of work once without a stop, then ``trials`` times with SIGKILL: one to three runs in the same folder are
+killed at moments drawn evenly over the time that the work takes, then one more is left to end. It must end
+well, in the time that such work takes, with the very same bits. Prints a row a kind; exits with 1 where one
+trial ended otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tqdm.auto import tqdm
+
+from bnta_lib import BNTANet, Delta, adapt, experiments, settings, sweeps, trained_model
+from bnta_lib.data import benchmark
+from bnta_lib.data.real.archives import prepare
+from bnta_lib.data.real.packed import packed
+from bnta_lib.data.real.records import Sample
+from bnta_lib.data.sets import ReIDSet, Split, Target
+from bnta_lib.settings import ROOT, SOURCES, cache_dir, figures_dir, run_name
+from bnta_lib.training import training_history
+from bnta_lib.weights import weights_path
+
+CLOCK = ("seconds", "machine")  # of a row: what two runs of the same work do not share
+PATIENCE = 600  # seconds after which the last run counts as stuck
+
+
+# ---------------------------------------------------------------- the work: folder of its own -> digest
+
+
+def training(folder: Path, shared: Path) -> str:
+    """A few people of every source, six epochs, a checkpoint after each."""
+    own = settings("smoke", people=dict.fromkeys(SOURCES, 6), images=dict.fromkeys(SOURCES, 24))
+    trained_model(own, progress=False)
+    tensors = load_file(weights_path(own, "bnta"))
+    return _sha(*(t.numpy().tobytes() for _, t in sorted(tensors.items())),
+                training_history(own).drop(columns="seconds").to_csv().encode())
+
+
+def sweep(folder: Path, shared: Path) -> str:
+    """Fourteen measurements of a table, over two processes."""
+    small = settings("smoke", base_width=4, local_dim=8, tta_batch=4, tta_seeds=2)
+    torch.manual_seed(0)
+    model, noise = BNTANet(6, small).eval(), torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (24, 3, 96, 48), dtype=torch.uint8, generator=noise)
+    data = ReIDSet("dots", images, torch.arange(1, 13).repeat(2), torch.tensor([1, 2]).repeat_interleave(12))
+    splits = (Split(torch.arange(12), torch.arange(12, 24)), Split(torch.arange(8), torch.arange(12, 22)))
+    runs = (experiments.Run("none", adapter="none"), experiments.Run("all"),
+            experiments.Run("two", options={"K": 2}), experiments.Run("adabn", adapter="adabn"))
+    bench = experiments.Bench(runs, {"bnta": model}, {"dots": Target(data, splits)}, small)
+    units = [("dots", run, split, seed) for run in range(4) for split in range(2)
+             for seed in range(1 if run == 0 else 2)]
+    missing = [unit for unit in units if not bench.known(unit)]
+    list(sweeps.measure_all(bench, missing, 2))
+    files = {}
+    for path in sorted((cache_dir() / "results").rglob("*.json")):
+        held = json.loads(path.read_text())
+        rows = [{k: v for k, v in row.items() if k not in CLOCK} for row in held["rows"] if row["unit"] != "s"]
+        files[path.name] = [held["key"], rows]
+    assert len(files) == len(units)
+    return _sha(json.dumps(files).encode())
+
+
+def pack(folder: Path, shared: Path) -> str:
+    """3,000 images decoded by two processes into one file."""
+    crops = shared / "crops"
+    if not crops.is_dir():
+        making = shared / "crops.new"
+        making.mkdir()
+        for k in range(3_000):
+            noise = np.random.default_rng(k).integers(0, 256, (40, 20, 3), np.uint8)
+            Image.fromarray(noise).save(making / f"{k:04d}.bmp")
+        making.rename(crops)
+    samples = [Sample(file, k // 7 + 1, 1) for k, file in enumerate(sorted(crops.iterdir()))]
+    there = packed(samples, (128, 64), workers=2, progress=False)
+    assert not there.damaged()
+    return _sha(there.images.numpy().tobytes(), there.checks.numpy().tobytes(), there.pids.numpy().tobytes())
+
+
+def rendering(folder: Path, shared: Path) -> str:
+    """2,048 people rendered by two processes into one file."""
+    made = benchmark.source("CUHK-SYSU", 512, 2_048, (32, 16))
+    return _sha(made.images.numpy().tobytes(), made.digest.encode())
+
+
+def archive(folder: Path, shared: Path) -> str:
+    """4,000 files unpacked."""
+    packed_up = shared / "set.zip"
+    if not packed_up.is_file():
+        with zipfile.ZipFile(shared / "new.zip", "w", zipfile.ZIP_DEFLATED) as file:
+            for k in range(4_000):
+                noise = np.random.default_rng(k).integers(0, 256, 40_000, np.uint8).tobytes()
+                file.writestr(zipfile.ZipInfo(f"P{k % 5}/{k:04d}.png"), noise[:5_000])
+        (shared / "new.zip").rename(packed_up)
+    there = prepare(packed_up, folder / "sets")
+    assert [path.name for path in (folder / "sets").iterdir()] == ["set"]
+    return _sha(*(path.read_bytes() for path in sorted(there.rglob("*.png"))))
+
+
+def delta(folder: Path, shared: Path) -> str:
+    """A site's delta written over the last one again and again; whatever stands there is whole."""
+    small = settings("smoke", height=48, width=24, base_width=4, local_dim=8, stripes=3)
+    torch.manual_seed(0)
+    model, noise = BNTANet(5, small).eval(), torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (16, 3, 48, 24), dtype=torch.uint8, generator=noise)
+    path, made = folder / "site.safetensors", adapt(model, images, small).delta
+    for _ in range(60):
+        if path.exists():
+            with Delta.load(path).applied(model):
+                pass
+        made.save(path)
+    return _sha(*(t.numpy().tobytes() for _, t in sorted(load_file(path).items())))
+
+
+def batch(folder: Path, shared: Path) -> str:
+    """Notebook 11 by papermill: a folder of crops in, delta, ranking and record out."""
+    crops = folder / "crops"
+    for k in range(40):
+        noise = np.random.default_rng(k).integers(0, 256, (6, 3, 3), np.uint8)
+        crops.mkdir(exist_ok=True)
+        Image.fromarray(np.kron(noise, np.ones((20, 18, 1), np.uint8))).save(crops / f"{k}.png")
+    out, record = folder / "out", folder / "record.ipynb"
+    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / "11_your_own_gallery.ipynb"),
+               str(record), "-p", "images", str(crops), "-p", "probes", str(crops), "-p", "out", str(out),
+               "-p", "profile", "smoke", "-p", "progress", "False", "--no-progress-bar"]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    finally:
+        shutil.rmtree(figures_dir(run_name("smoke", crops)), ignore_errors=True)
+    assert json.loads(record.read_text())["metadata"]["papermill"]["exception"] is None
+    tensors = load_file(out / "delta.safetensors")
+    return _sha(*(t.numpy().tobytes() for _, t in sorted(tensors.items())), (out / "ranked.csv").read_bytes())
+
+
+KINDS: dict[str, Callable[[Path, Path], str]] = {
+    work.__name__: work for work in (training, sweep, pack, rendering, archive, delta, batch)}
+
+
+def _sha(*parts: bytes) -> str:
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part)
+    return sha.hexdigest()
+
+
+# ---------------------------------------------------------------- kills
+
+
+class Work:
+    """A run of one kind of work in a process of its own."""
+
+    def __init__(self, kind: str, folder: Path, shared: Path):
+        environment = {**os.environ, "BNTA_CACHE": str(folder / "cache"), "BNTA_PROFILE": "smoke"}
+        if kind == "batch":  # the smoke weights are made once
+            environment["BNTA_CACHE"] = str(shared / "cache")
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, __file__, "--work", kind, str(folder), str(shared)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                        env=environment)
+        assert self.process.stdout.readline() == "ready\n", self.process.stderr.read()
+        self.start = time.perf_counter()
+
+    def killed(self, after: float) -> bool:
+        """Kill it so many seconds after it began; False where it had ended by then."""
+        try:
+            self.process.communicate(timeout=after)
+            return False
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+            return True
+
+    def result(self) -> tuple[str, float, str]:
+        """Its digest ("" where it failed), seconds, and what it said."""
+        try:
+            said, errors = self.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return "", PATIENCE, "it does not end"
+        seconds = time.perf_counter() - self.start
+        return said.strip() if self.process.returncode == 0 else "", seconds, errors
+
+
+def torture(kind: str, trials: int, seed: int, place: Path, progress: bool = False) -> dict:
+    """One kind of work: how often it was killed, and how often it ended otherwise than undisturbed."""
+    rng, shared = random.Random(f"{kind} {seed}"), place / "shared"
+    shared.mkdir(parents=True, exist_ok=True)
+    expected, whole, errors = Work(kind, place / "first", shared).result()
+    again, whole, _ = Work(kind, place / "undisturbed", shared).result()  # what is shared is made now
+    assert expected and expected == again, f"{kind} by itself: {errors}"
+    kills, faults = 0, []
+    for number in tqdm(range(trials), desc=kind, unit="trial", disable=not progress):
+        folder = place / f"trial {number}"
+        for _ in range(rng.randint(1, 3)):
+            kills += Work(kind, folder, shared).killed(rng.uniform(0, whole))
+        found, _, errors = Work(kind, folder, shared).result()
+        if found != expected:
+            faults.append(f"trial {number}: {'other bits' if found else errors.strip()[-600:]}")
+        else:
+            shutil.rmtree(folder)
+    return {"kind": kind, "trials": trials, "kills": kills, "whole, s": round(whole, 1),
+            "faults": len(faults), "what": faults}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--trials", type=int, default=12, help="of each kind of work")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.work:
+        kind, folder, shared = chosen.work
+        print("ready", flush=True)
+        print(KINDS[kind](Path(folder), Path(shared)))
+        return 0
+    rows = []
+    for kind in chosen.only:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+            rows.append(torture(kind, chosen.trials, chosen.seed, Path(place), progress=True))
+        row = rows[-1]
+        print(f"{kind}: {row['trials']} trials, {row['kills']} kills, {row['faults']} ended otherwise",
+              *row["what"], sep="\n  ", flush=True)
+    print(f"\n{sum(row['kills'] for row in rows)} kills in {sum(row['trials'] for row in rows)} trials, "
+          f"{sum(row['faults'] for row in rows)} ended otherwise")
+    return int(any(row["faults"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
