@@ -17,11 +17,11 @@ from pathlib import Path
 import common
 import numpy as np
 from common import Row
-from joblib import Parallel, delayed, parallel_config
 from PIL import Image
 
 from bnta_lib.data.real import packed as packing
 from bnta_lib.data.real.records import Found, Sample
+from bnta_lib.workers import side_by_side
 
 SIZE = (256, 128)  # height and width of the paper's input
 # Height and width of the files, how many of them, and how often each is read.
@@ -58,9 +58,8 @@ def seconds_alone(found: Found, workers: int) -> float:
     tasks = [files[k : k + packing.BLOCK] for k in range(0, len(files), packing.BLOCK)]
     if workers == 1:
         return common.seconds(lambda: alone(files))
-    with parallel_config("loky", inner_max_num_threads=1, idle_worker_timeout=30):
-        work = Parallel(workers, batch_size=1)
-        return common.seconds(lambda: work(delayed(alone)(task) for task in tasks))
+    jobs = ((task,) for task in tasks)
+    return common.seconds(lambda: list(side_by_side(alone, jobs, workers, in_order=False)))
 
 
 def seconds_packed(found: Found, workers: int) -> float:

@@ -505,3 +505,17 @@ def test_every_benchmark_has_a_command_and_a_line_on_the_speed_page():
     assert scripts == set(everything.BENCHMARKS)
     for name in scripts:
         assert f"`{name}.py" in text, name
+
+
+def test_the_committed_table_lacks_a_benchmark_or_has_a_verdict_that_its_numbers_do_not_give():
+    rows = common.read(common.RESULTS)
+    assert set(rows["benchmark"]) == set(everything.BENCHMARKS)
+    for row in rows.itertuples():
+        again = Row(row.name, row.ours, row.unit, row.rival, row.against, row.goal)
+        assert (again.met, row.machine != "") == (row.met, True), row.name
+        if row.goal and not math.isnan(row.ratio):
+            assert again.ratio == pytest.approx(row.ratio, rel=2e-3), row.name
+        assert row.note or row.met != "missed", f"{row.name} does not say why it missed its goal"
+    assert (rows["met"] != "").sum() >= 20
+    for name in ("results.png", "growth.png", "growth.csv", "capacity.csv"):
+        assert (common.RESULTS.parent / name).is_file(), name

@@ -166,6 +166,9 @@ class NKExplorer(Explorer):
             control.observe(self.on_move, "value")
         self.run.on_click(self.on_run)
         self.cancel.on_click(self.on_cancel)
+        for target in targets:
+            for _, metric in self.metric.options:
+                self._frame(target, metric).ready()
         self.on_target()
 
     def setting(self) -> tuple[str, int, int, int, float]:

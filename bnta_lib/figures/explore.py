@@ -53,11 +53,15 @@ class Frame:
     def __init__(self, figure: Figure):
         self.figure, self._canvas, self._background = figure, FigureCanvasAgg(figure), None
 
-    def picture(self, moving: Sequence[Artist]) -> Image.Image:
-        """The figure with the ``moving`` artists on it, which belong to it and are ``animated``."""
+    def ready(self) -> None:
+        """Draw what stands still, which no slider should wait for."""
         if self._background is None:
             self._canvas.draw()
             self._background = self._canvas.copy_from_bbox(self.figure.bbox)
+
+    def picture(self, moving: Sequence[Artist]) -> Image.Image:
+        """The figure with the ``moving`` artists on it, which belong to it and are ``animated``."""
+        self.ready()
         self._canvas.restore_region(self._background)
         for artist in moving:
             self.figure.draw_artist(artist)
