@@ -72,7 +72,7 @@ def matching_tta_loss(
     anchor, other = local[0::2][rows, parts], local[1::2][rows, parts]  # f_k^n, f_k^n+
     # The n-th stripe of everyone (pairs, B, C_l). Not local[:, parts]: the gradient of that adds up
     # in the order in which threads arrive, so that no two runs are alike.
-    candidates = local.index_select(1, parts).transpose(0, 1)
+    candidates = local.index_select(1, parts.to(local.device)).transpose(0, 1)
     distance = safe_norm(anchor[:, None] - candidates)
     image = torch.arange(2 * pairs, device=local.device)
     outside = image[None, :] // 2 != rows[:, None]

@@ -153,13 +153,13 @@ def test_processes_are_started_for_few_images_or_by_other_processes(
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
     monkeypatch.setenv("BNTA_WORKERS", workers)
     monkeypatch.setattr(benchmark.multiprocessing, "parent_process", lambda: parent)
-    monkeypatch.setattr(benchmark, "Parallel", None)
+    monkeypatch.setattr(benchmark, "side_by_side", None)
     assert len(benchmark.source("CUHK02", 10, images, TINY)) == images
 
 
 def test_a_disk_too_small_for_all_pixels_is_found_after_the_work(small_disk, monkeypatch, several):
     monkeypatch.setenv("BNTA_CACHE", str(small_disk))
-    monkeypatch.setattr(benchmark, "Parallel", None)
+    monkeypatch.setattr(benchmark, "side_by_side", None)
     with pytest.raises(OSError, match="the disk is full: could not write .*BNTA_CACHE"):
         benchmark.source("CUHK03", 10, 100, (64, 32))
     assert not list((small_disk / "sets").iterdir())
