@@ -441,7 +441,8 @@ def shortened(settings: Settings, epochs: int) -> Settings:
     Raises ValueError for less than one epoch, or more than there are.
     """
     if not 1 <= epochs <= settings.epochs:
-        raise ValueError(f"the schedule has {settings.epochs} epochs: train for 1 to {settings.epochs}, not {epochs}")
+        raise ValueError(f"the schedule has {settings.epochs} epochs: train for 1 to {settings.epochs}, not "
+                         f"{epochs}")
     decay = max(1, round(epochs * settings.lr_decay_epoch / settings.epochs))
     return replace(settings, epochs=epochs, lr_decay_epoch=decay)
 

@@ -109,7 +109,8 @@ class NKFrame(Frame):
             more = {"animated": True}
             blue, grey = COLOURS["adapted"], "0.6"
             self._parts.append({
-                "mean": axis.plot([], [], color=grey, lw=1.2, label="mean of splits (dashed: no adaption)", **more)[0],
+                "mean": axis.plot([], [], color=grey, lw=1.2, label="mean of splits (dashed: no adaption)",
+                                  **more)[0],
                 "split": axis.plot([], [], "o-", color=blue, lw=1.6, ms=3.5, label="this split", **more)[0],
                 "frozen": axis.axhline(low, color=blue, ls="--", lw=1, **more),
                 "at": axis.axvline(ticks and min(ticks), color="0.35", ls=":", lw=1, **more),

@@ -23,8 +23,8 @@ from .rendered import rendered_site
 from .video import Search, read_video, read_videos
 
 __all__ = [
-    "Search", "Site", "adaption_sample", "advice", "check_choices", "estimate", "load_probes", "load_site", "most_changed",
-    "neighbours", "ranked_table", "read_crops", "read_video", "rendered_site", "results_dir",
+    "Search", "Site", "adaption_sample", "advice", "check_choices", "estimate", "load_probes", "load_site",
+    "most_changed", "neighbours", "ranked_table", "read_crops", "read_video", "rendered_site", "results_dir",
     "save_ranked", "track_ranking", "track_trial", "true_target",
 ]
 SMALL = {"people": 24, "shots": 4}  # of the rendered site at the smoke profile

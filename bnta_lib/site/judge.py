@@ -180,7 +180,8 @@ def ranked_table(
 ) -> pd.DataFrame:
     """A row for each probe and place: probe, rank, gallery, distance; the first ``k`` places.
 
-    Of a video also left, top, width, height: where in its frame the crop was cut, in pixels. ``probe`` (P, C) and ``gallery`` (N, C): features of the crops of ``probes`` and ``site``.
+    Of a video also left, top, width, height: where in its frame the crop was cut, in pixels.
+    ``probe`` (P, C) and ``gallery`` (N, C): features of the crops of ``probes`` and ``site``.
     """
     order, d = ranked(probe, gallery, settings, k)
     places = order.shape[1]

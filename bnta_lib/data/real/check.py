@@ -264,7 +264,10 @@ def _decode_all(found: Found, bar: tqdm, notes: _Notes) -> tuple[int, list[str],
 
 
 class _Notes:
-    """Adds lines to a file, so that what a stopped run has decoded is not decoded again. Where that cannot be, it is said once: the report comes all the same."""
+    """Adds lines to a file, so that what a stopped run has decoded is not decoded again.
+
+    Where that cannot be, it is said once: the report comes all the same.
+    """
 
     def __init__(self, path: Path):
         self.path, self.file, self.failed = path, None, False

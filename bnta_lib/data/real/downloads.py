@@ -247,6 +247,7 @@ def main_fetch(args: argparse.Namespace) -> int:
     if noted:
         kind, value = noted.split(":")
         same = pooch.file_hash(str(archive), kind) == value
-        print(f"{kind.upper()} {value}, as others noted of the owner's: {'the same' if same else 'WARNING: this file has another'}")
+        verdict = "the same" if same else "WARNING: this file has another"
+        print(f"{kind.upper()} {value}, as others noted of the owner's: {verdict}")
     print(f"next: python -m bnta_lib.data prepare {shlex.quote(str(archive))} {shlex.quote(str(args.root))}")
     return code

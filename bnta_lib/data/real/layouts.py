@@ -411,6 +411,9 @@ _UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeEr
                OverflowError, MemoryError, zlib.error, scipy.io.matlab.MatReadError)
 
 
+_ODD_NAME = "appearance of a person whose name is not p and a number of nine digits at most"
+
+
 def _sysu_boxes(file: Path, folders: dict[str, list[str]]) -> Found:
     people = scipy.io.loadmat(file, variable_names=["Person"])["Person"].ravel()
     base = str(file.parent.parent if file.parent.name.lower() == "annotation" else file.parent)
@@ -432,7 +435,7 @@ def _sysu_boxes(file: Path, folders: dict[str, list[str]]) -> Found:
             elif min(width, height) < 1:
                 left_out["box without area"] += 1
             elif pid < 1:
-                left_out["person 0" if pid == 0 else "appearance of a person whose name is not p and a number of nine digits at most"] += 1
+                left_out["person 0" if pid == 0 else _ODD_NAME] += 1
             else:
                 samples.append(Sample(picture, pid, 1, box=(left, top, width, height)))
     if not samples:
