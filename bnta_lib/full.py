@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -29,21 +28,16 @@ import torch
 from .adaption import adapt
 from .data import load_targets
 from .environment import shown
-from .experiments import sample_of
 from .files import atomic
 from .report import EXECUTED, NOTEBOOKS, finished_in
 from .results import machine, stored, write_rows
 from .settings import AT_SIZE, ROOT, Settings, device_of, figures_dir, settings as load_settings
-from .training import shortened, trained_model, trained_on, training_history
+from .training import OutOfTime, shortened, trained_model, trained_on, training_history
 from .weights import MODELS, weights_path
 
 FIRST = ("baseline", "bnta")  # trained for --epochs; the others for --other-epochs
 OUT = ROOT / "full_size"
 LEAST = 1.0  # minutes: a notebook is not begun with fewer left
-
-
-class OutOfTime(RuntimeError):
-    """What is done is kept; the same command goes on."""
 
 
 class Clock:
@@ -61,8 +55,7 @@ class Clock:
 
 def train_all(chosen: Settings, epochs: int, others: int, clock: Clock) -> None:
     """Every training that a table asks for, each resumable. Raises OutOfTime."""
-    for names, count in ((FIRST, epochs), (tuple(set(MODELS) - set(FIRST)), others)):
-        names = [name for name in MODELS if name in names]
+    for names, count in ((FIRST, epochs), ([name for name in MODELS if name not in FIRST], others)):
         if clock.left() <= 0:
             raise OutOfTime(f"before {names[0]} was trained")
         command = ["bnta_lib.training", "--profile", chosen.profile, "--model", *names,
@@ -121,7 +114,7 @@ def gather(chosen: Settings, out: Path) -> Path:
     model, lines = trained_model(chosen, progress=False), []
     for target, own in load_targets(chosen, progress=False).items():
         split = own.splits[0]
-        images = own.data.images[sample_of(split, None)]
+        images = own.data.images[split.gallery]
         adapt(model, images, chosen)  # a GPU's first run pays for what no later one does
         result = adapt(model, images, chosen)
         result.delta.save(folder / "deltas" / f"{target}.safetensors", f"{target}, split 0")
@@ -164,8 +157,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--minutes is more than 0; got {options.minutes:g}")
     try:
         chosen = load_settings(options.profile)
-        epochs = options.epochs or chosen.epochs
-        others = options.other_epochs or epochs
+        epochs = chosen.epochs if options.epochs is None else options.epochs
+        others = epochs if options.other_epochs is None else options.other_epochs
         for count in (epochs, others):
             shortened(chosen, count)  # refuses what is no number of epochs
         if options.profile == "paper" and device_of("paper").type == "cpu" and not os.environ.get("BNTA_DEVICE"):
@@ -176,7 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     clock = Clock(options.minutes)
     try:
         train_all(chosen, epochs, others, clock)
-        run_notebooks(replace(chosen), clock)
+        run_notebooks(chosen, clock)
         if clock.left() < LEAST:
             raise OutOfTime("before the results were gathered")
         print(f"gathered in {shown(gather(chosen, options.out.expanduser().resolve()))}")

@@ -156,8 +156,7 @@ _LAPTOP = dict(
     warmup_epochs=1,
     instances=0,
 )
-_SMOKE = dict(
-    _LAPTOP,
+_FEW = dict(  # people, and a small network: seconds, not science
     people={name: 16 for name in SOURCES},
     images={name: 64 for name in SOURCES},
     splits=2,
@@ -165,27 +164,12 @@ _SMOKE = dict(
     base_width=8,
     local_dim=32,
     epochs=6,
-    lr_decay_epoch=5,
     tta_seeds=2,
 )
+_SMOKE = {**_LAPTOP, **_FEW, "lr_decay_epoch": 5}
 # The paper's size, and its code path with a small network on few people (:mod:`.full`).
 AT_SIZE = ("paper", "rehearsal")
-_REHEARSAL = dict(
-    height=128,
-    width=64,
-    other_height=192,
-    people={name: 16 for name in SOURCES},
-    images={name: 64 for name in SOURCES},
-    splits=2,
-    heldout=20,
-    base_width=8,
-    local_dim=32,
-    pretrained=False,
-    epochs=6,
-    lr=0.002,
-    lr_decay_epoch=4,
-    tta_seeds=2,
-)
+_REHEARSAL = dict(_FEW, height=128, width=64, other_height=192, pretrained=False, lr=0.002, lr_decay_epoch=4)
 PROFILES = {
     "smoke": Settings(profile="smoke", **_SMOKE),
     "laptop": Settings(profile="laptop", **_LAPTOP),

@@ -49,7 +49,7 @@ def test_the_full_size_is_begun_without_a_gpu(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         full.main([])
     assert "needs an NVIDIA GPU" in capsys.readouterr().err
-    for wrong in (["--minutes", "0"], ["--epochs", "61"], ["--epochs", "-3"], ["--profile", "smoke"]):
+    for wrong in (["--minutes", "0"], ["--epochs", "61"], ["--epochs", "-3"], ["--epochs", "0"], ["--other-epochs", "0"], ["--profile", "smoke"]):
         with pytest.raises(SystemExit, match="2"):
             full.main(["--profile", "rehearsal", *wrong])
     with pytest.raises(SystemExit, match="2"):
@@ -62,8 +62,8 @@ def test_a_run_that_is_out_of_time_loses_what_was_trained(tmp_path, monkeypatch)
                "--minutes", "0.01", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 3 and "the same command goes on" in done.stdout, done.stderr
-    assert list((tmp_path / "checkpoints").glob("rehearsal-bnta-*.pt"))
+    assert list((tmp_path / "checkpoints").glob("rehearsal-baseline-*.pt"))
     own = replace(settings("rehearsal"), epochs=2)
     for _ in range(3):  # each trains one epoch at least
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert weights_path(own, "bnta").is_file(), done.stdout + done.stderr
+    assert weights_path(own, "baseline").is_file(), done.stdout + done.stderr
