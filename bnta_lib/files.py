@@ -19,6 +19,24 @@ def a_path(text: str) -> Path:
     return Path(text)
 
 
+def explained(error: Exception, path: str | Path) -> OSError | None:
+    """An error of writing ``path`` as one that says what is wrong and what to do; None for others."""
+    # Some writers put the system's error into words (safetensors) or raise one of their own while
+    # they handle it (torch).
+    code = getattr(error if isinstance(error, OSError) else error.__context__, "errno", None)
+    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return OSError(errno.ENOSPC, f"the disk is full: could not write {path}; free some "
+                       "space or set BNTA_CACHE to a folder on another disk, then run again; "
+                       "what was there before is unchanged")
+    if code in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return OSError(code, f"no permission to write {path}: choose a folder that you may "
+                       "write to (BNTA_CACHE for the cache)")
+    if code in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        return OSError(code, f"cannot write {path}: a file stands where a folder should be, or "
+                       "a folder where the file should be")
+    return None
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; move it there when the block ends well.
@@ -40,19 +58,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
     except Exception as error:
-        # Some writers put the system's error into words (safetensors) or raise one of their own
-        # while they handle it (torch).
-        code = getattr(error if isinstance(error, OSError) else error.__context__, "errno", None)
-        if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            raise OSError(errno.ENOSPC, f"the disk is full: could not write {path}; free some "
-                          "space or set BNTA_CACHE to a folder on another disk, then run again; "
-                          "what was there before is unchanged") from error
-        if code in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise OSError(code, f"no permission to write {path}: choose a folder that you may "
-                          "write to (BNTA_CACHE for the cache)") from error
-        if code in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-            raise OSError(code, f"cannot write {path}: a file stands where a folder should be, or "
-                          "a folder where the file should be") from error
+        if (said := explained(error, path)) is not None:
+            raise said from error
         raise
     finally:
         if temporary is not None:

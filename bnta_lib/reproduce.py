@@ -18,7 +18,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,10 +134,12 @@ def _failure(source: Path, executed: Path, error: str) -> NotebookFailure:
     return NotebookFailure(source.name, number, len(cells), lines[0], error)
 
 
-def run_notebook(source: Path, executed: Path, parameters: dict[str, str]) -> float:
+def run_notebook(source: Path, executed: Path, parameters: Mapping, cwd: Path | None = None,
+                 progress: bool = False) -> float:
     """Run ``source`` into ``executed`` (another file) and return the seconds it took.
 
-    Raises NotebookFailure if a cell fails, the kernel dies or cells were left out.
+    ``cwd`` is the folder it runs in (default: its own, as in JupyterLab); ``progress``: a bar of its
+    cells. Raises NotebookFailure if a cell fails, the kernel dies or cells were left out.
     """
     if executed.resolve() == source.resolve():
         raise ValueError(f"{source.name} would be written over itself: choose another --out")
@@ -149,8 +151,8 @@ def run_notebook(source: Path, executed: Path, parameters: dict[str, str]) -> fl
             source.resolve(),
             executed.resolve(),
             parameters,
-            cwd=source.resolve().parent,  # as in JupyterLab
-            progress_bar=False,
+            cwd=cwd or source.resolve().parent,
+            progress_bar=progress,
             kernel_manager_class=_OwnKernel,
             shutdown_kernel="immediate",  # a kernel asked to stop while it works prints a traceback
         )

@@ -31,10 +31,12 @@ from .files import atomic
 from .settings import PROFILES, cache_dir, device_of
 
 # A row's columns. `setting` says what was done, `seconds` how long the measurement took that the
-# row belongs to, `code` is a digest of the modules that decide the number. Rows may have details
-# in further columns (a layer, a quantity).
+# row belongs to, `code` is a digest of the modules that decide the number, `data` and `weights`
+# those of the images and of the model it was measured with. Rows may have details in further
+# columns (a layer, a quantity).
 COLUMNS = ("experiment", "profile", "dataset", "split", "seed", "setting", "metric", "value",
-           "unit", "seconds", "machine", "code")
+           "unit", "seconds", "machine", "code", "data", "weights")
+SHORT = 12  # digits of a digest in a row; the key in the store's file holds all of them
 
 # Modules that decide every measured number; the module that measures is added to them. A change
 # in any of them makes a new key.
@@ -97,7 +99,8 @@ def measured(
     seconds = round(time.perf_counter() - start, 3)
     about = {"experiment": experiment, "profile": profile, "dataset": dataset, "split": split,
              "seed": seed, "setting": setting, "metric": "", "value": math.nan, "unit": "",
-             "seconds": seconds, "machine": machine(device_of(profile).type == "cuda"), "code": code[:12]}
+             "seconds": seconds, "machine": machine(device_of(profile).type == "cuda"), "code": code[:SHORT],
+             "data": key.get("data", "")[:SHORT], "weights": key.get("model", "")[:SHORT]}
     rows = [{**about, **row} for row in found]
     with atomic(path) as temporary:
         temporary.write_text(json.dumps({"key": key, "rows": rows, "digest": _digest(key, rows)}))
@@ -163,7 +166,7 @@ def stored(profile: str | None = None) -> pd.DataFrame:
     ``current`` (bool) tells rows that the code of today would read back. Damaged files are named
     in a warning and left out.
     """
-    codes = {code_digest(f"{__package__}.{path.stem}")[:12]
+    codes = {code_digest(f"{__package__}.{path.stem}")[:SHORT]
              for path in Path(__file__).parent.glob("*.py")}
     tables, damaged = [pd.DataFrame(columns=[*COLUMNS])], []
     for path in sorted((cache_dir() / "results").glob(f"{profile or '*'}/*/*.json")):
@@ -177,6 +180,29 @@ def stored(profile: str | None = None) -> pd.DataFrame:
     return table.assign(current=table["code"].isin(codes))
 
 
+def refuse_mixed(rows: pd.DataFrame) -> None:
+    """Raise ValueError, saying which, where rows of several origins stand under one name.
+
+    In one table all rows are of one profile, all of an experiment by one code, all of a target
+    (column ``target``, else ``dataset``) on the same data, and all of a training with the same
+    weights. What has no such column, or nothing in it, is not from the store: nothing is said of it.
+    """
+    target = "target" if "target" in rows else "dataset"
+    training = rows.get("setting", pd.Series("", rows.index)).str.extract(r"^training ([^,]+)")[0]
+    rows = rows.assign(training=training)
+    for origin, name in (("profile", None), ("code", "experiment"), ("data", target), ("weights", "training")):
+        if origin not in rows or name is not None and name not in rows:
+            continue
+        known = rows[rows[origin].notna() & (rows[origin] != "")]
+        groups = [("", known)] if name is None else known.groupby(name, sort=False)
+        for value, own in groups:
+            several = own[origin].unique()
+            if len(several) > 1:
+                of = f" of the {name} {value}" if name else ""
+                raise ValueError(f"one table cannot hold these rows together: those{of} are of {len(several)} "
+                                 f"different {origin} ({', '.join(map(str, several))}); take those of one")
+
+
 def write_rows(rows: pd.DataFrame, path: str | Path) -> None:
     """Write rows as CSV, gzipped where the name ends in .gz: the same rows are the same bytes."""
     data = rows.to_csv(index=False).encode()
@@ -188,8 +214,12 @@ def _read(path: Path) -> list[dict] | None:
     """The rows of a file of the store; None where it is not as it was written."""
     try:
         held = json.loads(path.read_text())
-        return held["rows"] if held["digest"] == _digest(held["key"], held["rows"]) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        if held["digest"] != _digest(held["key"], held["rows"]):
+            return None
+        # Files of earlier code say so in their key alone.
+        about = {"data": held["key"].get("data", "")[:SHORT], "weights": held["key"].get("model", "")[:SHORT]}
+        return [{**row, **about} for row in held["rows"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from .data.sets import Target
 from .files import atomic
 from .model import BNTANet, count_parameters
+from .results import refuse_mixed
 from .settings import PAPER_SOURCES, ROOT, Settings, figures_dir
 from .shift import closer_by_target
 
@@ -75,8 +76,10 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation over splits, seeds averaged first, per cent.
 
     ``rows``: tidy rows with target, method, split, seed, metric, value. Returns a row a method
-    with columns (target, metric, "mean" | "std"); the std is that of a sample (n - 1).
+    with columns (target, metric, "mean" | "std"); the std is that of a sample (n - 1). Raises
+    ValueError for rows that do not belong together (:func:`bnta_lib.results.refuse_mixed`).
     """
+    refuse_mixed(rows)
     by_split = rows.groupby(["method", "target", "metric", "split"], sort=False)["value"].mean()
     by_method = by_split.groupby(level=["method", "target", "metric"], sort=False)
     both = by_method.agg(["mean", "std"]).unstack(["target", "metric"])
@@ -91,9 +94,11 @@ def differences(
 ) -> pd.DataFrame:
     """Method minus against on the same splits, in points: target, split, difference.
 
-    Seeds are averaged first. Raises ValueError for a method that was not measured.
+    Seeds are averaged first. Raises ValueError for a method that was not measured, and for rows
+    that do not belong together (:func:`bnta_lib.results.refuse_mixed`).
     """
-    chosen = rows[rows["metric"] == metric]
+    chosen = rows[(rows["metric"] == metric) & rows["method"].isin([method, against])]
+    refuse_mixed(chosen)
     for name in (method, against):
         if name not in set(chosen["method"]):
             raise ValueError(f"no {metric} of {name!r} among the rows")

@@ -130,13 +130,6 @@ def test_a_broken_delta_file_is_read(delta, tmp_path):
         Delta.load(path)
 
 
-def test_a_full_disk_leaves_half_a_delta(delta, small_disk):
-    (small_disk / "ballast").write_bytes(bytes(256 * 1024))
-    with pytest.raises(OSError, match="the disk is full"):
-        delta.save(small_disk / "a")
-    assert [p.name for p in small_disk.iterdir()] == ["ballast"]
-
-
 def test_deltas_have_left_the_places_where_they_are_imported_from():
     assert adaption.Delta is Delta is bnta_lib.Delta and bnta_lib.DeltaBank is DeltaBank
     assert adaption.bn_digest is bn_digest and adaption.QUANTITIES == NAMES

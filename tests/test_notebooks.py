@@ -7,6 +7,7 @@ import papermill
 import pytest
 
 from bnta_lib.reproduce import find_notebooks
+from bnta_lib.run import OPTIONAL
 from bnta_lib.settings import ROOT
 
 NOTEBOOKS = find_notebooks()
@@ -26,6 +27,12 @@ def test_takes_profile_and_data(path):
     (cell,) = [c for c in cells(path, "code") if "parameters" in c.metadata.get("tags", [])]
     # Values derived in this cell would keep the defaults' values when parameters are put in.
     assert re.fullmatch(r"(\w+ = ('[^']*'|\"[^\"]*\"|[\w.]+)\s*(#.*)?\n?|#.*\n?|\n)*", cell.source)
+
+
+@each
+def test_what_is_none_unless_given_has_a_type(path):
+    parameters = papermill.inspect_notebook(path)
+    assert {name for name, about in parameters.items() if about["default"] == "None"} <= OPTIONAL.keys()
 
 
 @each

@@ -142,6 +142,45 @@ def test_an_empty_store_says_so(tmp_path, monkeypatch):
         results.main([])
 
 
+def test_a_row_carries_the_digests_of_its_data_and_weights(measure):
+    key = {"data": "d" * 64, "model": "m" * 64}
+    for _ in range(2):  # measured, then read back
+        row = measured("trial", key, measure).iloc[0]
+        assert (row["data"], row["weights"]) == ("d" * 12, "m" * 12)
+    path = measure.file()
+    held = json.loads(path.read_text())  # as earlier code wrote it, which knew no such columns
+    rows = [{k: v for k, v in row.items() if k not in ("data", "weights")} for row in held["rows"]]
+    path.write_text(json.dumps({"key": held["key"], "rows": rows,
+                                "digest": results._digest(held["key"], rows)}))
+    assert measured("trial", key, measure).iloc[0]["weights"] == "m" * 12
+    assert measure.times == 1
+
+
+def origins(**own) -> pd.DataFrame:
+    about = {"experiment": "table_2", "profile": "laptop", "target": "VIPeR", "code": "c1", "data": "d1",
+             "weights": "w1", "setting": "training bnta, adaption none"}
+    return pd.DataFrame([{**about, **own}])
+
+
+@pytest.mark.parametrize("other, words", [
+    ({"profile": "paper"}, "2 different profile .laptop, paper."),
+    ({"code": "c2"}, "of the experiment table_2 are of 2 different code .c1, c2."),
+    ({"data": "d2"}, "of the target VIPeR are of 2 different data .d1, d2."),
+    ({"weights": "w2", "target": "GRID"}, "of the training bnta are of 2 different weights .w1, w2."),
+    ({"weights": "w2", "setting": "training bnta, adaption bnta, K=3"}, "different weights")])
+def test_rows_of_different_origin_are_refused_by_name(other, words):
+    with pytest.raises(ValueError, match=words):
+        results.refuse_mixed(pd.concat([origins(), origins(**other)]))
+
+
+@pytest.mark.parametrize("other", [
+    {"target": "GRID", "data": "d2"}, {"experiment": "headroom", "code": "c2"},
+    {"setting": "training baseline, adaption none", "weights": "w2"},
+    {"data": "", "weights": None}])  # not from the store
+def test_rows_that_belong_together_are_not_refused(other):
+    results.refuse_mixed(pd.concat([origins(), origins(**other)]))
+
+
 SWEEP = """
 import sys, time
 from bnta_lib.results import measured

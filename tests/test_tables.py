@@ -37,6 +37,19 @@ def test_summary_averages_seeds_before_it_spreads_over_splits():
     assert summary.loc["BNTA", ("VIPeR", "R1", "std")] == pytest.approx(15)  # n - 1
 
 
+@pytest.mark.parametrize("made", [
+    tables.table_2, lambda rows: tables.paired_tests(rows, "Baseline")])
+def test_a_table_refuses_to_mix_what_other_weights_gave(rows, made):
+    setting = rows["method"].map({"Baseline": "training baseline, adaption none",
+                                  "BNTA w/o TTA": "training bnta, adaption none",
+                                  "BNTA": "training bnta, adaption bnta"})
+    rows = rows.assign(setting=setting, weights=setting.str.split(",").str[0])
+    made(rows)
+    rows.loc[rows["split"] == 5, "weights"] += " of last week"
+    with pytest.raises(ValueError, match="training b.* 2 different weights .*of last week"):
+        made(rows)
+
+
 def test_paired_test_agrees_with_scipy(rows):
     result = tables.paired_test(rows, "BNTA", "BNTA w/o TTA")
     assert result["target"].tolist() == ["VIPeR", "GRID"]

@@ -1,5 +1,6 @@
 """Training learns, goes on where it stopped, and draws every image as it should."""
 
+import subprocess
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -247,6 +248,14 @@ def test_a_full_disk_destroys_the_checkpoint(people, quick, small_disk):
     with pytest.raises(OSError, match="the disk is full: could not write .*a2.pt"):
         train(people, quick, small_disk / "a2.pt", progress=False)
     assert [p.name for p in small_disk.iterdir()] == ["a.pt"]
+
+
+def test_a_disk_that_may_only_be_read_costs_the_checkpoint(people, quick, small_disk):
+    (small_disk / "a.pt").write_bytes(b"kept")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(OSError, match="no permission to write .*b.pt"):
+        train(people, quick, small_disk / "b.pt", progress=False)
+    assert {p.name: p.read_bytes() for p in small_disk.iterdir()} == {"a.pt": b"kept"}
 
 
 def test_labels_with_gaps_or_no_images_are_trained_on(people, quick):

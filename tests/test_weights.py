@@ -106,14 +106,6 @@ def test_a_file_of_another_kind_is_loaded(model, path, small, images):
         load_model(path, small)
 
 
-def test_a_full_disk_destroys_the_old_weights(model, small, small_disk):
-    path = small_disk / "a.safetensors"
-    path.write_bytes(bytes(200_000))
-    with pytest.raises(OSError, match="the disk is full: could not write .*a.safetensors"):
-        save_model(model, path, {}, compact=False)
-    assert path.read_bytes() == bytes(200_000) and list(small_disk.iterdir()) == [path]
-
-
 def test_weights_are_looked_for_elsewhere(monkeypatch, tmp_path):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
     committed = weights_path(settings("laptop"), "bnta")

@@ -131,16 +131,16 @@ def delta(folder: Path, shared: Path) -> str:
 
 
 def batch(folder: Path, shared: Path) -> str:
-    """Notebook 11 by papermill: a folder of crops in, delta, ranking and record out."""
+    """Notebook 11 as a step of a batch: a folder of crops in, delta, ranking and record out."""
     crops = folder / "crops"
     for k in range(40):
         noise = np.random.default_rng(k).integers(0, 256, (6, 3, 3), np.uint8)
         crops.mkdir(exist_ok=True)
         Image.fromarray(np.kron(noise, np.ones((20, 18, 1), np.uint8))).save(crops / f"{k}.png")
     out, record = folder / "out", folder / "record.ipynb"
-    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / "11_your_own_gallery.ipynb"),
+    command = [sys.executable, "-m", "bnta_lib.run", str(ROOT / "notebooks" / "11_your_own_gallery.ipynb"),
                str(record), "-p", "images", str(crops), "-p", "probes", str(crops), "-p", "out", str(out),
-               "-p", "profile", "smoke", "-p", "progress", "False", "--no-progress-bar"]
+               "-p", "profile", "smoke", "-p", "progress", "False"]
     try:
         subprocess.run(command, check=True, capture_output=True)
     finally:

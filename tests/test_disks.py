@@ -1,0 +1,110 @@
+"""Every writer on a disk that is full, or that may only be read: a clear sentence, and what stood there stays."""
+
+import subprocess
+
+import matplotlib.pyplot as plt
+import nbformat
+import pandas as pd
+import pytest
+
+from bnta_lib import DeltaBank, adapt, results, run, tables
+from bnta_lib.figures import base
+from bnta_lib.site.judge import save_ranked
+from bnta_lib.weights import save_model
+
+NUMBERS = pd.DataFrame({"unit": "%", "value": range(2_000)})
+
+
+@pytest.fixture
+def writers(model, images, small, small_disk, monkeypatch):
+    """What is written, by name; each into a folder of its own on the small disk, where all fits twice."""
+    subprocess.run(["mount", "-o", "remount,size=1M", str(small_disk)], check=True)
+    for module in (tables, base):
+        monkeypatch.setattr(module, "figures_dir", lambda run: small_disk / run)
+    monkeypatch.setenv("BNTA_CACHE", str(small_disk / "row"))
+    delta = adapt(model, images, small).delta
+
+    def figure():
+        drawn = plt.figure(figsize=(1, 1))
+        base.save_figure(drawn, "f", "figure")
+        plt.close(drawn)
+
+    def a_row():
+        rows = [{"metric": "R1", "value": float(k)} for k in range(40)]
+        return results.measured("trial", {"seed": a_row.times}, lambda: rows)
+
+    def bank():
+        own = DeltaBank(model)
+        own.add("a", delta)
+        own.save(small_disk / "bank")
+
+    a_row.times = 0
+    return {
+        "weights": lambda: save_model(model, small_disk / "weights" / "w.safetensors", {}),
+        "delta": lambda: delta.save(small_disk / "delta" / "d.safetensors"),
+        "bank": bank,
+        "row": a_row,
+        "rows": lambda: tables.save_rows(NUMBERS, "rows", "rows"),
+        "table": lambda: tables.save_table(NUMBERS, "t", "table"),
+        "export": lambda: results.write_rows(NUMBERS, small_disk / "export" / "rows.csv"),
+        "ranking": lambda: save_ranked(NUMBERS, small_disk / "ranking" / "ranked.csv"),
+        "figure": figure,
+    }
+
+
+def held(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def fill(disk):
+    with pytest.raises(OSError), open(disk / "ballast", "wb") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+
+
+NAMES = ("weights", "delta", "bank", "row", "rows", "table", "export", "ranking", "figure")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_full_disk_costs_what_stood_there(writers, small_disk, name):
+    writers[name]()
+    before = held(small_disk)
+    assert before
+    fill(small_disk)
+    if name == "row":
+        writers[name].times = 1  # another row: one that is there is only read
+    with pytest.raises(OSError, match="the disk is full: could not write .*what was there before is unchanged"):
+        writers[name]()
+    (small_disk / "ballast").unlink()
+    assert held(small_disk) == before
+    writers[name]()  # and there is nothing that blocks it
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_disk_that_may_only_be_read_is_an_unclear_error(writers, small_disk, name):
+    writers[name]()
+    before = held(small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    if name == "row":
+        writers[name].times = 1
+    with pytest.raises(OSError, match="no permission to write .*choose a folder that you may write to"):
+        writers[name]()
+    assert held(small_disk) == before
+
+
+@pytest.mark.parametrize("state", ["full", "read only"])
+def test_a_record_that_cannot_be_written_is_said(small_disk, tmp_path, capsys, state):
+    cell = nbformat.v4.new_code_cell("print('x' * 100_000)")
+    about = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=about), tmp_path / "n.ipynb")
+    (small_disk / "earlier.txt").write_text("kept")
+    if state == "full":
+        fill(small_disk)
+    else:
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    assert run.main([str(tmp_path / "n.ipynb"), str(small_disk / "r.ipynb")]) == 1
+    said = capsys.readouterr().err
+    assert ("disk is full" if state == "full" else "no permission to write") in said
+    assert "r.ipynb" in said and "Traceback" not in said
+    assert (small_disk / "earlier.txt").read_text() == "kept"

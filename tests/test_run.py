@@ -1,0 +1,91 @@
+"""A notebook as a step of a batch: what is refused before a kernel starts, and how it ends."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from bnta_lib import run
+from bnta_lib.reproduce import NOTEBOOKS
+
+SITE = NOTEBOOKS / "11_your_own_gallery.ipynb"
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    """Fails where a notebook is begun."""
+    def begun(*_, **__):
+        raise AssertionError("a kernel was started")
+
+    monkeypatch.setattr(run, "run_notebook", begun)
+
+
+def write(path, *sources):
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"] = ["parameters"]
+    about = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=about), path)
+    return path
+
+
+def test_values_get_the_types_of_the_notebooks_own():
+    given = {"images": "7", "K": "12", "N": "900", "guarded": "False", "out": "None", "seed": "-3"}
+    assert run.typed(SITE, given) == {"images": "7", "K": 12, "N": 900, "guarded": False, "out": None, "seed": -3}
+
+
+@pytest.mark.parametrize("given, words", [
+    ({"image": "x"}, "does not take 'image': it takes profile, data, images"),
+    ({"N": "many"}, "N is a whole number, and not 'many'"),
+    ({"N": "None"}, "N is a whole number, and not 'None'"),
+    ({"K": "1.5"}, "K is a whole number, and not '1.5'"),
+    ({"guarded": "yes"}, "guarded is True or False, and not 'yes'"),
+    ({"guarded": "1"}, "guarded is True or False, and not '1'"),
+    ({"guarded": "__import__('os').system('true')"}, "guarded is True or False")])
+def test_unknown_names_and_wrong_types_are_refused_before_a_kernel_starts(given, words, tmp_path, capsys, no_kernel):
+    arguments = [word for pair in given.items() for word in ("-p", *pair)]
+    (tmp_path / "r.ipynb").write_text("an earlier record")
+    assert run.main([str(SITE), str(tmp_path / "r.ipynb"), *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert (tmp_path / "r.ipynb").read_text() == "an earlier record"
+
+
+def test_all_that_is_wrong_is_named_at_once(tmp_path, capsys, no_kernel):
+    run.main([str(SITE), str(tmp_path / "r.ipynb"), "-p", "N", "x", "-p", "n", "3"])
+    said = capsys.readouterr().err
+    assert "N is a whole number" in said and "does not take 'n'" in said
+
+
+@pytest.mark.parametrize("notebook, record, more, words", [
+    ("nowhere.ipynb", "r.ipynb", [], "no notebook nowhere.ipynb"),
+    (__file__, "r.ipynb", [], "does not end in .ipynb"),
+    (str(SITE), "r.txt", [], "name a file that ends in .ipynb"),
+    (str(SITE), str(SITE), [], "written over itself"),
+    (str(SITE), "r.ipynb", ["-p", "N", "2", "-p", "N", "3"], "N is given twice")])
+def test_what_cannot_be_run_is_said_in_a_line(notebook, record, more, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run.main([notebook, record, *more]) == 2
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[]", "{}", json.dumps({"cells": 3, "nbformat": 4})])
+def test_a_file_that_is_no_notebook_is_refused(text, tmp_path, capsys):
+    (tmp_path / "n.ipynb").write_text(text)
+    assert run.main([str(tmp_path / "n.ipynb"), str(tmp_path / "r.ipynb")]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_paths_are_those_of_the_callers_folder_and_the_end_is_told(tmp_path):
+    elsewhere = tmp_path / "notebooks"
+    elsewhere.mkdir()
+    write(elsewhere / "n.ipynb", "name = None", "print(open(name).read())", "raise ValueError('no such\nthing')")
+    (tmp_path / "mine.txt").write_text("what it read")
+    command = [sys.executable, "-m", "bnta_lib.run", "notebooks/n.ipynb", "r.ipynb", "-p", "name", "mine.txt"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "failed in code cell 3 of 3" in done.stderr and "as far as it ran: r.ipynb" in done.stderr
+    record = nbformat.read(tmp_path / "r.ipynb", as_version=4)
+    assert any("what it read" in o.get("text", "") for c in record.cells if c.cell_type == "code" for o in c.outputs)
