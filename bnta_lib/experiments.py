@@ -21,7 +21,7 @@ from .adaption import LOSSES, adapt, pair_losses
 from .baselines import adabn, tent
 from .data.sets import ReIDSet, Split, Target
 from .evaluation import Scores, evaluate
-from .model import BNTANet, embed
+from .model import BNTANet, embed, embed_global
 from .pairing import Pairs, nearest_pairs
 from .results import held, keep, known, measured
 from .settings import Settings
@@ -81,7 +81,7 @@ def score(
     """Scores of a model on one split; ``features`` (N, C) of the whole set, if at hand."""
     data = target.data
     if features is None:
-        both, _ = embed(model, data.images[torch.cat([split.probe, split.gallery])])
+        both = embed_global(model, data.images[torch.cat([split.probe, split.gallery])])
         probe, gallery = both[: len(split.probe)], both[len(split.probe) :]
     else:
         probe, gallery = features[split.probe], features[split.gallery]

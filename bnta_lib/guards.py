@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .model import BNTANet, bn_layers, embed
+from .model import BNTANet, bn_layers, embed, embed_global
 from .pairing import Pairs
 
 
@@ -150,7 +150,7 @@ class Watch:
 
     def end(self, step: int, adapted: BNTANet) -> pd.DataFrame:
         """After the last step: whether the features still tell the images apart; the whole table."""
-        after, limit = spread(embed(adapted, self.images)[0]), self.guards.min_spread
+        after, limit = spread(embed_global(adapted, self.images)), self.guards.min_spread
         # Images that were all alike before have no spread to lose.
         ratio = after / self.spread if self.spread > 1e-6 or math.isnan(after) else 1.0
         self._rows["spread"] = (step, ratio, limit,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .experiments import model_digest, score
 from .data.sets import Target
-from .model import BNTANet, embed
+from .model import BNTANet, embed_global
 from .results import measured
 from .settings import Settings
 
@@ -47,7 +47,7 @@ def headroom_rows(
 
 def _measure(model: BNTANet, target: Target, settings: Settings) -> list[dict]:
     data, rows = target.data, []
-    features, _ = embed(model, data.images)
+    features = embed_global(model, data.images)
     for number, split in enumerate(target.splits):
         same = data.pids[split.probe, None] == data.pids[split.gallery][None, :]
         if not (same.sum(1) == 1).all():

@@ -87,7 +87,7 @@ def train(
     model = BNTANet(people, settings)
     if settings.pretrained:
         processes.in_turn(lambda: load_imagenet(model, imagenet))
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device)
     synchronised = settings.sync_bn and processes.count > 1
     if synchronised:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -5,12 +5,13 @@ import urllib.request
 
 import pytest
 import torch
+from torch import nn
 from torchvision.models import resnet18, resnet50
 from torchvision.transforms.functional import normalize
 
 from bnta_lib.model import (
-    Backbone, BNTANet, bn_layers, conv_layers, count_parameters, embed, in_layers, load_imagenet,
-    modes_kept,
+    Backbone, BNTANet, InstanceNorm, bn_layers, conv_layers, count_parameters, embed, embed_global, folded,
+    in_layers, load_imagenet, modes_kept,
 )  # fmt: skip
 from bnta_lib.settings import settings
 
@@ -157,6 +158,45 @@ def test_embedding_depends_on_the_batch_or_on_the_mode(model, images):
         torch.testing.assert_close(local, expected.local)
     assert all(m.training for m in model.modules())
     assert not features.requires_grad
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_instance_norm_is_another_than_torchs(order):
+    torch.manual_seed(0)
+    ours = InstanceNorm(6, affine=True)
+    with torch.no_grad():
+        ours.weight.uniform_(0.5, 1.5)
+        ours.bias.normal_()
+    given = (torch.randn(3, 6, 5, 4) * 3 + 50).to(memory_format=order)  # far from zero: no sum of squares
+    pulled, results = torch.randn(3, 6, 5, 4), []
+    for module in (nn.InstanceNorm2d.forward, InstanceNorm.forward):
+        x = given.clone().requires_grad_()
+        out = module(ours, x)
+        grads = torch.autograd.grad((out * pulled).sum(), [x, ours.weight, ours.bias])
+        results.append([out, *grads])
+        kept = out.is_contiguous(memory_format=order)
+    assert kept, "the maps are in another order than they came"
+    for theirs, mine in zip(*results):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=2e-5)
+
+
+def test_folding_changes_the_function_or_the_model(model, images):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    calls = []
+    model.backbone.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        twin = folded(model.backbone)
+        torch.testing.assert_close(twin(model.normalised(images)), model.maps(images), rtol=1e-3, atol=1e-4)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in twin.modules())
+    assert len([m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]) == 53
+    assert len(calls) == 2  # whoever watches the model watches its copy
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_global_features_alone_are_others_than_with_the_parts(model, images):
+    assert torch.equal(embed_global(model, images, 4), embed(model, images, 4)[0])
+    with pytest.raises(ValueError, match="no images to embed"):
+        embed_global(model, images[:0])
 
 
 def test_bad_images_are_embedded(model, images):

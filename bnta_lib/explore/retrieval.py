@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..data.sets import Split, Target
 from ..evaluation import Ranking, top_gallery
-from ..model import BNTANet, embed
+from ..model import BNTANet, embed_global
 from ..settings import Settings
 
 ORDERS = ("most improved first", "most worsened first", "as they come")
@@ -18,7 +18,7 @@ def ranking_of(
 ) -> Ranking:
     """The ``nearest`` gallery images of every probe of a split (fewer in a small gallery)."""
     data, sides = target.data, (split.probe, split.gallery)
-    features = [embed(model, data.images[side])[0] for side in sides]
+    features = [embed_global(model, data.images[side]) for side in sides]
     labels = [kind[side] for kind in (data.pids, data.camids) for side in sides]
     return top_gallery(*features, *labels, min(nearest, len(split.gallery)),
                        settings.normalise_features)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ..adaption import adapt
 from ..experiments import score
 from ..files import atomic
-from ..model import BNTANet, embed
+from ..model import BNTANet, embed, embed_global
 from ..settings import ROOT, Settings, settings
 from ..training import trained_model
 from .judge import estimate, track_trial, true_target
@@ -51,7 +51,7 @@ def study_rows(model: BNTANet, chosen: Settings, sites: range = range(SITES), pe
         frozen, local = embed(model, site.images)
         for name, changed in ADAPTIONS.items():
             adapted = adapt(model, site.images, replace(chosen, **changed), local=local).model
-            moved = embed(adapted, site.images)[0]
+            moved = embed_global(adapted, site.images)
             found = estimate(frozen, moved, trial, chosen)
             difference, low, high = found.difference
             rows.append({
