@@ -11,6 +11,8 @@
 #   make report                        what there is of a run, as web pages that need no network
 #   make lab LAB_ARGS=--allow-root     JupyterLab as root, in a container
 #   make env PYTHON=python3.12         make the environment with another Python (3.11 or newer)
+#   make env HASHED=1                  ... and refuse every file that is not the one these pins were made with
+#   make coverage                      lines and branches of the library that the tests run
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,7 +22,7 @@ RUN := $(VENV)/bin/python
 PROFILED := BNTA_PROFILE=$(PROFILE) $(RUN)
 MADE := $(VENV)/.made
 
-.PHONY: reproduce full paper-check report test bench torture lab train env notebooks clean distclean
+.PHONY: reproduce full paper-check report test coverage bench torture lab train env notebooks clean distclean
 
 reproduce: $(MADE)
 	$(PROFILED) -m bnta_lib.reproduce $(if $(DATA),--data "$(DATA)") $(if $(ONLY),--only $(ONLY))
@@ -41,6 +43,12 @@ test: $(MADE)
 bench: $(MADE)
 	$(RUN) benchmarks/all.py $(if $(ONLY),--only $(ONLY))
 
+coverage: $(MADE)
+	$(RUN) -m coverage erase
+	$(RUN) -m coverage run -m pytest -n logical --dist loadscope
+	$(RUN) -m coverage combine --quiet
+	$(RUN) -m coverage report --skip-covered
+
 torture: $(MADE)
 	PYTHONPATH=tests $(RUN) tests/torture.py
 
@@ -60,6 +68,7 @@ notebooks: $(MADE)
 $(MADE): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make env PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
+	$(if $(HASHED),$(RUN) -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements.hashed.txt)
 	$(RUN) -m pip install --disable-pip-version-check -r requirements.txt
 	$(RUN) -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -8,7 +8,7 @@ image that comes first in the gallery.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,50 +148,81 @@ class _Ranks:
     """
 
     def __init__(self, probe: Tensor, gallery: Tensor, normalise: bool):
-        probe, gallery = probe.detach().cpu().double(), gallery.detach().cpu().double()
-        if normalise:
-            probe, gallery = F.normalize(probe), F.normalize(gallery)
+        self.probe, self.gallery = _Float64(probe, normalise), _Float64(gallery, normalise)
         # A power of two changes no digit, and keeps squares within the range of float32.
-        size = 2.0 ** -math.frexp(max(float(probe.abs().max()), float(gallery.abs().max())))[1]
-        self.probe, self.gallery = probe * size, gallery * size
-        probe, gallery = self.probe, self.gallery
-        centre = gallery.mean(0)  # rounding grows with the distance from the origin
-        self.small_probe, self.small = (probe - centre).float(), (gallery - centre).float()
-        self.squares = self.small.double().square().sum(1).float()
-        # 2 p.g in float32 is off by C/2 eps |2 p| |g| at most, in any order of summation, and
-        # 4 |p| |g| is no more than `scale`; the rest is rounding of features, norms and sums.
-        norms = self.small_probe.norm(dim=1).double(), self.small.norm(dim=1).double().max()
-        scale = (norms[0] + norms[1]).square() + torch.finfo(torch.float32).tiny
-        self.error = (probe.shape[1] / 4 + 8) * torch.finfo(torch.float32).eps * scale
+        size = 2.0 ** -math.frexp(max(self.probe.largest(), self.gallery.largest()))[1]
+        self.probe.size = self.gallery.size = size
+        # Rounding grows with the distance from the origin.
+        self.centre = sum(rows.sum(0) for rows in self.gallery.blocks()) / len(gallery)
+        self.small = torch.cat([(rows - self.centre).float() for rows in self.gallery.blocks()])
+        norms = torch.cat([rows.double().square().sum(1) for rows in self.small.split(BLOCK)])
+        self.squares, self.largest = norms.float(), norms.max().sqrt()
 
     def __call__(self, rows: Tensor, matches: Sequence[np.ndarray], junk: Sequence[np.ndarray]) -> np.ndarray:
         """Rank of each match of each probe, from 1, one after the other; int64."""
-        own = self.small_probe[rows]
+        probes = self.probe(rows)
+        own = (probes - self.centre).float()
+        squares = own.double().square().sum(1, keepdim=True)
         fast = torch.addmm(self.squares, own, self.small.T, alpha=-2)
-        fast += own.double().square().sum(1, keepdim=True).float()
-        fast, ranks = fast.numpy(), []
-        for i, row, mine, out in zip(rows.tolist(), fast, matches, junk):
+        fast += squares.float()
+        # 2 p.g in float32 is off by C/2 eps |2 p| |g| at most, in any order of summation, and
+        # 4 |p| |g| is no more than `scale`; the rest is rounding of features, norms and sums.
+        scale = (squares.sqrt() + self.largest).square() + torch.finfo(torch.float32).tiny
+        errors = (own.shape[1] / 4 + 8) * torch.finfo(torch.float32).eps * scale
+        ranks = []
+        for probe, error, row, mine, out in zip(probes, errors[:, 0].tolist(), fast.numpy(), matches, junk):
             row[out] = np.inf
-            ranks.append(self._of_probe(i, row, mine))
+            ranks.append(self._of_probe(probe, error, row, mine))
         return np.concatenate(ranks)
 
-    def _of_probe(self, i: int, row: np.ndarray, mine: np.ndarray) -> np.ndarray:
+    def _of_probe(self, probe: Tensor, error: float, row: np.ndarray, mine: np.ndarray) -> np.ndarray:
         if not len(mine):
             return np.zeros(0, np.int64)
-        exact, error = self._exact(i, mine), float(self.error[i])
+        exact = self._exact(probe, mine)
         low, high = ((exact**2 + bound).astype(np.float32) for bound in (-error, error))
         columns = np.flatnonzero(row <= high.max())  # farther ones than the last match do not count
         row = row[columns]
-        nearer = np.array([np.count_nonzero(row < d) for d in low])
-        open_ = np.logical_or.reduce([(row >= a) & (row <= b) for a, b in zip(low, high)])
-        row, columns = row[open_], columns[open_]
-        found, own = self._exact(i, columns), exact[:, None]
-        ahead = (found < own) | ((found == own) & (columns < mine[:, None]))
-        return 1 + nearer - (row < low[:, None]).sum(1) + ahead.sum(1)
+        nearer = np.array([np.count_nonzero(row < a) for a in low])
+        within = np.array([np.count_nonzero(row <= b) for b in high]) - nearer
+        open_ = within > 1  # more than the match itself lies within its bounds
+        if open_.any():
+            low, high, own, match = low[open_], high[open_], exact[open_, None], mine[open_, None]
+            among = np.logical_or.reduce([(row >= a) & (row <= b) for a, b in zip(low, high)])
+            row, columns = row[among], columns[among]
+            found = self._exact(probe, columns)
+            ahead = (found < own) | ((found == own) & (columns < match))
+            nearer[open_] += ahead.sum(1) - (row < low[:, None]).sum(1)
+        return 1 + nearer
 
-    def _exact(self, i: int, columns: np.ndarray) -> np.ndarray:
-        """Distances of probe ``i`` to gallery images."""
-        return _direct(self.probe[i : i + 1], self.gallery[torch.from_numpy(columns)])[0].numpy()
+    def _exact(self, probe: Tensor, columns: np.ndarray) -> np.ndarray:
+        """Distances of a probe (C,) to gallery images."""
+        return _direct(probe[None], self.gallery(torch.from_numpy(columns)))[0].numpy()
+
+
+BLOCK = 4096  # rows of features that are float64 at a time
+
+
+class _Float64:
+    """Features as :func:`distances` has them, some rows at a time: in all they would take twice or
+    four times the memory of the features themselves."""
+
+    def __init__(self, features: Tensor, normalise: bool):
+        self.features, self.norm, self.size = features.detach().cpu(), None, 1.0
+        if normalise:
+            norms = [rows.double().norm(dim=1, keepdim=True) for rows in self.features.split(BLOCK)]
+            self.norm = torch.cat(norms).clamp_min(1e-12)  # as torch's normalize
+
+    def __call__(self, index: Tensor) -> Tensor:
+        """Rows, float64, times ``size``."""
+        rows = self.features[index].double()
+        return (rows if self.norm is None else rows / self.norm[index]) * self.size
+
+    def blocks(self) -> Iterator[Tensor]:
+        """All rows, block by block."""
+        return map(self, torch.arange(len(self.features)).split(BLOCK))
+
+    def largest(self) -> float:
+        return max(float(rows.abs().max()) for rows in self.blocks())
 
 
 @dataclass(frozen=True)
