@@ -24,7 +24,7 @@ from bnta_lib.adaption import adapt
 from bnta_lib.data import benchmark
 from bnta_lib.data.folder import write_folder
 from bnta_lib.data.sets import ReIDSet
-from bnta_lib.model import BNTANet, bn_layers, modes_kept
+from bnta_lib.model import BNTANet, bn_layers, folded, modes_kept
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.settings import Settings, settings
 from bnta_lib.site.crops import read_crops
@@ -39,7 +39,8 @@ def forward(model: BNTANet, images: Tensor, batch: int = 64) -> Tensor:
     """Local features (N, H, C_l): what Algorithm 1 needs, and no more."""
     with modes_kept(model):
         model.eval()
-        return torch.cat([model.local_features(model.stripes_of(model.maps(chunk)))
+        backbone = model.backbone if model.scale.is_cuda else folded(model.backbone)
+        return torch.cat([model.local_features(model.stripes_of(backbone(model.normalised(chunk))))
                           for chunk in images.split(batch)])
 
 
