@@ -348,3 +348,29 @@ def test_too_few_pairs_or_pairs_of_other_images_are_refused(model, images, small
         adapt(model, images, small, K=4, pairs=pairs)
     with pytest.raises(ValueError, match="not 2 pairs of 4 images"):
         adapt(model, images[:4], small, K=2, pairs=pairs)
+
+
+def test_a_delta_says_other_settings_than_those_that_decided_it(model, images, small):
+    meta = adapt(model, images, small).delta.meta
+    assert meta["settings"] == {
+        "margin": small.margin, "lambda3": small.lambda3, "matching_reduction": small.matching_reduction,
+        "tta_batch": small.tta_batch, "tta_epochs": small.tta_epochs, "tta_lr": small.tta_lr,
+        "tta_optimizer": small.tta_optimizer, "tta_momentum": small.tta_momentum}
+
+
+def test_a_summary_tells_other_rates_than_the_changes(model, images, small):
+    result = adapt(model, images, small)
+    rates = [(name, result.changes.query("quantity == @name")["rate"].mean())
+             for name in ("mean", "var", "gamma", "beta")]
+    told = ", ".join(f"{name} {100 * rate:.2g} %" for name, rate in rates)
+    assert result.summary().endswith(f"mean change rate: {told}")
+    assert result.summary().startswith(f"{len(result.pairs.index)} pairs, {len(result.losses)} steps, ")
+
+
+def test_a_shift_of_a_layer_without_variance_is_not_in_units_of_eps(model):
+    moved, layer = copy.deepcopy(model), "backbone.bn1"
+    for net in (model, moved):
+        net.get_submodule(layer).running_var.zero_()
+    moved.get_submodule(layer).running_mean += 0.5
+    row = change_rates(model, moved).query("layer == @layer and quantity == 'mean'").iloc[0]
+    assert row["shift"] == pytest.approx(0.5 / model.get_submodule(layer).eps ** 0.5, rel=1e-4)

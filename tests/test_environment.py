@@ -67,6 +67,15 @@ def test_requirements_pin_everything_that_is_pulled_in():
     assert seen <= set(pinned), f"not pinned: {sorted(seen - set(pinned))}"
 
 
+def test_a_hashed_pin_is_another_or_has_no_hash():
+    text = (ROOT / "requirements.hashed.txt").read_text().replace("\\\n", "")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    plain = (ROOT / "requirements.txt").read_text().splitlines()
+    assert [line.partition(" --hash")[0].strip() for line in lines] == [
+        line for line in plain if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[^-]\S+==\S+(; .+?)?( +--hash=sha256:[0-9a-f]{64})+", line) for line in lines)
+
+
 def test_conda_environment_installs_the_same_pins():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python = next(d for d in environment["dependencies"] if str(d).startswith("python="))
@@ -81,7 +90,7 @@ def test_conda_environment_installs_the_same_pins():
 
 
 def test_no_package_index_or_machine_is_named():
-    for name in ("requirements.txt", "environment.yml", "pyproject.toml", "Makefile"):
+    for name in ("requirements.txt", "requirements.hashed.txt", "environment.yml", "pyproject.toml", "Makefile"):
         text = (ROOT / name).read_text()
         assert not re.search(r"https?://|index-url|find-links|file://", text), name
 

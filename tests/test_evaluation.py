@@ -175,3 +175,31 @@ def test_labels_of_another_set_are_taken(which):
     labels[which] = torch.cat([labels[which], labels[which]])
     with pytest.raises(ValueError, match="features need as many persons and cameras"):
         evaluate(x, y, *labels)
+
+
+def ranks_by_sorting(probe, gallery, pids, gallery_pids, normalise):
+    """Rank of every match by a stable sort of :func:`distances`: the oracle of ties."""
+    found = []
+    for p, row in zip(pids, distances(probe, gallery, normalise)):
+        order = row.argsort(stable=True)
+        found.append(((gallery_pids[order] == p).nonzero()[:, 0] + 1).tolist())
+    return found
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("size", [1e-6, 0.1, 1.0, 1e6])
+@pytest.mark.parametrize("seed", range(5))
+def test_many_equal_and_nearly_equal_distances_are_ranked_otherwise_than_by_sorting(normalise, size, seed):
+    g = torch.Generator().manual_seed(seed)
+    probe = torch.randn(6, 16, generator=g)
+    # Each probe's look-alikes: the same bits, the last bit apart, and far away.
+    near = probe.repeat_interleave(8, 0)
+    nudged = torch.nextafter(near, torch.full_like(near, torch.inf))
+    gallery = torch.cat([near, nudged, torch.randn(40, 16, generator=g)])
+    gallery = size * gallery[torch.randperm(len(gallery), generator=g)]
+    pids, gallery_pids = torch.arange(1, 7), torch.randint(1, 7, (len(gallery),), generator=g)
+    scores = evaluate(size * probe, gallery, pids, gallery_pids, torch.zeros(6), torch.ones(len(gallery)), normalise)
+    expected = ranks_by_sorting(size * probe, gallery, pids, gallery_pids, normalise)
+    assert scores.rank.tolist() == [own[0] for own in expected]
+    for ap, own in zip(scores.ap.tolist(), expected):
+        assert ap == pytest.approx(sum((k + 1) / rank for k, rank in enumerate(own)) / len(own), rel=1e-12)
