@@ -362,6 +362,28 @@ def test_a_wrong_cuhk03_mat_is_said_to_be_wrong(tmp_path, make):
         assert find_sets(tmp_path) == {}
 
 
+def test_a_mat_file_that_points_at_other_files_or_at_huge_arrays_is_believed(tmp_path):
+    file = tmp_path / "cuhk-03.mat"
+    write_cuhk03_mat(file)
+    before = find_sets(tmp_path)["CUHK03"]
+    (tmp_path / "secret").write_bytes(bytes(600))
+    with h5py.File(file, "r+") as mat:
+        table = mat[mat["detected"][0, 0]]
+        for row, column, about in ((0, 0, {"shape": (3, 10, 20), "external": [(str(tmp_path / "secret"), 0, 600)]}),
+                                   (1, 0, {"shape": (3, 200_000, 200_000), "chunks": (3, 64, 64)})):
+            made = mat.create_dataset(f"made {row}", dtype="u1", **about)
+            table[row, column] = made.ref
+    found = find_sets(tmp_path)["CUHK03"]
+    assert len(found) < len(before) and not any("made" in sample.cell for sample in found.samples)
+    assert found.left_out == {"kept in another file": 1, "larger than an image may be": 1}
+    with h5py.File(tmp_path / "other.h5", "w") as other, h5py.File(file, "r+") as mat:
+        mat.copy("detected", other)
+        del mat["detected"]
+        mat["detected"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/detected")
+    with pytest.warns(UserWarning, match="detected is not in the file itself but a link"):
+        assert find_sets(tmp_path) == {}
+
+
 def test_cells_that_are_no_8_bit_image_are_counted_and_left_out(tmp_path):
     write_cuhk03_mat(tmp_path / "cuhk-03.mat")
     before = find_sets(tmp_path)["CUHK03"]

@@ -23,6 +23,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import scipy.io
+from PIL import Image
 
 from bnta_lib.data.real.catalogue import CATALOGUE, DISTRACTORS, JUNK
 from bnta_lib.data.real.records import Found, Sample
@@ -364,6 +365,9 @@ def _cuhk03_mats(folders: dict[str, list[str]], problems: list[str]) -> list[Fou
 
 
 def _cuhk03_cells(mat: h5py.File, file: Path, kind: str) -> Found:
+    # What lies in another file could be any file of the machine, and no copy of this one would have it.
+    if not isinstance(mat.get(kind, getlink=True), h5py.HardLink) or mat[kind].external:
+        raise ValueError(f"{kind} is not in the file itself but a link")
     pairs = mat[kind][()].ravel()
     if len(pairs) != 5:
         raise ValueError(f"{kind} has {len(pairs)} pairs of cameras instead of five")
@@ -383,6 +387,12 @@ def _cuhk03_cells(mat: h5py.File, file: Path, kind: str) -> Found:
                 continue  # an empty cell
             if shape[0] != 3 or image.dtype != np.uint8:
                 left_out["no image of 8 bits and three colours"] += 1
+                continue
+            if image.get_create_plist().get_external_count():
+                left_out["kept in another file"] += 1
+                continue
+            if shape[1] * shape[2] > Image.MAX_IMAGE_PIXELS:  # Pillow's limit for files
+                left_out["larger than an image may be"] += 1
                 continue
             place = names.get(h5py.h5o.get_info(image).addr)
             place = place or h5py.h5r.get_name(cells[column, row], mat.id).decode()
