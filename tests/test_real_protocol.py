@@ -470,3 +470,11 @@ def test_the_paper_profile_on_whole_sets_is_not_the_papers_setting(tmp_path):
         matching_reduction="sum", normalise_features=True, splits=10, ilids_images="single",
     )  # fmt: skip
     assert {name: getattr(PAPER, name) for name in said} == said
+
+
+def test_splits_of_a_part_of_a_set_pass_for_the_published_ones(tmp_path, capsys):
+    from bnta_lib.data.__main__ import main
+
+    real_trees.tree("VIPeR", real_trees.LAYOUTS["VIPeR"][0], tmp_path / "sets", people=12)
+    assert main(["splits", str(tmp_path / "sets"), str(tmp_path / "out")]) == 0
+    assert "VIPeR: 12 of its 632 people are there: these are not the splits" in capsys.readouterr().err

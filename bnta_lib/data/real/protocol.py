@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -336,8 +337,14 @@ def add_parser(commands) -> None:
 
 def main_splits(options: argparse.Namespace) -> int:
     """Run from the command line; returns the exit code."""
-    from bnta_lib.data.real.layouts import find_sets
+    from bnta_lib.data.real.layouts import expected, find_sets
 
-    for path in write_splits(find_sets(options.root, tuple(TORCHREID)), options.out):
+    sets = find_sets(options.root, tuple(TORCHREID))
+    for path in write_splits(sets, options.out):
         print(f"wrote {path}")
+    for name in (n for n in TORCHREID if n in sets):
+        people = expected(name)[1]
+        if sets[name].people < people:
+            print(f"{name}: {sets[name].people:,} of its {people:,} people are there: these are not the splits of the "
+                  "published set; `python -m bnta_lib.data check` says what is missing", file=sys.stderr)
     return 0
