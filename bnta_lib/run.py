@@ -53,7 +53,7 @@ def typed(notebook: str | Path, given: Mapping[str, str]) -> dict:
         kind = OPTIONAL.get(name, str) if default is None else type(default)
         try:
             values[name] = None if default is None and text == "None" else _value(text, kind)
-        except ValueError:
+        except (ValueError, SyntaxError):
             wrong.append(f"{name} is {_WORDS[kind]}, and not {text!r}")
     if wrong:
         raise ValueError("\n".join(wrong))

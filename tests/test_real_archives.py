@@ -615,5 +615,27 @@ def test_a_password_that_cannot_be_read_is_said(tmp_path, capsys, password, why)
 def test_a_file_in_the_place_of_the_root_is_said(tmp_path):
     archive = pack(write_source(tmp_path / "source", 2), tmp_path / "a.zip")
     (tmp_path / "root").write_bytes(b"x")
-    with pytest.raises(OSError, match="is a file where a folder should be"):
-        prepare(archive, tmp_path / "root")
+    for root in (tmp_path / "root", tmp_path / "root" / "below" / "it"):
+        with pytest.raises(OSError, match=f"^{tmp_path / 'root'} is a file where a folder should be"):
+            prepare(archive, root)
+
+
+def test_a_zip_that_begins_as_a_program_is_unpacked(tmp_path):
+    plain = pack(write_source(tmp_path / "source", 2), tmp_path / "a.zip")
+    (tmp_path / "b.zip").write_bytes(b"#!/bin/sh\nexit\n" + plain.read_bytes())
+    assert contents(prepare(tmp_path / "b.zip", tmp_path / "root")) == contents(tmp_path / "source")
+
+
+def test_commands_say_what_is_in_the_way_without_the_systems_numbers(tmp_path, capsys, monkeypatch):
+    plain = pack(write_source(tmp_path / "source", 2), tmp_path / "a.zip")
+    (tmp_path / "file").write_bytes(b"x")
+    assert main(["prepare", str(plain), str(tmp_path / "file" / "root")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{tmp_path / 'file'} is a file where") and "Errno" not in said
+
+    def hungry(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(archives, "prepare", hungry)
+    assert main(["prepare", str(plain), str(tmp_path / "root")]) == 2
+    assert "too little memory" in capsys.readouterr().err

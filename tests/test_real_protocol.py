@@ -476,5 +476,8 @@ def test_splits_of_a_part_of_a_set_pass_for_the_published_ones(tmp_path, capsys)
     from bnta_lib.data.__main__ import main
 
     real_trees.tree("VIPeR", real_trees.LAYOUTS["VIPeR"][0], tmp_path / "sets", people=12)
+    (tmp_path / "file").write_bytes(b"x")
+    assert main(["splits", str(tmp_path / "sets"), str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith("cannot write")
     assert main(["splits", str(tmp_path / "sets"), str(tmp_path / "out")]) == 0
     assert "VIPeR: 12 of its 632 people are there: these are not the splits" in capsys.readouterr().err

@@ -41,6 +41,7 @@ def test_values_get_the_types_of_the_notebooks_own():
     ({"N": "None"}, "N is a whole number, and not 'None'"),
     ({"K": "1.5"}, "K is a whole number, and not '1.5'"),
     ({"guarded": "yes"}, "guarded is True or False, and not 'yes'"),
+    ({"guarded": "not now"}, "guarded is True or False, and not 'not now'"),
     ({"guarded": "1"}, "guarded is True or False, and not '1'"),
     ({"guarded": "__import__('os').system('true')"}, "guarded is True or False")])
 def test_unknown_names_and_wrong_types_are_refused_before_a_kernel_starts(given, words, tmp_path, capsys, no_kernel):

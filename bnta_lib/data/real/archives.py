@@ -146,7 +146,7 @@ def checked_name(name: str) -> PurePosixPath:
 
 
 def kind(archive: str | Path) -> str:
-    """What the first bytes say: "zip", "7z", "gz", "bz2", "xz", "tar", "rar", "" for none of them."""
+    """What the first bytes (of a zip, or the last) say: "zip", "7z", "gz", "bz2", "xz", "tar", "rar", "" for none of them."""
     with open(archive, "rb") as file:
         start = file.read(512)
     for begin, what in ((b"PK\x03\x04", "zip"), (b"PK\x05\x06", "zip"), (b"7z\xbc\xaf\x27\x1c", "7z"),
@@ -157,7 +157,8 @@ def kind(archive: str | Path) -> str:
     try:
         tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
-        return ""
+        # A zip's directory stands at its end: one that unpacks itself begins as a program.
+        return "zip" if zipfile.is_zipfile(archive) else ""
     return "tar"
 
 
@@ -395,6 +396,9 @@ def _reading(archive: Path, password: str | None) -> Iterator[None]:
 @contextmanager
 def writing(root: Path) -> Iterator[None]:
     """Say in a sentence what stands in the way of writing below ``root``."""
+    # Before the system names what would have lain below it.
+    if (file := next((path for path in (root, *root.parents) if path.is_file()), None)) is not None:
+        raise NotADirectoryError(f"{file} is a file where a folder should be: name another data folder")
     try:
         yield
     except OSError as error:
