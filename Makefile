@@ -10,7 +10,7 @@
 #   make bench                         every speed against its goal, on this machine
 #   make report                        what there is of a run, as web pages that need no network
 #   make lab LAB_ARGS=--allow-root     JupyterLab as root, in a container
-#   make env PYTHON=python3.12         make the environment with another Python (3.11 or newer)
+#   make env PYTHON=python3.12         make the environment with another Python (3.11.5 or newer)
 #   make env HASHED=1                  ... and refuse every file that is not the one these pins were made with
 #   make coverage                      lines and branches of the library that the tests run
 
@@ -66,7 +66,7 @@ notebooks: $(MADE)
 	$(RUN) -m bnta_lib.results --profile laptop --export data/results/laptop.csv.gz
 
 $(MADE): requirements.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make env PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5) and "Python 3.11.5 or newer is needed: make env PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(if $(HASHED),$(RUN) -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements.hashed.txt)
 	$(RUN) -m pip install --disable-pip-version-check -r requirements.txt
