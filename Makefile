@@ -7,6 +7,7 @@
 #   make full                          the paper's size on a GPU: trained, measured, gathered; MINUTES=25 for parts
 #   make paper-check                   what of the paper's ablation study holds here, claim by claim
 #   make torture                       dozens of kills at random moments, of everything that can be continued
+#   make fuzz                          a fuzzer's bytes into everything that reads files of others
 #   make bench                         every speed against its goal, on this machine
 #   make report                        what there is of a run, as web pages that need no network
 #   make lab LAB_ARGS=--allow-root     JupyterLab as root, in a container
@@ -22,7 +23,7 @@ RUN := $(VENV)/bin/python
 PROFILED := BNTA_PROFILE=$(PROFILE) $(RUN)
 MADE := $(VENV)/.made
 
-.PHONY: reproduce full paper-check report test coverage bench torture lab train env notebooks clean distclean
+.PHONY: reproduce full paper-check report test coverage bench torture fuzz lab train env notebooks clean distclean
 
 reproduce: $(MADE)
 	$(PROFILED) -m bnta_lib.reproduce $(if $(DATA),--data "$(DATA)") $(if $(ONLY),--only $(ONLY))
@@ -51,6 +52,11 @@ coverage: $(MADE)
 
 torture: $(MADE)
 	PYTHONPATH=tests $(RUN) tests/torture.py
+
+# Atheris has no place in the environment: it is built for few versions of Python.
+fuzz: $(MADE)
+	$(RUN) -m pip install --quiet --disable-pip-version-check atheris
+	PYTHONPATH=tests $(RUN) tests/fuzz.py
 
 lab: $(MADE)
 	$(PROFILED) -m jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. $(LAB_ARGS) notebooks/00_start_here.ipynb

@@ -12,11 +12,19 @@ from pathlib import Path
 
 
 def a_path(text: str) -> Path:
-    """The path that an argument of a command names. An empty one would be the current folder: a
-    variable that is not set must not unpack there."""
+    """The path that an argument of a command names, ``~`` being the home folder. An empty one would be
+    the current folder: a variable that is not set must not unpack there."""
+    if "\0" in text:
+        raise argparse.ArgumentTypeError("no path has a character of value 0")
+    path = Path(not_empty(text))
+    return path.expanduser() if text.startswith(("~/", "~\\")) or text == "~" else path
+
+
+def not_empty(text: str) -> str:
+    """An argument that is no variable that was not set."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty: is a variable not set?")
-    return Path(text)
+    return text
 
 
 def explained(error: Exception, path: str | Path) -> OSError | None:
@@ -47,7 +55,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # as below /proc
+            raise OSError(f"{path.parent} cannot be made: choose another folder") from error
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)

@@ -116,7 +116,10 @@ def load_model(path: str | Path, settings: Settings) -> BNTANet:
         if name.endswith(".scale"):
             continue
         if tensor.dtype == torch.int8:
-            scale = stored[f"{name}.scale"]
+            scale = stored.get(f"{name}.scale")
+            if scale is None or not tensor.ndim or scale.shape != tensor.shape[:1]:
+                raise ValueError(f"{path} is damaged: {name} has no scale that fits it; restore it from version "
+                                 "control, or train again")
             tensor = tensor.float() * scale.view(-1, *[1] * (tensor.ndim - 1))
         tensors[name] = tensor
     if "fc_g.weight" not in tensors:

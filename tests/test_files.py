@@ -1,6 +1,10 @@
 """Files are whole or as before, whatever stops the writing."""
 
+import signal
 import stat
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -75,3 +79,17 @@ def test_a_folder_without_permission_gives_an_unclear_error():
     with pytest.raises(OSError) as caught, atomic("/proc/self/fdinfo/a"):
         pass
     assert caught.value.filename or "no permission to write" in str(caught.value)
+
+
+def test_an_interrupt_before_a_command_has_begun_is_said_in_a_line(tmp_path):
+    """At moments over its start, until it has begun: never a traceback of imports."""
+    ended = []
+    for wait in (0.5, 0.9, 1.3, 1.7, 2.1):
+        command = [sys.executable, "-m", "bnta_lib.data", "check", str(tmp_path)]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
+                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        ended.append((process.communicate()[1], process.returncode))
+    early = [said for said, code in ended if "stopped before it began" in said and code == 130]
+    assert early and all("bnta_lib/__init__" not in said for said, _ in ended)

@@ -527,6 +527,42 @@ def test_what_was_changed_in_the_meantime_is_unpacked_again(tmp_path):
     assert contents(prepare(archive, root)) == contents(tmp_path / "source")
 
 
+@pytest.mark.parametrize("line", [b"5", b"[1, 2]", b"[1, 2, 3]", b'["a", "b", "c"]', b"\xff\xfe", b"[" * 100_000])
+def test_a_journal_that_other_hands_changed_is_no_obstacle(tmp_path, line):
+    archive, root, stage = begun(tmp_path)
+    lines = (stage / "journal").read_bytes().splitlines()
+    (stage / "journal").write_bytes(b"\n".join([*lines[:4], line, *lines[4:]]))
+    assert contents(prepare(archive, root)) == contents(tmp_path / "source")
+
+
+def test_a_repaired_tar_is_not_mixed_with_the_damaged_one(tmp_path, monkeypatch):
+    """Of the same size, names and ends: 60 members of 40 kB, one of them another."""
+    def tar(seed: int) -> Path:
+        made = [(tarfile.TarInfo(f"{k:02d}"), random.Random(seed if k == 30 else k).randbytes(40_000))
+                for k in range(60)]
+        return tarred(tmp_path / "a.tar", made)
+
+    archive, finish, calls = tar(1_000), archives._Sink.finish, iter(range(60))
+
+    def stopped(sink):
+        finish(sink)
+        if next(calls) == 40:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(archives._Sink, "finish", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(archive, tmp_path / "root")
+    monkeypatch.undo()
+    folder = prepare(tar(2_000), tmp_path / "root")
+    assert (folder / "30").read_bytes() == random.Random(2_000).randbytes(40_000)
+
+
+def test_an_archive_without_an_ending_is_not_unpacked_over_itself(tmp_path):
+    archive = pack(write_source(tmp_path / "source", 2), tmp_path / "a.zip").rename(tmp_path / "a")
+    with pytest.raises(ValueError, match="over itself"):
+        prepare(archive, tmp_path)
+
+
 def test_another_archive_of_the_same_name_begins_anew(tmp_path):
     archive, root, stage = begun(tmp_path)
     shutil.rmtree(tmp_path / "source")
@@ -555,9 +591,23 @@ def test_a_mistyped_password_loses_nothing(tmp_path):
     assert (prepare(tmp_path / "a.7z", tmp_path / "root", "right") / "one").read_bytes() == b"1" * 100_000
 
 
+def test_what_another_process_finished_in_the_meantime_is_taken(tmp_path, monkeypatch):
+    archive, root, stage = begun(tmp_path)
+    hold = archives.alone
+
+    def late(folder):
+        monkeypatch.setattr(archives, "alone", hold)
+        prepare(archive, root)
+        return hold(folder)
+
+    monkeypatch.setattr(archives, "alone", late)
+    assert contents(prepare(archive, root)) == contents(tmp_path / "source")
+    assert os.listdir(root) == ["a"]
+
+
 def test_two_at_once_do_not_disturb_each_other(tmp_path):
     archive, root, stage = begun(tmp_path)
-    with archives._alone(stage), pytest.raises(OSError, match="another process"):
+    with archives.alone(stage), pytest.raises(OSError, match="another process"):
         prepare(archive, root)
     assert contents(prepare(archive, root)) == contents(tmp_path / "source")
 
@@ -618,6 +668,26 @@ def test_a_file_in_the_place_of_the_root_is_said(tmp_path):
     for root in (tmp_path / "root", tmp_path / "root" / "below" / "it"):
         with pytest.raises(OSError, match=f"^{tmp_path / 'root'} is a file where a folder should be"):
             prepare(archive, root)
+
+
+def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    pack(write_source(tmp_path / "source", 2), tmp_path / "a.zip")
+    assert main(["prepare", "a.zip", "~/sets"]) == 0
+    assert contents(tmp_path / "home" / "sets" / "a") == contents(tmp_path / "source")
+    assert not (tmp_path / "~").exists()
+    with pytest.raises(SystemExit):
+        main(["prepare", "a.zip", "a\0b"])
+    assert "value 0" in capsys.readouterr().err
+
+
+def test_a_password_file_of_windows_is_read(tmp_path):
+    with py7zr.SevenZipFile(tmp_path / "a.7z", "w", password="right") as file:
+        file.writestr(b"1" * 1_000, "one")
+    (tmp_path / "password").write_bytes(b"\xef\xbb\xbfright\r\n")
+    assert main(["prepare", str(tmp_path / "a.7z"), str(tmp_path / "root"), "--password-file",
+                 str(tmp_path / "password")]) == 0
 
 
 def test_a_zip_that_begins_as_a_program_is_unpacked(tmp_path):

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -249,6 +250,25 @@ def test_deep_finds_truncated_empty_and_false_images(small, tmp_path):
         assert said.startswith("1 file ") and what in said
     assert report.decoded == sum(len(found) for found in report.found.values()) - 5
     assert report.exit_code == 1
+
+
+def test_formats_that_start_other_programs_or_break_their_decoders_are_named(tmp_path):
+    """EPS runs Ghostscript; a DDS of unknown flags raises what is neither OSError nor ValueError."""
+    tree("VIPeR", "bmp", tmp_path, people=4)
+    first, second, *_ = sorted((tmp_path / TOP["VIPeR"]).rglob("*.bmp"))
+    first.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    second.write_bytes(b"DDS " + struct.pack("<31I", 124, *[0] * 30))
+    report = check(tmp_path, deep=True)
+    assert "2 files that cannot be decoded" in " ".join(report.differences["VIPeR"])
+
+
+def test_a_name_cannot_write_lines_of_the_report(tmp_path):
+    tree("VIPeR", "bmp", tmp_path, people=4)
+    odd = tmp_path / "x\x1b[2K\nVIPeR: all is well"
+    odd.mkdir()
+    os.mkfifo(odd / "pipe\n")
+    said = check(tmp_path).text()
+    assert "\x1b" not in said and "\nVIPeR: all is well" not in said and r"x\x1b[2K\nVIPeR: all is well" in said
 
 
 def test_deep_goes_on_where_it_was_stopped_and_looks_again_at_what_changed(

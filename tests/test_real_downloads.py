@@ -12,8 +12,10 @@ import zipfile
 from types import SimpleNamespace
 
 import pooch
+import py7zr
 import pytest
-from bnta_lib.data.real import downloads
+from bnta_lib.data.__main__ import main
+from bnta_lib.data.real import archives, downloads
 from bnta_lib.data.real.catalogue import CATALOGUE
 from bnta_lib.data.real.downloads import NeedsAgreement, digest, fetch
 
@@ -36,7 +38,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         data, start = site.data, 0
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         mark = site.tag or site.modified
-        if wanted and site.ranges and (not mark or self.headers.get("If-Range") in (None, mark)):
+        if site.elsewhere:
+            self.send_response(302)
+            self.send_header("Location", site.elsewhere)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if wanted and site.ranges and (site.careless or not mark or self.headers.get("If-Range") in (None, mark)):
             start = int(wanted[1]) + site.shift
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
@@ -71,7 +79,7 @@ def site(tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.site = SimpleNamespace(
         data=source.read_bytes(), asked=[], sent=[], cuts=[], then=[], status=0, ranges=True, shift=0, lie=0,
-        length=True, tag='"one"', modified="Mon, 01 Jun 2009 00:00:00 GMT", kind="application/zip",
+        length=True, elsewhere="", careless=False, tag='"one"', modified="Mon, 01 Jun 2009 00:00:00 GMT", kind="application/zip",
         url=f"http://127.0.0.1:{server.server_port}/VIPeR%20ä.v1.0.zip")
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server.site
@@ -180,6 +188,83 @@ def test_a_file_that_changes_between_two_tries_is_not_mixed(site, tmp_path):
     assert got(site, tmp_path / "root") == bytes(other)
 
 
+def test_the_rest_of_another_file_is_not_appended_by_a_server_that_ignores_the_condition(site, tmp_path):
+    site.cuts = [100_000]
+    other = bytearray(site.data)
+    other[40:99_000] = bytes(98_960)
+
+    def change():
+        site.data, site.tag, site.careless = bytes(other), '"two"', True
+
+    site.then = [change]
+    assert got(site, tmp_path / "root") == bytes(other)
+
+
+def test_two_at_once_do_not_write_into_one_file(site, tmp_path):
+    begun, go_on = threading.Event(), threading.Event()
+    site.cuts, site.then = [100_000], [lambda: (begun.set(), go_on.wait(20))]
+    found = []
+    first = threading.Thread(target=lambda: found.append(fetch("viper", tmp_path / "root", site.url, pause=0)))
+    first.start()
+    assert begun.wait(20)
+    with pytest.raises(OSError, match="in use: another process"):
+        fetch("viper", tmp_path / "root", site.url, pause=0)
+    go_on.set()
+    first.join(20)
+    assert found[0].read_bytes() == site.data
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_an_archive_without_its_end_is_not_kept(site, tmp_path, length):
+    site.data, site.length = site.data[:-50_000], length
+    with pytest.raises((ValueError, OSError), match="without its end" if length else "it ends early"):
+        fetch("VIPeR", tmp_path / "root", site.url, pause=0)
+    assert not (tmp_path / "root" / "VIPeR ä.v1.0.zip").exists()
+
+
+def test_a_7z_without_its_end_is_not_complete(tmp_path):
+    with py7zr.SevenZipFile(tmp_path / "a.7z", "w") as file:
+        file.writestr(b"1" * 1_000, "one")
+    assert archives.complete(tmp_path / "a.7z")
+    (tmp_path / "b.7z").write_bytes((tmp_path / "a.7z").read_bytes()[:-1])
+    assert not archives.complete(tmp_path / "b.7z")
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "5", '{"url": 1, "unchanged": "x", "total": "9"}', "[" * 100_000, "\xff"])
+def test_a_damaged_note_of_what_came_begins_anew(site, tmp_path, text):
+    left = tmp_path / "root" / ".VIPeR ä.v1.0.zip.download"
+    left.mkdir(parents=True)
+    (left / "part").write_bytes(b"PK")
+    (left / "state.json").write_bytes(text.encode("latin-1"))
+    assert got(site, tmp_path / "root") == site.data
+
+
+def test_a_password_in_an_address_is_not_shown(site, tmp_path):
+    site.status = 404
+    with pytest.raises(OSError) as caught:
+        fetch("VIPeR", tmp_path / "root", site.url.replace("//", "//me:secret@"), pause=0)
+    assert "secret" not in str(caught.value) and "//…@127.0.0.1" in str(caught.value)
+
+
+def test_an_address_that_is_empty_or_leads_elsewhere_is_said_at_once(site, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["fetch", "VIPeR", str(tmp_path), "--url", ""])
+    assert "is a variable not set?" in capsys.readouterr().err
+    site.elsewhere = "file:///etc/passwd"
+    with pytest.raises(OSError, match="leads to no archive"):
+        fetch("VIPeR", tmp_path / "root", site.url, pause=0)
+    assert len(site.asked) == 1
+
+
+def test_the_digest_is_stated_where_it_cannot_be_noted(small_disk):
+    archive = small_disk / "a.zip"
+    archive.write_bytes(b"PK" * 500)
+    expected = hashlib.sha256(b"PK" * 500).hexdigest()
+    (small_disk / "filler").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize))
+    with pytest.warns(UserWarning, match="the digest is not noted: the disk is full"):
+        assert digest(archive) == (expected, "")
+
+
 @pytest.mark.parametrize("wrong", ["another place", "too far"])
 def test_an_answer_for_other_bytes_begins_anew(site, tmp_path, wrong):
     site.cuts = [100_000]
@@ -271,7 +356,8 @@ def test_sets_with_an_agreement_are_never_asked_for(tmp_path, site, capsys):
 
 @pytest.mark.parametrize(("name", "url", "why"), [
     ("Market1501", None, "there are CUHK02"), ("VIPeR", "ftp://a/b.zip", "no address"),
-    ("VIPeR", "http://host/", "no address"), ("VIPeR", "http://host/a%2F..%2Fb.zip", "no address"),
+    ("VIPeR", "http://host/", "no address"), ("VIPeR", "", "no address"), ("VIPeR", "http://[::1/x.zip", "no address"),
+    ("VIPeR", "http://host/a%0ab.zip", "no address"), ("VIPeR", "http://host/a%2F..%2Fb.zip", "no address"),
 ])
 def test_wrong_names_and_addresses_are_said(tmp_path, name, url, why):
     with pytest.raises(ValueError, match=why):

@@ -1,8 +1,11 @@
 """Published targets: who is probe and gallery, and that what is trained and printed says so."""
 
+import base64
 import importlib
 import json
+import os
 import shutil
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from bnta_lib.data import (
     find_real, found_table, load_source_samples, load_sources, load_targets, real_root, training_sources,
 )  # fmt: skip
 from bnta_lib.data.folder import write_folder
-from bnta_lib.data.real import protocol
+from bnta_lib.data.real import matlab, protocol
 from bnta_lib.data.real.layouts import find_sets
 from bnta_lib.data.real.mixture import mixture, some_of
 from bnta_lib.data.real.protocol import (
@@ -169,6 +172,35 @@ def test_grid_without_its_mat_is_split_by_lot(grid, tmp_path):
     real_trees.write_partitions(mat, 260)
     with pytest.raises(ValueError, match="people whom .* does not show"):
         official_splits(empty)
+
+
+# Damaged files, found by changing single bytes: SciPy's reader ends the process at the first, and does not
+# come to an end with the second.
+ENDS_THE_PROCESS = (
+    'c-r%I4DoSvQZUssQ1EpO(M`+DNmU5QNi0drFUqx2D9A6)tk6+#E=o--Nlj76&$ChpPApOI%P&(fvQRLvv@)`^GBH*#GB7e@AOkRZ'
+    '`tkv(9Xt#SY(Sa=Bm|XWMdEWoX>K4cDN4-D^GvC5%*g?(1L?P5MCfP2qMs4PTowjSC|??ga}twMbBaL*rxuq0%|+P2fH0o{VLlrH'
+    '^Esj7FaXl;fux@gi+*M#{lK7LkU-)i`-c+qn4x?YD9wgs-f#{-bbpg;9(p_s_wd8#Uuwt4NXWk|RLZ}sBP{=d{9}XUe{#)Z8KL1v'
+    't^CV0!tyT@wd#+RgyVzi;U_+f!jEA9!fz1eUluC0|Ip)Oq_kgHXw-gz#RmW=1&V3')
+NEVER_ENDS = (
+    'c-r%I4DoSvQZUssQ1EpO(M`+DNmU5QNi0drFUqx2D9A6)tk6+#E=o--Nlj76&$ChpPApOI%P&(fvQRLvv@)`^GBH*#GB7e@AOkRZ'
+    '`tkv(9Xt#SY(Sa=Bm|XWMdEWoX>K4cDN4-D^GvC5%*g?(1L?P5MCfP2qMs4PTowjSC|??ga}twMbBaL*rxuq0%|+P2fH0o{VLlrH'
+    '^Esj7FaXl;fux@gi+*M#{lK7LkU-)i`-c+qn4x?YD9wgs-f#{-bbn(v?<zs_(BomahaW!wQae6ILjGl;QvPKfVfmK{E!~i79?J*~'
+    'KWgP)rV*BZnMkTXD2tEL@S}P7Sq|0w%fetumG&Qce2kRz$3mm_3oJeWiXV#}')
+
+
+@pytest.mark.parametrize("data, why", [(ENDS_THE_PROCESS, "ends the process"), (NEVER_ENDS, "within 4 seconds")])
+def test_a_partition_file_that_no_reader_survives_is_named(grid, tmp_path, monkeypatch, data, why):
+    monkeypatch.setattr(matlab, "SECONDS", 4)
+    mat = tmp_path / "features_and_partitions.mat"
+    mat.write_bytes(zlib.decompress(base64.b85decode(data)))
+    with pytest.raises(ValueError, match=f"{mat} does not hold GRID's splits.*{why}"):
+        official_splits(replace(grid, folder=tmp_path))
+
+
+def test_a_pipe_in_the_place_of_the_partitions_is_not_waited_for(grid, tmp_path):
+    os.mkfifo(tmp_path / "features_and_partitions.mat")
+    with pytest.raises(FileNotFoundError, match="not below"):
+        official_splits(replace(grid, folder=tmp_path))
 
 
 def test_a_mat_in_upper_case_is_not_found(grid, tmp_path):

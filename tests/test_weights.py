@@ -126,3 +126,14 @@ def test_weights_of_another_stride_or_input_size_are_not_taken_for_these(tmp_pat
         load_model(path, replace(small, last_stride=2, height=192))
     with pytest.raises(ValueError, match="height=96"):
         load_model(path, replace(small, height=192))
+
+
+def test_a_tensor_without_its_scale_is_said_to_be_damaged(path, small):
+    tensors = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, "pt") as file:
+        header = file.metadata()
+    name = next(name for name in tensors if name.endswith(".scale"))
+    for changed in ({k: v for k, v in tensors.items() if k != name}, tensors | {name: tensors[name][:-1]}):
+        safetensors.torch.save_file(changed, path, header)
+        with pytest.raises(ValueError, match=f"is damaged: {name.removesuffix('.scale')} has no scale"):
+            load_model(path, small)

@@ -6,6 +6,7 @@ is a distractor that matches nobody. Other files (``Thumbs.db``, text) are ignor
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ NAMING_SAYS = (
     "expected names such as 0002_c1s1_000451_03.jpg (person 2, camera 1), as Market-1501 has "
     "them, ending in .jpg, .jpeg, .png or .bmp"
 )
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # Pillow's names of what is opened
 _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp"}
 
 
@@ -128,9 +130,9 @@ def _read(path: Path, found: list[tuple[Path, int, int]], size: tuple[int, int])
     images = np.empty((len(found), 3, height, width), np.uint8)
     for i, (file, _, _) in enumerate(found):
         try:
-            with Image.open(file) as opened:
+            with opened_image(file) as opened:
                 picture = upright_rgb(opened).resize((width, height), Image.Resampling.BILINEAR)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # decoders fail in many ways where bytes are not what the format says
             raise ValueError(f"{file} cannot be decoded as an image ({error}): replace or delete "
                              "it") from error
         images[i] = np.asarray(picture).transpose(2, 0, 1)
@@ -139,6 +141,13 @@ def _read(path: Path, found: list[tuple[Path, int, int]], size: tuple[int, int])
     if not camids.min():  # some sets count their cameras from 0
         camids += 1
     return ReIDSet(path.name, torch.from_numpy(images), pids, camids, origin="own folder")
+
+
+def opened_image(file: str | Path) -> Image.Image:
+    """An image file, of a format that crops and frames come in. Others are UnidentifiedImageError: Pillow
+    knows many, some of which start another program (EPS) or are hardly ever looked at for faults."""
+    # Read whole first: a file that is decoded lazily would be held open.
+    return Image.open(io.BytesIO(Path(file).read_bytes()), formats=FORMATS)
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:

@@ -7,7 +7,6 @@ belong to one track: the same person, before the same camera, within a short tim
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bnta_lib.data.folder import upright_rgb
+from bnta_lib.data.folder import opened_image, upright_rgb
 from bnta_lib.guards import Guards
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
@@ -136,7 +135,7 @@ def read_crops(
             continue
         try:
             picture = _decoded(file)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except Exception as error:  # decoders fail in many ways where bytes are not what the format says
             reason = getattr(error, "strerror", None) or (
                 "it has more pixels than Pillow takes for sound" if isinstance(error, Image.DecompressionBombError)
                 else "its content is no image, or damaged")
@@ -157,8 +156,7 @@ def read_crops(
 
 
 def _decoded(file: Path) -> Image.Image:
-    # Read whole first: a file that is decoded lazily would be held open.
-    with Image.open(io.BytesIO(file.read_bytes())) as opened:
+    with opened_image(file) as opened:
         return upright_rgb(_on_white(ImageOps.exif_transpose(opened)))
 
 

@@ -20,6 +20,7 @@ import re
 import shlex
 import shutil
 import stat
+import struct
 import sys
 import tarfile
 import tempfile
@@ -27,7 +28,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -78,32 +79,45 @@ def prepare(archive: str | Path, root: str | Path, password: str | None = None,
     name = _ENDING.sub("", archive.name)
     if not name.strip(". "):
         raise Refused(f"{archive}: the folder is named by the archive, so give it another name")
+    if (root / name).absolute() == archive.absolute():
+        raise Refused(f"{archive} would be unpacked over itself: give it its ending (.zip, .tar, .7z), or name "
+                      "another data folder")
     target, stage = root / name, root / f".{name}.part"
     with writing(root), _named(archive), ExitStack() as opened:
         with _reading(archive, password):
             reader = opened.enter_context(closing(_reader(archive, password)))
             members = _checked(archive, reader)
-        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-            with _reading(archive, password):
-                difference = _difference(reader, members, target)
-            if difference:
-                raise FileExistsError(f"{target} is there with other content ({difference}): move it away, "
-                                      "then run again")
-            shutil.rmtree(stage, ignore_errors=True)  # of a stop between the rename and the end
-            return target
-        with _alone(stage):
-            try:
-                _unpack(archive, reader, members, stage, password, progress)
-            except Refused:
-                # A damaged archive is not continued; one with a mistyped password is.
-                if password is None or len((stage / "journal").read_text().splitlines()) < 2:
+        if not _filled(target):
+            with alone(stage):
+                if not _filled(target):  # nor has another process done it while this one read
+                    _unpack_or_clear(archive, reader, members, stage, password, progress)
+                    if target.exists():  # an empty folder
+                        target.rmdir()
+                    os.rename(stage / "files", target)
                     shutil.rmtree(stage)
-                raise
-            if target.exists():  # an empty folder
-                target.rmdir()
-            os.rename(stage / "files", target)
-            shutil.rmtree(stage)
+                    return target
+        with _reading(archive, password):
+            difference = _difference(reader, members, target)
+        if difference:
+            raise FileExistsError(f"{target} is there with other content ({difference}): move it away, "
+                                  "then run again")
+        shutil.rmtree(stage, ignore_errors=True)  # of a stop between the rename and the end
     return target
+
+
+def _filled(folder: Path) -> bool:
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+
+
+def _unpack_or_clear(archive: Path, reader: _Zip | _Tar | _SevenZip, members: list[Member], stage: Path,
+                     password: str | None, progress: bool) -> None:
+    try:
+        _unpack(archive, reader, members, stage, password, progress)
+    except Refused:
+        # A damaged archive is not continued; one with a mistyped password is.
+        if password is None or len((stage / "journal").read_text().splitlines()) < 2:
+            shutil.rmtree(stage)
+        raise
 
 
 @contextmanager
@@ -143,6 +157,18 @@ def checked_name(name: str) -> PurePosixPath:
     if long or len(os.fsencode(name)) > 1024:
         raise Refused(f"the name of the member {shown} is too long (255 bytes a part, 1,024 in all)")
     return PurePosixPath(*parts)
+
+
+def complete(archive: str | Path) -> bool:
+    """Whether its end is there. Of a zip and a 7z, which say where it is; of others it is not known."""
+    what, size = kind(archive), Path(archive).stat().st_size
+    if what == "zip":
+        return zipfile.is_zipfile(archive)
+    if what == "7z":
+        with open(archive, "rb") as file:
+            offset, length = struct.unpack("<QQ", file.read(28)[12:].ljust(16, b"\xff"))
+        return 32 + offset + length <= size
+    return True
 
 
 def kind(archive: str | Path) -> str:
@@ -313,12 +339,15 @@ def _unpack(archive: Path, reader: _Zip | _Tar | _SevenZip, members: list[Member
 
 
 def _identity(archive: Path, members: list[Member]) -> list[object]:
-    """Tells an archive from another of the same name: its size, ends and members."""
-    digest = hashlib.sha256()
+    """Tells an archive from another of the same name: its size, members, and ends. Of one that holds no
+    CRC-32 of its members (tar) all of it: a repaired copy may differ in nothing else."""
     with open(archive, "rb") as file:
-        digest.update(file.read(_CHUNK))
-        file.seek(max(0, archive.stat().st_size - _CHUNK))
-        digest.update(file.read(_CHUNK))
+        if any(member.crc is None and member.size for member in members):
+            digest = hashlib.file_digest(file, "sha256")
+        else:
+            digest = hashlib.sha256(file.read(_CHUNK))
+            file.seek(max(0, archive.stat().st_size - _CHUNK))
+            digest.update(file.read(_CHUNK))
     digest.update(json.dumps([(member.name, member.size, member.crc) for member in members]).encode())
     return ["archive", archive.stat().st_size, digest.hexdigest()]
 
@@ -328,10 +357,13 @@ def _kept(journal: Path, files: Path, identity: list[object]) -> dict[str, list[
     if not journal.is_file():
         return {}
     lines = []
-    for line in journal.read_text().splitlines():
+    for line in journal.read_text(errors="replace").splitlines():
         try:
             lines.append(json.loads(line))
-        except json.JSONDecodeError:  # cut short by a stop
+            first, size, last = lines[-1]
+            _ = (files / first, size + 0, last + 0) if len(lines) > 1 else None
+        except (ValueError, TypeError, RecursionError):  # cut short by a stop, or by other hands
+            del lines[-1:]
             break
     if lines[:1] != [identity]:
         return {}
@@ -355,22 +387,31 @@ def _size(size: int) -> str:
 
 
 @contextmanager
-def _alone(stage: Path) -> Iterator[None]:
-    """Make the staging folder and hold it, so that no second process unpacks the same archive."""
-    stage.mkdir(parents=True, exist_ok=True)
+def alone(stage: Path) -> Iterator[None]:
+    """Make the staging folder and hold it, so that no second process works on the same archive."""
     try:
         import fcntl
     except ImportError:  # Windows
+        stage.mkdir(parents=True, exist_ok=True)
         yield
         return
-    handle = os.open(stage, os.O_RDONLY)
+    held = None
+    while held is None:
+        stage.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # whoever held it has ended in this moment
+            held = os.open(stage, os.O_RDONLY)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(held)
+                raise OSError(f"{stage} is in use: another process works on the same archive") from None
+            if not stage.exists() or not os.path.samestat(os.fstat(held), os.stat(stage)):
+                os.close(held)
+                held = None
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
-    except BlockingIOError:
-        raise OSError(f"{stage} is in use: the same archive is being unpacked by another process") from None
     finally:
-        os.close(handle)
+        os.close(held)
 
 
 @contextmanager
@@ -618,7 +659,7 @@ def main_prepare(args: argparse.Namespace) -> int:
     password = None
     if args.password_file is not None:
         try:
-            password = (args.password_file.read_text(encoding="utf-8").splitlines() or [""])[0]
+            password = (args.password_file.read_text(encoding="utf-8-sig").splitlines() or [""])[0]
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is no text"
             raise ValueError(f"--password-file {args.password_file} cannot be read ({why}): name a text file "

@@ -73,10 +73,13 @@ class Report:
                      "the sets in"]
         else:
             lines = [f"below {self.root}:", "", self.table().to_string(index=False), ""]
+        said = []
         for name in self.found:
-            lines += [f"{name}: {sentence}" for sentence in self.differences[name]]
-            lines += [f"{name}, for information: {sentence}" for sentence in self.notes[name]]
-        lines += self.problems
+            said += [f"{name}: {sentence}" for sentence in self.differences[name]]
+            said += [f"{name}, for information: {sentence}" for sentence in self.notes[name]]
+        # A file's name may move the cursor, or look like a line of this report.
+        lines += ["".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
+                  for sentence in (*said, *self.problems)]
         if self.decoded is not None:
             lines.append(f"{self.decoded:,} images can be decoded")
         lines += [_where(described) for described in CATALOGUE.values() if described.name not in self.found]

@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import shutil
 import time
+import warnings
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -20,7 +22,7 @@ from tqdm.auto import tqdm
 
 from bnta_lib.data.real import archives
 from bnta_lib.data.real.catalogue import CATALOGUE, Description
-from bnta_lib.files import a_path, atomic
+from bnta_lib.files import a_path, atomic, not_empty
 
 # Digests of owners' archives that others noted down: open-reid's reader of VIPeR.
 NOTED = {"VIPeR": "md5:1c2d9fc1cc800332567a0da25a1ce68c"}
@@ -59,15 +61,15 @@ def fetch(name: str, root: str | Path, url: str | None = None, progress: bool = 
         where = f"Ask for it: {one.ask}" if one.ask.startswith("http") else f"To be had {one.ask}"
         raise NeedsAgreement(f"{one.name} is not downloaded: {one.licence}{note}. {where}. What you have is "
                              "unpacked by: python -m bnta_lib.data prepare ARCHIVE ROOT")
-    url = url or one.url
-    file = unquote(Path(urlsplit(url).path).name)
-    if urlsplit(url).scheme not in ("http", "https") or not file.strip(". ") or "/" in file:
-        raise ValueError(f"{url} is no address of an archive (http://…/name.zip)")
+    url = one.url if url is None else url
+    file = _file_of(url)
     archive, came = root / file, root / f".{file}.download"
     if archive.exists():
         return archive
-    with archives.writing(root):
-        came.mkdir(parents=True, exist_ok=True)
+    with archives.writing(root), archives.alone(came):
+        if archive.exists():  # another process has brought it while this one began
+            shutil.rmtree(came)
+            return archive
         pooch.get_logger().setLevel("WARNING")  # it would ask users to write the digest into their code
         try:
             whole = Path(pooch.retrieve(url, None, "whole", came, progressbar=False,
@@ -79,6 +81,24 @@ def fetch(name: str, root: str | Path, url: str | None = None, progress: bool = 
         os.replace(whole, archive)
         shutil.rmtree(came)
     return archive
+
+
+def _file_of(url: str) -> str:
+    """The name of the archive that lies at an address. Raises ValueError for what is no such address."""
+    try:
+        parts = urlsplit(url)
+        file = unquote(Path(parts.path).name)
+        archives.checked_name(file)
+    except ValueError:
+        file = ""
+    if not file.strip(". ") or "/" in file or parts.scheme not in ("http", "https"):
+        raise ValueError(f"{_shown(url)} is no address of an archive (http://…/name.zip)")
+    return file
+
+
+def _shown(url: str) -> str:
+    """An address without the password that it may hold."""
+    return re.sub(r"//[^/@]*@", "//…@", url)
 
 
 def _size(file: Path) -> int:
@@ -95,9 +115,12 @@ def digest(archive: str | Path) -> tuple[str, str]:
     archive = Path(archive)
     note, seen = archive.with_name(archive.name + ".sha256"), pooch.file_hash(str(archive))
     if note.is_file():
-        return seen, (note.read_text(encoding="utf-8").split() or [""])[0]
-    with atomic(note) as new:
-        new.write_text(f"{seen}  {archive.name}\n", encoding="utf-8")
+        return seen, (note.read_text(encoding="utf-8", errors="replace").split() or [""])[0]
+    try:
+        with atomic(note) as new:
+            new.write_text(f"{seen}  {archive.name}\n", encoding="utf-8")
+    except OSError as error:  # the digest is what was asked for
+        warnings.warn(f"the digest is not noted: {error.strerror or error}", stacklevel=2)
     return seen, ""
 
 
@@ -120,17 +143,26 @@ class Resuming:
         for once in range(TRIES):
             try:
                 self._try(url)
+                if not archives.complete(self.part):
+                    self._cut_short(url)
                 break
             except _Broken as error:
                 if once == TRIES - 1:
                     came = _size(self.part)
-                    raise OSError(f"{url} cannot be reached or breaks off ({error}) after {came:,} bytes, "
+                    raise OSError(f"{_shown(url)} cannot be reached or breaks off ({error}) after {came:,} bytes, "
                                   f"{TRIES} times: run again later to continue, name another address by --url, or "
                                   "unpack an archive that you hold by prepare") from error
                 time.sleep(self.pause * 2**once)
         if not archives.kind(self.part):
-            raise _SomethingElse(f"{url} sends no archive (zip, tar, 7z): {self._elsewhere()}")
+            raise _SomethingElse(f"{_shown(url)} sends no archive (zip, tar, 7z): {self._elsewhere()}")
         os.replace(self.part, output_file)
+
+    def _cut_short(self, url: str) -> None:
+        """What came is not the whole of an archive, although the connection ended as it should."""
+        if self._kept(url)[0].get("total"):
+            raise _SomethingElse(f"{_shown(url)} sends an archive without its end: {self._elsewhere()}")
+        self.part.unlink()
+        raise _Broken("it ends early")
 
     def _try(self, url: str) -> None:
         import requests
@@ -144,6 +176,9 @@ class Resuming:
         try:
             with requests.get(url, headers=headers, stream=True, timeout=(20, 60)) as answer:
                 self._take(url, answer, state, have)
+        except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL, requests.TooManyRedirects) as error:
+            raise OSError(f"{_shown(url)} leads to no archive ({type(error).__name__}): {self._elsewhere()}"
+                          ) from error
         except requests.RequestException as error:
             raise _Broken(type(error).__name__) from error
 
@@ -151,26 +186,26 @@ class Resuming:
         """What is known of the file whose first bytes are there, and how many they are."""
         try:
             state, have = json.loads(self.state.read_text()), self.part.stat().st_size
-        except (FileNotFoundError, json.JSONDecodeError):
-            return {}, 0
+            known, mark, total = state["url"], state["unchanged"], state["total"] + 0
+        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
+            return {}, 0  # nothing is there, or other hands changed it
         # Without a mark of the file's state on the server, the rest may be of another file.
-        if state["url"] != url or not state["unchanged"] or (state["total"] and have > state["total"]):
+        if known != _shown(url) or not mark or (total and have > total):
             return {}, 0
         return state, have
 
     def _take(self, url: str, answer, state: dict, have: int) -> None:
         """Append the answer's bytes to the part, or begin it anew where the answer is the whole file."""
         if have and answer.status_code in (206, 416):
-            span = answer.headers.get("Content-Range", "")
-            if answer.status_code == 416 or span != f"bytes {have}-{state['total'] - 1}/{state['total']}":
+            span, mark = answer.headers.get("Content-Range", ""), _mark(answer.headers)
+            if (answer.status_code == 416 or span != f"bytes {have}-{state['total'] - 1}/{state['total']}"
+                    or mark not in ("", state["unchanged"])):
                 self.part.unlink()  # not what was asked for: the next try begins anew
                 raise _Broken("the file changed on the server")
         elif answer.status_code == 200:
             length = answer.headers.get("Content-Length", "")
-            tag = answer.headers.get("ETag", "")
-            state = {"url": url, "total": int(length) if length.isdigit() else 0,
-                     "unchanged": (tag if not tag.startswith("W/") else "")
-                     or answer.headers.get("Last-Modified", "")}
+            state = {"url": _shown(url), "total": int(length) if re.fullmatch("[0-9]{1,18}", length) else 0,
+                     "unchanged": _mark(answer.headers)}
             self._refuse(url, answer, state["total"])
             self.part.unlink(missing_ok=True)  # of another state
             with atomic(self.state) as new:
@@ -179,7 +214,7 @@ class Resuming:
         elif answer.status_code >= 500 or answer.status_code == 429:
             raise _Broken(f"the server answers {answer.status_code}")
         else:
-            raise OSError(f"{url}: the server answers {answer.status_code}, so the archive is not there: "
+            raise OSError(f"{_shown(url)}: the server answers {answer.status_code}, so the archive is not there: "
                           f"{self._elsewhere()}")
         with (open(self.part, "ab") as part,
               tqdm(total=state["total"] or None, initial=have, unit="B", unit_scale=True,
@@ -188,15 +223,15 @@ class Resuming:
                 have += part.write(data)
                 bar.update(len(data))
                 if have > (state["total"] or MOST_BYTES):
-                    raise _SomethingElse(f"{url} sends more than it announced: {self._elsewhere()}")
+                    raise _SomethingElse(f"{_shown(url)} sends more than it announced: {self._elsewhere()}")
         if have < state["total"]:
             raise _Broken("it ends early")
 
     def _refuse(self, url: str, answer, total: int) -> None:
         if answer.headers.get("Content-Type", "").startswith("text/html"):
-            raise _SomethingElse(f"{url} sends a web page and no archive: {self._elsewhere()}")
+            raise _SomethingElse(f"{_shown(url)} sends a web page and no archive: {self._elsewhere()}")
         if total > MOST_BYTES:
-            raise _SomethingElse(f"{url} announces {total:,} bytes: {self._elsewhere()}")
+            raise _SomethingElse(f"{_shown(url)} announces {total:,} bytes: {self._elsewhere()}")
         if total > (free := shutil.disk_usage(self.part.parent).free):
             raise OSError(f"{self.one.name} is {total:,} bytes and {free:,} are free: make room or choose "
                           "another data folder, then run again")
@@ -204,6 +239,12 @@ class Resuming:
     def _elsewhere(self) -> str:
         return (f"look for it at {self.one.ask}, ask its owner, or give the address of a copy that you may "
                 "use by --url")
+
+
+def _mark(headers) -> str:
+    """What tells one state of a file on its server from another; "" where nothing does."""
+    tag = headers.get("ETag", "")
+    return (tag if not tag.startswith("W/") else "") or headers.get("Last-Modified", "")
 
 
 # The command
@@ -218,7 +259,7 @@ def add_parser(commands) -> None:
                     "ask. Run again after a stop: it continues.")
     parser.add_argument("name", help="a set's name, such as VIPeR")
     parser.add_argument("root", type=a_path, help="the data folder; made where it is missing")
-    parser.add_argument("--url", help="address of a copy, where the owner's server has the archive no longer")
+    parser.add_argument("--url", type=not_empty, help="address of a copy, where the owner's server has the archive no longer")
     parser.set_defaults(run=main_fetch)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import re
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -22,9 +21,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import scipy.io
 from PIL import Image
 
+from bnta_lib.data.real import matlab
 from bnta_lib.data.real.catalogue import CATALOGUE, DISTRACTORS, JUNK
 from bnta_lib.data.real.records import Found, Sample
 
@@ -359,7 +358,7 @@ def _cuhk03_mats(folders: dict[str, list[str]], problems: list[str]) -> list[Fou
             try:
                 with h5py.File(file, "r") as mat:
                     copies += [_cuhk03_cells(mat, file, kind) for kind in ("detected", "labeled")]
-            except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            except Exception as error:  # what HDF5's layers raise for a damaged file shares no base class
                 problems.append(_unusable(file, "the cuhk-03.mat of CUHK03", error))
     return copies
 
@@ -411,21 +410,16 @@ def _sysu_scenes(folders: dict[str, list[str]], problems: list[str]) -> list[Fou
             if name.lower() == "person.mat":
                 try:
                     copies.append(_sysu_boxes(Path(folder, name), folders))
-                except _UNREADABLE as error:
+                except (OSError, ValueError) as error:
                     problems.append(_unusable(Path(folder, name), "the Person.mat of CUHK-SYSU", error))
     return copies
-
-
-# What SciPy raises for a file that is no MATLAB file, is another one, or is damaged.
-_UNREADABLE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError,
-               OverflowError, MemoryError, zlib.error, scipy.io.matlab.MatReadError)
 
 
 _ODD_NAME = "appearance of a person whose name is not p and a number of nine digits at most"
 
 
 def _sysu_boxes(file: Path, folders: dict[str, list[str]]) -> Found:
-    people = scipy.io.loadmat(file, variable_names=["Person"])["Person"].ravel()
+    people = matlab.read("people", file)
     base = str(file.parent.parent if file.parent.name.lower() == "annotation" else file.parent)
     scene = re.compile(rf"s\d+{_IMAGE}", re.IGNORECASE)
     below = {folder: sum(bool(scene.fullmatch(name)) for name in names) for folder, names in folders.items()
@@ -433,13 +427,12 @@ def _sysu_boxes(file: Path, folders: dict[str, list[str]]) -> Found:
     pictures_in = max(below, key=below.get)
     pictures = {name.lower(): Path(pictures_in, name) for name in folders[pictures_in]}
     samples, left_out = [], Counter()
-    for person in people:
-        name = str(person["idname"].item())
+    for name, seen in people:
         # People are p1, p2, ...; one that is named otherwise must not cost the set the others.
         pid = int(name[1:]) if re.fullmatch(r"p[0-9]{1,9}", name) else -1
-        for seen in person["scene"].ravel():
-            picture = pictures.get(str(seen["imname"].item()).lower())
-            left, top, width, height = (int(round(float(v))) for v in seen["idlocate"].ravel())
+        for shown, box in seen:
+            picture = pictures.get(shown.lower())
+            left, top, width, height = box
             if picture is None:
                 left_out["appearance whose picture is missing"] += 1
             elif min(width, height) < 1:

@@ -539,11 +539,11 @@ def _plain(path: str) -> Image.Image | None:
     try:
         with open(path, "rb", buffering=0) as file:
             data = file.read()
-        picture = Image.open(io.BytesIO(data))
+        picture = Image.open(io.BytesIO(data), formats=_FORMATS)
         picture.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:
         return None  # read_image says what is wrong
-    plain = picture.mode == "RGB" and picture.format in _FORMATS and not _ORIENTED & picture.info.keys()
+    plain = picture.mode == "RGB" and not _ORIENTED & picture.info.keys()
     return picture if plain else None
 
 

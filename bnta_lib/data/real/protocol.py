@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy.io
 import torch
 from torch import Tensor
 
+from bnta_lib.data.real import matlab
 from bnta_lib.data.real.records import Found, Sample
 from bnta_lib.data.sets import Split, Target
 from bnta_lib.files import a_path, atomic
@@ -99,18 +100,18 @@ def official_splits(found: Found) -> list[list[int]]:
     Raises FileNotFoundError where the .mat is not beside the images, ValueError where it does not
     hold the splits or they name people whom the images do not show.
     """
-    mat = next((file for file in sorted(found.folder.rglob("*"))
-                if file.name.lower() == "features_and_partitions.mat"), None)
+    # Only files: to open a pipe could wait for ever. What the walk cannot reach is no set's.
+    mat = next((path for folder, _, names in os.walk(found.folder) for name in sorted(names)
+                if name.lower() == "features_and_partitions.mat" and (path := Path(folder, name)).is_file()), None)
     if mat is None:
         raise FileNotFoundError("GRID's ten splits are in its features_and_partitions.mat, which is not "
                                 f"below {found.folder}: take it from the owner's archive")
     try:
-        cells = scipy.io.loadmat(mat)["trainIdxAll"][0]
-        splits = [[int(pid) for pid in cell[0][0][2][0]] for cell in cells]
+        splits = matlab.read("partitions", mat)
     except PermissionError as error:
         raise PermissionError(f"{mat} holds GRID's splits and may not be read by you: change its permissions "
                               "or copy it") from error
-    except Exception as error:  # what SciPy raises for a damaged file shares no base class
+    except (OSError, ValueError) as error:
         raise ValueError(f"{mat} does not hold GRID's splits, or is damaged ({error}): take it from the "
                          "owner's archive") from error
     people = {sample.pid for sample in found.samples} - {0}
@@ -318,8 +319,14 @@ def write_splits(sets: Mapping[str, Found], out: str | Path) -> list[Path]:
     for name in (n for n in TORCHREID if n in sets):
         path = Path(out) / TORCHREID[name]
         text = json.dumps(torchreid_splits(sets[name]), indent=1, ensure_ascii=False)
+        try:
+            data = text.encode()
+        except UnicodeEncodeError as error:
+            near = text[max(error.start - 60, 0):error.end].rpartition('"')[2]
+            raise ValueError(f"{name}: a file's name is no UTF-8 text, and {path.name} cannot name it (near "
+                             f"{near!r}): rename it or its folder") from None
         with atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(data)
         paths.append(path)
     if not paths:
         raise FileNotFoundError(f"none of {', '.join(TORCHREID)} was found: `python -m bnta_lib.data check` "

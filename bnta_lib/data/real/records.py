@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import h5py
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from bnta_lib.data.folder import upright_rgb
+from bnta_lib.data.folder import opened_image, upright_rgb
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +56,7 @@ def read_image(sample: Sample, matlab: h5py.File | None = None) -> Image.Image:
                     return read_image(sample, opened)
             # MATLAB keeps arrays column by column: (3, width, height) here.
             return Image.fromarray(np.ascontiguousarray(np.asarray(matlab[sample.cell]).T, np.uint8))
-        # Read whole first: a file that is decoded lazily would be held open.
-        with Image.open(io.BytesIO(sample.file.read_bytes())) as opened:
+        with opened_image(sample.file) as opened:
             picture = upright_rgb(opened)
         if sample.box is None:
             return picture
@@ -68,7 +66,7 @@ def read_image(sample: Sample, matlab: h5py.File | None = None) -> Image.Image:
         if left >= right or top >= bottom:
             raise ValueError(f"the box {sample.box} lies outside its {picture.width} x {picture.height} pixels")
         return picture.crop((left, top, right, bottom))
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders fail in many ways where bytes are not what the format says
         where = f"{sample.file}{' ' + sample.cell if sample.cell else ''}"
         # Pillow's own sentence names an object of this process.
         why = "of no format that is known" if isinstance(error, UnidentifiedImageError) else error

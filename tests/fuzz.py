@@ -1,0 +1,255 @@
+"""Bytes from a fuzzer into everything that reads a file from elsewhere.
+
+``python tests/fuzz.py [--seconds 60] [--only archive image]`` (``make fuzz``). Atheris, which this needs and
+the environment does not hold (``pip install atheris``), changes good files at random and keeps what reaches
+new code. A reader must give what it read, or raise what its docstring says: OSError or ValueError, with a
+sentence. Prints how many inputs each reader was given; exits with 1 where one raised something else, ended the
+process, or took longer than ``SLOW`` seconds, and leaves that input in ``--keep``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+SLOW = 20  # seconds for one input
+EXPECTED = (OSError, ValueError)
+
+
+# ---------------------------------------------------------------- readers: name -> (good files, reader)
+
+
+def archive(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
+    """Zip, tar, gz, xz and 7z, unpacked into a folder: nothing may appear beside it."""
+    import py7zr
+    from bnta_lib.data.real.archives import prepare
+
+    files = {"a/1.txt": b"one" * 30, "a/2.txt": b"", "b.txt": bytes(range(256))}
+    good = []
+    with zipfile.ZipFile(held := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in files.items():
+            file.writestr(name, data)
+    good.append(held.getvalue())
+    for mode in ("w:", "w:gz", "w:xz"):
+        with tarfile.open(fileobj=(held := io.BytesIO()), mode=mode) as file:
+            for name, data in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
+        good.append(held.getvalue())
+    with py7zr.SevenZipFile(held := io.BytesIO(), "w") as file:
+        for name, data in files.items():
+            file.writestr(data, name)
+    good.append(held.getvalue())
+    home = place / "home"
+    home.mkdir()
+
+    def read(path: Path) -> None:
+        root = home / "root"
+        try:
+            prepare(path, root)
+        finally:
+            if [entry.name for entry in home.iterdir()] not in ([], ["root"]):
+                raise AssertionError("something was written beside the folder")
+            shutil.rmtree(root, ignore_errors=True)
+
+    return good, read
+
+
+def delta(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
+    """A site's delta, read and put on its model."""
+    import torch
+    from bnta_lib import BNTANet, Delta, adapt, settings
+
+    small = settings("smoke", height=48, width=24, base_width=4, local_dim=8, stripes=3)
+    torch.manual_seed(0)
+    model = BNTANet(5, small).eval()
+    images = torch.randint(0, 256, (16, 3, 48, 24), dtype=torch.uint8)
+    made = adapt(model, images, small).delta
+    made.save(place / "good.safetensors")
+
+    def read(path: Path) -> None:
+        with Delta.load(path).applied(model):
+            pass
+
+    return [(place / "good.safetensors").read_bytes()], read
+
+
+def weights(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
+    """A weights file."""
+    import torch
+    from bnta_lib import BNTANet, settings
+    from bnta_lib.weights import load_model, save_model
+
+    small = settings("smoke", height=48, width=24, base_width=4, local_dim=8, stripes=3)
+    torch.manual_seed(0)
+    save_model(BNTANet(5, small), place / "good.safetensors", {"identities": 5})
+    return [(place / "good.safetensors").read_bytes()], lambda path: load_model(path, small)
+
+
+def image(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
+    """A crop, in the formats that the sets and cameras come in."""
+    import numpy as np
+    from bnta_lib.data.real.records import Sample, read_image
+    from PIL import Image
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 12, 3), np.uint8))
+    good = []
+    for ending, mode in (("JPEG", "RGB"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "I;16"),
+                         ("BMP", "RGB"), ("GIF", "P"), ("WEBP", "RGB"), ("TIFF", "RGB"), ("PPM", "RGB")):
+        own = Image.fromarray(np.arange(288, dtype=np.uint16).reshape(24, 12)) if mode == "I;16" else (
+            picture.convert(mode))
+        own.save(held := io.BytesIO(), ending)
+        good.append(held.getvalue())
+    return good, lambda path: read_image(Sample(path, 1, 1))
+
+
+def _in_tree(place: Path, name: str, layout: str, file: str) -> tuple[list[bytes], Callable[[Path], object]]:
+    """One .mat file of a published tree; the survey of the tree must not fail, whatever it holds."""
+    import real_trees
+    from bnta_lib.data.real.layouts import survey
+    from bnta_lib.data.real.protocol import target_splits
+    from bnta_lib.data.real.records import read_image
+    from bnta_lib.settings import settings
+
+    top = real_trees.tree(name, layout, place / "tree", people=3)
+    mat = next(top.rglob(file))
+    good = mat.read_bytes()
+
+    def read(path: Path) -> None:
+        os.replace(path, mat)
+        try:
+            found = survey(place / "tree").found
+        except EXPECTED as error:
+            raise AssertionError(f"the survey gave up: {error}") from error
+        if name == "GRID":
+            target_splits(found["GRID"], settings("smoke"))
+        elif name in found:
+            for sample in found[name].samples[:3]:
+                read_image(sample)
+
+    return [good], read
+
+
+def cuhk03(place: Path):
+    """cuhk-03.mat of CUHK03, HDF5."""
+    return _in_tree(place, "CUHK03", "mat_detected", "cuhk-03.mat")
+
+
+def sysu(place: Path):
+    """Person.mat of CUHK-SYSU."""
+    return _in_tree(place, "CUHK-SYSU", "scenes", "Person.mat")
+
+
+def grid(place: Path):
+    """The official splits of GRID."""
+    return _in_tree(place, "GRID", "folders", "features_and_partitions.mat")
+
+
+def result(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
+    """A file of the results store: read as it was written, or not at all."""
+    from bnta_lib import results
+
+    def first() -> list[dict]:
+        return [{"metric": "R1", "value": 50.0, "unit": "%"}]
+
+    results.measured("x", {"data": "d", "model": "m"}, first, profile="smoke")
+    good = next((place / "cache" / "results").rglob("*.json")).read_bytes()
+    rows = results.stored("smoke").to_json()
+
+    def read(path: Path) -> None:
+        home = place / "cache" / "results" / "smoke" / "x"
+        os.replace(path, next(home.iterdir()))
+        again = results.stored("smoke")
+        if len(again) and again.to_json() != rows:
+            raise AssertionError("a changed file was read as if it were whole")
+
+    return [good], read
+
+
+READERS: dict[str, Callable] = {
+    reader.__name__: reader for reader in (archive, delta, weights, image, cuhk03, sysu, grid, result)}
+
+
+# ---------------------------------------------------------------- one reader in a process of its own
+
+
+def fuzz(name: str, place: Path, seconds: int, seed: int, keep: Path) -> None:
+    """Does not return: libFuzzer ends the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=["bnta_lib", "zipfile", "tarfile", "py7zr", "PIL", "scipy.io",
+                                             "safetensors"]):
+        good, read = READERS[name](place)
+    warnings.simplefilter("ignore")
+    corpus, inbox = place / "corpus", place / "inbox"
+    corpus.mkdir()
+    inbox.mkdir()
+    for number, data in enumerate(good):
+        (corpus / f"good {number}").write_bytes(data)
+        (inbox / "input.bin").write_bytes(data)
+        read(inbox / "input.bin")  # a seed that is refused would prove nothing
+
+    def once(data: bytes) -> None:
+        path = inbox / "input.bin"
+        path.write_bytes(data)
+        try:
+            read(path)
+        except EXPECTED:
+            pass
+
+    atheris.Setup([sys.argv[0], str(corpus), f"-max_total_time={seconds}", f"-timeout={SLOW}", "-verbosity=0",
+                   f"-seed={seed + 1}", "-rss_limit_mb=6000", "-print_final_stats=1",
+                   f"-max_len={2 * max(map(len, good)) + 512}", f"-artifact_prefix={keep}/{name}-"], once)
+    atheris.Fuzz()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--seconds", type=int, default=60, help="for each reader")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=list(READERS), default=list(READERS))
+    parser.add_argument("--keep", type=Path, default=Path("fuzzed"), help="folder for inputs that were found")
+    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.work:
+        fuzz(chosen.work[0], Path(chosen.work[1]), chosen.seconds, chosen.seed, chosen.keep)
+        return 0
+    try:
+        import atheris  # noqa: F401
+    except ImportError:
+        print("Atheris is not installed: pip install atheris, then run again", file=sys.stderr)
+        return 2
+    chosen.keep.mkdir(exist_ok=True)
+    failed = 0
+    for name in chosen.only:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+            environment = {**os.environ, "BNTA_CACHE": f"{place}/cache", "OMP_NUM_THREADS": "1"}
+            ended = subprocess.run(
+                [sys.executable, __file__, "--seconds", str(chosen.seconds), "--seed", str(chosen.seed), "--keep",
+                 str(chosen.keep.resolve()), "--work", name, place],
+                capture_output=True, text=True, errors="replace", env=environment)
+        count = re.search(r"number_of_executed_units:\s*(\d+)", ended.stderr)
+        number = f"{int(count[1]):,} inputs" if count else "no count"
+        print(f"{name}: {number}, {'a fault' if ended.returncode else 'no fault'}", flush=True)
+        if ended.returncode:
+            failed = 1
+            print(ended.stderr[-3000:], file=sys.stderr)
+    if not any(chosen.keep.iterdir()):
+        chosen.keep.rmdir()
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
