@@ -152,7 +152,7 @@ def test_distractors_match_or_do_not_stand_in_the_way():
 
 def test_an_image_of_the_same_camera_counts_for_or_against():
     assert score([7], [7, 7, 3, 7], [1], [1, 1, 1, 2]).rank.tolist() == [2]
-    with pytest.raises(ValueError, match="no probe has a match in the gallery: check persons"):
+    with pytest.raises(ValueError, match="^no probe has a match in the gallery: check persons and cameras$"):
         score([7], [7, 3], [1], [1, 2])
 
 
@@ -165,7 +165,7 @@ def test_nothing_or_broken_features_are_evaluated():
         evaluate(x[:0], x, none, one, none, one)
     for bad in (torch.nan, torch.inf):
         for pair in ((x, x * bad), (x * bad, x)):
-            with pytest.raises(ValueError, match="NaN or infinite"):
+            with pytest.raises(ValueError, match="^features hold NaN or infinite values: the model or the images are broken$"):
                 evaluate(*pair, one, one, one, one + 1)
 
 
@@ -173,8 +173,15 @@ def test_nothing_or_broken_features_are_evaluated():
 def test_labels_of_another_set_are_taken(which):
     x, y, *labels = case()
     labels[which] = torch.cat([labels[which], labels[which]])
-    with pytest.raises(ValueError, match="features need as many persons and cameras"):
+    side = "probe" if which % 2 == 0 else "gallery"
+    with pytest.raises(ValueError, match=f"^{side}: [0-9]+ features need as many persons and cameras"):
         evaluate(x, y, *labels)
+
+
+def test_distances_are_of_unit_length_unless_said():
+    x, y = torch.rand(3, 4) * 5, torch.rand(6, 4)
+    assert torch.equal(distances(x, y), distances(x, y, normalise=True))
+    assert not torch.equal(distances(x, y), distances(x, y, normalise=False))
 
 
 def ranks_by_sorting(probe, gallery, pids, gallery_pids, normalise):

@@ -60,6 +60,19 @@ def test_triplet_loss_does_not_take_the_hardest_of_the_batch():
     close(triplet_loss(line, labels, 0.3), ((2.3) + (1.3) + (8.3) + (2.3)) / 4)
 
 
+def test_what_is_not_said_is_the_papers_choice():
+    """No label smoothing, a margin of 0.3, the sum of Eq. (8)."""
+    labels = torch.tensor([0, 0, 1, 1])
+    close(identity_loss(draw(4, 5), labels), identity_loss(draw(4, 5), labels, 0.0))
+    close(matching_train_loss(draw(4, 3, 5), labels), matching_train_loss(draw(4, 3, 5), labels, 0.0))
+    near = 0.1 * draw(4, 3)  # all triplets within the margin
+    close(triplet_loss(near, labels), triplet_loss(near, labels, 0.3))
+    assert triplet_loss(near, labels, 0.4) > triplet_loss(near, labels) > triplet_loss(near, labels, 0.2)
+    parts = torch.tensor([0, 2])
+    close(matching_tta_loss(near[:, None].expand(4, 3, 3), parts),
+          matching_tta_loss(near[:, None].expand(4, 3, 3), parts, 0.3, "sum"))
+
+
 def test_triplet_loss_of_a_batch_without_triplets_is_not_zero_or_not_finite():
     for labels in (torch.arange(4), torch.zeros(4, dtype=torch.int64)):
         features = draw(4, 3).requires_grad_()

@@ -42,6 +42,27 @@ def test_ranking_agrees_with_brute_force(sides):
         assert ranking.right[p].tolist() == right
 
 
+def test_ten_are_ranked_unless_said_and_all_can_be(sides):
+    assert top_gallery(*sides).index.shape == (30, 10)
+    every = top_gallery(*sides, k=50)
+    assert torch.equal(every.index.sort(1).values, torch.arange(50).expand(30, 50))
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_rankings_compare_features_as_they_are_told_to(sides, normalise):
+    probe, gallery, *labels = sides
+    probe, gallery = 3 * probe, gallery * torch.arange(1, 51)[:, None]  # of all lengths
+    ranking = top_gallery(probe, gallery, *labels, k=5, normalise=normalise)
+    assert torch.equal(ranking.rank[ranking.rank > 0], evaluate(probe, gallery, *labels, normalise=normalise).rank)
+
+
+def test_equal_distances_are_ranked_in_the_gallerys_order():
+    probe, gallery = torch.ones(1, 2), torch.ones(200, 2)
+    labels = (torch.ones(1, dtype=torch.int64), torch.arange(2, 202), torch.ones(1, dtype=torch.int64),
+              torch.full((200,), 2))
+    assert top_gallery(probe, gallery, *labels, k=200).index.tolist() == [list(range(200))]
+
+
 def test_a_gallery_too_small_is_named(sides):
     with pytest.raises(ValueError, match="50 images"):
         top_gallery(*sides, k=51)
@@ -56,6 +77,11 @@ def test_probes_are_chosen_by_the_ratio_of_ranks():
     two = telling_probes(before, after, each=2)
     assert two["improved"].tolist() == [1, 0] and two["worsened"].tolist() == [5, 4]
     assert not set(two["median"].tolist()) & {0, 1, 4, 5, 6, 7}
+
+
+def test_two_of_each_are_chosen_unless_said():
+    before = torch.arange(1, 21)
+    assert {len(own) for own in telling_probes(before, before.flip(0)).values()} == {2}
 
 
 def test_no_probe_is_chosen_twice_where_there_are_few():
