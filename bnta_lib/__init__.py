@@ -6,33 +6,19 @@ The method, in the order of the paper: :mod:`.model`, :mod:`.losses`, :mod:`.pai
 :mod:`.figures`.
 """
 
-import os
-import signal
 import sys
 from typing import TYPE_CHECKING
 
+from .starting import starting
 
-def _stopped(*_) -> None:
-    os.write(2, b"stopped before it began\n")
-    os._exit(130)
-
-
-# `python -m bnta_lib.…` imports this before the command can say that it was interrupted: torch alone takes a
-# second, and where the import stood is of no use to anybody.
-_COMMAND = sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-if _COMMAND:
-    signal.signal(signal.SIGINT, _stopped)
-
-from .adaption import Adaption, adapt
-from .deltas import Delta, DeltaBank
-from .evaluation import Scores, evaluate
-from .guards import AdaptionStopped, Guards
-from .model import BNTANet, embed
-from .pairing import Pairs, nearest_pairs
-from .settings import Settings, settings
-
-if _COMMAND:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+with starting(sys.argv[:1] == ["-m"]):  # `python -m bnta_lib.…` imports this first
+    from .adaption import Adaption, adapt
+    from .deltas import Delta, DeltaBank
+    from .evaluation import Scores, evaluate
+    from .guards import AdaptionStopped, Guards
+    from .model import BNTANet, embed
+    from .pairing import Pairs, nearest_pairs
+    from .settings import Settings, settings
 
 if TYPE_CHECKING:
     from .training import train, trained_model

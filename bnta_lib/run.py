@@ -16,11 +16,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import papermill
-
 from .files import explained
-from .reproduce import NotebookFailure, run_notebook
 from .settings import cache_dir
+from .starting import starting
+
+with starting(__name__ == "__main__"):
+    import papermill
+
+    from .reproduce import NotebookFailure, run_notebook
 
 # What a parameter is that is None unless it is given.
 OPTIONAL = {"profile": str, "probes": str, "out": str, "tracks": str, "K": int, "epochs": int, "layer": str}
@@ -97,7 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{failure}\n  as far as it ran: {options.record}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"{parser.prog}: {getattr(explained(error, options.record), 'strerror', error)}", file=sys.stderr)
+        said = getattr(explained(error, options.record), "strerror", error)
+        if isinstance(error, FileNotFoundError):  # as below /proc
+            said = f"the folder of {options.record} cannot be made: choose another one"
+        print(f"{parser.prog}: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: what the notebook had measured is kept, and the same command goes on", file=sys.stderr)

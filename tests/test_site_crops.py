@@ -182,6 +182,9 @@ GOOD = {"N": 2000, "places": 20, "seed": 0, "guarded": True}
     ({"probes": 3}, "probes is a path"), ({"out": True}, "out is a path; got True"),
     ({"N": "abc"}, "N is a whole number of at least 4; got 'abc'"), ({"N": 1.5}, "N is a whole number"),
     ({"places": -3}, "places is a whole number of at least 1"), ({"seed": "x"}, "seed is a whole number; got 'x'"),
+    ({"seed": 1 << 63}, "seed is a whole number of at most 63 bits"),
+    ({"images": "https://host/a.mp4"}, "images is a folder or a video of this machine"),
+    ({"probes": "ftp://host/a"}, "probes is a folder or"),
     ({"guarded": "no"}, "guarded is True or False; got 'no'")])
 def test_a_parameter_of_another_kind_is_named_before_anything_is_read(change, words):
     given = {"images": "rendered", "probes": None, "out": None, **GOOD, **change}

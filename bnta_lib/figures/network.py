@@ -445,7 +445,7 @@ def suite_map() -> Figure:
         (9.9, 3.85, 4.0, PALE, "05 Table 2", "does it help? beside\nthe paper's numbers"),
         (9.9, 2.55, 4.0, PALE, "06, 07 Tables 3, 4, 5", "which losses, layers\nand BN quantities"),
         (9.9, 1.25, 4.0, PALE, "08, 09 Figures 1, 3", "outputs of BN layers,\nand what moved in them"),
-        (9.9, -0.05, 4.0, PALE, "10 Figure 4, 12 open choices", "N, K and seconds;\nwhat the paper leaves open"),
+        (9.9, -0.05, 4.0, PALE, "10 Figure 4; 12, 13 beyond it", "N, K and seconds; open choices,\nstrength of the features"),
     ]
     for x, y, w, colour, name, text in boxes:
         _box(axis, x, y, w, 1.2, face=colour)

@@ -46,6 +46,11 @@ def check_choices(
         if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
             wanted = "a whole number" + ("" if least is None else f" of at least {least}")
             raise ValueError(f"{name} is {wanted}; got {value!r}")
+    if abs(seed) >= 1 << 63:
+        raise ValueError(f"seed is a whole number of at most 63 bits; got {seed}")
+    for name, value in (("images", images), ("probes", probes)):
+        if re.match("[a-z]{2,6}://", str(value)):
+            raise ValueError(f"{name} is a folder or a video of this machine, and nothing is downloaded: got {value}")
     if not isinstance(guarded, bool):
         raise ValueError(f"guarded is True or False; got {guarded!r}")
     if out is None:
