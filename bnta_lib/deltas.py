@@ -18,6 +18,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 import safetensors
@@ -146,9 +147,11 @@ class Delta:
             raise ValueError(f"the delta is for a model with other BN layers (for one, {odd[0]})")
         own = _described(model)
         if list(own) != list(self.layers):
-            place = next(i for i, (a, b) in enumerate(zip(own, self.layers), 1) if a != b)
+            place, (there, here) = next(
+                (i, both) for i, both in enumerate(zip_longest(self.layers, own, fillvalue="none"), 1)
+                if both[0] != both[1])
             raise ValueError(f"the delta is for a model whose BN layers come in another order: number "
-                             f"{place} is {list(self.layers)[place - 1]} there, {list(own)[place - 1]} here")
+                             f"{place} is {there} there, {here} here")
         for name, tensor in self.tensors.items():
             if bn[name].shape != tensor.shape:
                 raise ValueError(f"the delta is for a model of another width: {name} has "
@@ -214,8 +217,10 @@ class Delta:
             raise ValueError(f"{path} is no delta of batch-norm tensors")
         try:
             about = json.loads(entries[KIND])
-            written = int(about["format"])
-        except (ValueError, TypeError, KeyError) as error:
+            written = about["format"]
+            if type(written) is not int or not isinstance(about.get("meta"), dict):
+                raise TypeError("format")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"{path} is damaged: its metadata cannot be read; copy or make it again"
                              ) from error
         if written > FORMAT:
@@ -225,6 +230,8 @@ class Delta:
             raise ValueError(f"{path} is damaged: its content is not what was saved; copy or make it again")
         try:
             layers = {name: (eps, momentum) for name, eps, momentum in about["layers"]}
+            if len(layers) < len(about["layers"]) or not all(isinstance(about[k], str) for k in ("base", "model")):
+                raise ValueError("a layer twice, or no digests of the base")
             delta = Delta(tensors, about["base"], about["meta"], True, about["model"], layers)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} lacks what a delta says about itself ({error!r}): make it again"
@@ -242,6 +249,8 @@ def _file_digest(about: Mapping, tensors: Mapping[str, Tensor]) -> str:
 
 def _check_values(tensors: Mapping[str, Tensor], where: str = "") -> None:
     for name, tensor in tensors.items():
+        if tensor.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+            raise ValueError(f"{where}the delta holds {tensor.dtype} in {name}, which no BN layer has: make it again")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{where}the delta holds NaN or infinite values (for one, in {name}): "
                              "it was damaged, or made by an adaption that failed; adapt again")

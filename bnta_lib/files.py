@@ -34,7 +34,7 @@ def explained(error: Exception, path: str | Path) -> OSError | None:
     code = getattr(error if isinstance(error, OSError) else error.__context__, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
         return OSError(errno.ENOSPC, f"the disk is full: could not write {path}; free some "
-                       "space or set BNTA_CACHE to a folder on another disk, then run again; "
+                       "space, or choose a folder on another disk (BNTA_CACHE for the cache), then run again; "
                        "what was there before is unchanged")
     if code in (errno.EACCES, errno.EROFS, errno.EPERM):
         return OSError(code, f"no permission to write {path}: choose a folder that you may "

@@ -160,7 +160,10 @@ def run_notebook(source: Path, executed: Path, parameters: Mapping, cwd: Path | 
             shutdown_kernel="immediate",  # a kernel asked to stop while it works prints a traceback
         )
     except PapermillException as error:
-        last = str(error).strip().splitlines()[-1]
+        if hasattr(error, "evalue"):  # of a cell: a sentence may have line breaks, as a path in it
+            last = f"{error.ename}: {' '.join(str(error.evalue).split())}"
+        else:
+            last = str(error).strip().splitlines()[-1]
         raise _failure(source, executed, last) from error
     except (RuntimeError, CellTimeoutError) as error:  # a dead kernel is a RuntimeError
         last = f"{type(error).__name__}: {error}".strip().splitlines()[-1]

@@ -3,7 +3,7 @@
 Runs it under papermill, with papermill's ``-p``, and refuses what papermill would pass on: a name
 that the notebook does not take, or a value of another type, is said in a line before a kernel
 starts. Paths among the parameters are those of the folder that the command is given in. RECORD is
-the executed notebook. The exit code is 0 where it ran to its end, 1 where it did not (the last line
+the executed notebook; where the run does not end and an earlier record stands there, RECORD.failed.ipynb. The exit code is 0 where it ran to its end, 1 where it did not (the last line
 says why), 2 where it was not begun, 130 where it was interrupted.
 """
 
@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import ast
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -72,6 +74,14 @@ def _value(text: str, kind: type) -> str | int | bool | float:
     return value
 
 
+def _kept(running: Path | None, record: Path) -> Path:
+    """Where the notebook of a run that did not end is put: an earlier record stays what it is."""
+    place = record.with_name(f"{record.stem}.failed.ipynb") if record.exists() else record
+    if running is not None and running.exists() and running.stat().st_size:
+        os.replace(running, place)
+    return place
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bnta_lib.run", description=__doc__,
@@ -90,14 +100,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ["BNTA_CACHE"] = str(cache_dir())
         if options.record.resolve() == options.notebook.resolve():
             raise ValueError(f"{options.notebook.name} would be written over itself: name another record")
+        for name, value in dict(options.parameters).items():
+            if not value.isascii() and value.encode("utf-8", "replace") != os.fsencode(value):
+                raise ValueError(f"{name} is {value.encode('utf-8', 'replace').decode()!r}, which is no UTF-8 text: "
+                                 "a notebook cannot hold it; rename the file or folder")
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
+    running = None
     try:
-        seconds = run_notebook(options.notebook, options.record, parameters, cwd=Path.cwd(),
-                               progress=sys.stderr.isatty())
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place: a run that fails at once must not cost the record of an earlier one.
+        handle, name = tempfile.mkstemp(dir=options.record.parent, prefix=f".{options.record.stem}.", suffix=".ipynb")
+        os.close(handle)
+        running = Path(name)
+        seconds = run_notebook(options.notebook, running, parameters, cwd=Path.cwd(), progress=sys.stderr.isatty())
+        os.replace(running, options.record)
     except NotebookFailure as failure:
-        print(f"{failure}\n  as far as it ran: {options.record}", file=sys.stderr)
+        said = re.sub(r"\[Errno \d+\] ", "", str(failure))
+        print(f"{said}\n  as far as it ran: {_kept(running, options.record)}", file=sys.stderr)
         return 1
     except OSError as error:
         said = getattr(explained(error, options.record), "strerror", error)
@@ -106,8 +127,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        _kept(running, options.record)
         print("interrupted: what the notebook had measured is kept, and the same command goes on", file=sys.stderr)
         return 130
+    finally:
+        if running is not None:
+            running.unlink(missing_ok=True)
     print(f"{options.record}: {options.notebook.stem} ran to its end in {seconds:.0f} s")
     return 0
 

@@ -115,7 +115,8 @@ class Settings:
         _check(self, "batch", isinstance(self.batch, int) and self.batch >= 2,
                "at least 2 images, since batch norm cannot train on one")
         _check(self, "sync_bn", isinstance(self.sync_bn, bool), "True or False")
-        _check(self, "tta_momentum", 0 <= self.tta_momentum <= 1, "between 0 and 1")
+        _check(self, "tta_momentum", isinstance(self.tta_momentum, (int, float)) and 0 <= self.tta_momentum <= 1,
+               "between 0 and 1")
         _check(self, "last_stride", self.last_stride in (1, 2), "1 or 2")
         _check(self, "tta_optimizer", self.tta_optimizer in ("adam", "sgd"), "'adam' or 'sgd'")
         _check(self, "matching_reduction", self.matching_reduction in ("sum", "mean"),
@@ -261,7 +262,9 @@ def run_name(profile: str, data: str | Path = "embedded") -> str:
     path = data_folder(data)
     if path is None:
         return profile
-    return f"{profile}_{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
+    # A name may be as long as a file system takes, and is a part of one here.
+    return f"{profile}_{os.fsencode(path.name)[:100].decode('utf-8', 'ignore')}-{digest}"
 
 
 def figures_dir(run: str) -> Path:

@@ -461,3 +461,28 @@ def test_a_network_of_the_full_width_takes_more_than_half_a_megabyte(tmp_path):
     Delta.between(model, model, {}).save(tmp_path / "a")
     size = (tmp_path / "a").stat().st_size
     assert 450_000 < size < 600_000
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda about, _: about["layers"].pop(), "another order: number [0-9]+ is none there"),
+    (lambda about, _: about["layers"].clear(), "another order: number 1 is none there"),
+    (lambda about, _: about["layers"].append(["more", 0.1, 0.1]), "is more there, none here"),
+    (lambda about, _: about["layers"].append(about["layers"][0]), "lacks what a delta says"),
+    (lambda about, _: about.update(base=5), "lacks what a delta says"),
+    (lambda about, _: about.update(format=float("inf")), "metadata cannot be read"),
+    (lambda about, _: about.update(format=True), "metadata cannot be read"),
+    (lambda about, _: about.update(meta=[]), "metadata cannot be read"),
+    (lambda _, tensors: tensors.update({k: v.to(torch.float8_e4m3fn) for k, v in tensors.items()}), "float8"),
+])
+def test_a_forged_delta_is_taken_or_not_said_to_be_wrong(delta, model, tmp_path, change, words):
+    with pytest.raises(ValueError, match=words):
+        delta.save(tmp_path / "a")
+        rewrite(tmp_path / "a", signed(change))
+        Delta.load(tmp_path / "a").apply(model)
+
+
+def test_a_delta_of_endless_brackets_is_read(delta, tmp_path):
+    delta.save(tmp_path / "d.safetensors")
+    safetensors.torch.save_file(delta.tensors, tmp_path / "d.safetensors", {KIND: "[" * 100_000})
+    with pytest.raises(ValueError, match="metadata cannot be read"):
+        Delta.load(tmp_path / "d.safetensors")

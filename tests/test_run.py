@@ -1,6 +1,7 @@
 """A notebook as a step of a batch: what is refused before a kernel starts, and how it ends."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -90,3 +91,30 @@ def test_paths_are_those_of_the_callers_folder_and_the_end_is_told(tmp_path):
     assert "failed in code cell 3 of 3" in done.stderr and "as far as it ran: r.ipynb" in done.stderr
     record = nbformat.read(tmp_path / "r.ipynb", as_version=4)
     assert any("what it read" in o.get("text", "") for c in record.cells if c.cell_type == "code" for o in c.outputs)
+
+
+def test_a_run_that_fails_or_finds_no_room_leaves_the_earlier_record(tmp_path, small_disk, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "n.ipynb", "wrong = False", "assert not wrong, 'two\\nlines'")
+    assert run.main(["n.ipynb", "r.ipynb"]) == 0
+    good = (tmp_path / "r.ipynb").read_bytes()
+    assert run.main(["n.ipynb", "r.ipynb", "-p", "wrong", "True"]) == 1
+    said = capsys.readouterr().err
+    assert "AssertionError: two lines" in said and "as far as it ran: r.failed.ipynb" in said
+    assert (tmp_path / "r.ipynb").read_bytes() == good
+    assert nbformat.read(tmp_path / "r.failed.ipynb", as_version=4)
+    (small_disk / "r.ipynb").write_bytes(good)
+    (small_disk / "filler").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize))
+    assert run.main(["n.ipynb", str(small_disk / "r.ipynb")]) == 1
+    said = capsys.readouterr().err
+    assert "the disk is full" in said and "Errno" not in said and "Traceback" not in said
+    assert (small_disk / "r.ipynb").read_bytes() == good
+    assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "r.ipynb"]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_path_that_a_notebook_cannot_hold_is_refused(tmp_path, monkeypatch, capsys, no_kernel):
+    monkeypatch.chdir(tmp_path)
+    assert run.main([str(SITE), "r.ipynb", "-p", "images", os.fsdecode(b"im\xff")]) == 2
+    assert "images is 'im?', which is no UTF-8 text" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import torch
 
 import bnta_lib
 from bnta_lib.model import BNTANet, bn_layers
-from bnta_lib.settings import AT_SIZE, PROFILES, cache_dir, device_of, figures_dir, settings
+from bnta_lib.settings import AT_SIZE, PROFILES, cache_dir, device_of, figures_dir, run_name, settings
 
 
 def test_paper_profile_differs_from_the_papers_numbers():
@@ -115,3 +115,14 @@ def test_a_device_that_is_not_there_is_passed_over_in_silence(gpus, monkeypatch,
     for profile in PROFILES:
         with pytest.raises(ValueError, match=words):
             device_of(profile)
+
+
+def test_a_momentum_that_is_no_number_is_named():
+    for wrong in ("x", None):
+        with pytest.raises(ValueError, match="setting tta_momentum is between 0 and 1"):
+            settings("smoke", tta_momentum=wrong)
+
+
+def test_a_long_name_of_a_folder_is_cut_in_what_a_run_writes(tmp_path):
+    one, two = (run_name("smoke", tmp_path / (letter + "ü" * 120)) for letter in "ab")
+    assert one != two and len(one.encode()) < 130

@@ -156,6 +156,19 @@ def test_results_of_a_site_leave_their_folder(tmp_path):
     assert results_dir(Site("a", images, ("x",)), tmp_path / "out") == tmp_path / "out"
 
 
+def test_sites_of_one_name_do_not_share_a_folder(tmp_path):
+    from bnta_lib import settings
+    from bnta_lib.site import load_site
+
+    for place in "ab":
+        folder = tmp_path / place / ("same" + "L" * 200)
+        folder.mkdir(parents=True)
+        for k in range(20):
+            Image.fromarray(noise(k)).save(folder / f"{k}.png")
+    own = [results_dir(load_site(tmp_path / place / ("same" + "L" * 200), settings("smoke"))) for place in "ab"]
+    assert own[0] != own[1] and all(folder.name.startswith("sameLL") and len(folder.name) < 80 for folder in own)
+
+
 def test_columns_of_a_site_do_not_fit():
     with pytest.raises(ValueError, match="1 files do not fit 2 images"):
         Site("s", torch.zeros(2, 3, 4, 2, dtype=torch.uint8), ("x",))
@@ -182,7 +195,9 @@ GOOD = {"N": 2000, "places": 20, "seed": 0, "guarded": True}
     ({"probes": 3}, "probes is a path"), ({"out": True}, "out is a path; got True"),
     ({"N": "abc"}, "N is a whole number of at least 4; got 'abc'"), ({"N": 1.5}, "N is a whole number"),
     ({"places": -3}, "places is a whole number of at least 1"), ({"seed": "x"}, "seed is a whole number; got 'x'"),
-    ({"seed": 1 << 63}, "seed is a whole number of at most 63 bits"),
+    ({"seed": 1 << 63}, "seed is a whole number from 0 to"), ({"seed": -1}, "seed is a whole number from 0 to"),
+    ({"out": " "}, "out is empty: is a variable not set"), ({"probes": ""}, "probes is empty"),
+    ({"images": ""}, "images is empty"), ({"images": "~nobody-of-this-name/x"}, "images names a home folder"),
     ({"images": "https://host/a.mp4"}, "images is a folder or a video of this machine"),
     ({"probes": "ftp://host/a"}, "probes is a folder or"),
     ({"guarded": "no"}, "guarded is True or False; got 'no'")])

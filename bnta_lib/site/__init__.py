@@ -6,8 +6,11 @@ can be known without labels of whether that helped.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -46,9 +49,15 @@ def check_choices(
         if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
             wanted = "a whole number" + ("" if least is None else f" of at least {least}")
             raise ValueError(f"{name} is {wanted}; got {value!r}")
-    if abs(seed) >= 1 << 63:
-        raise ValueError(f"seed is a whole number of at most 63 bits; got {seed}")
-    for name, value in (("images", images), ("probes", probes)):
+    if not 0 <= seed < 1 << 63:
+        raise ValueError(f"seed is a whole number from 0 to 2^63 - 1; got {seed}")
+    for name, value in (("images", images), ("probes", probes), ("out", out)):
+        if value is not None and not str(value).strip():
+            raise ValueError(f"{name} is empty: is a variable not set?")
+        try:
+            Path(str(value)).expanduser()
+        except RuntimeError:  # of a user whom this machine does not know
+            raise ValueError(f"{name} names a home folder that is not there: {value}") from None
         if re.match("[a-z]{2,6}://", str(value)):
             raise ValueError(f"{name} is a folder or a video of this machine, and nothing is downloaded: got {value}")
     if not isinstance(guarded, bool):
@@ -95,6 +104,10 @@ def load_site(
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}: images takes a folder of person crops, a "
                                 'video, or "rendered"')
+    return replace(_read_site(path, size, tracks, most, progress), place=str(path.resolve()))
+
+
+def _read_site(path: Path, size: tuple[int, int], tracks: str | None, most: int, progress: bool) -> Site:
     if path.is_file():
         if path.suffix.lower() in IMAGES:
             raise ValueError(f"{path} is a single image: adaption needs a folder of crops, at least "
@@ -144,7 +157,10 @@ def _folder(out: str | Path) -> Path:
 
 
 def results_dir(site: Site, out: str | Path | None = None) -> Path:
-    """Where the delta and the rankings go: ``out``, or site/<name>/ beside the notebooks' folder."""
+    """Where the delta and the rankings go: ``out``, or site/<name>/ beside the notebooks' folder, with a few
+    digits of the whole path where the crops come from a folder or a video: there are many of one name."""
     if out is not None:
         return _folder(out)
-    return ROOT / "site" / (re.sub(r"[^\w.-]+", "_", site.name).strip("._") or "site")
+    name = re.sub(r"[^\w.-]+", "_", site.name).strip("._")[:60] or "site"
+    digits = f"-{hashlib.sha256(os.fsencode(site.place)).hexdigest()[:6]}" if site.place else ""
+    return ROOT / "site" / f"{name}{digits}"

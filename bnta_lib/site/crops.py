@@ -40,6 +40,7 @@ class Site:
     pids: Tensor | None = None  # int64 (N,): persons, known of rendered sites alone
     skipped: dict[str, str] = field(default_factory=dict)  # files that were passed over, and why
     notes: tuple[str, ...] = ()  # what a reader should know of how the crops came about
+    place: str = ""  # the path that they were read from; empty for what was rendered
     boxes: Tensor | None = None  # int64 (N, 4): left, top, width, height in the frame of a video, pixels
 
     def __post_init__(self) -> None:
