@@ -145,7 +145,8 @@ def measured(size: Size, rounds: int = 3) -> Iterator[Row]:
     bare = min(products(size) for _ in range(rounds))
     slow = (f"the float32 products of all pairs alone take {bare:.2g} s, {bare / own:.0%} of ours; the rest is "
             "the exact float64 distance of what they leave open, probe by probe")
-    held = "features are held in float32 as given and centred, and in float64, thrice while they are normalised"
+    held = ("features are held in float32 as given and centred, 39 MB each; the rest is a block's products and "
+            "what the processor's libraries take for them, which varies from run to run")
     note = f"mAP {100 * scores[0]:.2f} %, rank 1 {100 * scores[1]:.2f} %"
     same = f"; the same scores to {TOLERANCE:g}"
     told = note + (why or same)
