@@ -374,3 +374,46 @@ def test_a_shift_of_a_layer_without_variance_is_not_in_units_of_eps(model):
     moved.get_submodule(layer).running_mean += 0.5
     row = change_rates(model, moved).query("layer == @layer and quantity == 'mean'").iloc[0]
     assert row["shift"] == pytest.approx(0.5 / model.get_submodule(layer).eps ** 0.5, rel=1e-4)
+
+
+def test_a_delta_keeps_all_that_decided_it_under_these_names(model, images, small):
+    """Files of earlier versions are read by these."""
+    meta = adapt(model, images, small, K=3, seed=5, follow_fn=False, layers=("bn", "in")).delta.meta
+    assert meta.keys() == {"N", "K", "seed", "layers", "quantities", "losses", "reading", "follow_fn", "momentum",
+                           "settings", "size", "data", "versions"}
+    assert (meta["N"], meta["K"], meta["seed"], meta["momentum"]) == (len(images), 3, 5, small.tta_momentum)
+    assert meta["layers"] == ["bn", "in"] and meta["losses"] == ["pos", "mat"] and meta["reading"] == "alone"
+    assert meta["quantities"] == list(NAMES) and meta["follow_fn"] is False
+    assert meta["size"] == list(images.shape[2:])
+    assert adapt(model, images, small).delta.meta["follow_fn"] is True
+
+
+def test_what_is_not_said_is_seed_0(model, images, small):
+    assert same(state(adapt(model, images, small).model), state(adapt(model, images, small, seed=0).model))
+
+
+def test_the_reduction_of_equation_8_is_the_settings(model, images, every_part):
+    images, own = images[:10], every_part["settings"]
+    mean = replace(own, matching_reduction="mean")
+    one, other = (adapt(model, images, s, K=5, local=every_part["local"]).losses["mat"][0] for s in (own, mean))
+    assert one == pytest.approx(5 * other, rel=1e-5)
+
+
+def test_pairs_that_name_an_image_too_many_are_refused(model, images, small):
+    pairs = nearest_pairs(embed(model, images)[1], 2)
+    last = int(pairs.index.max())
+    adapt(model, images[: last + 1], small, K=2, pairs=pairs)
+    with pytest.raises(ValueError, match="are not 2 pairs of"):
+        adapt(model, images[:last], small, K=2, pairs=pairs)
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 8), (6, 1, 8, 4), (6, 3, 8, 4, 1)])
+def test_images_of_another_shape_are_named(model, small, shape):
+    with pytest.raises(ValueError, match=r"^images must be uint8 of shape \(N, 3, height, width\) in one torch tensor, got"):
+        adapt(model, torch.zeros(shape, dtype=torch.uint8), small)
+
+
+def test_an_optimiser_that_settings_would_refuse_is_named_by_adaption_too(model, images, small):
+    object.__setattr__(small := replace(small), "tta_optimizer", "lion")
+    with pytest.raises(ValueError, match="tta_optimizer is 'adam' or 'sgd', not 'lion'"):
+        adapt(model, images, small)
