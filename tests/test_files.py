@@ -61,7 +61,7 @@ WRITERS = {
 def test_a_full_disk_gives_an_unclear_error_or_a_half_file(small_disk, writer):
     path = small_disk / "a"
     path.write_text("old")
-    with pytest.raises(OSError, match="the disk is full: could not write .*set BNTA_CACHE to"):
+    with pytest.raises(OSError, match="the disk is full: could not write .*BNTA_CACHE for the cache"):
         with atomic(path) as temporary:
             WRITERS[writer](temporary)
     assert path.read_text() == "old" and list(small_disk.iterdir()) == [path]
