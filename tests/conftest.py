@@ -2,9 +2,12 @@
 
 import subprocess
 
+import matplotlib
+import matplotlib.pyplot
 import pytest
 import torch
 
+from bnta_lib.figures import base
 from bnta_lib.model import BNTANet, bn_layers
 from bnta_lib.settings import Settings, settings
 
@@ -51,3 +54,12 @@ def small_disk(tmp_path):
         pytest.skip("mounting a small file system needs root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def style():
+    """The suite's style of figures, drawn without a screen; all are closed afterwards."""
+    matplotlib.use("Agg")
+    base.use_style()
+    yield
+    matplotlib.pyplot.close("all")

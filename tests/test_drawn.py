@@ -2,15 +2,13 @@
 
 import re
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from bnta_lib import BNTANet, settings
-from bnta_lib.figures import base, network, site as pictures
+from bnta_lib.figures import network, site as pictures
 from bnta_lib.model import bn_layers
 from bnta_lib.reproduce import find_notebooks
 from bnta_lib.settings import ROOT
@@ -18,14 +16,7 @@ from bnta_lib.site.crops import Site
 from bnta_lib.site.judge import Estimate
 from bnta_lib.site.study import agreement, read_study
 
-matplotlib.use("Agg")
-
-
-@pytest.fixture(autouse=True)
-def style():
-    base.use_style()
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("style")
 
 
 @pytest.fixture(scope="module")

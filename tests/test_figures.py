@@ -1,6 +1,5 @@
 """Figures draw what they are given, with named axes. (How they look is a matter of looking.)"""
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -14,14 +13,7 @@ from bnta_lib.figures import adaption, base, shift, tables
 from bnta_lib.model import bn_layers
 from bnta_lib.pairing import Pairs
 
-matplotlib.use("Agg")
-
-
-@pytest.fixture(autouse=True)
-def style():
-    base.use_style()
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("style")
 
 
 @pytest.fixture(scope="module")

@@ -172,7 +172,7 @@ def complete(archive: str | Path) -> bool:
 
 
 def kind(archive: str | Path) -> str:
-    """What the first bytes (of a zip, or the last) say: "zip", "7z", "gz", "bz2", "xz", "tar", "rar", "" for none of them."""
+    """What the first bytes say (of a zip, or the last): "zip", "7z", "gz", "bz2", "xz", "tar", "rar"; "" for others."""
     with open(archive, "rb") as file:
         start = file.read(512)
     for begin, what in ((b"PK\x03\x04", "zip"), (b"PK\x05\x06", "zip"), (b"7z\xbc\xaf\x27\x1c", "7z"),
