@@ -7,8 +7,10 @@ a row which two tables share is measured once.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -20,8 +22,9 @@ from tqdm.auto import tqdm
 from .adaption import LOSSES, adapt, pair_losses
 from .baselines import adabn, tent
 from .data.sets import ReIDSet, Split, Target
+from .deltas import QUANTITIES, Delta, put_back
 from .evaluation import Scores, evaluate
-from .model import BNTANet, embed, embed_global
+from .model import BNTANet, bn_layers, embed, embed_global
 from .pairing import Pairs, nearest_pairs
 from .results import held, keep, known, measured
 from .settings import Settings
@@ -115,15 +118,7 @@ def run_rows(
              for number, run in enumerate(runs) for split in range(len(target.splits))
              for seed in range(1 if run.adapter == "none" else wanted[name])]
     bench = Bench(tuple(runs), {run.model: models[run.model] for run in runs}, dict(targets), settings)
-    missing = [unit for unit in units if not bench.known(unit)]
-    # The smoke profile's work takes less than starting a process; a model on a GPU stays there.
-    here = settings.profile == "smoke" or (
-        next(iter(bench.models.values())).scale.is_cuda and torch.cuda.device_count() == 1)
-    workers = 1 if here else None
-    with tqdm(total=len(units), initial=len(units) - len(missing), disable=not progress, unit="run",
-              desc=experiment) as bar:
-        for _ in measure_all(bench, missing, workers):
-            bar.update()
+    bench.measure_missing(units, experiment, progress)
     # The store knows data by their digest: the names are those of who asks.
     tables = [
         bench.rows((name, number, split, seed)).assign(
@@ -133,8 +128,54 @@ def run_rows(
     return pd.concat(tables, ignore_index=True).rename(columns={"dataset": "target"})
 
 
-class Bench:
+class _Stored(ABC):
+    """What :func:`.sweeps.measure_all` needs, over a store's rows by unit: of one kind of measurement."""
+
+    experiment: str  # its name in the store
+    settings: Settings
+    models: dict[str, BNTANet]
+
+    @abstractmethod
+    def rows(self, unit: tuple) -> pd.DataFrame:
+        """From the store, or else measured."""
+
+    @abstractmethod
+    def _key(self, unit: tuple) -> dict: ...
+
+    def known(self, unit: tuple) -> bool:
+        """Whether the store has it."""
+        return known(self.experiment, self._key(unit), __name__, profile=self.settings.profile)
+
+    def measure(self, unit: tuple) -> str:
+        """Measure it into this machine's store; what stands there then, to carry to another's."""
+        self.rows(unit)
+        return held(self.experiment, self._key(unit), __name__, profile=self.settings.profile)
+
+    def keep(self, unit: tuple, text: str) -> None:
+        """Keep in this machine's store what :meth:`measure` gave on another."""
+        keep(self.experiment, self._key(unit), __name__, text, profile=self.settings.profile)
+
+    def to(self, device: torch.device) -> None:
+        """Measure on ``device`` from now on."""
+        for model in self.models.values():
+            model.to(device)
+
+    def measure_missing(self, units: Sequence[tuple], title: str, progress: bool, unit: str = "run") -> None:
+        """Measure those of ``units`` that the store lacks, side by side."""
+        missing = [one for one in units if not self.known(one)]
+        # The smoke profile's work takes less than starting a process; a model on a GPU stays there.
+        here = self.settings.profile == "smoke" or (
+            next(iter(self.models.values())).scale.is_cuda and torch.cuda.device_count() == 1)
+        with tqdm(total=len(units), initial=len(units) - len(missing), disable=not progress, unit=unit,
+                  desc=title) as bar:
+            for _ in measure_all(self, missing, 1 if here else None):
+                bar.update()
+
+
+class Bench(_Stored):
     """What measuring the units (target, run, split, seed) of one table takes."""
+
+    experiment = "retrieval"
 
     def __init__(self, runs, models, targets, settings):
         self.runs, self.models, self.targets, self.settings = runs, models, targets, settings
@@ -144,34 +185,15 @@ class Bench:
         self._shared: dict[str, _Shared] = {}  # by target
 
     def rows(self, unit: tuple[str, int, int, int]) -> pd.DataFrame:
-        """From the store, or else measured."""
         name, number, index, seed = unit
         run, target = self.runs[number], self.targets[name]
         own, split = replace(self.settings, **run.overrides), target.splits[index]
         shared = self._shared.setdefault(name, _Shared(target, self._most))
         return measured(
-            "retrieval", self._key(unit),
+            self.experiment, self._key(unit),
             lambda: _measure(run, self.models[run.model], shared, split, own, seed),
             profile=own.profile, dataset=target.stored_as(name), split=index, seed=seed, setting=run.setting,
         )
-
-    def known(self, unit: tuple[str, int, int, int]) -> bool:
-        """Whether the store has it."""
-        return known("retrieval", self._key(unit), __name__, profile=self.settings.profile)
-
-    def measure(self, unit: tuple[str, int, int, int]) -> str:
-        """Measure it into this machine's store; what stands there then, to carry to another's."""
-        self.rows(unit)
-        return held("retrieval", self._key(unit), __name__, profile=self.settings.profile)
-
-    def keep(self, unit: tuple[str, int, int, int], text: str) -> None:
-        """Keep in this machine's store what :meth:`measure` gave on another."""
-        keep("retrieval", self._key(unit), __name__, text, profile=self.settings.profile)
-
-    def to(self, device: torch.device) -> None:
-        """Measure on ``device`` from now on."""
-        for model in self.models.values():
-            model.to(device)
 
     def _key(self, unit: tuple[str, int, int, int]) -> dict:
         name, number, index, seed = unit
@@ -203,12 +225,14 @@ def _key(run: Run, digest: str, target: Target, split: Split, settings: Settings
 
 
 class _Shared:
-    """What the runs on one target share: frozen features of each training, rankings of pairs."""
+    """What the runs on one target share: frozen features of each training, rankings of pairs, adaptions
+    of which each run keeps other quantities."""
 
     def __init__(self, target: Target, k: int):
         self.target, self.k = target, k  # k: the most pairs that a run asks for
         self._features: dict[int, tuple[Tensor, Tensor, float]] = {}
         self._pairs: dict[tuple, tuple[Pairs, float]] = {}
+        self._adapted: dict[tuple, tuple[Delta, float]] = {}
 
     def features(self, model: BNTANet) -> tuple[Tensor, Tensor, float]:
         """Global and local features of the whole set, and the seconds of one image."""
@@ -231,6 +255,23 @@ class _Shared:
             self._pairs[key] = pairs, time.perf_counter() - start
         return self._pairs[key]
 
+    def restored(
+        self, model: BNTANet, chosen: Tensor, pairs: Pairs, settings: Settings, seed: int,
+        quantities: Sequence[str],
+    ) -> tuple[BNTANet, float]:
+        """The model of :func:`adapt` in the reading "restore", and the seconds of its steps.
+
+        All quantities are adapted, whichever are kept: runs that differ in these share it.
+        """
+        key = (id(model), tuple(chosen.tolist()), seed, repr(settings))
+        if key not in self._adapted:
+            result = adapt(model, self.target.data.images[chosen], settings, pairs=pairs, seed=seed)
+            self._adapted[key] = result.delta, result.seconds
+        delta, seconds = self._adapted[key]
+        twin = copy.deepcopy(model)
+        put_back(bn_layers(twin), delta.tensors, [QUANTITIES[q] for q in quantities])
+        return twin, seconds
+
 
 def sample_of(split: Split, size: int | None) -> Tensor:
     """N images of a split's gallery to adapt on: the first of a fixed shuffle, so that a smaller
@@ -251,11 +292,14 @@ def _measure(run, model, shared, split, settings, seed) -> list[dict]:
         chosen = sample_of(split, run.sample)
         each = shared.features(model)[2]
         pairs, pairing = shared.pairs(model, chosen)
-        # The images go in by K pairs: what adapt() is given must fit it.
-        result = adapt(model, target.data.images[chosen], settings, pairs=pairs, seed=seed,
-                       **run.options)
-        model = result.model
-        seconds = {"features": each * len(chosen), "pairing": pairing, "steps": result.seconds}
+        if run.options.keys() == {"quantities", "reading"} and run.options["reading"] == "restore":
+            model, steps = shared.restored(model, chosen, pairs, settings, seed, run.options["quantities"])
+        else:
+            # The images go in by K pairs: what adapt() is given must fit it.
+            result = adapt(model, target.data.images[chosen], settings, pairs=pairs, seed=seed,
+                           **run.options)
+            model, steps = result.model, result.seconds
+        seconds = {"features": each * len(chosen), "pairing": pairing, "steps": steps}
     elif run.adapter == "adabn":
         model = adabn(model, target.data.images[split.gallery], 2 * settings.tta_batch, seed)
     else:
@@ -293,20 +337,34 @@ def change_rows(
     statistics", "pos adapted", and so for "mat": the terms of Eq. (13) on the same pairs, mean
     over batches: before, with the statistics alone moved, and after.
     """
-    tables, digest = [], model_digest(model)
-    total = sum(len(target.splits) for target in targets.values())
-    with tqdm(total=total, disable=not progress, unit="split", desc="changes") as bar:
-        for name, target in targets.items():
-            for number, split in enumerate(target.splits):
-                key = {"model": digest, "data": target.data.digest,
-                       "gallery": split.gallery.tolist(), "settings": tta_settings(settings)}
-                gallery = target.data.images[split.gallery]
-                rows = measured("changes", key, lambda: _measure_changes(model, gallery, settings),
-                                profile=settings.profile, dataset=target.stored_as(name), split=number,
-                                setting="training bnta, adaption bnta")
-                tables.append(rows.assign(dataset=name, split=number))
-                bar.update()
+    units = [(name, number) for name, target in targets.items() for number in range(len(target.splits))]
+    bench = _Changes(model, dict(targets), settings)
+    bench.measure_missing(units, "changes", progress, "split")
+    tables = [bench.rows(unit).assign(dataset=unit[0], split=unit[1]) for unit in units]
     return pd.concat(tables, ignore_index=True).rename(columns={"dataset": "target"})
+
+
+class _Changes(_Stored):
+    """What measuring the units (target, split) of :func:`change_rows` takes."""
+
+    experiment = "changes"
+
+    def __init__(self, model, targets, settings):
+        self.models, self.targets, self.settings = {"bnta": model}, targets, settings
+        self.digest = model_digest(model)
+
+    def rows(self, unit: tuple[str, int]) -> pd.DataFrame:
+        (name, number), target, settings = unit, self.targets[unit[0]], self.settings
+        gallery = target.data.images[target.splits[number].gallery]
+        return measured(self.experiment, self._key(unit),
+                        lambda: _measure_changes(self.models["bnta"], gallery, settings),
+                        profile=settings.profile, dataset=target.stored_as(name), split=number,
+                        setting="training bnta, adaption bnta")
+
+    def _key(self, unit: tuple[str, int]) -> dict:
+        target = self.targets[unit[0]]
+        return {"model": self.digest, "data": target.data.digest,
+                "gallery": target.splits[unit[1]].gallery.tolist(), "settings": tta_settings(self.settings)}
 
 
 def _measure_changes(model: BNTANet, gallery: Tensor, settings: Settings) -> list[dict]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .settings import Settings
 
@@ -226,25 +226,72 @@ def _maps_of(model: BNTANet, images: Tensor, batch: int) -> Iterator[Tensor]:
     if len(images) == 0:
         raise ValueError("no images to embed: the set is empty")
     model.eval()
-    # A tenth of the time on a CPU; not tried on a GPU.
+    # A fifth of the time on a CPU; not tried on a GPU.
     backbone = model.backbone if model.scale.is_cuda else folded(model.backbone)
     for chunk in images.split(batch):
         yield backbone(model.normalised(chunk))
 
 
 def folded(module: nn.Module) -> nn.Module:
-    """A copy for inference, with each batch norm of E folded into the convolution before it.
+    """A copy of E, or of a part of it, for inference: each batch norm folded into the convolution before it.
 
-    The same function as the module's in eval mode, to rounding, with a pass over the maps less for
-    each of them. What is not folded is shared with the module.
+    The same function as the module's in eval mode, to rounding, with fewer passes over the maps: the
+    convolution also adds and cuts off at zero (:class:`_Folded`). For torch.no_grad. What is not folded is
+    shared with the module; maps between its blocks are overwritten.
     """
     twin = copy.copy(module)
     twin._modules = {name: child and folded(child) for name, child in module._modules.items()}
     for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1")):
         if isinstance(twin._modules.get(norm), nn.BatchNorm2d):
-            twin._modules[conv] = fuse_conv_bn_eval(module._modules[conv], module._modules[norm])
+            # Those that end a sum come before an instance norm, or have a ReLU of their own.
+            relu = conv in ("conv1", "conv2") or (conv == "conv3" and module.instance_norm is None)
+            twin._modules[conv] = _Folded(module._modules[conv], module._modules[norm], relu)
             twin._modules[norm] = nn.Identity()
+    twin.__class__ = {Backbone: _FoldedBackbone, Bottleneck: _FoldedBottleneck}.get(type(module), type(module))
     return twin
+
+
+class _Folded(nn.Module):
+    """Convolution and batch norm, with ``relu`` the ReLU, and before that the sum with ``other``, into it.
+
+    On a CPU oneDNN does it all in one call: the same bits, with a tenth less time for E. PyTorch has no
+    public name for that call, which its own compiler makes.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, relu: bool):
+        super().__init__()
+        self.weight, self.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        self.relu = relu
+        self.places = conv.padding, conv.stride, conv.dilation, conv.groups
+        self.onednn = (torch.backends.mkldnn.is_available() and conv.weight.device.type == "cpu"
+                       and conv.weight.dtype == torch.float32)
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        if not self.onednn:
+            padding, stride, dilation, groups = self.places
+            y = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
+            y = y if other is None else other.add_(y)
+            return F.relu(y, inplace=True) if self.relu else y
+        given = x, self.weight, self.bias, *self.places
+        if other is None:
+            return torch.ops.mkldnn._convolution_pointwise(*given, "relu" if self.relu else "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise_.binary(
+            other, *given, "add", 1.0, "relu" if self.relu else None, [], "")
+
+
+class _FoldedBottleneck(Bottleneck):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv3(self.conv2(self.conv1(x)), x if self.downsample is None else self.downsample(x))
+        # Of a few images at a time, whose maps stay in a core's cache: a third of the time.
+        for few in y.split(8) if self.instance_norm is not None else ():
+            few.copy_(F.relu(self.instance_norm(few), inplace=True))
+        return y
+
+
+class _FoldedBackbone(Backbone):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer4(self.layer3(self.layer2(self.layer1(F.max_pool2d(self.conv1(x), 3, 2, 1)))))
 
 
 class modes_kept:

@@ -1,5 +1,6 @@
 """The network against torchvision's ResNet-50, the counts of the paper, and plain loops."""
 
+import copy
 import math
 import urllib.request
 
@@ -191,6 +192,19 @@ def test_folding_changes_the_function_or_the_model(model, images):
     assert len([m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]) == 53
     assert len(calls) == 2  # whoever watches the model watches its copy
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_convolution_sum_and_relu_in_one_call_are_another_function(model, images, monkeypatch):
+    features = embed(model, images, 4)
+    assert all(m.onednn for m in folded(model.backbone).modules() if hasattr(m, "onednn"))
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not any(getattr(m, "onednn", False) for m in folded(model.backbone).modules())
+    for ours, plain in zip(features, embed(model, images, 4)):
+        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+    monkeypatch.undo()
+    double = copy.deepcopy(model).double()  # oneDNN has none
+    for ours, exact in zip(features, embed(double, images, 4)):
+        torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-4)
 
 
 def test_global_features_alone_are_others_than_with_the_parts(model, images):
