@@ -110,7 +110,8 @@ def run_rows(
     as ``method`` and the data set as ``target``. Metrics are mAP, R1, R5, R10 (per cent) and, for
     the adapter bnta, the seconds of its three parts: features, pairing, steps. Features are
     extracted once for each target and training and their seconds are an image's share times N;
-    pairs for all K come from one ranking of the N images.
+    pairs for all K come from one ranking of the N images; runs of the reading "restore" that differ
+    in their quantities alone share an adaption, and have its seconds.
     """
     seeds = settings.tta_seeds if seeds is None else seeds
     wanted = {name: seeds[name] if isinstance(seeds, Mapping) else seeds for name in targets}
@@ -183,6 +184,9 @@ class Bench(_Stored):
         most = [_chosen_k(run, settings) for run in runs if run.adapter == "bnta"]
         self._most = max(most, default=1)
         self._shared: dict[str, _Shared] = {}  # by target
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_shared": {}}  # each process has its own
 
     def rows(self, unit: tuple[str, int, int, int]) -> pd.DataFrame:
         name, number, index, seed = unit
@@ -292,8 +296,10 @@ def _measure(run, model, shared, split, settings, seed) -> list[dict]:
         chosen = sample_of(split, run.sample)
         each = shared.features(model)[2]
         pairs, pairing = shared.pairs(model, chosen)
-        if run.options.keys() == {"quantities", "reading"} and run.options["reading"] == "restore":
-            model, steps = shared.restored(model, chosen, pairs, settings, seed, run.options["quantities"])
+        wanted = run.options.get("quantities")
+        known = isinstance(wanted, tuple) and set(wanted) <= set(QUANTITIES)
+        if known and run.options == {"quantities": wanted, "reading": "restore"}:
+            model, steps = shared.restored(model, chosen, pairs, settings, seed, wanted)
         else:
             # The images go in by K pairs: what adapt() is given must fit it.
             result = adapt(model, target.data.images[chosen], settings, pairs=pairs, seed=seed,
@@ -332,7 +338,7 @@ def change_rows(
     """What adaption with seed 0 moved on every split (Figure 3), and what its losses did.
 
     Columns: those of the store, ``target``, index and layer of the BN layer (0 and "" for what
-    belongs to none). Metrics: "rate mean", "rate var", "rate gamma", "rate beta" (change rate of
+    belongs to none), measured side by side as :func:`run_rows` does. Metrics: "rate mean", "rate var", "rate gamma", "rate beta" (change rate of
     a layer, see :func:`bnta_lib.adaption.change_rates`, per cent), and "pos frozen", "pos
     statistics", "pos adapted", and so for "mat": the terms of Eq. (13) on the same pairs, mean
     over batches: before, with the statistics alone moved, and after.

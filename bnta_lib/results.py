@@ -40,8 +40,8 @@ SHORT = 12  # digits of a digest in a row; the key in the store's file holds all
 
 # Modules that decide every measured number; the module that measures is added to them. A change
 # in any of them makes a new key.
-_DECIDING = ("model", "losses", "pairing", "adaption", "baselines", "evaluation", "experiments",
-             "shift")
+_DECIDING = ("model", "losses", "pairing", "adaption", "deltas", "baselines", "evaluation",
+             "experiments", "shift")
 
 
 @functools.cache

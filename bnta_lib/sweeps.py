@@ -75,7 +75,8 @@ def measure_all(bench: Bench, units: Sequence[tuple], workers: int | None = None
     workers = worker_count(workers or _places(device_of(bench.settings.profile)))
     if pool is None and (workers < 2 or len(units) < 2):
         for unit in units:
-            bench.measure(unit)
+            with _one_thread():  # as the other processes have it: rounding hangs on their number
+                bench.measure(unit)
             yield
         return
     with _executor(pool, min(workers, len(units))) as executor, _handed(executor, bench) as handle:
@@ -89,6 +90,16 @@ def measure_all(bench: Bench, units: Sequence[tuple], workers: int | None = None
         finally:
             for future in running:
                 future.cancel()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _result(done: futures.Future, unit: tuple) -> str:
@@ -204,7 +215,6 @@ _ENVIRONMENT = {
     # done in a thread, whose own arena is of 64 MiB heaps, unless there is one arena only: 4 % more.
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_ARENA_MAX": "1",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",  # a sample of the stack every 10 ms
 }
 _LOCAL: list[Any] = []  # this machine's own cluster and its client
 
@@ -214,7 +224,8 @@ def _local(workers: int):
     import dask
     from distributed import Client, LocalCluster
 
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT}):
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": _ENVIRONMENT,
+                          "distributed.worker.profile.enabled": False}):  # a look at the stack every 10 ms
         if not _LOCAL:
             # Loopback and encrypted, since whoever reaches a scheduler can run code; no web page; and no limit
             # on memory but the machine's: a process that Dask ended for it would only begin again.

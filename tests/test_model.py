@@ -194,17 +194,73 @@ def test_folding_changes_the_function_or_the_model(model, images):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_convolution_sum_and_relu_in_one_call_are_another_function(model, images, monkeypatch):
+@pytest.mark.filterwarnings("ignore:TF32")  # of switching oneDNN off
+def test_the_sum_in_one_call_is_another_function(model, images):
     features = embed(model, images, 4)
-    assert all(m.onednn for m in folded(model.backbone).modules() if hasattr(m, "onednn"))
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    assert not any(getattr(m, "onednn", False) for m in folded(model.backbone).modules())
-    for ours, plain in zip(features, embed(model, images, 4)):
-        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
-    monkeypatch.undo()
+    with torch.backends.mkldnn.flags(enabled=False):
+        for ours, plain in zip(features, embed(model, images, 4)):
+            torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
     double = copy.deepcopy(model).double()  # oneDNN has none
     for ours, exact in zip(features, embed(double, images, 4)):
         torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("place", ["bn1", "layer1.0.bn1", "layer2.1.bn3", "layer3.0.downsample.1", "layer4.2.bn2"])
+@pytest.mark.parametrize("value", [torch.nan, 1e38])
+def test_features_of_a_broken_model_look_sound(model, images, place, value):
+    norm = model.backbone.get_submodule(place)
+    if value == 1e38:  # finite weights, whose maps are too large
+        norm.weight.data.mul_(value)
+    else:
+        norm.running_mean[0] = value
+    assert not torch.isfinite(model.eval()(images).features).all()
+    assert not torch.isfinite(embed_global(model, images)).all()
+
+
+def _other_norm(model):
+    model.backbone.layer1[0].bn3 = nn.GroupNorm(4, model.backbone.layer1[0].bn3.num_features)
+
+
+def _no_norm(model):
+    model.backbone.layer2[1].bn1 = nn.Identity()
+
+
+def _no_norm_at_the_stem(model):
+    model.backbone.bn1 = nn.Identity()
+
+
+def _over_gpus(model):
+    model.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(model.backbone)
+
+
+def _other_block(model):
+    class Halved(type(model.backbone.layer1[1])):
+        def forward(self, x):
+            return super().forward(x) / 2
+
+    model.backbone.layer1[1].__class__ = Halved
+
+
+@pytest.mark.parametrize("change", [_other_norm, _no_norm, _no_norm_at_the_stem, _over_gpus, _other_block])
+def test_a_network_with_other_layers_is_embedded_as_if_it_had_the_papers(model, images, change):
+    change(model)
+    with torch.no_grad():
+        expected = model.eval()(images).features
+    torch.testing.assert_close(embed_global(model, images), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_who_watches_the_inside_of_the_network_sees_nothing_of_embedding(model, images):
+    seen = {}
+    for name in ("conv1", "layer1.2", "layer1.2.instance_norm"):
+        model.backbone.get_submodule(name).register_forward_hook(
+            lambda module, given, out, name=name: seen.setdefault(name, out))
+    embed_global(model, images)
+    assert seen.keys() == {"conv1", "layer1.2", "layer1.2.instance_norm"}
+    kept = {name: out.clone() for name, out in seen.items()}
+    seen.clear()
+    with torch.no_grad():
+        model.eval()(images)
+    assert all(torch.allclose(kept[name], out, atol=1e-5) for name, out in seen.items())
 
 
 def test_global_features_alone_are_others_than_with_the_parts(model, images):
