@@ -5,10 +5,10 @@ models are on GPUs (:func:`.settings.device_of`), one process a GPU. :func:`over
 another: a scheduler's address, a Dask cluster (a ``dask_jobqueue.SLURMCluster``, say), or any executor of
 the kind of :mod:`concurrent.futures`.
 
-Whatever measures, numbers are the same: they hang on neither the number of processes nor their
-threads. A process that dies is replaced and its measurement made again; those that are finished
-are in the store already. What a machine without access to this one's store has measured is handed
-over, and written here.
+Whatever measures, numbers are the same: each process has one thread for it, this one too, since the
+rounding of gradients hangs on their number. A process that dies is replaced and its measurement made
+again; those that are finished are in the store already. What a machine without access to this one's
+store has measured is handed over, and written here.
 """
 
 from __future__ import annotations

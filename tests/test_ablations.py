@@ -101,6 +101,13 @@ def test_rows_of_a_table_are_those_of_adaption_itself(model, small, targets):
     assert set(rows["experiment"]) == {"table_5_restore"}
 
 
+@pytest.mark.parametrize("chosen", [("sigma",), "mean", None])
+def test_rows_that_restore_take_quantities_that_adaption_refuses(model, small, targets, chosen):
+    run = experiments.Run("odd", options={"quantities": chosen, "reading": "restore"})
+    with pytest.raises(ValueError, match="quantities is a tuple of mean, var, gamma, beta; got"):
+        experiments.run_rows("odd", [run], {"bnta": model}, {"GRID": targets["GRID"]}, small, 1, progress=False)
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """What a table's function asks to be measured: experiment, runs, targets, seeds."""

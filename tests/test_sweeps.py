@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -69,6 +70,31 @@ def serial(bench, tmp_path_factory):
 def test_two_processes_write_the_same_bytes_as_one_apart_from_times(bench, serial, tmp_path):
     assert len(list(sweeps.measure_all(bench, units(bench), 2))) == 14
     assert store(tmp_path / "alone") == serial
+
+
+def test_measuring_in_this_process_has_other_threads_than_in_another(bench, monkeypatch):
+    seen, before = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        monkeypatch.setattr(bench, "measure", lambda unit: seen.append(torch.get_num_threads()), raising=False)
+        for _ in sweeps.measure_all(bench, units(bench)[:2], 1):
+            assert torch.get_num_threads() == 2  # the caller's own
+        assert seen == [1, 1]
+
+        def broken(unit):
+            raise ValueError("broken")
+
+        monkeypatch.setattr(bench, "measure", broken, raising=False)
+        with pytest.raises(ValueError, match="broken"):
+            list(sweeps.measure_all(bench, units(bench)[:1]))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_bench_takes_what_it_measured_to_other_processes(bench, serial):
+    bench.measure(units(bench)[2])
+    assert bench._shared and not pickle.loads(sweeps._pickled(bench))._shared
 
 
 def test_a_process_killed_in_the_middle_costs_no_row(bench, serial, tmp_path):
