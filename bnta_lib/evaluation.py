@@ -1,4 +1,4 @@
-"""mAP and CMC of re-id retrieval by counting ranks: no gallery is ever sorted.
+"""mAP and CMC of re-id retrieval by counting ranks: no order of the whole gallery is ever made.
 
 Rank of a match: 1 + the number of gallery images that are nearer to the probe. Images of the
 probe's own person by the probe's own camera are left out (the standard protocol). Ties go to the
@@ -169,37 +169,57 @@ class _Ranks:
         # 4 |p| |g| is no more than `scale`; the rest is rounding of features, norms and sums.
         scale = (squares.sqrt() + self.largest).square() + torch.finfo(torch.float32).tiny
         errors = (own.shape[1] / 4 + 8) * torch.finfo(torch.float32).eps * scale
-        ranks = []
-        for probe, error, row, mine, out in zip(probes, errors[:, 0].tolist(), fast.numpy(), matches, junk):
-            row[out] = np.inf
-            ranks.append(self._of_probe(probe, error, row, mine))
-        return np.concatenate(ranks)
+        exact = self._exact(probes, matches)
+        counted = [_Counted(row, error, d, mine, out) for row, error, d, mine, out
+                   in zip(fast.numpy(), errors[:, 0].tolist(), exact, matches, junk)]
+        for one, found in zip(counted, self._exact(probes, [one.columns for one in counted])):
+            one.settle(found)
+        return np.concatenate([1 + one.nearer for one in counted])
 
-    def _of_probe(self, probe: Tensor, error: float, row: np.ndarray, mine: np.ndarray) -> np.ndarray:
-        if not len(mine):
-            return np.zeros(0, np.int64)
-        exact = self._exact(probe, mine)
+    def _exact(self, probes: Tensor, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Distances of each of ``probes`` (P, C) to its own gallery images."""
+        counts = [len(own) for own in columns]
+        probe = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        image = torch.from_numpy(np.concatenate(columns))
+        found = [_direct(probes[p, None], self.gallery(g)[:, None])[:, 0, 0]
+                 for p, g in zip(probe.split(BLOCK), image.split(BLOCK))]
+        return np.split(torch.cat(found).numpy(), np.cumsum(counts)[:-1])
+
+
+class _Counted:
+    """How many gallery images are nearer to a probe than each of its matches, as far as fast distances tell.
+
+    ``row``: their squares (G,), off by ``error`` at most; ``exact``: the distances of ``matches``. What
+    is left open are the ``columns``, whose exact distances :meth:`settle` takes.
+    """
+
+    def __init__(self, row: np.ndarray, error: float, exact: np.ndarray, matches: np.ndarray, junk: np.ndarray):
+        self.nearer = np.zeros(len(matches), np.int64)
+        self.columns = self.open = np.zeros(0, np.int64)  # rows of the gallery; places among the matches
+        if not len(matches):
+            return
+        row[junk] = np.inf
         low, high = ((exact**2 + bound).astype(np.float32) for bound in (-error, error))
         columns = np.flatnonzero(row <= high.max())  # farther ones than the last match do not count
         row = row[columns]
-        nearer = np.array([np.count_nonzero(row < a) for a in low])
-        within = np.array([np.count_nonzero(row <= b) for b in high]) - nearer
-        open_ = within > 1  # more than the match itself lies within its bounds
-        if open_.any():
-            low, high, own, match = low[open_], high[open_], exact[open_, None], mine[open_, None]
+        ordered = np.sort(row)  # cheaper than to count anew for each of a dozen matches
+        self.nearer = ordered.searchsorted(low, "left")
+        within = ordered.searchsorted(high, "right") - self.nearer
+        self.open = np.flatnonzero(within > 1)  # more than the match itself lies within its bounds
+        if len(self.open):
+            low, high = low[self.open], high[self.open]
             among = np.logical_or.reduce([(row >= a) & (row <= b) for a, b in zip(low, high)])
-            row, columns = row[among], columns[among]
-            found = self._exact(probe, columns)
-            ahead = (found < own) | ((found == own) & (columns < match))
-            nearer[open_] += ahead.sum(1) - (row < low[:, None]).sum(1)
-        return 1 + nearer
+            self.columns, self.exact, self.match = columns[among], exact[self.open, None], matches[self.open, None]
+            self.counted = (row[among] < low[:, None]).sum(1)
 
-    def _exact(self, probe: Tensor, columns: np.ndarray) -> np.ndarray:
-        """Distances of a probe (C,) to gallery images."""
-        return _direct(probe[None], self.gallery(torch.from_numpy(columns)))[0].numpy()
+    def settle(self, found: np.ndarray) -> None:
+        """Count what was left open by its exact distances; ties go to the image that comes first."""
+        if len(self.open):
+            ahead = (found < self.exact) | ((found == self.exact) & (self.columns < self.match))
+            self.nearer[self.open] += ahead.sum(1) - self.counted
 
 
-BLOCK = 4096  # rows of features that are float64 at a time
+BLOCK = 512  # rows of features that are float64 at a time
 
 
 class _Float64:
@@ -214,8 +234,8 @@ class _Float64:
 
     def __call__(self, index: Tensor) -> Tensor:
         """Rows, float64, times ``size``."""
-        rows = self.features[index].double()
-        return (rows if self.norm is None else rows / self.norm[index]) * self.size
+        rows = self.features[index].double()  # a copy in any case, by the index
+        return (rows if self.norm is None else rows.div_(self.norm[index])).mul_(self.size)
 
     def blocks(self) -> Iterator[Tensor]:
         """All rows, block by block."""

@@ -129,7 +129,7 @@ def run_rows(
     return pd.concat(tables, ignore_index=True).rename(columns={"dataset": "target"})
 
 
-class _Stored(ABC):
+class Stored(ABC):
     """What :func:`.sweeps.measure_all` needs, over a store's rows by unit: of one kind of measurement."""
 
     experiment: str  # its name in the store
@@ -145,16 +145,16 @@ class _Stored(ABC):
 
     def known(self, unit: tuple) -> bool:
         """Whether the store has it."""
-        return known(self.experiment, self._key(unit), __name__, profile=self.settings.profile)
+        return known(self.experiment, self._key(unit), type(self).__module__, profile=self.settings.profile)
 
     def measure(self, unit: tuple) -> str:
         """Measure it into this machine's store; what stands there then, to carry to another's."""
         self.rows(unit)
-        return held(self.experiment, self._key(unit), __name__, profile=self.settings.profile)
+        return held(self.experiment, self._key(unit), type(self).__module__, profile=self.settings.profile)
 
     def keep(self, unit: tuple, text: str) -> None:
         """Keep in this machine's store what :meth:`measure` gave on another."""
-        keep(self.experiment, self._key(unit), __name__, text, profile=self.settings.profile)
+        keep(self.experiment, self._key(unit), type(self).__module__, text, profile=self.settings.profile)
 
     def to(self, device: torch.device) -> None:
         """Measure on ``device`` from now on."""
@@ -173,7 +173,7 @@ class _Stored(ABC):
                 bar.update()
 
 
-class Bench(_Stored):
+class Bench(Stored):
     """What measuring the units (target, run, split, seed) of one table takes."""
 
     experiment = "retrieval"
@@ -338,7 +338,7 @@ def change_rows(
     """What adaption with seed 0 moved on every split (Figure 3), and what its losses did.
 
     Columns: those of the store, ``target``, index and layer of the BN layer (0 and "" for what
-    belongs to none), measured side by side as :func:`run_rows` does. Metrics: "rate mean", "rate var", "rate gamma", "rate beta" (change rate of
+    belongs to none). Metrics: "rate mean", "rate var", "rate gamma", "rate beta" (change rate of
     a layer, see :func:`bnta_lib.adaption.change_rates`, per cent), and "pos frozen", "pos
     statistics", "pos adapted", and so for "mat": the terms of Eq. (13) on the same pairs, mean
     over batches: before, with the statistics alone moved, and after.
@@ -350,7 +350,7 @@ def change_rows(
     return pd.concat(tables, ignore_index=True).rename(columns={"dataset": "target"})
 
 
-class _Changes(_Stored):
+class _Changes(Stored):
     """What measuring the units (target, split) of :func:`change_rows` takes."""
 
     experiment = "changes"
@@ -398,6 +398,7 @@ def shift_rows(
     settings: Settings,
     split: int = 0,
     seed: int = 0,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Distance of the BN outputs on each target from those on the source, by layer.
 
@@ -405,28 +406,47 @@ def shift_rows(
     distance (see :mod:`.shift`). The target's outputs are those on the split's probes and
     gallery; the source's are the frozen model's on :func:`source_sample` of the given sets.
     """
-    tables, moments, digest = [], None, model_digest(model)
-    for name, target in targets.items():
-        chosen = target.splits[split]
-        both = target.data.images[torch.cat([chosen.probe, chosen.gallery])]
-
-        def measure() -> list[dict]:
-            nonlocal moments
-            moments = moments or bn_moments(model, source_sample(sources))
-            gallery = target.data.images[chosen.gallery]
-            models = {"frozen": model, "adapted": adapt(model, gallery, settings, seed=seed).model}
-            found = [shift_by_layer(moments, bn_moments(m, both)).assign(model=kind)
-                     for kind, m in models.items()]
-            rows = pd.concat(found).rename(columns={"distance": "value"})
-            return rows.assign(metric="distance", unit="source std").to_dict("records")
-
-        key = {"model": digest, "data": target.data.digest, "seed": seed,
-               "probe": chosen.probe.tolist(), "gallery": chosen.gallery.tolist(),
-               "sources": [source.digest for source in sources], "settings": tta_settings(settings)}
-        rows = measured("shift", key, measure, profile=settings.profile,
-                        dataset=target.stored_as(name), split=split, seed=seed,
-                        setting="training bnta, adaption bnta")
-        tables.append(rows.assign(dataset=name))
+    bench = _Shifts(model, dict(targets), sources, settings, split, seed)
+    units = [(name,) for name in targets]
+    bench.measure_missing(units, "shift", progress, "target")
     columns = {"dataset": "target", "value": "distance"}
-    rows = pd.concat(tables, ignore_index=True).rename(columns=columns)
-    return rows[["target", "model", "index", "layer", "distance"]]
+    rows = pd.concat([bench.rows(unit).assign(dataset=unit[0]) for unit in units], ignore_index=True)
+    return rows.rename(columns=columns)[["target", "model", "index", "layer", "distance"]]
+
+
+class _Shifts(Stored):
+    """What measuring the units (target,) of :func:`shift_rows` takes."""
+
+    experiment = "shift"
+
+    def __init__(self, model, targets, sources, settings, split, seed):
+        self.models, self.targets, self.settings = {"bnta": model}, targets, settings
+        self.split, self.seed, self.digest = split, seed, model_digest(model)
+        self.sources, self.sample = [source.digest for source in sources], source_sample(sources)
+        self._moments: dict | None = None  # of the sources' outputs
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_moments": None}  # each process has its own
+
+    def rows(self, unit: tuple[str]) -> pd.DataFrame:
+        target = self.targets[unit[0]]
+        return measured(self.experiment, self._key(unit), lambda: self._measure(target),
+                        profile=self.settings.profile, dataset=target.stored_as(unit[0]), split=self.split,
+                        seed=self.seed, setting="training bnta, adaption bnta")
+
+    def _key(self, unit: tuple[str]) -> dict:
+        target = self.targets[unit[0]]
+        chosen = target.splits[self.split]
+        return {"model": self.digest, "data": target.data.digest, "seed": self.seed,
+                "probe": chosen.probe.tolist(), "gallery": chosen.gallery.tolist(),
+                "sources": self.sources, "settings": tta_settings(self.settings)}
+
+    def _measure(self, target: Target) -> list[dict]:
+        model, chosen, images = self.models["bnta"], target.splits[self.split], target.data.images
+        self._moments = self._moments or bn_moments(model, self.sample)
+        both = images[torch.cat([chosen.probe, chosen.gallery])]
+        adapted = adapt(model, images[chosen.gallery], self.settings, seed=self.seed).model
+        found = [shift_by_layer(self._moments, bn_moments(m, both)).assign(model=kind)
+                 for kind, m in (("frozen", model), ("adapted", adapted))]
+        rows = pd.concat(found).rename(columns={"distance": "value"})
+        return rows.assign(metric="distance", unit="source std").to_dict("records")

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .experiments import model_digest, score
+from .experiments import Stored, model_digest, score
 from .data.sets import Target
 from .model import BNTANet, embed_global
 from .results import measured
@@ -21,7 +21,7 @@ KINDS = ("held-out people of a source", "target", "target, neutral camera")
 
 
 def headroom_rows(
-    model: BNTANet, sets: dict[str, Target], settings: Settings, kind: str
+    model: BNTANet, sets: dict[str, Target], settings: Settings, kind: str, progress: bool = True
 ) -> pd.DataFrame:
     """Where the match of each probe ranks without adaption: a row a probe.
 
@@ -30,19 +30,37 @@ def headroom_rows(
     """
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}: the kinds are {', '.join(KINDS)}")
-    tables, digest = [], model_digest(model)
-    for name, target in sets.items():
-        key = {"model": digest, "data": target.data.digest, "set": name,
-               "probe": [s.probe.tolist() for s in target.splits],
-               "gallery": [s.gallery.tolist() for s in target.splits],
-               "normalise": settings.normalise_features}
-        rows = measured("headroom", key, lambda: _measure(model, target, settings),
-                        profile=settings.profile, dataset=target.stored_as(name),
-                        setting=f"{kind}, no adaption")
-        tables.append(rows.assign(dataset=name, kind=kind))
+    bench = _Headroom(model, sets, settings, kind)
+    units = [(name,) for name in sets]
+    bench.measure_missing(units, kind, progress, "set")
+    tables = [bench.rows(unit).assign(dataset=unit[0], kind=kind) for unit in units]
     columns = ["set", "kind", "split", "cameras", "gallery", "rank"]
     named = {"dataset": "set", "value": "rank"}
     return pd.concat(tables, ignore_index=True).rename(columns=named)[columns]
+
+
+class _Headroom(Stored):
+    """What measuring the units (set,) of :func:`headroom_rows` takes."""
+
+    experiment = "headroom"
+
+    def __init__(self, model, sets, settings, kind):
+        self.models, self.sets, self.settings, self.kind = {"bnta": model}, sets, settings, kind
+        self.digest = model_digest(model)
+
+    def rows(self, unit: tuple[str]) -> pd.DataFrame:
+        target = self.sets[unit[0]]
+        return measured(self.experiment, self._key(unit),
+                        lambda: _measure(self.models["bnta"], target, self.settings),
+                        profile=self.settings.profile, dataset=target.stored_as(unit[0]),
+                        setting=f"{self.kind}, no adaption")
+
+    def _key(self, unit: tuple[str]) -> dict:
+        target = self.sets[unit[0]]
+        return {"model": self.digest, "data": target.data.digest, "set": unit[0],
+                "probe": [s.probe.tolist() for s in target.splits],
+                "gallery": [s.gallery.tolist() for s in target.splits],
+                "normalise": self.settings.normalise_features}
 
 
 def _measure(model: BNTANet, target: Target, settings: Settings) -> list[dict]:

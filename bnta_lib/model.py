@@ -257,7 +257,8 @@ def _folded(module: nn.Module) -> nn.Module:
         return twin
     for conv, norm in pairs:
         twin._modules[conv], twin._modules[norm] = _Folded(own[conv], own[norm]), nn.Identity()
-    twin.__class__ = {Bottleneck: _FoldedBottleneck}.get(type(module), type(module))
+    if type(module) is Bottleneck:
+        twin.__class__ = _FoldedBottleneck
     return twin
 
 

@@ -5,8 +5,9 @@ The K pairs are taken greedily from the smallest D; an image enters one pair at 
 the smaller (i, j), i < j, and the smaller part.
 
 The N x N matrix is never held. Every image keeps a short list of its nearest neighbours, found
-in blocks of rows by float32 products; an entry is trusted only where a bound on their rounding
-error certifies that nothing outside the list is closer. An image whose trusted entries are
+in blocks of rows by float32 products. Where it comes to an image's turn its list is measured in
+float64, by direct difference; an entry is trusted only where a bound on the rounding of the
+products certifies that nothing outside the list is closer. An image whose trusted entries are
 used up is scanned again among the images still free, with a longer list. The result is thus the
 one of the full matrix of float64 distances by direct difference, with O(N * block) memory.
 """
@@ -71,13 +72,14 @@ def nearest_pairs(local: Tensor, k: int, block: int = 256, candidates: int = 16)
                          f"is {LARGEST:.0e}): the model is broken")
     scan = _Scanner(features, block)
 
-    # Row i answers for the pairs (i, j), i < j. Its list holds (squared distance, j, part) in
-    # order; j = -1 marks a lower bound of all that the list leaves out. The heap holds the head
-    # of each list as (squared distance, i, j, part): a bound comes before a pair that ties.
+    # Row i answers for the pairs (i, j), i < j. The heap holds, of each row, the first of what it has
+    # left, as (squared distance, i, j, part), or a lower bound of all that, with j = -1: a bound comes
+    # before a pair that ties. At first each row has a bound, and its list still to be measured.
     free = torch.ones(n, dtype=torch.bool)
-    lists = scan(torch.arange(n), free, candidates)
+    nearest, lower = scan(torch.arange(n), free, candidates)
+    lists: dict[int, list] = {}
     length = [candidates] * n
-    heap = [(d, i, j, h) for i in range(n) if lists[i] for d, j, h in lists[i][:1]]
+    heap = [(bound, i, -1, -1) for i, bound in enumerate(lower[:, 0].tolist()) if bound < math.inf]
     heapq.heapify(heap)
 
     index, part, distance = [], [], []
@@ -92,9 +94,12 @@ def nearest_pairs(local: Tensor, k: int, block: int = 256, candidates: int = 16)
             free[i] = free[j] = False
             lists[i] = lists[j] = []
             continue
-        if j < 0:  # the list is used up: scan again among the free, twice as far
+        if i not in lists:
+            lists[i] = scan.measured(i, nearest[i], float(lower[i, 1]))
+        elif j < 0:  # the list is used up: scan again among the free, twice as far
             length[i] *= 2
-            lists[i] = scan(torch.tensor([i]), free, length[i])[i]
+            again, bounds = scan(torch.tensor([i]), free, length[i])
+            lists[i] = scan.measured(i, again[0], float(bounds[0, 1]))
         lists[i] = [entry for entry in lists[i] if entry[1] < 0 or free[entry[1]]]
         if lists[i]:
             d, j, h = lists[i][0]
@@ -139,38 +144,46 @@ class _Scanner:
         self.error = (width / 2 + 8) * float32.eps * (norms + norms.max()).square() + float32.tiny
         self.error += 8 * float64.eps * width * self.size * largest
 
-    def __call__(self, rows: Tensor, free: Tensor, length: int) -> dict[int, list]:
-        """Lists of ``rows`` (ascending), each of ``length`` neighbours at most."""
+    def __call__(self, rows: Tensor, free: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """What float32 tells of ``rows`` (R,), ascending: neighbours (R, length), -1 where there are
+        fewer, in no order; and lower bounds (R, 2) of the squared distances of those and of all
+        others, infinite where there are none."""
         columns = free.nonzero()[:, 0]
-        found: dict[int, list] = {}
-        for chunk in rows.split(self.block):
+        nearest = torch.full((len(rows), min(length, max(len(columns), 1))), -1)
+        lower = torch.full((len(rows), 2), torch.inf, dtype=torch.float64)
+        for place in torch.arange(len(rows)).split(self.block):
+            chunk = rows[place]
             later = columns[columns > chunk[0]]
             if not len(later):
-                found |= {i: [] for i in chunk.tolist()}
                 continue
             # One more than asked for: it bounds everything that the list leaves out.
-            fast, place = self._fast(chunk, later).topk(min(length + 1, len(later)), largest=False)
-            limit = torch.full((len(chunk),), torch.inf, dtype=torch.float64)
+            fast, found = self._fast(chunk, later).topk(min(length + 1, len(later)), largest=False)
+            own = later[found[:, :length]]
+            nearest[place, : own.shape[1]] = own.where(fast[:, :length] < torch.inf, -1)
+            bounds = (fast.double() - self.error[chunk, None]).clamp_min_(0.0) / self.size**2
+            lower[place, 0] = bounds[:, 0]
             if len(later) > length:
-                limit = (fast[:, length].double() - self.error[chunk]) / self.size**2
-            partner = later[place[:, :length]]
-            squared, part = self._exact(chunk, partner)
-            kept = (partner > chunk[:, None]) & (squared < limit[:, None])
-            for i, bound, *row in zip(chunk.tolist(), limit.tolist(), kept.tolist(), squared.tolist(),
-                                      partner.tolist(), part.tolist()):
-                entries = sorted((d, j, h) for keep, d, j, h in zip(*row) if keep)
-                if bound != float("inf"):
-                    entries.append((max(bound, 0.0), -1, -1))
-                if len(entries) > self.block:  # keep memory at O(block) a row
-                    entries = entries[: self.block] + [(entries[self.block][0], -1, -1)]
-                found[i] = entries
-        return found
+                lower[place, 1] = bounds[:, length]
+        return nearest, lower
+
+    def measured(self, i: int, others: Tensor, limit: float) -> list[tuple[float, int, int]]:
+        """Pairs of row ``i`` with ``others`` (-1: none) as (squared distance, j, part), in order, as far
+        as they are closer than ``limit``, which bounds all the rest; it ends the list, where finite."""
+        others = others[others >= 0]
+        found = zip(*(values.tolist() for values in self._exact(i, others)), others.tolist())
+        entries = sorted((d, j, h) for d, h, j in found if d < limit)
+        if limit < math.inf:
+            entries.append((limit, -1, -1))
+        if len(entries) > self.block:  # keep memory at O(block) a row
+            entries = entries[: self.block] + [(entries[self.block][0], -1, -1)]
+        return entries
 
     def _fast(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Smallest squared distance over parts, (rows, columns), by the expanded product, scaled."""
         best = d = None
+        own, others = _at(rows), _at(columns)
         for left, right in zip(self.left, self.right):
-            d = torch.mm(left[rows], right[columns].T, out=d)
+            d = torch.mm(left[own], right[others].T, out=d)
             if best is None:
                 best, d = d, None
             else:
@@ -179,13 +192,18 @@ class _Scanner:
         best[:, :early].masked_fill_(columns[None, :early] <= rows[:, None], torch.inf)
         return best
 
-    def _exact(self, rows: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-        """Squared distances of images (b,) to others (b, n) by direct difference, and their part."""
-        best = torch.full(others.shape, torch.inf, dtype=torch.float64)
-        part = torch.zeros(others.shape, dtype=torch.int64)
-        for h in range(self.features.shape[1]):
-            own, other = self.features[rows, None, h].double(), self.features[others, h].double()
-            d = other.sub_(own).square_().sum(-1)
-            part[d < best] = h
-            best = torch.minimum(best, d)
-        return best, part
+    def _exact(self, i: int, others: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared distances (n,) of image ``i`` to others (n,) by direct difference, and their part.
+
+        Of parts that tie the smaller.
+        """
+        difference = self.features[others].double().sub_(self.features[i].double())
+        squared = difference.square_().sum(2)
+        part = squared.argmin(1)
+        return squared.gather(1, part[:, None])[:, 0], part
+
+
+def _at(index: Tensor) -> Tensor | slice:
+    """Ascending indices, as a slice where they leave none out: it takes no copy."""
+    first, last = int(index[0]), int(index[-1])
+    return slice(first, last + 1) if last - first + 1 == len(index) else index
