@@ -30,7 +30,7 @@ def people(images: int, own: Settings) -> ReIDSet:
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, 3, *own.size), dtype=torch.uint8, generator=random)
     pids = torch.arange(images) % min(PEOPLE, images) + 1
-    return ReIDSet("noise", pixels, pids, torch.ones_like(pids), digest="noise")
+    return ReIDSet("noise", pixels, pids, torch.ones_like(pids), known_digest="noise")
 
 
 def ours(data: ReIDSet, own: Settings, device: str) -> float:

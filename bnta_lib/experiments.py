@@ -27,7 +27,7 @@ from .evaluation import Scores, evaluate
 from .model import BNTANet, bn_layers, embed, embed_global
 from .pairing import Pairs, nearest_pairs
 from .results import held, keep, known, measured
-from .settings import Settings
+from .settings import PROFILES, Settings
 from .shift import bn_moments, shift_by_layer, source_sample
 from .sweeps import measure_all
 
@@ -59,8 +59,18 @@ class Run:
         """What the run does, in one line and apart from any table."""
         more = {"N": self.sample} if self.sample is not None else {}
         chosen = {**more, **self.options, **self.overrides}
-        words = [f"{k}={'+'.join(v) if isinstance(v, tuple) else v}" for k, v in chosen.items()]
-        return ", ".join([f"training {self.model}", f"adaption {self.adapter}", *words])
+        return ", ".join([f"training {self.model}", f"adaption {self.adapter}", *_said(chosen)])
+
+    def setting_with(self, settings: Settings) -> str:
+        """:attr:`setting` with all else in which ``settings`` differ from their profile's."""
+        usual = tta_settings(PROFILES[settings.profile])
+        other = {name: value for name, value in tta_settings(settings).items() if value != usual[name]
+                 and name not in {**self.options, **self.overrides}
+                 and (self.adapter != "none" or name == "normalise_features")}
+        return ", ".join([self.setting, *_said(other)])
+
+def _said(chosen: Mapping) -> list[str]:
+    return [f"{k}={'+'.join(v) if isinstance(v, tuple) else v}" for k, v in chosen.items()]
 
 
 # Rows of Table 2 that run here, in the paper's order; the adapters come last.
@@ -107,11 +117,12 @@ def run_rows(
 
     ``seeds``: how many, for all targets or each by name (default: settings.tta_seeds); a run
     without randomness has the one seed 0. Columns: those of the store, with the name of the run
-    as ``method`` and the data set as ``target``. Metrics are mAP, R1, R5, R10 (per cent) and, for
-    the adapter bnta, the seconds of its three parts: features, pairing, steps. Features are
-    extracted once for each target and training and their seconds are an image's share times N;
-    pairs for all K come from one ranking of the N images; runs of the reading "restore" that differ
-    in their quantities alone share an adaption, and have its seconds.
+    as ``method`` and the data set as ``target``. Metrics are mAP, R1, R5, R10 (per cent), the number of
+    probes left out as unmatched, if any, and, for the adapter bnta, the seconds of its three parts:
+    features, pairing, steps. Features are extracted once for each target and training and their
+    seconds are an image's share times N; pairs for all K come from one ranking of the N images; runs
+    of the reading "restore" that differ in their quantities alone share an adaption, and have its
+    seconds.
     """
     seeds = settings.tta_seeds if seeds is None else seeds
     wanted = {name: seeds[name] if isinstance(seeds, Mapping) else seeds for name in targets}
@@ -120,10 +131,11 @@ def run_rows(
              for seed in range(1 if run.adapter == "none" else wanted[name])]
     bench = Bench(tuple(runs), {run.model: models[run.model] for run in runs}, dict(targets), settings)
     bench.measure_missing(units, experiment, progress)
-    # The store knows data by their digest: the names are those of who asks.
+    # The store knows data and runs by their digests: the names and words are those of who asks.
     tables = [
         bench.rows((name, number, split, seed)).assign(
-            dataset=name, split=split, experiment=experiment, method=runs[number].method)
+            dataset=name, split=split, experiment=experiment, method=runs[number].method,
+            setting=runs[number].setting_with(settings))
         for name, number, split, seed in units
     ]
     return pd.concat(tables, ignore_index=True).rename(columns={"dataset": "target"})
@@ -180,7 +192,7 @@ class Bench(Stored):
 
     def __init__(self, runs, models, targets, settings):
         self.runs, self.models, self.targets, self.settings = runs, models, targets, settings
-        self.digests = {name: model_digest(model) for name, model in models.items()}
+        self.told = {name: identity(model) for name, model in models.items()}
         most = [_chosen_k(run, settings) for run in runs if run.adapter == "bnta"]
         self._most = max(most, default=1)
         self._shared: dict[str, _Shared] = {}  # by target
@@ -196,14 +208,14 @@ class Bench(Stored):
         return measured(
             self.experiment, self._key(unit),
             lambda: _measure(run, self.models[run.model], shared, split, own, seed),
-            profile=own.profile, dataset=target.stored_as(name), split=index, seed=seed, setting=run.setting,
+            profile=own.profile, dataset=target.stored_as(name), split=index, seed=seed, setting=run.setting_with(self.settings),
         )
 
     def _key(self, unit: tuple[str, int, int, int]) -> dict:
         name, number, index, seed = unit
         run, target = self.runs[number], self.targets[name]
         own = replace(self.settings, **run.overrides)
-        return _key(run, self.digests[run.model], target, target.splits[index], own, seed)
+        return _key(run, self.told[run.model], target, target.splits[index], own, seed)
 
 
 def table_2_rows(models, targets, settings: Settings, progress: bool = True) -> pd.DataFrame:
@@ -212,19 +224,21 @@ def table_2_rows(models, targets, settings: Settings, progress: bool = True) -> 
 
 
 def _chosen_k(run: Run, settings: Settings) -> int:
-    return run.options.get("K") or replace(settings, **run.overrides).K
+    K = run.options.get("K")
+    return replace(settings, **run.overrides).K if K is None else K
 
 
-def _key(run: Run, digest: str, target: Target, split: Split, settings: Settings, seed: int) -> dict:
+def _key(run: Run, model: dict, target: Target, split: Split, settings: Settings, seed: int) -> dict:
     """All that decides what a run gives. N and K count as they are, said or left to the default."""
-    key = {"model": digest, "data": target.data.digest, "adapter": run.adapter,
+    key = {**model, "data": target.data.digest, "adapter": run.adapter,
            "probe": split.probe.tolist(), "gallery": split.gallery.tolist(),
            "normalise": settings.normalise_features}
     if run.adapter == "none":
         return key
     options = {"reading": "alone", "follow_fn": True, **run.options}
     n = len(split.gallery) if run.sample is None else run.sample
-    options["K"] = options.get("K") or min(settings.K, n // 2)
+    if options.get("K") is None:
+        options["K"] = min(settings.K, n // 2)
     return key | {"seed": seed, "options": options, "N": n, "settings": tta_settings(settings) | {"K": 0}}
 
 
@@ -310,9 +324,12 @@ def _measure(run, model, shared, split, settings, seed) -> list[dict]:
         model = adabn(model, target.data.images[split.gallery], 2 * settings.tta_batch, seed)
     else:
         model = tent(model, target.data.images[split.gallery], settings, 2 * settings.tta_batch, seed)
-    scores = score(model, target, split, settings, features).row()
-    return [{"metric": metric, "value": value, "unit": "%"} for metric, value in scores.items()] + [
-        {"metric": part, "value": round(value, 4), "unit": "s"} for part, value in seconds.items()]
+    scores = score(model, target, split, settings, features)
+    left_out = {"unmatched": scores.unmatched} if scores.unmatched else {}
+    seconds = {part: round(value, 4) for part, value in seconds.items()}
+    return [{"metric": metric, "value": value, "unit": unit}
+            for found, unit in ((scores.row(), "%"), (left_out, "probes"), (seconds, "s"))
+            for metric, value in found.items()]
 
 
 def tta_settings(settings: Settings) -> dict:
@@ -320,6 +337,12 @@ def tta_settings(settings: Settings) -> dict:
     names = ("K", "margin", "lambda3", "matching_reduction", "normalise_features")
     return {k: v for k, v in asdict(settings).items()
             if (k.startswith("tta_") and k != "tta_seeds") or k in names}
+
+
+def identity(model: BNTANet) -> dict[str, str]:
+    """What tells one model from another in a key: its tensors, and the layers that hold them, whose strides
+    and eps no tensor shows."""
+    return {"model": model_digest(model), "network": hashlib.sha256(repr(model).encode()).hexdigest()}
 
 
 def model_digest(model: BNTANet) -> str:
@@ -357,7 +380,7 @@ class _Changes(Stored):
 
     def __init__(self, model, targets, settings):
         self.models, self.targets, self.settings = {"bnta": model}, targets, settings
-        self.digest = model_digest(model)
+        self.told = identity(model)
 
     def rows(self, unit: tuple[str, int]) -> pd.DataFrame:
         (name, number), target, settings = unit, self.targets[unit[0]], self.settings
@@ -369,7 +392,7 @@ class _Changes(Stored):
 
     def _key(self, unit: tuple[str, int]) -> dict:
         target = self.targets[unit[0]]
-        return {"model": self.digest, "data": target.data.digest,
+        return {**self.told, "data": target.data.digest,
                 "gallery": target.splits[unit[1]].gallery.tolist(), "settings": tta_settings(self.settings)}
 
 
@@ -421,7 +444,7 @@ class _Shifts(Stored):
 
     def __init__(self, model, targets, sources, settings, split, seed):
         self.models, self.targets, self.settings = {"bnta": model}, targets, settings
-        self.split, self.seed, self.digest = split, seed, model_digest(model)
+        self.split, self.seed, self.told = split, seed, identity(model)
         self.sources, self.sample = [source.digest for source in sources], source_sample(sources)
         self._moments: dict | None = None  # of the sources' outputs
 
@@ -437,7 +460,7 @@ class _Shifts(Stored):
     def _key(self, unit: tuple[str]) -> dict:
         target = self.targets[unit[0]]
         chosen = target.splits[self.split]
-        return {"model": self.digest, "data": target.data.digest, "seed": self.seed,
+        return {**self.told, "data": target.data.digest, "seed": self.seed,
                 "probe": chosen.probe.tolist(), "gallery": chosen.gallery.tolist(),
                 "sources": self.sources, "settings": tta_settings(self.settings)}
 

@@ -27,7 +27,6 @@ import torch
 
 from .adaption import adapt
 from .data import load_targets
-from .environment import shown
 from .files import atomic
 from .report import EXECUTED, NOTEBOOKS, finished_in
 from .results import machine, stored, write_rows
@@ -172,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
         run_notebooks(chosen, clock)
         if clock.left() < LEAST:
             raise OutOfTime("before the results were gathered")
-        print(f"gathered in {shown(gather(chosen, options.out.expanduser().resolve()))}")
+        print(f"gathered in {gather(chosen, options.out.expanduser().resolve())}")
     except OutOfTime as error:
         print(f"out of time {error}: the same command goes on")
         return 3

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .experiments import Stored, model_digest, score
+from .experiments import Stored, identity, score
 from .data.sets import Target
 from .model import BNTANet, embed_global
 from .results import measured
@@ -46,7 +46,7 @@ class _Headroom(Stored):
 
     def __init__(self, model, sets, settings, kind):
         self.models, self.sets, self.settings, self.kind = {"bnta": model}, sets, settings, kind
-        self.digest = model_digest(model)
+        self.told = identity(model)
 
     def rows(self, unit: tuple[str]) -> pd.DataFrame:
         target = self.sets[unit[0]]
@@ -57,7 +57,7 @@ class _Headroom(Stored):
 
     def _key(self, unit: tuple[str]) -> dict:
         target = self.sets[unit[0]]
-        return {"model": self.digest, "data": target.data.digest, "set": unit[0],
+        return {**self.told, "data": target.data.digest, "set": unit[0],
                 "probe": [s.probe.tolist() for s in target.splits],
                 "gallery": [s.gallery.tolist() for s in target.splits],
                 "normalise": self.settings.normalise_features}

@@ -19,9 +19,10 @@ import json
 import math
 import os
 import platform
+import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -38,19 +39,27 @@ COLUMNS = ("experiment", "profile", "dataset", "split", "seed", "setting", "metr
            "unit", "seconds", "machine", "code", "data", "weights")
 SHORT = 12  # digits of a digest in a row; the key in the store's file holds all of them
 
+# The library's files as they were when this process loaded it: what it runs, whatever is edited since.
+_LOADED = {path.stem: path.read_bytes() for path in Path(__file__).parent.glob("*.py")}
+
 # Modules that decide every measured number; the module that measures is added to them. A change
 # in any of them makes a new key.
 _DECIDING = ("model", "losses", "pairing", "adaption", "deltas", "baselines", "evaluation",
              "experiments", "shift")
 
 
-@functools.cache
 def code_digest(module: str = "") -> str:
-    """SHA-256 of the modules that decide the numbers measured by ``module`` of this library."""
-    sha = hashlib.sha256()
+    """SHA-256 of the modules that decide the numbers measured by ``module`` of this library, as this
+    process loaded them; as they are now where IPython's autoreload follows them."""
     package, _, own = module.rpartition(".")
-    for name in sorted({*_DECIDING, *([own] if package == __package__ else [])}):
-        sha.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return digest_of({*_DECIDING, *([own] if package == __package__ else [])})
+
+
+def digest_of(modules: Iterable[str]) -> str:
+    """SHA-256 of modules of this library, as in :func:`code_digest`."""
+    sha, followed = hashlib.sha256(), "IPython.extensions.autoreload" in sys.modules
+    for name in sorted(modules):
+        sha.update(Path(__file__).with_name(f"{name}.py").read_bytes() if followed else _LOADED[name])
     return sha.hexdigest()
 
 
@@ -90,7 +99,7 @@ def measured(
     """
     code = code_digest(measure.__module__)
     path, key = _place(experiment, key, code, profile)
-    rows = _read(path)
+    rows = _read(path, key)
     if rows is not None:
         return pd.DataFrame(rows)
     _warn_of(path, experiment)
@@ -110,8 +119,8 @@ def measured(
 
 def known(experiment: str, key: dict, module: str, *, profile: str = "") -> bool:
     """Whether the store has what ``module`` would measure by :func:`measured` with this key."""
-    path, _ = _place(experiment, key, code_digest(module), profile)
-    if _read(path) is not None:
+    path, key = _place(experiment, key, code_digest(module), profile)
+    if _read(path, key) is not None:
         return True
     _warn_of(path, experiment)
     return False
@@ -129,7 +138,7 @@ def keep(experiment: str, key: dict, module: str, text: str, *, profile: str = "
     version of the library, or was damaged on its way.
     """
     path, key = _place(experiment, key, code_digest(module), profile)
-    if _read(path) is not None:
+    if _read(path, key) is not None:
         return
     try:
         measured = json.loads(text)
@@ -149,15 +158,24 @@ def keep(experiment: str, key: dict, module: str, text: str, *, profile: str = "
 
 def _place(experiment: str, key: dict, code: str, profile: str) -> tuple[Path, dict]:
     """Where a measurement is stored, and its key as JSON keeps it."""
-    text = json.dumps({"code": code, **key}, sort_keys=True)
+    text = json.dumps({"code": code, **key, **_numerics()}, sort_keys=True)
     name = f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
     return cache_dir() / "results" / (profile or "any") / experiment / name, json.loads(text)
 
 
+def _numerics() -> dict:
+    """Switches of torch that decide how the CPU rounds, where they are not as they come."""
+    own = {"oneDNN": torch.backends.mkldnn.enabled, "matmul": torch.get_float32_matmul_precision(),
+           "dtype": str(torch.get_default_dtype())}
+    usual = {"oneDNN": True, "matmul": "highest", "dtype": "torch.float32"}
+    changed = {name: value for name, value in own.items() if value != usual[name]}
+    return {"numerics": changed} if changed else {}
+
+
 def _warn_of(path: Path, experiment: str) -> None:
     if path.is_file():
-        warnings.warn(f"{path.name}, a measurement of {experiment}, was edited or cut short: it is "
-                      "measured again", stacklevel=3)
+        warnings.warn(f"{path.name}, a measurement of {experiment}, was edited or cut short, or is of another measurement: "
+                      "it is measured again", stacklevel=3)
 
 
 def stored(profile: str | None = None) -> pd.DataFrame:
@@ -184,13 +202,16 @@ def refuse_mixed(rows: pd.DataFrame) -> None:
     """Raise ValueError, saying which, where rows of several origins stand under one name.
 
     In one table all rows are of one profile, all of an experiment by one code, all of a target
-    (column ``target``, else ``dataset``) on the same data, and all of a training with the same
-    weights. What has no such column, or nothing in it, is not from the store: nothing is said of it.
+    (column ``target``, else ``dataset``) on the same data, all of a training with the same
+    weights, and all of a method with the same settings. What has no such column, or nothing in it, is not from the store: nothing is said of it.
     """
     target = "target" if "target" in rows else "dataset"
     training = rows.get("setting", pd.Series("", rows.index)).str.extract(r"^training ([^,]+)")[0]
     rows = rows.assign(training=training)
-    for origin, name in (("profile", None), ("code", "experiment"), ("data", target), ("weights", "training")):
+    if "method" in rows and "setting" in rows:
+        rows["row"] = rows["method"].str.cat(rows["experiment"], " of ") if "experiment" in rows else rows["method"]
+    for origin, name in (("profile", None), ("code", "experiment"), ("data", target), ("weights", "training"),
+                         ("setting", "row")):
         if origin not in rows or name is not None and name not in rows:
             continue
         known = rows[rows[origin].notna() & (rows[origin] != "")]
@@ -210,11 +231,11 @@ def write_rows(rows: pd.DataFrame, path: str | Path) -> None:
         temporary.write_bytes(gzip.compress(data, mtime=0) if Path(path).suffix == ".gz" else data)
 
 
-def _read(path: Path) -> list[dict] | None:
-    """The rows of a file of the store; None where it is not as it was written."""
+def _read(path: Path, key: dict | None = None) -> list[dict] | None:
+    """The rows of a file of the store; None where it is not as it was written, or of another ``key``."""
     try:
         held = json.loads(path.read_text())
-        if held["digest"] != _digest(held["key"], held["rows"]):
+        if held["digest"] != _digest(held["key"], held["rows"]) or key not in (None, held["key"]):
             return None
         # Files of earlier code say so in their key alone.
         about = {"data": held["key"].get("data", "")[:SHORT], "weights": held["key"].get("model", "")[:SHORT]}

@@ -13,10 +13,13 @@ import hashlib
 import json
 import shlex
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -30,11 +33,12 @@ from .files import atomic
 from .losses import identity_loss, matching_train_loss, positioning_loss, triplet_loss
 from .model import BNTANet, load_imagenet
 from .processes import Processes
+from .results import digest_of
 from .settings import (
     AT_SIZE, PROFILES, Settings, cache_dir, data_folder, device_of, settings as load_settings,
 )  # fmt: skip
 from .weights import (
-    MODELS, SHAPELESS, WEAKER, load_model, model_settings, read_meta, save_model, weights_path,
+    MODELS, SHAPELESS, WEAKER, OtherTraining, load_model, model_settings, read_meta, save_model, weights_path,
 )
 
 
@@ -303,23 +307,30 @@ def augment(
     return padded[which, :, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
 
 
+# Modules that decide what a training gives, beside data and settings.
+_DECIDING = ("losses", "model", "training")
+
 # Settings younger than the first weights: at their defaults they are left out of the key.
 _YOUNGER = {"people_share": 1.0, "sync_bn": False}
 
 
 def training_key(sources: ReIDSet, settings: Settings) -> str:
     """Digest of all that decides the weights: the data, and every setting of the training."""
+    return _key(sources.digest, settings)
+
+
+def _key(data: str, settings: Settings) -> str:
     later = ("K", "margin", "lambda3", "matching_reduction", "normalise_features", "splits",
              "heldout", "save_every", "other_height",
              "viper_probe", "ilids_images")  # adaption, evaluation, and when to save
     chosen = {k: v for k, v in asdict(settings).items()
               if not k.startswith("tta_") and k not in later and v != _YOUNGER.get(k)}
-    text = json.dumps([sources.digest, chosen], sort_keys=True)
+    text = json.dumps([data, chosen], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _save(path, key, model, optimiser, random, history) -> None:
-    state = {"key": key, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
+    state = {"key": key, "code": digest_of(_DECIDING), "model": model.state_dict(), "optimiser": optimiser.state_dict(),
              "random": random.get_state(), "history": history}
     with atomic(path) as temporary, open(temporary, "wb") as file:
         torch.save(state, file)  # into an open file: its own writer hides a full disk
@@ -337,6 +348,9 @@ def _read(path, key) -> dict | None:
     if not isinstance(state, dict) or state.get("key") != key:
         raise ValueError(f"{path} is a checkpoint of other data or settings: delete it, or name "
                          "another file")
+    if state.get("code", own := digest_of(_DECIDING)) != own:
+        warnings.warn(f"{path} was begun by another version of the library's training, and goes on by this one: "
+                      "delete it to train by one alone", stacklevel=3)
     return state
 
 
@@ -351,9 +365,10 @@ def trained_model(
     With ``retrain`` it is trained in any profile (resumable) and stored; ``minutes``, from now on,
     and ``compile`` are :func:`train`'s. It is on the device that :func:`.settings.device_of` gives the profile.
     Raises FileNotFoundError where the weights are absent otherwise, ValueError where they were
-    trained on other published sets than are there now, and as :func:`.settings.device_of`.
+    trained on other published sets than are there now or with other settings, and as
+    :func:`.settings.device_of`.
     """
-    from .data import load_sources, real_root
+    from .data import load_sources, pictures_in_both, real_root
 
     begin, device = time.perf_counter(), device_of(settings.profile)
     root = real_root(data)
@@ -364,18 +379,30 @@ def trained_model(
         sources = processes.in_turn(
             lambda: load_sources(chosen, root or "embedded", progress=progress and root is not None))
         key = training_key(sources, chosen)
+        code = digest_of(_DECIDING)
+
+        def of_today(meta: dict) -> bool:
+            return meta.get("key") == key and meta.get("code") == code
+
         # Smoke weights live in the cache: they are made, and made again when they are out of date.
-        if not retrain and processes.by_main(lambda: path.is_file() and read_meta(path).get("key") == key):
-            return processes.by_main(lambda: load_model(path, chosen)).to(device)
+        with suppress(FileNotFoundError, OtherTraining):
+            if not retrain:
+                return processes.by_main(lambda: load_model(path, chosen, of_today)).to(device)
         checkpoint = checkpoint_path(sources, chosen, name)
         if minutes is not None:
             minutes -= (time.perf_counter() - begin) / 60
         model, history = train(sources, chosen, checkpoint, progress, device, minutes=minutes, compile=compile)
         meta = {"model": name, "profile": settings.profile, "data": sources.digest, "epochs": len(history),
-                "sources": sources.name, "key": key, "torch": torch.__version__,
+                "sources": sources.name, "key": key, "code": code, "torch": torch.__version__,
                 "seconds": float(history["seconds"].sum()),
                 **({"processes": processes.count} if processes.count > 1 else {}),
                 **{name: getattr(chosen, name) for name in SHAPELESS}}
+
+        if root is not None and (both := processes.by_main(lambda: pictures_in_both(chosen, root, sources))):
+            meta["shared"] = both
+            if processes.main:
+                warnings.warn(f"{_of_both(both)} among those trained on: their scores are not those of an unseen "
+                              "place", stacklevel=2)
 
         def store() -> BNTANet:
             # The record first: weights without one would never be trained again to get it.
@@ -383,12 +410,22 @@ def trained_model(
                 history.round(5).to_csv(temporary, index=False)
             save_model(model, path, meta, compact=settings.profile not in AT_SIZE)
             checkpoint.unlink(missing_ok=True)
-            return load_model(path, chosen)
+            return load_model(path, chosen, of_today)
 
         return processes.by_main(store).to(device)
     if root is not None:
         _check_mixture(path, root, settings)
-    return load_model(path, chosen).to(device)
+    return load_model(path, chosen, partial(_is_of, chosen, name)).to(device)
+
+
+def _is_of(settings: Settings, name: str, meta: dict) -> bool:
+    """Whether metadata are of the training ``name`` with these settings, maybe for fewer epochs."""
+    epochs = meta.get("epochs", settings.epochs)
+    if meta.get("model") != name or not isinstance(epochs, int):
+        return False
+    if 1 <= epochs < settings.epochs:
+        settings = shortened(settings, epochs)
+    return meta.get("key") == _key(str(meta.get("data")), settings)
 
 
 def _check_mixture(path: Path, root: Path, settings: Settings) -> None:
@@ -415,13 +452,17 @@ def _check_mixture(path: Path, root: Path, settings: Settings) -> None:
 def trained_on(settings: Settings, data: str | Path = "embedded", name: str = "bnta") -> str:
     """The published sets that a model was trained on, with their counts; "" for the embedded ones.
 
+    Pictures of a target that are among them are named.
     Of both, which of the tables' trainings were for fewer epochs than the profile has. Raises as
     :func:`bnta_lib.weights.load_model`.
     """
     from .data import real_root
 
     root = real_root(data)
-    words = [] if root is None else [read_meta(weights_path(settings, name, root)).get("sources", "")]
+    words = []
+    if root is not None:
+        meta = read_meta(weights_path(settings, name, root))
+        words = [meta.get("sources", ""), *([f"{_of_both(both)} among them"] if (both := meta.get("shared")) else [])]
     short = {}
     for other in MODELS:
         if (path := weights_path(settings, other, root)).is_file():
@@ -433,6 +474,11 @@ def trained_on(settings: Settings, data: str | Path = "embedded", name: str = "b
         words += [*(["the embedded sources"] if root is None else []),
                   f"of {settings.epochs} epochs of the schedule: {counts}"]
     return "; ".join(words)
+
+
+def _of_both(both: dict[str, int]) -> str:
+    counts = [f"{count} of {name}'s pictures" for name, count in both.items()]
+    return f"{', '.join(counts)} {'is' if [*both.values()] == [1] else 'are'}"
 
 
 def shortened(settings: Settings, epochs: int) -> Settings:

@@ -8,6 +8,7 @@ on the weights as they are read back. M's classifiers serve training alone and a
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,13 +100,20 @@ def read_meta(path: str | Path) -> dict:
     return _read(path)[1]
 
 
-def load_model(path: str | Path, settings: Settings) -> BNTANet:
+def load_model(
+    path: str | Path, settings: Settings, wanted: Callable[[dict], bool] | None = None
+) -> BNTANet:
     """The model of a weights file, in eval mode.
 
-    Raises FileNotFoundError when the file is absent, ValueError when it is truncated, not a
-    weights file, or of an architecture that ``settings`` does not describe.
+    Raises FileNotFoundError when the file is absent, :class:`OtherTraining` where its metadata are not as
+    ``wanted``, ValueError when it is truncated, not a weights file, holds what no network computes
+    with, or is of an architecture that ``settings`` does not describe.
     """
     stored, meta = _read(path)
+    if wanted is not None and not wanted(meta):
+        raise OtherTraining(f"{path} was trained otherwise than is asked for: its metadata say "
+                            f"{', '.join(f'{k}={v}' for k, v in meta.items() if k in _TELLING)}; choose its "
+                            "settings, or train again with `python -m bnta_lib.training` (make train)")
     for name in SHAPELESS:  # these fit any tensors, and would be wrong without a word
         if name in meta and meta[name] != getattr(settings, name):
             raise ValueError(f"{path} was trained with {name}={meta[name]}, profile "
@@ -121,10 +129,17 @@ def load_model(path: str | Path, settings: Settings) -> BNTANet:
                 raise ValueError(f"{path} is damaged: {name} has no scale that fits it; restore it from version "
                                  "control, or train again")
             tensor = tensor.float() * scale.view(-1, *[1] * (tensor.ndim - 1))
+        usable = tensor.dtype == torch.float32 and bool(torch.isfinite(tensor).all())
+        if not usable or name.endswith("running_var") and bool((tensor < 0).any()):
+            raise ValueError(f"{path} is damaged: its {name} holds what no network computes with; restore it from "
+                             "version control, or train again")
         tensors[name] = tensor
     if "fc_g.weight" not in tensors:
         raise ValueError(f"{path} holds no classifier G: these are not weights of this network")
-    model = BNTANet(len(tensors["fc_g.weight"]), settings)
+    people = tensors["fc_g.weight"]
+    # A small file may claim millions of people: no network of so many is made for one that does not fit.
+    fits = people.ndim == 2 and people.shape[1] == 32 * settings.base_width
+    model = BNTANet(len(people) if fits else 2, settings)
     if not any(name.startswith("fc_m.") for name in tensors):
         model.fc_m = torch.nn.ModuleList()
     expected = {k: v for k, v in model.state_dict().items() if "num_batches_tracked" not in k}
@@ -138,6 +153,13 @@ def load_model(path: str | Path, settings: Settings) -> BNTANet:
         )
     model.load_state_dict(tensors, strict=False)
     return model.eval()
+
+
+class OtherTraining(ValueError):
+    """A weights file of another training than the one asked for."""
+
+
+_TELLING = ("model", "profile", "sources", "epochs")
 
 
 def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
@@ -158,6 +180,8 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
               if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
     try:
         meta = json.loads(header["meta"])
+        if not isinstance(meta, dict):
+            raise ValueError(meta)
     except (KeyError, ValueError):
         broken.append("metadata")
     if broken:

@@ -1,10 +1,11 @@
 import copy
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
-from bnta_lib import BNTANet, adapt, experiments, settings
+from bnta_lib import BNTANet, adapt, experiments, settings, tables
 from bnta_lib.adaption import pair_losses
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import evaluate
@@ -196,3 +197,49 @@ def test_the_same_images_under_another_name_keep_that_name(models, targets, smal
     first = experiments.table_2_rows(models, targets, small, progress=False)
     again = experiments.table_2_rows(models, {"renamed": targets["dots"]}, small, progress=False)
     assert set(again["target"]) == {"renamed"} and again["value"].equals(first["value"])
+
+
+def test_other_settings_than_the_profiles_are_not_said(models, targets, small):
+    faster = replace(small, tta_lr=0.05, tta_momentum=1.0)
+    one, other = (experiments.run_rows("t", [experiments.Run("BNTA")], models, targets, own, 1, progress=False)
+                  for own in (small, faster))
+    assert set(other["setting"] ) != set(one["setting"])
+    assert "tta_lr=0.05" in other["setting"][0] and "tta_momentum=1.0" in other["setting"][0]
+    with pytest.raises(ValueError, match="different setting"):
+        tables.summarise(pd.concat([one, other]))
+    usual = settings("smoke")
+    assert experiments.Run("BNTA").setting_with(usual) == experiments.Run("BNTA").setting
+
+
+def test_layers_of_other_strides_have_the_key_of_these(models):
+    one, other = models["bnta"], copy.deepcopy(models["bnta"])
+    other.backbone.layer4[0].conv2.stride = (2, 2)
+    assert experiments.model_digest(one) == experiments.model_digest(other)
+    assert experiments.identity(one) != experiments.identity(other)
+    assert experiments.identity(one) == experiments.identity(copy.deepcopy(one))
+
+
+def test_no_pairs_are_taken_for_all_of_them(models, targets, small):
+    experiments.run_rows("t", [experiments.Run("BNTA")], models, targets, small, 1, progress=False)
+    with pytest.raises(ValueError, match="K = 0"):
+        experiments.run_rows("t", [experiments.Run("no", options={"K": 0})], models, targets, small, 1, progress=False)
+
+
+def test_probes_without_a_match_are_left_out_of_the_rows_without_a_word(models, targets, small):
+    data, split = targets["dots"].data, targets["dots"].splits[1]  # its gallery lacks persons 11 and 12
+    whole = {"dots": Target(data, (Split(torch.arange(12), split.gallery),))}
+    rows = experiments.run_rows("t", [experiments.Run("off", adapter="none")], models, whole, small, progress=False)
+    assert rows[rows["metric"] == "unmatched"][["value", "unit"]].values.tolist() == [[2.0, "probes"]]
+    assert rows[rows["unit"] == "%"]["metric"].tolist() == ["mAP", "R1", "R5", "R10"]
+
+
+def test_threads_move_the_shift(models, targets, small, monkeypatch, tmp_path):
+    found = []
+    for threads in (1, 2):
+        monkeypatch.setenv("BNTA_CACHE", str(tmp_path / str(threads)))
+        was = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        found.append(experiments.shift_rows(models["bnta"], targets, [targets["dots"].data], small, progress=False))
+        assert torch.get_num_threads() == threads
+        torch.set_num_threads(was)
+    pd.testing.assert_frame_equal(*found, check_exact=True)

@@ -105,7 +105,7 @@ def test_exported_cells_differ_from_the_committed_figure(small):
     targets = {}
     for name, n in galleries.items():
         data = ReIDSet(name, image.expand(n + 1, -1, -1, -1), torch.ones(n + 1).long(),
-                       torch.ones(n + 1).long(), digest="none")
+                       torch.ones(n + 1).long(), known_digest="none")
         targets[name] = Target(data, (Split(torch.tensor([n]), torch.arange(n)),))
     laptop = settings("laptop")
     cells = nk.exported_cells(targets, laptop)

@@ -1,5 +1,7 @@
 """Data that would make a score lie: planted one by one, found and named, and nothing else said."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from bnta_lib import settings
@@ -71,3 +73,11 @@ def test_a_folder_is_loaded_without_a_word(tmp_path):
                  tmp_path / "bounding_box_test", "png")
     with pytest.warns(UserWarning, match="1 probe is in the gallery as the very same picture"):
         load_targets(settings("smoke", height=8, width=4), tmp_path)
+
+
+def test_other_pictures_keep_the_digest_of_these(tmp_path):
+    data = target(noise(12)).data
+    other = replace(data, images=noise(12) // 2)
+    assert other.digest == ReIDSet("dots", other.images, other.pids, other.camids).digest != data.digest
+    assert replace(data, name="other").digest == data.digest
+    assert ReIDSet("dots", data.images, data.pids, data.camids, "known").digest == "known"

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bnta_lib import pairing
 from bnta_lib.pairing import nearest_pairs
 
 
@@ -190,3 +191,31 @@ def test_the_first_pairs_of_a_ranking_are_those_of_a_smaller_k():
         fewer, first = nearest_pairs(local, k), whole.first(k)
         for name in ("index", "part", "distance"):
             assert torch.equal(getattr(fewer, name), getattr(first, name))
+
+
+@pytest.mark.parametrize("far", [0.0, 300.0])
+def test_the_list_that_float32_makes_leaves_the_nearest_out(far):
+    """Most images are measured in float64 by their lists alone: a list of the wrong ones costs a scan each."""
+    random = torch.Generator().manual_seed(3)
+    people = torch.randn(100, 2, 32, generator=random)
+    local = people.repeat(4, 1, 1) + 0.3 * torch.randn(400, 2, 32, generator=random) + far
+    scans, real = [], pairing._Scanner.__call__
+
+    def counted(self, rows, free, length):
+        scans.append(len(rows))
+        return real(self, rows, free, length)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairing._Scanner, "__call__", counted)
+        check(local, 100, candidates=4)
+    assert scans[0] == 400 and len(scans) < 20, "images were scanned again and again"
+
+
+def test_a_list_is_measured_whose_turn_never_comes():
+    local, measured = features("random"), []
+    real = pairing._Scanner.measured
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairing._Scanner, "measured",
+                      lambda self, i, *more: measured.append(i) or real(self, i, *more))
+        nearest_pairs(local, 3)
+    assert len(measured) < len(local) / 2

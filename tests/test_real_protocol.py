@@ -513,3 +513,28 @@ def test_splits_of_a_part_of_a_set_pass_for_the_published_ones(tmp_path, capsys)
     assert capsys.readouterr().err.startswith("cannot write")
     assert main(["splits", str(tmp_path / "sets"), str(tmp_path / "out")]) == 0
     assert "VIPeR: 12 of its 632 people are there: these are not the splits" in capsys.readouterr().err
+
+
+def test_pictures_of_a_target_are_trained_on_without_a_word(tree, cache, tiny, tmp_path):
+    for name in ("Market-1501", "VIPeR"):
+        shutil.copytree(tree / real_trees.TOP[name], tmp_path / real_trees.TOP[name])
+    training.trained_model(tiny, progress=False, data=tmp_path)
+    assert "among" not in training.trained_on(tiny, tmp_path)
+    found = find_real(tmp_path)
+    seen, unseen = found["Market-1501"].samples[0].file, found["VIPeR"].samples[0].file
+    seen.write_bytes(unseen.read_bytes())
+    with pytest.warns(UserWarning, match="1 of VIPeR's pictures is among those trained on"):
+        training.trained_model(tiny, progress=False, data=tmp_path)
+    assert training.trained_on(tiny, tmp_path).endswith("1 of VIPeR's pictures is among them")
+
+
+def test_a_pack_whose_pixels_were_changed_is_scored(tree, cache, tiny, tmp_path):
+    shutil.copytree(tree / "VIPeR", tmp_path / "VIPeR")
+    load_targets(tiny, tmp_path)
+    (pixels,) = (cache / "packed").glob("VIPeR-*/images.npy")
+    whole = pixels.read_bytes()
+    pixels.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match="1 pictures? in .* (is|are) not as (it was|they were) written: delete that folder"):
+        load_targets(tiny, tmp_path)
+    shutil.rmtree(pixels.parent)
+    load_targets(tiny, tmp_path)

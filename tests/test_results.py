@@ -7,6 +7,7 @@ from random import Random
 
 import pandas as pd
 import pytest
+import torch
 
 from bnta_lib import results
 from bnta_lib.results import measured
@@ -213,3 +214,48 @@ def test_a_killed_sweep_goes_on_without_losing_a_finished_row(tmp_path, trial):
     again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert again.stdout == ""
     assert len(list(folder.glob("*.json"))) == 40
+
+
+def test_a_measurement_is_read_back_under_the_key_of_another(measure):
+    measured("trial", {"seed": 0}, measure)
+    theirs = measure.file()
+    measured("trial", {"seed": 1}, measure)
+    (mine,) = {*theirs.parent.glob("*.json")} - {theirs}
+    mine.write_bytes(theirs.read_bytes())
+    with pytest.warns(UserWarning, match="is of another measurement: it is measured again"):
+        measured("trial", {"seed": 1}, measure)
+    assert measure.times == 3 and json.loads(mine.read_text())["key"]["seed"] == 1
+
+
+def test_code_that_runs_is_stored_as_what_the_files_became_meanwhile(monkeypatch):
+    before = results.code_digest()
+    other = {name: text + b"# edited" if name == "baselines" else text for name, text in results._LOADED.items()}
+    monkeypatch.setattr(results, "_LOADED", other)  # as if the files had been so when this process began
+    assert results.code_digest() != before, "it looks at the files as they are now"
+    monkeypatch.setitem(sys.modules, "IPython.extensions.autoreload", results)  # it runs what they are now
+    assert results.code_digest() == before
+
+
+@pytest.mark.parametrize("switch", ["oneDNN", "dtype", "matmul"])
+def test_a_switch_of_rounding_is_in_no_key(measure, switch):
+    measured("trial", {}, measure)
+    was = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    with torch.backends.mkldnn.flags(enabled=switch != "oneDNN"):
+        try:
+            torch.set_default_dtype(torch.float64 if switch == "dtype" else was[0])
+            torch.set_float32_matmul_precision("medium" if switch == "matmul" else was[1])
+            measured("trial", {}, measure)
+        finally:
+            torch.set_default_dtype(was[0])
+            torch.set_float32_matmul_precision(was[1])
+    assert measure.times == 2
+    measured("trial", {}, measure)
+    assert measure.times == 2
+
+
+def test_rows_of_a_method_with_two_settings_are_averaged():
+    one = origins(method="BNTA", setting="training bnta, adaption bnta")
+    other = origins(method="BNTA", setting="training bnta, adaption bnta, tta_lr=0.05")
+    with pytest.raises(ValueError, match="of the row BNTA .*2 different setting.*tta_lr=0.05"):
+        results.refuse_mixed(pd.concat([one, other]))
+    results.refuse_mixed(pd.concat([one, other.assign(method="faster")]))

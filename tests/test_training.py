@@ -120,7 +120,7 @@ def test_checkpoints_are_written_in_other_epochs_than_asked(people, quick, tmp_p
 def test_a_checkpoint_of_something_else_is_continued(people, quick, tmp_path):
     path = tmp_path / "checkpoint.pt"
     train(people, replace(quick, epochs=1), path, progress=False)
-    brighter = replace(people, images=people.images + 1, digest="")
+    brighter = replace(people, images=people.images + 1)
     for data, chosen in ((people, quick), (people, replace(quick, epochs=1, lr=0.02)),
                          (brighter, replace(quick, epochs=1))):
         with pytest.raises(ValueError, match="checkpoint of other data or settings: delete it"):
@@ -141,7 +141,7 @@ def test_settings_of_adaption_make_another_training(people, quick):
         assert training_key(people, replace(quick, **free)) == key
     for part in (dict(seed=1), dict(lambda2=0.0), dict(base_width=8), dict(pad=0), dict(batch=4)):
         assert training_key(people, replace(quick, **part)) != key
-    assert training_key(replace(people, digest="other"), quick) != key
+    assert training_key(replace(people, known_digest="other"), quick) != key
     assert checkpoint_path(people, quick, "bnta") != checkpoint_path(people, quick, "baseline")
 
 
@@ -149,7 +149,7 @@ def test_settings_of_adaption_make_another_training(people, quick):
 def test_weights_that_are_committed_would_be_out_of_date(people, name):
     chosen = settings("laptop")
     meta = read_meta(weights_path(chosen, name))
-    sources = replace(people, digest=meta["data"])
+    sources = replace(people, known_digest=meta["data"])
     assert training_key(sources, model_settings(chosen, name)) == meta["key"]
     assert training_key(sources, model_settings(replace(chosen, sync_bn=True), name)) != meta["key"]
 

@@ -1,5 +1,6 @@
 """Weights come back as they were, or an error says in one sentence what is wrong."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,8 @@ from torch.nn import functional as F
 from bnta_lib.adaption import adapt
 from bnta_lib.model import BNTANet, bn_layers, embed
 from bnta_lib.settings import ROOT, cache_dir, settings
-from bnta_lib.weights import load_model, read_meta, save_model, weights_path
+from bnta_lib.training import trained_model
+from bnta_lib.weights import OtherTraining, load_model, read_meta, save_model, weights_path
 
 
 @pytest.fixture
@@ -137,3 +139,42 @@ def test_a_tensor_without_its_scale_is_said_to_be_damaged(path, small):
         safetensors.torch.save_file(changed, path, header)
         with pytest.raises(ValueError, match=f"is damaged: {name.removesuffix('.scale')} has no scale"):
             load_model(path, small)
+
+
+@pytest.mark.parametrize("change", [
+    {"fc_g.weight": torch.zeros(30_000_000, 0)}, {"fc_g.weight": torch.tensor(1.0)},
+    {"backbone.bn1.running_var": torch.full((4,), -1.0)}, {"backbone.bn1.weight": torch.ones(4).bool()},
+    {"backbone.bn1.weight": torch.full((4,), 1e300, dtype=torch.float64)},
+    {"backbone.bn1.weight": torch.ones(4, dtype=torch.int64)},
+    {"backbone.bn1.weight": torch.full((4,), torch.nan, dtype=torch.complex64)},
+    {"fc_p.weight.scale": torch.full((6,), 3e38)},
+], ids=lambda change: next(f"{name} {tuple(t.shape)} {t.dtype}" for name, t in change.items()))
+def test_tensors_that_no_network_computes_with_are_loaded(path, small, change):
+    with safetensors.safe_open(path, "pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    safetensors.torch.save_file({**tensors, **change}, path, header)
+    with pytest.raises(ValueError, match="no network computes with|another architecture|is damaged"):
+        load_model(path, small)
+
+
+@pytest.mark.parametrize("meta", ["text", ["model"], 3, None])
+def test_metadata_of_another_kind_are_taken(model, tmp_path, small, meta):
+    save_model(model, tmp_path / "a", meta)
+    for read in (lambda: read_meta(tmp_path / "a"), lambda: load_model(tmp_path / "a", small)):
+        with pytest.raises(ValueError, match="is damaged"):
+            read()
+
+
+def test_weights_of_another_training_are_taken_for_those_asked_for(tmp_path, monkeypatch):
+    laptop = settings("laptop")
+    for wrong in ({"seed": 7}, {"lambda2": 0.0}, {"epochs": 1}, {"lr": 1.0}, {"people_share": 1 / 8}):
+        with pytest.raises(OtherTraining, match="was trained otherwise than is asked for"):
+            trained_model(replace(laptop, **wrong), progress=False)
+    for later in ({"K": 8}, {"tta_lr": 0.1}, {"splits": 1}):  # these decide nothing of it
+        trained_model(replace(laptop, **later), progress=False)
+    monkeypatch.setattr("bnta_lib.weights.ROOT", tmp_path)
+    swapped = weights_path(laptop, "bnta")
+    swapped.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "data" / "weights" / "laptop" / "baseline.safetensors", swapped)
+    with pytest.raises(OtherTraining, match="its metadata say .*model=baseline"):
+        trained_model(laptop, progress=False)

@@ -18,7 +18,7 @@ import torch
 
 from bnta_lib.data import benchmark, folder
 from bnta_lib.data.benchmark import SOURCES, TARGETS
-from bnta_lib.data.integrity import problems
+from bnta_lib.data.integrity import problems, shared
 from bnta_lib.data.real.catalogue import CATALOGUE
 from bnta_lib.data.real.layouts import find_sets
 from bnta_lib.data.real.mixture import Mixture, mixture, some_of
@@ -31,7 +31,7 @@ from bnta_lib.settings import data_folder
 __all__ = [
     "ReIDSet", "SOURCES", "Split", "TARGETS", "Target", "find_real", "found_table",
     "load_published", "load_source", "load_source_samples", "load_sources", "load_targets",
-    "real_mixture", "real_root", "thinned", "training_sources",
+    "pictures_in_both", "real_mixture", "real_root", "thinned", "training_sources",
 ]  # fmt: skip
 
 REAL_TARGETS = (*TARGETS, "PRID")
@@ -203,6 +203,15 @@ def real_mixture(root: Path) -> Mixture:
         raise FileNotFoundError(f"nothing to train on below {root}: {error}; {_look(root)}") from None
 
 
+def pictures_in_both(settings, root: Path, sources: ReIDSet) -> dict[str, int]:
+    """How many pictures of the targets below ``root`` are among ``sources``, pixel by pixel; those with any."""
+    found = find_real(root)
+    packs = {name: packed(found[name], settings.size, progress=False, skip_unreadable=True)
+             for name in REAL_TARGETS if name in found}
+    both = {name: shared(sources.images, pack.images) for name, pack in packs.items()}
+    return {name: count for name, count in both.items() if count}
+
+
 def load_published(settings, root: Path, *, progress: bool = False) -> dict[str, ReIDSet]:
     """The published sets below ``root`` to look at: some images of each source, all of each target."""
     found = find_real(root)
@@ -256,4 +265,7 @@ def _stamp(root: Path) -> int:
 def _real_target(found: Found, settings, progress: bool) -> Target:
     splits, camids, words = target_splits(found, settings)
     pack = packed(found, settings.size, progress=progress)
+    if rows := pack.damaged():  # its digest says what was written, and scores would be of what is there
+        raise ValueError(f"{len(rows)} pictures in {pack.folder} are not as they were written: delete that folder, "
+                         "and they are packed again")
     return Target(ReIDSet(found.name, pack.images, pack.pids, camids, origin="published"), splits, words)

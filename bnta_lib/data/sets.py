@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 
 import torch
 
@@ -12,6 +12,8 @@ import torch
 class ReIDSet:
     """A set of N person crops.
 
+    ``digest`` is the SHA-256 of pixels and labels, or the ``known_digest`` of who has one that says as much;
+    a copy by :func:`dataclasses.replace` gets its own. Do not write into the tensors: it would not follow.
     Raises ValueError where the tensors do not fit each other or a label is out of range.
     """
 
@@ -19,10 +21,11 @@ class ReIDSet:
     images: torch.Tensor  # uint8 (N, 3, H, W), RGB
     pids: torch.Tensor  # int64 (N,), person; 0 is a distractor that matches nobody
     camids: torch.Tensor  # int64 (N,), camera, from 1
-    digest: str = ""  # sha256 of pixels and labels; computed where left empty
+    known_digest: InitVar[str] = ""  # where it need not be computed
     origin: str = "embedded"  # or "published", "own folder": sets of one name are told apart by it
+    digest: str = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, known_digest: str) -> None:
         images, n = self.images, len(self.images)
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
@@ -37,8 +40,8 @@ class ReIDSet:
                 )
             if n and int(labels.min()) < least:
                 raise ValueError(f"{self.name}: {what} must be {least} or more")
-        if not self.digest:
-            object.__setattr__(self, "digest", digest(self.images, self.pids, self.camids))
+        own = known_digest or digest(self.images, self.pids, self.camids)
+        object.__setattr__(self, "digest", own)
 
     def __len__(self) -> int:
         return len(self.images)
