@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import errno
+import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -45,12 +47,65 @@ def explained(error: Exception, path: str | Path) -> OSError | None:
     return None
 
 
+def _here() -> str:
+    """Stands for the processes that see each other's ids: of one machine since its start, and of one
+    container. Empty where that cannot be told.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        told = boot + os.readlink("/proc/self/ns/pid") + os.uname().nodename
+        return hashlib.sha256(told.encode()).hexdigest()[:12]
+    except OSError:  # no Linux
+        return ""
+
+
+def _before(path: Path) -> str:
+    """How all names of temporary files beside ``path`` begin; never too long for a file system."""
+    name = os.fsencode(path.name)
+    if len(name) > 200:
+        cut = name[:180].decode("utf-8", "ignore")
+        return f".{cut}~{hashlib.sha256(name).hexdigest()[:12]}."
+    return f".{path.name}."
+
+
+def marked(path: Path) -> str:
+    """How names of this process's temporary files and folders beside ``path`` begin, up to a dash."""
+    return f"{_before(path)}{_here()}-{os.getpid()}-"
+
+
+def left_behind(path: Path) -> list[Path]:
+    """Temporary files and folders beside ``path`` (see :func:`marked`) whose process was killed.
+
+    Never those of a process that lives. Hosts may share a name, and containers a host: what was
+    made on another machine, in another container or before a restart is left alone, since whether
+    its process lives cannot be told from here.
+    """
+    here, before = _here(), _before(path)
+    names: list[str] = []
+    with suppress(OSError):  # a folder that may be written to and not read
+        names = os.listdir(path.parent)
+    ours = re.compile(re.escape(before + here) + r"-([1-9]\d{0,8})-\w{8}\.\w+")
+    found = [(name, ours.fullmatch(name)) for name in names if here and name.startswith(before)]
+    return [path.parent / name for name, match in found if match and not _lives(int(match[1]))]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return True
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; move it there when the block ends well.
 
-    On any error the temporary file is removed and what stood at ``path`` is as before. A full
-    disk or a folder without permission is an OSError whose message says which and what to do.
+    On any error the temporary file is removed and what stood at ``path`` is as before. What a killed
+    process left is removed when ``path`` is next written on this machine. A full disk or a folder
+    without permission is an OSError whose message says which and what to do.
     """
     path = Path(path)
     temporary = None
@@ -59,7 +114,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
         except FileNotFoundError as error:  # as below /proc
             raise OSError(f"{path.parent} cannot be made: choose another folder") from error
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        for left in left_behind(path):
+            with suppress(OSError):
+                left.unlink()
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=marked(path), suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
         yield temporary

@@ -2,19 +2,23 @@
 
 Pictures are embedded, formulas become MathML, and nothing is loaded from elsewhere. Widgets cannot
 live in such a page; a sentence stands in their place. What names of people's own files and folders
-hold is shown as text, never taken for HTML.
+hold is shown as text, never taken for HTML, and so is a picture that would have to be loaded.
 """
 
 from __future__ import annotations
 
+import base64
 import html
 import json
+import mimetypes
 import os
 import re
 from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import latex2mathml.converter
 import nbformat
@@ -39,7 +43,14 @@ def _mathml(formula: str, display: str) -> str:
     # The converter knows the starred environment but not its inner form.
     formula = re.sub(r"\\(begin|end)\{aligned\}", r"\\\1{align*}", formula)
     try:
-        return latex2mathml.converter.convert(formula, display=display)
+        element = latex2mathml.converter.convert_to_element(formula, display=display)
+        for part in element.iter():
+            for name in ("href", "style", "class"):  # links, and what loads a picture
+                part.attrib.pop(name, None)
+        # The converter's own writer leaves < and & of the formula as they are. What is HTML of its own
+        # making is characters by their numbers alone.
+        written = ElementTree.tostring(element, encoding="unicode")
+        return re.sub(r"&amp;(?=#x[0-9A-Fa-f]+;)", "&", written)
     except Exception:  # its errors share no base class; the source is what a reader can use
         return f"<code>{html.escape(formula)}</code>"
 
@@ -53,7 +64,8 @@ def _cell(tag: str, text: str, number: bool, **attributes: object) -> str:
 def _head(names: Sequence[str], numbers: Sequence[bool]) -> str:
     """The head of a table; neighbours that begin with the same words share a cell above them."""
     above, below = [], []
-    words = [name.split() for name in names]
+    # Words within a tag belong together.
+    words = [[name] if "<" in name else name.split() for name in names]
     start = 0
     # A group shares all the words that its first two columns do, and each adds some of its own.
     while start < len(words):
@@ -101,7 +113,7 @@ class _Renderer(IPythonRenderer):
     """Markdown with formulas as MathML, tables as :func:`table_html`, and links that work."""
 
     def __init__(self, pages: Collection[str], **options: object):
-        super().__init__(escape=True, **options)
+        super().__init__(escape=True, **options)  # not embed_images: see image
         self.pages = pages  # names of the notebooks that have a page
 
     def block_math(self, body: str) -> str:
@@ -112,6 +124,29 @@ class _Renderer(IPythonRenderer):
 
     def latex_environment(self, name: str, body: str) -> str:
         return _mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", "block")
+
+    def block_mermaidjs(self, code: str) -> str:
+        return f"<pre><code>{html.escape(code)}</code></pre>\n"  # its script is not on the page
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        embedded = self._embedded(unquote(url))
+        return super().image(text, embedded, title) if embedded else f"{text} ({html.escape(url)})"
+
+    def _embedded(self, place: str) -> str | None:
+        """A picture among the attachments or in the folder as an address that holds it; None for others."""
+        if place.startswith("attachment:"):
+            attached = self.attachments.get(place.removeprefix("attachment:"), {})
+            kinds = [kind for kind in attached if kind.startswith("image/")]
+            return f"data:{kinds[0]};base64,{attached[kinds[0]]}" if kinds else None
+        try:
+            folder = os.path.realpath(self.path)
+            file = Path(os.path.realpath(os.path.join(folder, place)))
+            kind = mimetypes.guess_type(file.name)[0] or ""
+            if not (kind.startswith("image/") and file.is_relative_to(folder) and file.is_file()):
+                return None
+            return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+        except (OSError, ValueError):  # no name that a file can have, or one that may not be read
+            return None
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         file, hash_sign, place = url.partition("#")
@@ -136,9 +171,9 @@ def markdown_html(
     """``source`` (Markdown) as HTML, its pictures embedded; their paths start at ``folder``.
 
     Links to the notebooks ``pages`` lead to their pages, ``name.html``. Of other links those to
-    the web remain. HTML in ``source`` is shown as text.
+    the web remain. HTML in ``source`` is shown as text, and other pictures by their words and address.
     """
-    renderer = _Renderer(pages, embed_images=True, path=str(folder), attachments=attachments or {})
+    renderer = _Renderer(pages, path=str(folder), attachments=attachments or {})
     return MarkdownWithMath(renderer=renderer).render(source)
 
 

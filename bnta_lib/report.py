@@ -22,6 +22,7 @@ import nbformat
 import pandas as pd
 from PIL import Image
 
+from .files import left_behind, marked
 from .pages import (
     TEMPLATES,
     code_cells,
@@ -282,24 +283,34 @@ def build(
 
     ``figures``: the folder of its figures and tables, which are copied; ``folder``: where the
     notebooks' sources lie, at which the paths of their pictures start. An earlier report is
-    replaced in one step, when the new one is whole. Raises FileExistsError if ``out/run`` is
-    something else than a report.
+    replaced when the new one is whole; a build that is killed does not lose it: the next one finds
+    it, and removes what that build left. Raises FileExistsError if ``out/run`` is something else
+    than a report.
     """
     site = out / run
+    for left in left_behind(site):
+        if left.suffix == ".old" and not site.exists():  # killed after the old one was put aside
+            left.rename(site)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
     if site.exists():
         index = site / "index.html"
         if not (index.is_file() and GENERATOR in index.read_text(encoding="utf-8")[:1000]):
             raise FileExistsError(f"{site} is no report: move it, or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=out, prefix=".report-"))
+    partial = Path(tempfile.mkdtemp(dir=out, prefix=marked(site), suffix=".new"))
+    old = partial.with_suffix(".old")
     try:
         _write(partial, run, source, figures, folder)
         partial.chmod(0o755)  # mkdtemp's folder is private
         if site.exists():
-            shutil.rmtree(site)
+            site.rename(old)
         partial.rename(site)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if old.exists() and not site.exists():
+            old.rename(site)
+        for left in (partial, old):
+            shutil.rmtree(left, ignore_errors=True)
     return site / "index.html"
 
 

@@ -85,6 +85,11 @@ def find_notebooks(folder: Path = NOTEBOOKS, only: Sequence[str] = ()) -> list[P
     return [path for path in found if not only or path.name.startswith(tuple(only))]
 
 
+def as_format(path: Path) -> str:
+    """``path`` as papermill takes it: it fills parameters into the braces of notebooks' paths."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 def parameters_of(profile: str, data: str | None) -> dict[str, str]:
     """The notebooks' parameters; ``data`` is None, "embedded", "real" or a folder of person images.
 
@@ -112,7 +117,7 @@ def check_parameters(notebooks: Sequence[Path], parameters: dict[str, str]) -> N
     papermill itself only warns, and the notebook would run with its defaults.
     """
     for path in notebooks:
-        missing = parameters.keys() - papermill.inspect_notebook(path).keys()
+        missing = parameters.keys() - papermill.inspect_notebook(as_format(path)).keys()
         if missing:
             raise ValueError(
                 f"{path.name} does not take {', '.join(sorted(missing))}: "
@@ -151,8 +156,8 @@ def run_notebook(source: Path, executed: Path, parameters: Mapping, cwd: Path | 
     began = time.monotonic()
     try:
         papermill.execute_notebook(
-            source.resolve(),
-            executed.resolve(),
+            as_format(source.resolve()),
+            as_format(executed.resolve()),
             parameters,
             cwd=cwd or source.resolve().parent,
             progress_bar=progress,

@@ -25,7 +25,7 @@ from .starting import starting
 with starting(__name__ == "__main__"):
     import papermill
 
-    from .reproduce import NotebookFailure, run_notebook
+    from .reproduce import NotebookFailure, as_format, run_notebook
 
 # What a parameter is that is None unless it is given.
 OPTIONAL = {"profile": str, "probes": str, "out": str, "tracks": str, "K": int, "epochs": int, "layer": str}
@@ -45,7 +45,7 @@ def typed(notebook: str | Path, given: Mapping[str, str]) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no notebook {path}")
     try:
-        found = papermill.inspect_notebook(str(path))
+        found = papermill.inspect_notebook(as_format(path))
         own = {name: ast.literal_eval(about["default"]) for name, about in found.items()}
     except Exception as error:  # whatever papermill and nbformat raise for what is no notebook
         raise ValueError(f"{path} cannot be read as a notebook: {type(error).__name__}") from error

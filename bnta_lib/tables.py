@@ -528,14 +528,34 @@ DUALNORM_NOTE = (
 )
 
 
+# What begins markup within a line of Markdown; an underscore between letters, as in L_mat, does not.
+_MARKS = re.compile(r"[\\`*~$\[|]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])")
+_SIGNS = re.compile(r"[!-/:-@\[-`{-~]")
+
+
+def _as_text(cell: object) -> object:
+    """Text on one line that Markdown shows as it reads: names of folders may hold markup."""
+    if not isinstance(cell, str):
+        return cell
+    # After a backslash further signs have a meaning, as that of formulas in \( and \begin{...
+    marks = _SIGNS if "\\" in cell else _MARKS
+    return marks.sub(r"\\\g<0>", " ".join(cell.splitlines()))
+
+
 def markdown(table: pd.DataFrame) -> str:
-    """A table as GitHub Markdown; levels of index and columns are joined with a space."""
+    """A table as GitHub Markdown; levels of index and columns are joined with a space.
+
+    Cells and headings are text: what would be markup in them is escaped.
+    """
     flat = table.copy()
     if isinstance(flat.columns, pd.MultiIndex):
         flat.columns = [" ".join(str(level) for level in c) for c in flat.columns]
     names = [name or "" for name in flat.index.names]
     # Text stays as it is printed: 48.0 is not 48.
-    return flat.reset_index(names=names).to_markdown(index=False, disable_numparse=True)
+    flat = flat.reset_index(names=names)
+    flat = flat.apply(lambda own: own if pd.api.types.is_numeric_dtype(own) else own.map(_as_text))
+    flat.columns = list(map(_as_text, flat.columns))
+    return flat.to_markdown(index=False, disable_numparse=True)
 
 
 # What LaTeX reads otherwise, or has no letter for.
@@ -607,11 +627,11 @@ def latex(table: pd.DataFrame) -> str:
 def save_table(table: pd.DataFrame, name: str, profile: str, note: str = "") -> list[Path]:
     """Write ``name``.csv, .md and .tex under the profile's figures; returns the paths.
 
-    The note stands below the table in Markdown, and above it as a comment in LaTeX. A rounded
-    -0.0 is written as 0.0.
+    The note, plain text, stands below the table in Markdown, and above it as a comment in LaTeX.
+    A rounded -0.0 is written as 0.0.
     """
     table = table.apply(lambda column: column + 0.0 if column.dtype.kind == "f" else column)
-    below = f"\n{note}\n" if note else ""
+    below = "\n" + "".join(f"{_as_text(line)}\n" for line in note.splitlines()) if note else ""
     above = "".join(f"% {line}\n" for line in note.splitlines())
     texts = {"csv": table.to_csv(), "md": f"{markdown(table)}\n{below}",
              "tex": above + latex(table)}

@@ -1,5 +1,6 @@
 """Files are whole or as before, whatever stops the writing."""
 
+import os
 import signal
 import stat
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bnta_lib.files import atomic
+from bnta_lib.files import atomic, left_behind, marked
 
 
 def test_a_written_file_is_not_in_place_or_leaves_traces(tmp_path):
@@ -24,6 +25,52 @@ def test_a_written_file_is_not_in_place_or_leaves_traces(tmp_path):
             temporary.write_text("third")
         assert reader.read() == "second"  # whoever was reading keeps the whole old file
     assert list(path.parent.iterdir()) == [path]
+
+
+def writer(path, then):
+    """A process that does ``then`` after it has written half of ``path``."""
+    code = ("import os, sys\nfrom bnta_lib.files import atomic\n"
+            f"with atomic(sys.argv[1]) as half:\n    half.write_text('half')\n    {then}")
+    return subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "[a]*? {1}.txt", "ü" * 127])
+def test_a_killed_writing_leaves_its_file_for_ever(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("old")
+    assert writer(path, "os.kill(os.getpid(), 9)").wait() == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2 and path.read_text() == "old"
+    with atomic(path) as temporary:
+        assert set(tmp_path.iterdir()) == {path, temporary}
+        temporary.write_text("new")
+    assert list(tmp_path.iterdir()) == [path] and path.read_text() == "new"
+
+
+def test_the_half_file_of_a_living_writer_of_another_machine_or_of_another_file_is_removed(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    living = writer(path, "print(flush=True); sys.stdin.read()")
+    living.stdout.readline()
+    gone = subprocess.Popen(["true"])
+    gone.wait()  # its number is free now
+    here, own = marked(path), f"-{os.getpid()}-"
+    assert here.endswith(own)
+    there = f".a.{'0' * 12}-{gone.pid}-abcdefgh.tmp"
+    others = [there, ".a.abcdefgh.tmp", *(here.replace(own, f"-{gone.pid}-").replace(".a.", begin) + "abcdefgh.tmp"
+                                          for begin in (".b.", ".a.b.", ".aa."))]
+    for name in others:
+        (tmp_path / name).write_text("half")
+    left = tmp_path / (here.replace(own, f"-{gone.pid}-") + "abcdefgh.tmp")
+    left.touch()
+    assert left_behind(path) == [left]
+    for _ in range(2):
+        with atomic(path) as temporary:
+            temporary.write_text("mine")
+        assert {f.name for f in tmp_path.iterdir()} > {"a", *others} and not left.exists()
+    living.communicate()
+    assert living.returncode == 0 and path.read_text() == "half"
+    monkeypatch.setattr("bnta_lib.files._here", str)  # a system that does not tell who lives
+    (tmp_path / f".a.-{gone.pid}-abcdefgh.tmp").touch()
+    assert left_behind(path) == []
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -1,14 +1,18 @@
 """The report in a browser, from the file system and with no network; what it says of a run."""
 
+import os
+import re
 import shutil
+import signal
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import pandas as pd
 import pytest
 from PIL import Image
 
-from bnta_lib import pages, report
+from bnta_lib import pages, report, tables
 from bnta_lib.settings import ROOT
 
 LAPTOP = ROOT / "figures" / "laptop"
@@ -297,6 +301,138 @@ def test_a_report_replaces_an_older_one_whole_and_nothing_else(place, monkeypatc
         build(place, "laptop")
     assert (site / "index.html").read_text() == before
     assert {path.name for path in (place / "site").iterdir()} == {"smoke", "laptop"}
+
+
+def killed(place, owner, name, when):
+    """A build in a process of its own that is killed at the first call of ``owner.name`` for which ``when``."""
+    process = os.fork()
+    if process == 0:
+        try:
+            real = getattr(owner, name)
+
+            def deadly(*arguments, **others):
+                if when(*arguments):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*arguments, **others)
+
+            setattr(owner, name, deadly)
+            build(place, "laptop")
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGKILL
+
+
+@pytest.mark.parametrize("owner, name, when", [
+    (report, "notebook_html", lambda *_: True),
+    (Path, "rename", lambda _, to: to.name == "laptop"),
+    (shutil, "rmtree", lambda *_: True),
+], ids=["while it is written", "before it is put in place", "before the old one is removed"])
+def test_a_killed_build_loses_the_old_report_or_leaves_folders_for_ever(place, monkeypatch, owner, name, when):
+    site = build(place, "laptop")
+    killed(place, owner, name, when)
+    left = {path.name for path in site.parent.iterdir()} - {"laptop"}
+    assert len(left) == 1 + (owner is Path)
+    other = build(place, "smoke")  # leaves alone what another run may still need
+    assert left < {path.name for path in site.parent.iterdir()}
+    with monkeypatch.context() as full:
+        full.setattr(report, "notebook_html", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build(place, "laptop")
+    assert "verdicts" in (site / "index.html").read_text() and (site / "01_b.html").is_file()
+    assert set(site.parent.iterdir()) == {site, other}
+    assert build(place, "laptop") == site and set(site.parent.iterdir()) == {site, other}
+
+
+def test_an_old_report_is_lost_where_the_new_one_cannot_be_put_in_place(place, monkeypatch):
+    site = build(place, "laptop")
+    real = Path.rename
+
+    def fails(path, to):
+        if path.suffix == ".new":
+            raise OSError("stale handle")
+        return real(path, to)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="stale"):
+        build(place, "laptop")
+    assert (site / "index.html").is_file() and list(site.parent.iterdir()) == [site]
+
+
+REMOTE = "![a](https:&sol;&sol;evil.example&sol;x.png)"
+
+
+def test_markup_in_the_name_of_a_folder_is_followed(browser, place):
+    """Escaped where tables are written; and pages load nothing that is in no table of ours."""
+    table = pd.DataFrame({f"{REMOTE} R1": [1.0], f"{REMOTE} mAP": [2.0]}, index=pd.Index([REMOTE], name="set"))
+    (place / "figures" / "table_2.md").write_text(tables.markdown(table))
+    (place / "figures" / "table_3.md").write_text(f"|{REMOTE} R1|{REMOTE} mAP|\n|-|-|\n|{REMOTE}|2|\n\n{REMOTE}\n")
+    site = build(place)
+    assert problems(browser, site) == []
+    text = (site / "index.html").read_text()
+    assert not re.search(r'src="(?!figures/)', text)
+    assert text.count(REMOTE.replace("&", "&amp;")) == 2  # a heading that two columns share, and a cell
+    assert "a (https://evil.example/x.png)" in text
+
+
+@pytest.mark.parametrize("address", [
+    "https://evil.example/x.png", "https:&#47;&#x2f;evil.example/x.png", "https:&sol;&sol;evil.example/x.png",
+    "//evil.example/x.png", "<https://evil.example/a b.png>", 'https://evil.example/x.png "onload=alert(1)"',
+    "HTTPS://evil.example/x.png", "data:image/svg+xml,<svg/onload=alert(1)>", "data:image/png;base64,AAAA",
+    "file:///etc/hostname", "../outside.png", "..&#47;outside.png", "%2e%2e/outside.png", "link.png", "loop.png",
+    "folder.png", "words.txt", "gone.png", "attachment:gone.png", "attachment:page", "%00.png", "x" * 300 + ".png",
+    "javascript:alert(1)", ".",
+])
+def test_a_picture_that_is_no_file_of_the_folder_is_shown(tmp_path, address):
+    Image.new("RGB", (2, 2)).save(tmp_path / "outside.png")
+    folder = tmp_path / "folder"
+    (folder / "folder.png").mkdir(parents=True)
+    (folder / "link.png").symlink_to(tmp_path / "outside.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "words.txt").write_text("x")
+    attached = {"page": {"text/html": "x"}}
+    shown = pages.markdown_html(f"![the *words*]({address})", folder, attachments=attached)
+    assert "the <em>words</em> (" in shown and "<img" not in shown and "onload" not in re.sub(r"\(.*\)", "", shown)
+
+
+@pytest.mark.parametrize("address", ["in/x.png", "in/a%20b.png", "<in/a b.png>", "in/../in/x.png", "in&sol;x.png",
+                                     "in/x.svg", "attachment:my%20own.png"])
+def test_a_picture_of_the_folder_or_the_notebook_is_left_out(tmp_path, address):
+    (tmp_path / "in").mkdir()
+    for name in ("x.png", "a b.png"):
+        Image.new("RGB", (2, 2)).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "x.svg").write_text("<svg/>")
+    attached = {"my own.png": {"text/plain": "x", "image/png": "AAAA"}}
+    shown = pages.markdown_html(f'![an "<em>"]({address} "a \\" onload=x")', tmp_path, attachments=attached)
+    assert re.fullmatch(r'<p><img src="data:image/(png|svg\+xml);base64,[\w+/=]+" alt="an &quot;&lt;em&gt;&quot;" '
+                        r'title="a &quot; onload=x" /></p>\n', shown)
+
+
+@pytest.mark.parametrize("source", [
+    r"$\text{<script>alert(1)</script>}$", r"$$\mbox{<script>alert(1)</script>}$$",
+    r"\begin{align}\tag{<script>alert(1)</script>}\end{align}", r"$\operatorname{<script>alert(1)</script>}$",
+    r"$\unicode{;<script>alert(1)</script>}$", r"$\color{<script>alert(1)</script>}{x}$",
+    r"$\text{&lt;script>alert(1)</script>}$", "```mermaid\n<script>alert(1)</script>\n```",
+])
+def test_html_in_a_formula_is_taken_for_html(tmp_path, source):
+    shown = pages.markdown_html(source, tmp_path)
+    assert "<script" not in shown and "alert" in re.sub("</?m[a-z]+>", "", shown)
+
+
+def test_a_formula_links_or_loads(tmp_path):
+    source = r"$\href{javascript:alert(1)}{x} \style{background: url(https://evil.example/x.png)}{y} \class{z}{w}$"
+    shown = pages.markdown_html(source, tmp_path)
+    assert shown.count("<mi>") == 3 and not re.search("href|style|class|evil", shown)
+
+
+def test_a_formula_is_written_otherwise_than_before(tmp_path):
+    shown = pages.markdown_html(r"$a < b > c \leq \text{d \& e} \unicode{x3c}$", tmp_path)
+    assert "<mo>&#x0003C;</mo>" in shown and "<mo>&#x0003E;</mo>" in shown and "<mo>&#x02264;</mo>" in shown
+    assert "d&#x000A0;" in shown and "<mi>&#x3c;</mi>" in shown and "&amp;#" not in shown
+
+
+def test_a_tag_is_split_over_two_headings():
+    names = ['<a href="x" title="a b">c</a> R1', '<a href="x" title="a b">c</a> mAP']
+    assert all(name in pages.table_html(names, [["1", "2"]]) for name in names)
 
 
 def test_columns_that_begin_alike_share_a_heading():

@@ -177,6 +177,19 @@ def test_data_folder_reaches_the_notebook_as_a_full_path(place, monkeypatch):
     assert reproduce.run_name("smoke", other) != written.name
 
 
+def test_braces_in_paths_are_only_braces(place):
+    folder = place / "note{profile}books{x}"
+    (place / "notebooks").rename(folder)
+    (place / "cam{1}").mkdir()
+    (folder / "expected").write_text(str(place / "cam{1}"))
+    write_notebook(folder / "00_{a}.ipynb", "assert data == open('expected').read()")
+    out, site = place / "out{0}", place / "report{"
+    assert reproduce.main(["--notebooks", str(folder), "--out", str(out), "--report", str(site),
+                           "--profile", "smoke", "--data", str(place / "cam{1}")]) == 0
+    (written,) = out.glob("smoke_cam{1}-*")
+    assert (written / "00_{a}.ipynb").is_file() and (site / written.name / "00_{a}.html").is_file()
+
+
 def test_a_source_is_never_written_over(place):
     path = write_notebook(place / "notebooks" / "00_a.ipynb", "1")
     with pytest.raises(ValueError, match="written over itself"):

@@ -93,6 +93,15 @@ def test_paths_are_those_of_the_callers_folder_and_the_end_is_told(tmp_path):
     assert any("what it read" in o.get("text", "") for c in record.cells if c.cell_type == "code" for o in c.outputs)
 
 
+def test_braces_in_paths_are_only_braces(tmp_path, monkeypatch, capsys):
+    (tmp_path / "{0}").mkdir()
+    monkeypatch.chdir(tmp_path / "{0}")
+    write(tmp_path / "{0}" / "n{name}.ipynb", "name = None", "open('made', 'w').write(name)")
+    assert run.main(["n{name}.ipynb", "r{x}.ipynb", "-p", "name", "{y}"]) == 0, capsys.readouterr().err
+    assert (tmp_path / "{0}" / "made").read_text() == "{y}"
+    assert {path.name for path in (tmp_path / "{0}").iterdir()} == {"n{name}.ipynb", "r{x}.ipynb", "made"}
+
+
 def test_a_run_that_fails_or_finds_no_room_leaves_the_earlier_record(tmp_path, small_disk, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "n.ipynb", "wrong = False", "assert not wrong, 'two\\nlines'")

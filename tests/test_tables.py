@@ -1,3 +1,4 @@
+import html
 import re
 import shutil
 import subprocess
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bnta_lib import BNTANet, settings, tables
+from bnta_lib import BNTANet, pages, settings, tables
 from bnta_lib.ablations import TABLE_3, TABLE_4, TABLE_5
 
 
@@ -161,6 +162,35 @@ def test_saved_tables_and_rows_read_back(rows, tmp_path, monkeypatch):
     assert "-0.0" not in "".join(path.read_text() for path in zero)
     path = tables.save_rows(rows, "table_2_rows", "smoke")
     assert pd.read_csv(path)["value"].to_numpy() == pytest.approx(rows["value"], abs=1e-6)
+
+
+NAMES = ["![a](https:&sol;&sol;evil.example&sol;x.png)", "<img src=x>", "*a* _b_ __c__ **d** ~~e~~ `f`", "a|b", "a\\|b",
+         r"$\text{x}$ \(y\) \[z\] \begin{a}b\end{a}", "&lt; &#42;", "[a](b) [c]", "two\nlines", "\\", "<!-- a", "$$a$$"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_markup_in_a_folders_name_is_followed(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(tables, "figures_dir", lambda profile: tmp_path)
+    table = pd.DataFrame({(name, "R1"): ["1"], (name, "of"): [name]}, index=pd.Index([name], name="set"))
+    text = tables.save_table(table, "t", "smoke", f"On {name}.")[1].read_text()
+    shown = pages.markdown_html(text, tmp_path)
+    assert not set(re.findall(r"<(\w+)", shown)) - {*"table thead tbody tr th td p".split()}
+    line = " ".join(name.split())
+    cells = [html.unescape(cell) for cell in re.findall("<t[dh](?: [^>]*)?>(.*?)</t[dh]>", shown)]
+    assert cells == ["set", line, "R1", "of", line, "1", line]
+    assert name == NAMES[8] or f"<p>On {line}.</p>" in html.unescape(shown)
+
+
+def test_escapes_are_written_where_nothing_is_markup():
+    """All tables of the committed run keep their bytes."""
+    words = [word for path in sorted((tables.ROOT / "figures" / "laptop").glob("*.md"))
+             for line in path.read_text().splitlines()
+             for word in (line.split("|") if line.startswith("|") else [line])]
+    words += ["L_mat^tta", "57.7 ± 2.1 %", "a < b", "R&D", "(x - y)! #1", "cam{1}"]
+    assert len(words) > 1000 and [word for word in words if tables._as_text(word) != word] == []
+    table = pd.DataFrame([[1, 2.5, "x", True], [3, None, None, False]], columns=["a", "a", 7, "b"])
+    table["n"] = pd.array([1, None], dtype="Int64")
+    assert tables.markdown(table) == table.reset_index(names="").to_markdown(index=False, disable_numparse=True)
 
 
 def test_saved_rows_are_the_same_bytes_on_another_machine(rows, tmp_path, monkeypatch):
