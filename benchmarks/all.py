@@ -78,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help=f"of {', '.join(BENCHMARKS)}")
     chosen = parser.parse_args(arguments)
     csv, start = chosen.csv.absolute(), time.monotonic()
+    common.readable(csv)
     commands = {name: [sys.executable, str(HERE / f"{name}.py"), *BENCHMARKS[name], "--csv", str(csv)]
                 for name in BENCHMARKS if name in chosen.only}
     # Estimates need rows of several benchmarks: a run of some leaves them as they are.

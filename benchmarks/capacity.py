@@ -55,32 +55,33 @@ def cores_of(where: str) -> int:
 
 
 def work(points: pd.DataFrame) -> list[dict]:
-    """Every task with its seconds on the machine of the points, at the laptop profile.
+    """Every task with its seconds on the machine of the points.
 
-    Columns: task, size, seconds, measured (bool), passes (through the network: on a GPU where there
-    is one), network (its cost is that of the profile's network), held.
+    Columns: task, size, profile ("laptop" or "paper"), seconds, measured (bool), points (of which it is
+    extrapolated), passes (through the network: on a GPU where there is one; then of the laptop alone).
     """
     of = {name: own for name, own in points.groupby("step")}
     found = []
 
-    def add(task: str, step: str, size: int, order: float, times: float = 1, passes: bool = False,
-            measured_as: str = "") -> None:
-        seconds, measured = extrapolated(of[step], size, order)
-        found.append({"task": task, "size": size, "seconds": times * seconds, "passes": passes,
-                      "measured": measured and times == 1, "points": f"{of[step]['size'].min():,} to "
-                      f"{of[step]['size'].max():,} {of[step]['of'].iloc[0]}" + measured_as})
+    def add(task: str, step: str, size: int, order: float, times: float = 1, passes: bool = False) -> None:
+        for profile, own in (("laptop", of[step]),) if passes else (
+                ("laptop", of[step]), ("paper", of[step + growth.PAPER])):
+            seconds, measured = extrapolated(own, size, order)
+            about = "" if passes else f" ({own['setting'].iloc[0]})"
+            found.append({"task": task, "size": size, "profile": profile, "seconds": times * seconds,
+                          "passes": passes, "measured": measured and times == 1,
+                          "points": f"{own['size'].min():,} to {own['size'].max():,} {own['of'].iloc[0]}{about}"})
 
     for n in GALLERIES:
         add("render the gallery", "rendering", n, 1)
     for n in GALLERIES:
         add("embed the gallery", "embedding", n, 1, passes=True)
     for n in GALLERIES:
-        add("choose K=128 pairs among all of it", "pairing", n, 2, measured_as=", H=6, C_l=256")
+        add("choose K=128 pairs among all of it", "pairing", n, 2)
     add("adapt on K=128 pairs, once they are chosen", "adaption over K", 128, 1, passes=True)
     for n in GALLERIES:
         probes = of["evaluation"]["setting"].iloc[0].split()[0]
-        add(f"evaluate {PROBES:,} probes", "evaluation", n, 1, PROBES / int(probes),
-            measured_as=f", {probes} probes")
+        add(f"evaluate {PROBES:,} probes", "evaluation", n, 1, PROBES / int(probes))
     add("train an epoch of the paper's mixture", "training", MIXTURE, 1, passes=True)
     return found
 
@@ -100,14 +101,14 @@ def table(points: pd.DataFrame, rows: pd.DataFrame, cores: int) -> pd.DataFrame:
     found = []
     for task in work(points):
         held = "" if task["measured"] else f"size, from {task['points']}"
-        here, network = task["seconds"], "network" if task["passes"] else ""
-        entries = [("this machine, laptop profile", here, held)]
-        own = here
+        own, network = task["seconds"], "network" if task["passes"] else ""
+        entries = [(f"this machine, {task['profile']} profile", own, held)]
         if task["passes"]:
-            own = here * wider
+            own *= wider
             entries.append(("this machine, paper profile", own, "; ".join(
                 filter(None, [held, f"network: {wider:.0f} times the laptop's, as in adaption"]))))
-        for name, (gpus, others) in ASSUMED.items():
+        at_paper = task["passes"] or task["profile"] == "paper"  # the columns of other machines are
+        for name, (gpus, others) in ASSUMED.items() if at_paper else ():
             if task["passes"]:
                 one = task["task"].startswith("adapt")  # its steps follow one another
                 speed = faster * (1 if one else gpus)
@@ -124,7 +125,7 @@ def table(points: pd.DataFrame, rows: pd.DataFrame, cores: int) -> pd.DataFrame:
 
 def markdown(found: pd.DataFrame, where: str) -> str:
     """The table for people: a row a task and size, a column a machine; ~ where it is extrapolated."""
-    names = list(dict.fromkeys(found["machine"]))
+    names = ["this machine, laptop profile", "this machine, paper profile", *ASSUMED]
     lines = [f"Minutes. Measured on: {where}. `~` is extrapolated.", "",
              "| task | size | " + " | ".join(names) + " | what stands behind the `~` |",
              "|---|---:|" + "---:|" * len(names) + "---|"]
@@ -133,7 +134,7 @@ def markdown(found: pd.DataFrame, where: str) -> str:
                  for row in own.itertuples()}
         how = dict.fromkeys(part for text in own["known"] if text != "measured"
                             for part in text.removeprefix("extrapolated: ").split("; "))
-        lines.append(f"| {task} | {size:,} | " + " | ".join(cells.get(name, "the same") for name in names)
+        lines.append(f"| {task} | {size:,} | " + " | ".join(cells[name] for name in names)
                      + f" | {'; '.join(how)} |")
     return "\n".join(lines)
 

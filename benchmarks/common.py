@@ -152,12 +152,18 @@ def _with_peak(function: Callable, arguments: tuple, first: Callable | None) -> 
         first()
     gc.collect()
     before, _ = memory()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # importing held more for a moment: forget it
-    except OSError:
-        pass  # the peak then is that of the imports, where the step stays below it
+    forget_peak()  # importing held more for a moment
     result = function(*arguments)
     return result, memory()[1] - before
+
+
+def forget_peak() -> None:
+    """What was held until now, and is free again, does not count as the most that a step held."""
+    gc.collect()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # the peak is then that of all
 
 
 def megabytes(*tensors: torch.Tensor) -> float:
@@ -180,7 +186,10 @@ def read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=[*COLUMNS])
     words = [name for name in COLUMNS if name not in ("ours", "rival", "ratio", "peak_mb", "seconds")]
-    rows = pd.read_csv(path, dtype=dict.fromkeys(words, str))
+    try:
+        rows = pd.read_csv(path, dtype=dict.fromkeys(words, str))
+    except ValueError as error:  # pandas' own are of its kind, and so is what no UTF-8 text is
+        raise ValueError(f"{path} is no table: name another file, or move this one away") from error
     if tuple(rows.columns) != COLUMNS:
         raise ValueError(f"{path} is no table of benchmarks (its columns are {', '.join(rows.columns)}): "
                          "name another file, or move this one away")
@@ -224,8 +233,10 @@ def check_device(device: str) -> None:
 
 
 def run(benchmark: str, rows: Iterable[Row], csv: Path | None = None) -> None:
-    """Measure: print each row as it comes, and put it in the file."""
+    """Measure: print each row as it comes, and put it in the file. SystemExit, before, for another table."""
     machine()  # named before anything changes the number of threads
+    if csv is not None:
+        readable(csv)
     start = time.perf_counter()
     for row in rows:
         took = time.perf_counter() - start
@@ -234,6 +245,14 @@ def run(benchmark: str, rows: Iterable[Row], csv: Path | None = None) -> None:
             save(table([row], benchmark, [took]), csv)
         start = time.perf_counter()
     print(machine())
+
+
+def readable(csv: Path) -> pd.DataFrame:
+    """:func:`read` for a command: SystemExit with its sentence."""
+    try:
+        return read(csv)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
 
 
 def line(row: Row) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 import common
 import growth
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bnta_lib.figures.base import COLOURS, TEXT_WIDTH, use_style
 from bnta_lib.files import atomic
@@ -35,7 +36,7 @@ def draw_results(rows: list[common.Row], where: str) -> Figure:
         axis.plot([1, row.standing], [place, place], color=colour, linewidth=1.2, zorder=1)
         axis.plot(row.standing, place, "o" if met else "X", color=colour, markersize=6,
                   markerfacecolor=colour if met else "white")
-        value = f"{row.ratio:.3g}x" if row.goal.endswith("x") else f"{row.ours:,.4g} {row.unit}"
+        value = f"{row.ratio:#.3g}".rstrip(".") + "x" if row.goal.endswith("x") else f"{row.ours:,.4g} {row.unit}"
         axis.annotate(f"{value}, {'met' if met else 'MISSED'}", (max(row.standing, 1), place), (7, 0),
                       textcoords="offset points", va="center", fontsize=7)
     axis.axvline(1, color="0.3", linewidth=1)
@@ -43,7 +44,9 @@ def draw_results(rows: list[common.Row], where: str) -> Figure:
     axis.set(xscale="log", ylim=(-0.7, len(judged) - 0.3),
              xlabel="times better than the goal asks (1: just what it asks)")
     axis.set_xlim(axis.get_xlim()[0], axis.get_xlim()[1] ** 1.25)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.margins(x=0.1)
     marks = [plt.Line2D([], [], color=COLOURS[name], marker=marker, markersize=6, label=label,
                         markerfacecolor=fill)
@@ -55,16 +58,27 @@ def draw_results(rows: list[common.Row], where: str) -> Figure:
 
 
 def draw_growth(points: pd.DataFrame, where: str) -> Figure:
-    """A panel for what grows with N or images, and one for the others."""
-    figure, axis = plt.subplots(figsize=(TEXT_WIDTH, 4.2), layout="constrained")
-    for (colour, marker), (name, own) in zip(LINES, points.groupby("step", sort=False), strict=False):
-        slope, last = growth.exponent(own)
-        axis.plot(own["size"], own["seconds"], marker, color=colour, linestyle="-", linewidth=1.2,
-                  markersize=5, label=f"{name} ({own['of'].iloc[0]}; {own['setting'].iloc[0]}): "
-                  f"exponent {slope:.2f}, last two {last:.2f}")
-    axis.set(xscale="log", yscale="log", xlabel="size (number of images, pairs or gallery images)",
-             ylabel="seconds")
-    axis.grid(True, which="major", color="0.9", linewidth=0.6)
+    """Above, what grows with images; below, with pairs. Open marks and dashes: at the paper profile's sizes.
+
+    The thin grey line beside the points is the fit whose exponent is named.
+    """
+    pairs = points["of"].str.contains("pairs")
+    panels = [own for own in (points[~pairs], points[pairs]) if len(own)]
+    figure, axes = plt.subplots(len(panels), figsize=(TEXT_WIDTH, 2.0 + 2.1 * len(panels)), layout="constrained",
+                                squeeze=False, height_ratios=[1.5, 1][: len(panels)])
+    names = list(dict.fromkeys(points["step"].str.removesuffix(growth.PAPER)))
+    for axis, own_points in zip(axes[:, 0], panels):
+        for name, own in own_points.groupby("step", sort=False):
+            paper, place = name.endswith(growth.PAPER), names.index(name.removesuffix(growth.PAPER))
+            (slope, last), (colour, marker) = growth.exponent(own), LINES[place % len(LINES)]
+            size, took = np.log(own["size"]), np.log(own["seconds"])
+            axis.plot(own["size"], np.exp(took.mean() + slope * (size - size.mean())), color="0.6", linewidth=0.7)
+            axis.plot(own["size"], own["seconds"], marker, color=colour, linestyle="--" if paper else "-",
+                      linewidth=1.2, markersize=5, markerfacecolor="white" if paper else colour,
+                      label=f"{name} ({own['setting'].iloc[0]}): exponent {slope:.2f}, last two {last:.2f}")
+        of = " or ".join(dict.fromkeys(own_points["of"]))
+        axis.set(xscale="log", yscale="log", xlabel=of, ylabel="seconds")
+        axis.grid(True, which="major", color="0.9", linewidth=0.6)
     figure.legend(loc="outside lower center", fontsize=7)
     figure.suptitle(where, fontsize=7)
     return figure

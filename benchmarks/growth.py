@@ -33,6 +33,7 @@ from bnta_lib.results import machine, write_rows
 from bnta_lib.settings import Settings, settings
 from bnta_lib.training import train
 
+PAPER = ", paper profile"  # in the names of steps that are measured at its sizes too
 COLUMNS = ("step", "size", "of", "setting", "seconds", "machine")
 
 
@@ -64,15 +65,19 @@ def steps(own: Settings, scale: int = 1) -> list[Step]:
     def adapting(n: int, k: int) -> tuple:
         return images[:n], k
 
-    def probes(gallery: int) -> tuple:
-        return evaluation.retrieval(evaluation.Size(512 // scale, gallery, 96 // scale, 6, gallery // 6))
+    paper = settings("paper")
 
-    def render(n: int) -> None:
+    def probes(gallery: int, dims: int) -> tuple:
+        # Some 17 gallery images a person, as in Market-1501: a larger gallery shows more people.
+        people = max(2, gallery // 20)
+        return evaluation.retrieval(evaluation.Size(512 // scale, gallery, people, 6, gallery // 6, dims))
+
+    def render(n: int, size: tuple[int, int]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             before = os.environ.get("BNTA_CACHE")
             os.environ["BNTA_CACHE"] = folder
             try:
-                benchmark.source("Market-1501", n // 8, n, own.size)
+                benchmark.source("Market-1501", n // 8, n, size)
             finally:
                 os.environ.pop("BNTA_CACHE")
                 if before is not None:
@@ -86,13 +91,15 @@ def steps(own: Settings, scale: int = 1) -> list[Step]:
              lambda some, k: adapt(model, some, own, K=k, local=random)),
         Step("embedding", "images", about, doubled(128 // scale, 5), lambda n: (images[:n],),
              lambda some: embed(model, some)),
-        Step("pairing", "images N", "K=128, H=6, C_l=256" if scale == 1 else "little",
-             doubled(1_000 // scale, 5), lambda n: (pairing.features(n),),
-             lambda local: nearest_pairs(local, 128 // scale)),
-        Step("evaluation", "gallery images", f"{512 // scale} probes, 512 dims", doubled(2_048 // scale, 6),
-             probes, lambda *data: evaluate(*data)),
-        Step("rendering", "images", f"{own.height}x{own.width}, all threads", doubled(256 // scale, 5),
-             lambda n: (n,), render, repeats=1),
+        *[Step("pairing" + more, "images N", f"K={128 // scale}, H=6, C_l={at.local_dim}", doubled(1_000 // scale, 5),
+               lambda n, width=at.local_dim: (pairing.features(n, width=width),),
+               lambda local: nearest_pairs(local, 128 // scale)) for at, more in ((own, ""), (paper, PAPER))],
+        *[Step("evaluation" + more, "gallery images", f"{512 // scale} probes, {32 * at.base_width} dims",
+               doubled(2_048 // scale, times), lambda n, dims=32 * at.base_width: probes(n, dims),
+               lambda *data: evaluate(*data)) for at, more, times in ((own, "", 6), (paper, PAPER, 5))],
+        *[Step("rendering" + more, "images", f"{at.height}x{at.width}, all threads", doubled(first // scale, 5),
+               lambda n, size=at.size: (n, size), render, repeats=1)
+          for at, more, first in ((own, "", 256), (paper, PAPER, 64))],
         Step("training", "images", f"{about}, an epoch of batches of {own.batch}", doubled(128 // scale, 4),
              lambda n: (training.people(n, own),),
              lambda data: train(data, replace(own, epochs=1), progress=False, device="cpu"), repeats=1),

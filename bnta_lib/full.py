@@ -17,6 +17,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ import torch
 from .adaption import adapt
 from .data import load_targets
 from .files import atomic
-from .report import EXECUTED, NOTEBOOKS, finished_in
+from .report import EXECUTED, NOTEBOOKS, check_out, finished_in
 from .results import machine, stored, write_rows
 from .settings import AT_SIZE, ROOT, Settings, device_of, figures_dir, settings as load_settings
 from .training import OutOfTime, shortened, trained_model, trained_on, training_history
@@ -37,6 +38,7 @@ from .weights import MODELS, weights_path
 FIRST = ("baseline", "bnta")  # trained for --epochs; the others for --other-epochs
 OUT = ROOT / "full_size"
 LEAST = 1.0  # minutes: a notebook is not begun with fewer left
+SHORTEST = 3.0  # minutes of a run that notebooks can go on in: with fewer none would ever end
 
 
 class Clock:
@@ -64,7 +66,11 @@ def train_all(chosen: Settings, epochs: int, others: int, clock: Clock) -> None:
 
 
 def run_notebooks(chosen: Settings, clock: Clock) -> None:
-    """The notebooks that are not finished yet, one by one. Raises OutOfTime."""
+    """The notebooks that are not finished yet, one by one. Raises OutOfTime, and ValueError where no run
+    of so few minutes would end one."""
+    if clock.minutes is not None and clock.minutes < SHORTEST:
+        raise ValueError(f"everything is trained, and no notebook ends in {clock.minutes:g} minutes: give --minutes "
+                         f"{SHORTEST:g} or more")
     out, notebooks = EXECUTED / chosen.profile, sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     weights = [weights_path(chosen, name) for name in MODELS]
     newest = max(path.stat().st_mtime for path in weights)
@@ -87,12 +93,14 @@ def _run(command: list[str], clock: Clock | None, what: str = "") -> int:
     try:
         code = process.wait(limit)
     except subprocess.TimeoutExpired:
-        process.terminate()
-        process.wait()
         raise OutOfTime(f"while {what} ran") from None
     except KeyboardInterrupt:  # it got the same signal, and says how it stopped
         process.wait()
         raise
+    finally:  # also where this process was asked to end: the next run must not work beside it
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
     if code not in (0, 3):
         raise SystemExit(code)
     return code
@@ -155,6 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.minutes is not None and not options.minutes > 0:
         parser.error(f"--minutes is more than 0; got {options.minutes:g}")
     try:
+        check_out(options.out, "--out")
         chosen = load_settings(options.profile)
         epochs = chosen.epochs if options.epochs is None else options.epochs
         others = epochs if options.other_epochs is None else options.other_epochs
@@ -166,6 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     clock = Clock(options.minutes)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         train_all(chosen, epochs, others, clock)
         run_notebooks(chosen, clock)
@@ -175,6 +185,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OutOfTime as error:
         print(f"out of time {error}: the same command goes on")
         return 3
+    except ValueError as error:
+        parser.error(str(error))
     except KeyboardInterrupt:
         print("stopped: the same command goes on from here", file=sys.stderr)
         return 130

@@ -6,6 +6,7 @@ nothing here does anything, and the package accelerate is not imported.
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from collections.abc import Callable
@@ -120,6 +121,7 @@ class Processes:
             self._accelerator.end_training()
 
 
+@functools.cache  # once is enough
 def _warn_of_one() -> None:
     """accelerate names a meeting point where several processes were asked for, also if it starts one."""
     alone = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ

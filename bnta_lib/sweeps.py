@@ -200,6 +200,9 @@ def _executor(pool: Any, workers: int) -> Iterator[Any]:
             raise ConnectionError(f"no Dask scheduler answers at {pool} ({error}): start one, or leave "
                                   "BNTA_CLUSTER out to measure on this machine") from error
         with client:
+            if not client.scheduler_info()["workers"]:
+                warnings.warn(f"the scheduler at {client.scheduler.address} has no workers yet: what is to be "
+                              "measured waits for one (`dask worker` with that address)", stacklevel=2)
             yield client.get_executor(pure=False)
     else:
         yield pool

@@ -13,7 +13,7 @@ import torch
 
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.model import BNTANet
-from bnta_lib.processes import Processes
+from bnta_lib.processes import Processes, _warn_of_one
 from bnta_lib.settings import ROOT, settings
 from bnta_lib.training import (
     _unsynchronised, augment, epoch_batches, learning_rate, main, train, training_losses,
@@ -263,6 +263,7 @@ def test_one_process_where_several_were_asked_for_says_nothing(monkeypatch):
     """What `accelerate launch --cpu --num_processes 2` sets for the one process that it starts."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     assert Processes().count == 1
+    _warn_of_one.cache_clear()
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     with pytest.warns(UserWarning, match="has started one process.*add --multi_gpu"):
         assert Processes().count == 1

@@ -1,8 +1,12 @@
 """The one command of the full size, as far as a machine without a GPU can go; and what tables say of it."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,7 +53,7 @@ def test_the_full_size_is_begun_without_a_gpu(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         full.main([])
     assert "needs an NVIDIA GPU" in capsys.readouterr().err
-    for wrong in (["--minutes", "0"], ["--epochs", "61"], ["--epochs", "-3"], ["--epochs", "0"], ["--other-epochs", "0"], ["--profile", "smoke"]):
+    for wrong in (["--out", str(ROOT / "README.md")], ["--minutes", "0"], ["--epochs", "61"], ["--epochs", "-3"], ["--epochs", "0"], ["--other-epochs", "0"], ["--profile", "smoke"]):
         with pytest.raises(SystemExit, match="2"):
             full.main(["--profile", "rehearsal", *wrong])
     with pytest.raises(SystemExit, match="2"):
@@ -67,3 +71,22 @@ def test_a_run_that_is_out_of_time_loses_what_was_trained(tmp_path, monkeypatch)
     for _ in range(3):  # each trains one epoch at least
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert weights_path(own, "baseline").is_file(), done.stdout + done.stderr
+
+
+def test_a_run_of_few_minutes_ends_before_the_first_notebook_for_ever():
+    with pytest.raises(ValueError, match="no notebook ends in 0.9 minutes: give --minutes 3 or more"):
+        full.run_notebooks(settings("rehearsal"), full.Clock(0.9))
+
+
+@pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="no /proc of Linux")
+def test_a_run_that_is_told_to_end_leaves_its_training_running(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    command = [sys.executable, "-m", "bnta_lib.full", "--profile", "rehearsal", "--out", str(tmp_path / "out")]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    told = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    while not (children := told.read_text().split()) and time.monotonic() < until:
+        time.sleep(0.1)
+    run.terminate()
+    assert run.wait(60) == 128 + signal.SIGTERM
+    assert children and not any(Path("/proc", child).exists() for child in children)
