@@ -77,7 +77,7 @@ def steps(own: Settings, scale: int = 1) -> list[Step]:
             before = os.environ.get("BNTA_CACHE")
             os.environ["BNTA_CACHE"] = folder
             try:
-                benchmark.source("Market-1501", n // 8, n, size)
+                benchmark.source("Market-1501", max(2, n // 8), n, size)
             finally:
                 os.environ.pop("BNTA_CACHE")
                 if before is not None:

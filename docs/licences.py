@@ -8,8 +8,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PINS = HERE.parent / "requirements.txt"
-# Of packages for other systems, which are not installed where the list is made.
-ELSEWHERE = {"appnope": "BSD License", "colorama": "BSD License"}
+# Of packages for other systems, or for Python 3.12 alone, which are not installed where the list is made.
+ELSEWHERE = {
+    "appnope": "BSD License", "colorama": "BSD License", "aiohappyeyeballs": "Python Software Foundation License",
+    "aiohttp": "Apache-2.0 AND MIT", "aiosignal": "Apache Software License", "frozenlist": "Apache-2.0",
+    "multidict": "Apache-2.0", "propcache": "Apache-2.0", "yarl": "Apache-2.0",
+}
 
 
 def licence(name: str) -> str:

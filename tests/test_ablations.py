@@ -56,7 +56,7 @@ def test_table_3_has_thirteen_cells():
 def test_the_row_that_is_bnta_is_measured_once_for_all_tables(runs, model, small, targets):
     def key(run):
         split = targets["GRID"].splits[0]
-        return experiments._key(run, "digest", targets["GRID"], split, small, 0)
+        return experiments._key(run, {"model": "digest"}, targets["GRID"], split, small, 0)
 
     table_2 = [key(run) for run in experiments.TABLE_2 if run.method.startswith("BNTA")]
     assert sum(key(run) in table_2 for run in runs if run.model == "bnta") == 2  # with and without

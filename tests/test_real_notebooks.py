@@ -55,4 +55,6 @@ def test_a_notebook_fails_on_published_sets_or_hides_their_protocol(
     assert "paper, cited" in text and "here, measured" in text, "the paper's numbers, beside ours"
     with open(figures / "table_2_rows.csv", newline="") as file:
         for row in csv.DictReader(file):
-            assert row["protocol"] == targets[row["target"]].protocol and row["sources"] == mixed.name
+            assert row["protocol"] == targets[row["target"]].protocol
+            # The made-up sets have pictures in common.
+            assert row["sources"] == f"{mixed.name}; 2 of GRID's pictures are among them"
