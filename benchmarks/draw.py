@@ -14,6 +14,7 @@ import growth
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -44,9 +45,7 @@ def draw_results(rows: list[common.Row], where: str) -> Figure:
     axis.set(xscale="log", ylim=(-0.7, len(judged) - 0.3),
              xlabel="times better than the goal asks (1: just what it asks)")
     axis.set_xlim(axis.get_xlim()[0], axis.get_xlim()[1] ** 1.25)
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_locator(NullLocator())
+    in_numbers(axis.xaxis)
     axis.margins(x=0.1)
     marks = [plt.Line2D([], [], color=COLOURS[name], marker=marker, markersize=6, label=label,
                         markerfacecolor=fill)
@@ -55,6 +54,13 @@ def draw_results(rows: list[common.Row], where: str) -> Figure:
     figure.legend(handles=marks, loc="outside lower right", ncol=2, fontsize=8)
     figure.suptitle(f"Ours against each goal (in brackets), on {where}", fontsize=7)
     return figure
+
+
+def in_numbers(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 times powers of ten, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def draw_growth(points: pd.DataFrame, where: str) -> Figure:
@@ -76,8 +82,10 @@ def draw_growth(points: pd.DataFrame, where: str) -> Figure:
             axis.plot(own["size"], own["seconds"], marker, color=colour, linestyle="--" if paper else "-",
                       linewidth=1.2, markersize=5, markerfacecolor="white" if paper else colour,
                       label=f"{name} ({own['setting'].iloc[0]}): exponent {slope:.2f}, last two {last:.2f}")
-        of = " or ".join(dict.fromkeys(own_points["of"]))
+        of = own_points["of"].iloc[0] if own_points["of"].nunique() == 1 else "images, or images of the gallery"
         axis.set(xscale="log", yscale="log", xlabel=of, ylabel="seconds")
+        in_numbers(axis.xaxis)
+        in_numbers(axis.yaxis)
         axis.grid(True, which="major", color="0.9", linewidth=0.6)
     figure.legend(loc="outside lower center", fontsize=7)
     figure.suptitle(where, fontsize=7)
