@@ -98,7 +98,7 @@ def steps(own: Settings, scale: int = 1) -> list[Step]:
                doubled(2_048 // scale, times), lambda n, dims=32 * at.base_width: probes(n, dims),
                lambda *data: evaluate(*data)) for at, more, times in ((own, "", 6), (paper, PAPER, 5))],
         *[Step("rendering" + more, "images", f"{at.height}x{at.width}, all threads", doubled(first // scale, 5),
-               lambda n, size=at.size: (n, size), render, repeats=1)
+               lambda n, size=at.size: (n, size), render)  # twice: the first starts processes
           for at, more, first in ((own, "", 256), (paper, PAPER, 64))],
         Step("training", "images", f"{about}, an epoch of batches of {own.batch}", doubled(128 // scale, 4),
              lambda n: (training.people(n, own),),

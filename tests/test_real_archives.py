@@ -22,7 +22,7 @@ import pytest
 from bnta_lib.data.__main__ import main
 from bnta_lib.data.real import archives
 from bnta_lib.data.real.archives import checked_name, prepare, unfinished
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from real_trees import tree as set_tree
 
@@ -180,6 +180,8 @@ def test_7z_names_that_leave_the_folder_are_refused(tmp_path, name):
 
 
 @given(st.text(max_size=40) | st.text(alphabet="./\\:aC~ \x00", max_size=12))
+@example("0:")
+@example("./C:x")
 @QUICK
 def test_no_name_leads_out_of_the_folder(name):
     try:

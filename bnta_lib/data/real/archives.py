@@ -145,9 +145,10 @@ def checked_name(name: str) -> PurePosixPath:
     shown = repr(name[:200])
     if not name or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
         raise Refused(f"a member's name is empty or has control characters: {shown}")
-    if "\\" in name or name.startswith("/") or re.match("[A-Za-z]:", name):
-        raise Refused(f"the member {shown} has an absolute path, a drive letter or a backslash")
     parts = [part for part in name.split("/") if part not in ("", ".")]
+    # Windows takes any sign before a colon for a drive's.
+    if "\\" in name or name.startswith("/") or re.match(".:", parts[0] if parts else ""):
+        raise Refused(f"the member {shown} has an absolute path, a drive letter or a backslash")
     if ".." in parts:
         raise Refused(f"the member {shown} leaves the folder (..)")
     try:
