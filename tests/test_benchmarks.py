@@ -516,7 +516,7 @@ def test_every_benchmark_has_a_command_and_a_line_on_the_speed_page():
 
 def test_the_committed_table_lacks_a_benchmark_or_has_a_verdict_that_its_numbers_do_not_give():
     rows = common.read(common.RESULTS)
-    assert set(rows["benchmark"]) == set(everything.BENCHMARKS)
+    assert set(rows["benchmark"]) - {"pairing --large"} == set(everything.BENCHMARKS)  # minutes: by itself
     for row in rows.itertuples():
         again = Row(row.name, row.ours, row.unit, row.rival, row.against, row.goal)
         assert (again.met, row.machine != "") == (row.met, True), row.name
