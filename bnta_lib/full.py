@@ -41,6 +41,10 @@ LEAST = 1.0  # minutes: a notebook is not begun with fewer left
 SHORTEST = 3.0  # minutes of a run that notebooks can go on in: with fewer none would ever end
 
 
+class TooShort(ValueError):
+    """No run of so few minutes would end a notebook."""
+
+
 class Clock:
     """The minutes that are left."""
 
@@ -66,11 +70,10 @@ def train_all(chosen: Settings, epochs: int, others: int, clock: Clock) -> None:
 
 
 def run_notebooks(chosen: Settings, clock: Clock) -> None:
-    """The notebooks that are not finished yet, one by one. Raises OutOfTime, and ValueError where no run
-    of so few minutes would end one."""
+    """The notebooks that are not finished yet, one by one. Raises OutOfTime and TooShort."""
     if clock.minutes is not None and clock.minutes < SHORTEST:
-        raise ValueError(f"everything is trained, and no notebook ends in {clock.minutes:g} minutes: give --minutes "
-                         f"{SHORTEST:g} or more")
+        raise TooShort(f"everything is trained, and no notebook ends in {clock.minutes:g} minutes: give --minutes "
+                       f"{SHORTEST:g} or more")
     out, notebooks = EXECUTED / chosen.profile, sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     weights = [weights_path(chosen, name) for name in MODELS]
     newest = max(path.stat().st_mtime for path in weights)
@@ -185,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OutOfTime as error:
         print(f"out of time {error}: the same command goes on")
         return 3
-    except ValueError as error:
+    except TooShort as error:
         parser.error(str(error))
     except KeyboardInterrupt:
         print("stopped: the same command goes on from here", file=sys.stderr)

@@ -174,8 +174,8 @@ def _numerics() -> dict:
 
 def _warn_of(path: Path, experiment: str) -> None:
     if path.is_file():
-        warnings.warn(f"{path.name}, a measurement of {experiment}, was edited or cut short, or is of another measurement: "
-                      "it is measured again", stacklevel=3)
+        warnings.warn(f"{path.name}, a measurement of {experiment}, was edited or cut short, or is of another "
+                      "measurement: it is measured again", stacklevel=3)
 
 
 def stored(profile: str | None = None) -> pd.DataFrame:
@@ -203,7 +203,8 @@ def refuse_mixed(rows: pd.DataFrame) -> None:
 
     In one table all rows are of one profile, all of an experiment by one code, all of a target
     (column ``target``, else ``dataset``) on the same data, all of a training with the same
-    weights, and all of a method with the same settings. What has no such column, or nothing in it, is not from the store: nothing is said of it.
+    weights, and all of a method with the same settings. What has no such column, or nothing in it, is
+    not from the store: nothing is said of it.
     """
     target = "target" if "target" in rows else "dataset"
     training = rows.get("setting", pd.Series("", rows.index)).str.extract(r"^training ([^,]+)")[0]
