@@ -139,7 +139,7 @@ def test_arguments_of_another_kind_are_taken_or_not_named(used, images, settings
         (dict(K=True), "K is a whole number of pairs, got True"),
         (dict(layers=5), "layers is a tuple of bn, in, conv; got 5"),
         (dict(local=np.zeros((10, 3, 8))), "local features are a torch tensor .* got a ndarray"),
-        (dict(pairs=nearest_pairs(torch.rand(10, 3, 8), 5).first(0)), "not 5 pairs of 10 images: 0 pairs"),
+        (dict(pairs=nearest_pairs(torch.rand(10, 3, 8), 5).first(0)), "not 5 pairs of 10 images: 0 pairs, the last image is number -1$"),
     ):
         with pytest.raises(ValueError, match=sentence):
             adapt(used, images, settings, **options)
@@ -176,7 +176,10 @@ def test_a_layer_moves_that_was_not_chosen_or_stays_that_was(model, images, ever
     chosen = {name for kind in layers for name in kinds[kind](model)}
     chosen -= {"fc_g", *(f"fc_m.{h}" for h in range(3))}  # outside both losses
     result = adapt(model, images, layers=layers, **every_part)
-    assert {name.rpartition(".")[0] for name in moved(model, result.model)} == chosen
+    names = moved(model, result.model)
+    assert {name.rpartition(".")[0] for name in names} == chosen
+    if "bn" in layers:  # every quantity of it, whatever else is adapted
+        assert names >= {f"{layer}.{NAMES[q]}" for layer in bn_layers(model) if layer != "fn" for q in NAMES}
     assert result.delta.complete == (not {"in", "conv"} & set(layers))
 
 

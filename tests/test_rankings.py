@@ -90,6 +90,12 @@ def test_no_probe_is_chosen_twice_where_there_are_few():
     assert len(every) == len(set(every)) == 3
 
 
+def test_a_choice_among_no_probes_is_no_index():
+    nobody = torch.zeros(3, dtype=torch.int64)
+    for own in telling_probes(nobody, nobody).values():
+        assert nobody[own].tolist() == []
+
+
 def test_part_distances_are_those_of_the_pairs():
     local = torch.randn(20, 6, 4, generator=torch.Generator().manual_seed(0))
     pairs = nearest_pairs(local, 6)
