@@ -8,6 +8,7 @@
 #   make paper-check                   what of the paper's ablation study holds here, claim by claim
 #   make torture                       dozens of kills at random moments, of everything that can be continued
 #   make fuzz                          a fuzzer's bytes into everything that reads files of others
+#   make mutants                       small faults put into the method, one by one: which does no test notice?
 #   make bench                         every speed against its goal, on this machine
 #   make report                        what there is of a run, as web pages that need no network
 #   make lab LAB_ARGS=--allow-root     JupyterLab as root, in a container
@@ -23,7 +24,7 @@ RUN := $(VENV)/bin/python
 PROFILED := BNTA_PROFILE=$(PROFILE) $(RUN)
 MADE := $(VENV)/.made
 
-.PHONY: reproduce full paper-check report test coverage bench torture fuzz lab train env notebooks clean distclean
+.PHONY: reproduce full paper-check report test coverage bench torture fuzz mutants lab train env notebooks clean distclean
 
 reproduce: $(MADE)
 	$(PROFILED) -m bnta_lib.reproduce $(if $(DATA),--data "$(DATA)") $(if $(ONLY),--only $(ONLY))
@@ -58,6 +59,12 @@ fuzz: $(MADE)
 	$(RUN) -m pip install --quiet --disable-pip-version-check atheris
 	PYTHONPATH=tests $(RUN) tests/fuzz.py
 
+# Nor has mutmut, which draws programs that nothing else needs.
+mutants: $(MADE)
+	$(RUN) -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	OMP_NUM_THREADS=1 $(RUN) -m mutmut run --max-children $(shell nproc)
+	$(RUN) -m mutmut results
+
 lab: $(MADE)
 	$(PROFILED) -m jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. $(LAB_ARGS) notebooks/00_start_here.ipynb
 
@@ -81,7 +88,7 @@ $(MADE): requirements.txt pyproject.toml
 
 # Keeps .cache (rendered sets, checkpoints of training), which costs time to make again.
 clean:
-	rm -rf executed report figures/smoke figures/*_*-?????? .pytest_cache .hypothesis bnta_lib.egg-info
+	rm -rf executed report fuzzed mutants figures/smoke figures/*_*-?????? .pytest_cache .hypothesis bnta_lib.egg-info
 	find bnta_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 distclean: clean

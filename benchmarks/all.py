@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 # The command of each; those that take longest last, where the estimate is best.
 BENCHMARKS = {
     "deltas": [], "packed": [], "rendering": [], "guards": ["--cost"], "sliders": [], "grid": [],
-    "training": [], "memory": [], "pairing": [], "growth": [], "evaluation": [], "adaption": [],
+    "deterministic": [], "training": [], "memory": [], "pairing": [], "growth": [], "evaluation": [], "adaption": [],
 }
 AFTER = ("draw", "capacity")  # made from the rows; these print what they wrote
 

@@ -32,7 +32,8 @@ from bnta_lib.settings import Settings, figures_dir, settings
 from bnta_lib.training import trained_model
 
 OPEN = Guards(min_images=0, max_duplicates=1, max_move=math.inf, min_spread=0)
-KINDS = {"sound": "#0072B2", "few images": "#56B4E9", "strong": "#E69F00", "harmful": "#D55E00"}
+KINDS = {"sound": ("#0072B2", "o"), "few images": ("#56B4E9", "^"), "strong": ("#E69F00", "s"),
+         "harmful": ("#D55E00", "D")}  # colour, marker
 # What is measured, how it reads on an axis, and whether the threshold is a least value.
 MEASURES = {
     "different": ("different images (number)", True),
@@ -127,13 +128,12 @@ def draw(rows: pd.DataFrame) -> plt.Figure:
     figure, axes = plt.subplots(1, 3, figsize=(7.0, 3.0), sharey=True, layout="constrained")
     for axis, (name, limit) in zip(axes, limits.items()):
         label, least = MEASURES[name]
-        for kind, colour in KINDS.items():
+        for kind, (colour, marker) in KINDS.items():
             of = rows[rows["kind"] == kind]
-            for caught, marker, filled in ((True, "x", colour), (False, "o", "none")):
+            for caught in (False, True):
                 some = of[(of["stopped"] != "") == caught]
-                axis.scatter(some[name], some["gain"], s=18, marker=marker, linewidth=1.1,
-                             color=colour if caught else None, edgecolors=None if caught else colour,
-                             facecolors=filled if caught else "none")
+                axis.scatter(some[name], some["gain"], s=16, marker=marker, linewidth=1.1, edgecolors=colour,
+                             facecolors=colour if caught else "none", alpha=0.8)
         axis.axvline(limit, color="0.4", linestyle="--", linewidth=1)
         axis.text(limit, 1.02, f"stops {'below' if least else 'above'} {limit:g}", ha="center", fontsize=7,
                   transform=axis.get_xaxis_transform())
@@ -142,11 +142,11 @@ def draw(rows: pd.DataFrame) -> plt.Figure:
         if name != "spread":
             axis.set_xscale("log")
     axes[0].set_ylabel("change of rank 1 (points)")
-    marks = [plt.Line2D([], [], color=colour, marker="s", linestyle="", markersize=5, label=kind)
-             for kind, colour in KINDS.items()]
-    marks += [plt.Line2D([], [], color="0.3", marker=marker, linestyle="", markersize=5,
-                         markerfacecolor="none", label=label)
-              for marker, label in (("x", "stopped by a guard"), ("o", "goes on"))]
+    marks = [plt.Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5, label=kind)
+             for kind, (colour, marker) in KINDS.items()]
+    marks += [plt.Line2D([], [], color="0.3", marker="o", linestyle="", markersize=5,
+                         markerfacecolor=filled, label=label)
+              for filled, label in (("0.3", "filled: stopped by a guard"), ("none", "hollow: goes on"))]
     figure.legend(handles=marks, loc="outside lower center", ncol=6, fontsize=7, handletextpad=0.2)
     return figure
 

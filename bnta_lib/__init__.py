@@ -9,16 +9,19 @@ The method, in the order of the paper: :mod:`.model`, :mod:`.losses`, :mod:`.pai
 import sys
 from typing import TYPE_CHECKING
 
-from .starting import starting
+from .starting import quiet_until_main
 
-with starting(sys.argv[:1] == ["-m"]):  # `python -m bnta_lib.…` imports this first
-    from .adaption import Adaption, adapt
-    from .deltas import Delta, DeltaBank
-    from .evaluation import Scores, evaluate
-    from .guards import AdaptionStopped, Guards
-    from .model import BNTANet, embed
-    from .pairing import Pairs, nearest_pairs
-    from .settings import Settings, settings
+quiet_until_main(sys.argv[:1] == ["-m"])  # `python -m bnta_lib.…` imports this first
+
+from .adaption import Adaption, adapt
+from .deltas import Delta, DeltaBank
+from .evaluation import Scores, evaluate
+from .guards import AdaptionStopped, Guards
+from .model import BNTANet, embed
+from .pairing import Pairs, nearest_pairs
+from .settings import Settings, choose_algorithms, settings
+
+choose_algorithms()
 
 if TYPE_CHECKING:
     from .training import train, trained_model

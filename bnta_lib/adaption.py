@@ -128,7 +128,7 @@ def adapt(
     if pairs is None:
         pairs = nearest_pairs(local, K)
     pairs = pairs.first(K)
-    watch = None if guards is None else guards.watch(model, images, pairs, features, local)
+    watch = None if guards is None else guards.watch(model, images, features, local)
 
     moving = tuple(QUANTITIES) if reading == "restore" else quantities
     norms = bn_layers(adapted) if "bn" in layers else {}

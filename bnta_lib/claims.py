@@ -53,6 +53,7 @@ from .figures.base import save_figure, use_style
 from .figures.claims import claims_figure
 from .grid import grid_rows, peak_in_k, trend_in_n
 from .settings import TARGETS, Settings, data_folder, run_name, settings
+from .starting import interpreter
 from .tables import (
     QUANTITY_SYMBOLS, RATE, SHARE, TIE, in_unit, paired_test, paper_numbers, row_name, save_table,
 )  # fmt: skip
@@ -456,12 +457,12 @@ def _at_most(claim: Claim, rows: pd.DataFrame, margin: float, paper: float) -> d
     own = rows[(rows["target"] == claim.target) & (rows["metric"] == claim.metric)]
     by_split = own.groupby("split")["value"].mean()
     test = _test(by_split, 0 * by_split)
-    given, seconds = verdict(claim.kind, test, paper), claim.metric == "seconds"
+    given, unit = verdict(claim.kind, test, paper), "s" if claim.metric == "seconds" else "times"
     theirs = set(own["profile"]) == {"paper"}
-    if seconds and not theirs:
-        given = OPEN, "another network than the paper's: seconds do not compare"
+    if not theirs:  # how steps compare with an image's features hangs on the network too
+        given = OPEN, "another network than the paper's: times do not compare"
     network = "the paper's" if theirs else f"the {' and '.join(own['profile'].unique())} profile's"
-    return _result(test, "s" if seconds else "times", given, "a level and no difference",
+    return _result(test, unit, given, "a level and no difference",
                    f"with {network} network, on {' and '.join(own['machine'].unique())}; the "
                    "paper's is on a Titan Xp")
 
@@ -487,8 +488,8 @@ NOTE = (
     f"difference shown is that from the row that decides; \"a small effect\" is one within "
     f"{MARGIN:g} point of zero, about one probe of GRID; rates differ where they do at more than "
     "half of the layers; layers that the paper names must change more than the others and most of "
-    "them be among the ten that change most; seconds are held against the paper's by its own "
-    "network alone. Where two trainings are compared there is one of each: how much a training "
+    "them be among the ten that change most; times and their ratio are held against the paper's by "
+    "its own network alone. Where two trainings are compared there is one of each: how much a training "
     "varies by its seed is not in the interval. Table 5 is read as: the quantity named is free to "
     "move, alone. The paper's differences are computed from its tables (its text says 2.7 where "
     "Table 2 gives 2.8, on iLIDS); Figures 3 and 4 print no numbers."
@@ -542,7 +543,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", help='"embedded" (default), "real" ($BNTA_DATA) or a folder')
     options = parser.parse_args(arguments)
     words = [f"--{name} {shlex.quote(value)}" for name, value in vars(options).items() if value]
-    command = " ".join(["python -m bnta_lib.claims", *words])
+    command = " ".join([shlex.quote(interpreter()), "-m bnta_lib.claims", *words])
     again = f"What was measured is kept; continue with the same command:\n  {command}"
     data = options.data or "embedded"
     try:

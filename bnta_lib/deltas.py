@@ -53,7 +53,7 @@ def put_back(norms: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], kind
 
 def bn_digest(model: nn.Module) -> str:
     """SHA-256 of the model's BN tensors and their names: what a delta replaces."""
-    return _digest(bn_tensors(model))
+    return tensors_digest(bn_tensors(model))
 
 
 def model_digest(model: nn.Module, bn: Mapping[str, Tensor] | None = None) -> str:
@@ -62,7 +62,7 @@ def model_digest(model: nn.Module, bn: Mapping[str, Tensor] | None = None) -> st
     Numbers of batches seen are left out: they change with use and decide nothing.
     """
     tensors = {**model.state_dict(), **(bn or {})}
-    return _digest({k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")})
+    return tensors_digest({k: v for k, v in tensors.items() if not k.endswith("num_batches_tracked")})
 
 
 def images_digest(images: Tensor) -> str:
@@ -73,7 +73,8 @@ def images_digest(images: Tensor) -> str:
     return sha.hexdigest()
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names and values."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
         sha.update(name.encode())
@@ -109,7 +110,7 @@ class Delta:
 
         versions = {"bnta_lib": __version__, "torch": torch.__version__}
         before = bn_tensors(base)
-        return Delta(bn_tensors(adapted), _digest(before), {**meta, "versions": versions}, complete,
+        return Delta(bn_tensors(adapted), tensors_digest(before), {**meta, "versions": versions}, complete,
                      model_digest(base, before), _described(base))
 
     def apply(self, model: nn.Module) -> Delta:
@@ -122,7 +123,7 @@ class Delta:
         previous = bn_tensors(model)
         self.check(model, previous)
         put_back(bn_layers(model), self.tensors, list(QUANTITIES.values()))
-        return Delta(previous, _digest(self.tensors), {"undoes": self.base}, True,
+        return Delta(previous, tensors_digest(self.tensors), {"undoes": self.base}, True,
                      model_digest(model, self.tensors), self.layers)
 
     @contextmanager
@@ -164,7 +165,7 @@ class Delta:
                 if wanted != found:
                     raise ValueError(f"the delta is for a model with another {what}: {wanted} in {name}, "
                                      f"the model's is {found}")
-        if (found := _digest(bn)) != self.base:
+        if (found := tensors_digest(bn)) != self.base:
             raise ValueError(f"the delta was made for other weights: its base is {self.base[:12]}, the "
                              f"model's BN tensors are {found[:12]} (a model that is adapted already "
                              "takes its source's deltas only after it was put back)")
@@ -243,7 +244,7 @@ class Delta:
 def _file_digest(about: Mapping, tensors: Mapping[str, Tensor]) -> str:
     """Of all that a file says, so that no bit of it can change unseen."""
     kinds = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}
-    text = json.dumps([about, kinds, _digest(tensors)], sort_keys=True)
+    text = json.dumps([about, kinds, tensors_digest(tensors)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -71,7 +71,8 @@ def styled_check(rows: pd.DataFrame) -> Styler:
     })
     mark = {"✓": "color: #0072B2", "✗": "color: #D55E00; font-weight: bold"}
     left = [("text-align", "left")]
-    style = table.style.hide(axis="index").map(mark.get, subset=[""])
+    # What was found, as a folder's name, is text and no HTML.
+    style = table.style.format(escape="html").hide(axis="index").map(mark.get, subset=[""])
     return style.set_table_styles([{"selector": "th", "props": left}, {"selector": "td", "props": left}])
 
 
@@ -115,7 +116,8 @@ def _gpu(profile: str) -> tuple[str, bool, str]:
         return f"{found}; the smoke and laptop profiles need none", True, ""
     remedy = ("the paper profile needs a GPU: choose laptop, or a machine with one" if found == "none" else
               "BNTA_DEVICE keeps the paper profile on the CPU: leave it out")
-    return f"{found}; models measure on {device}", device.type == "cuda", remedy
+    kind = ", deterministic algorithms alone" if torch.are_deterministic_algorithms_enabled() else ""
+    return f"{found}; models measure on {device}{kind}", device.type == "cuda", remedy
 
 
 def _weights(settings: Settings, name: str, root: Path | None) -> dict:

@@ -69,6 +69,7 @@ class Run:
                  and (self.adapter != "none" or name == "normalise_features")}
         return ", ".join([self.setting, *_said(other)])
 
+
 def _said(chosen: Mapping) -> list[str]:
     return [f"{k}={'+'.join(v) if isinstance(v, tuple) else v}" for k, v in chosen.items()]
 
@@ -149,11 +150,20 @@ class Stored(ABC):
     models: dict[str, BNTANet]
 
     @abstractmethod
-    def rows(self, unit: tuple) -> pd.DataFrame:
-        """From the store, or else measured."""
+    def _key(self, unit: tuple) -> dict:
+        """All that decides the unit's rows beside the code."""
 
     @abstractmethod
-    def _key(self, unit: tuple) -> dict: ...
+    def _about(self, unit: tuple) -> dict:
+        """The same in a row's words: data set, split, seed and setting, see :func:`.results.measured`."""
+
+    @abstractmethod
+    def _measure(self, unit: tuple) -> list[dict]: ...
+
+    def rows(self, unit: tuple) -> pd.DataFrame:
+        """From the store, or else measured."""
+        return measured(self.experiment, self._key(unit), lambda: self._measure(unit),
+                        module=type(self).__module__, profile=self.settings.profile, **self._about(unit))
 
     def known(self, unit: tuple) -> bool:
         """Whether the store has it."""
@@ -200,22 +210,23 @@ class Bench(Stored):
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_shared": {}}  # each process has its own
 
-    def rows(self, unit: tuple[str, int, int, int]) -> pd.DataFrame:
-        name, number, index, seed = unit
-        run, target = self.runs[number], self.targets[name]
-        own, split = replace(self.settings, **run.overrides), target.splits[index]
-        shared = self._shared.setdefault(name, _Shared(target, self._most))
-        return measured(
-            self.experiment, self._key(unit),
-            lambda: _measure(run, self.models[run.model], shared, split, own, seed),
-            profile=own.profile, dataset=target.stored_as(name), split=index, seed=seed, setting=run.setting_with(self.settings),
-        )
-
     def _key(self, unit: tuple[str, int, int, int]) -> dict:
         name, number, index, seed = unit
         run, target = self.runs[number], self.targets[name]
         own = replace(self.settings, **run.overrides)
         return _key(run, self.told[run.model], target, target.splits[index], own, seed)
+
+    def _about(self, unit: tuple[str, int, int, int]) -> dict:
+        name, number, index, seed = unit
+        return {"dataset": self.targets[name].stored_as(name), "split": index, "seed": seed,
+                "setting": self.runs[number].setting_with(self.settings)}
+
+    def _measure(self, unit: tuple[str, int, int, int]) -> list[dict]:
+        name, number, index, seed = unit
+        run, target = self.runs[number], self.targets[name]
+        own, split = replace(self.settings, **run.overrides), target.splits[index]
+        shared = self._shared.setdefault(name, _Shared(target, self._most))
+        return _measure(run, self.models[run.model], shared, split, own, seed)
 
 
 def table_2_rows(models, targets, settings: Settings, progress: bool = True) -> pd.DataFrame:
@@ -382,18 +393,20 @@ class _Changes(Stored):
         self.models, self.targets, self.settings = {"bnta": model}, targets, settings
         self.told = identity(model)
 
-    def rows(self, unit: tuple[str, int]) -> pd.DataFrame:
-        (name, number), target, settings = unit, self.targets[unit[0]], self.settings
-        gallery = target.data.images[target.splits[number].gallery]
-        return measured(self.experiment, self._key(unit),
-                        lambda: _measure_changes(self.models["bnta"], gallery, settings),
-                        profile=settings.profile, dataset=target.stored_as(name), split=number,
-                        setting="training bnta, adaption bnta")
-
     def _key(self, unit: tuple[str, int]) -> dict:
         target = self.targets[unit[0]]
         return {**self.told, "data": target.data.digest,
                 "gallery": target.splits[unit[1]].gallery.tolist(), "settings": tta_settings(self.settings)}
+
+    def _about(self, unit: tuple[str, int]) -> dict:
+        name, number = unit
+        return {"dataset": self.targets[name].stored_as(name), "split": number,
+                "setting": Run("BNTA").setting_with(self.settings)}
+
+    def _measure(self, unit: tuple[str, int]) -> list[dict]:
+        target = self.targets[unit[0]]
+        gallery = target.data.images[target.splits[unit[1]].gallery]
+        return _measure_changes(self.models["bnta"], gallery, self.settings)
 
 
 def _measure_changes(model: BNTANet, gallery: Tensor, settings: Settings) -> list[dict]:
@@ -451,21 +464,21 @@ class _Shifts(Stored):
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_moments": None}  # each process has its own
 
-    def rows(self, unit: tuple[str]) -> pd.DataFrame:
-        target = self.targets[unit[0]]
-        return measured(self.experiment, self._key(unit), lambda: self._measure(target),
-                        profile=self.settings.profile, dataset=target.stored_as(unit[0]), split=self.split,
-                        seed=self.seed, setting="training bnta, adaption bnta")
-
     def _key(self, unit: tuple[str]) -> dict:
         target = self.targets[unit[0]]
-        chosen = target.splits[self.split]
+        chosen = target.split(self.split)
         return {**self.told, "data": target.data.digest, "seed": self.seed,
                 "probe": chosen.probe.tolist(), "gallery": chosen.gallery.tolist(),
                 "sources": self.sources, "settings": tta_settings(self.settings)}
 
-    def _measure(self, target: Target) -> list[dict]:
-        model, chosen, images = self.models["bnta"], target.splits[self.split], target.data.images
+    def _about(self, unit: tuple[str]) -> dict:
+        target = self.targets[unit[0]]
+        return {"dataset": target.stored_as(unit[0]), "split": self.split, "seed": self.seed,
+                "setting": Run("BNTA").setting_with(self.settings)}
+
+    def _measure(self, unit: tuple[str]) -> list[dict]:
+        model, target = self.models["bnta"], self.targets[unit[0]]
+        chosen, images = target.split(self.split), target.data.images
         self._moments = self._moments or bn_moments(model, self.sample)
         both = images[torch.cat([chosen.probe, chosen.gallery])]
         adapted = adapt(model, images[chosen.gallery], self.settings, seed=self.seed).model

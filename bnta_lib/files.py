@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -133,3 +134,37 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder beside ``path``; it takes the place of what stands there when the block ends well.
+
+    On any error what stood at ``path`` is as before. A process that is killed does not lose it either: the
+    next one finds it, and removes what that one left. Errors are those of :func:`atomic`.
+    """
+    for left in left_behind(path):
+        if left.suffix == ".old" and not path.exists():  # killed after the old one was put aside
+            left.rename(path)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+    partial = old = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=marked(path), suffix=".new"))
+        old = partial.with_suffix(".old")
+        yield partial
+        partial.chmod(0o755)  # mkdtemp's folder is private
+        if path.exists():
+            path.rename(old)
+        partial.rename(path)
+    except OSError as error:
+        if (said := explained(error, path)) is not None:
+            raise said from error
+        raise
+    finally:
+        if old is not None and old.exists() and not path.exists():
+            old.rename(path)
+        for left in (partial, old):
+            if left is not None:
+                shutil.rmtree(left, ignore_errors=True)

@@ -28,7 +28,7 @@ import torch
 
 from .adaption import adapt
 from .data import load_targets
-from .files import atomic
+from .files import a_path, atomic_folder
 from .report import EXECUTED, NOTEBOOKS, check_out, finished_in
 from .results import machine, stored, write_rows
 from .settings import AT_SIZE, ROOT, Settings, device_of, figures_dir, settings as load_settings
@@ -110,27 +110,25 @@ def _run(command: list[str], clock: Clock | None, what: str = "") -> int:
 
 
 def gather(chosen: Settings, out: Path) -> Path:
-    """Copies all that is worth keeping to a folder named after the device; returns it."""
+    """Copies all that is worth keeping to a folder named after the device, whole or not at all; returns it."""
     device = device_of(chosen.profile)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     folder = out / (re.sub(r"\W+", "-", name).strip("-") + ("" if chosen.profile == "paper"
                                                             else f"-{chosen.profile}"))
-    folder.mkdir(parents=True, exist_ok=True)
-    for source, part in ((figures_dir(chosen.profile), "figures"), (EXECUTED / chosen.profile, "notebooks")):
-        shutil.rmtree(folder / part, ignore_errors=True)
-        shutil.copytree(source, folder / part)
-    rows = stored(chosen.profile)
-    write_rows(rows[rows["current"]].drop(columns="current"), folder / "rows.csv.gz")
-    model, lines = trained_model(chosen, progress=False), []
-    for target, own in load_targets(chosen, progress=False).items():
-        split = own.splits[0]
-        images = own.data.images[split.gallery]
-        adapt(model, images, chosen)  # a GPU's first run pays for what no later one does
-        result = adapt(model, images, chosen)
-        result.delta.save(folder / "deltas" / f"{target}.safetensors", f"{target}, split 0")
-        lines.append(f"| {target} | {len(images)} | {len(result.pairs.index)} | {result.seconds:.3g} |")
-    with atomic(folder / "about.md") as temporary:
-        temporary.write_text(_about(chosen, name, lines), encoding="utf-8")
+    with atomic_folder(folder) as partial:
+        shutil.copytree(figures_dir(chosen.profile), partial / "figures")
+        shutil.copytree(EXECUTED / chosen.profile, partial / "notebooks")
+        rows = stored(chosen.profile)
+        write_rows(rows[rows["current"]].drop(columns="current"), partial / "rows.csv.gz")
+        model, lines = trained_model(chosen, progress=False), []
+        for target, own in load_targets(chosen, progress=False).items():
+            split = own.splits[0]
+            images = own.data.images[split.gallery]
+            adapt(model, images, chosen)  # a GPU's first run pays for what no later one does
+            result = adapt(model, images, chosen)
+            result.delta.save(partial / "deltas" / f"{target}.safetensors", f"{target}, split 0")
+            lines.append(f"| {target} | {len(images)} | {len(result.pairs.index)} | {result.seconds:.3g} |")
+        (partial / "about.md").write_text(_about(chosen, name, lines), encoding="utf-8")
     return folder
 
 
@@ -161,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, help="of baseline and bnta (default: the profile's)")
     parser.add_argument("--other-epochs", type=int, help="of the other trainings (default: as --epochs)")
     parser.add_argument("--minutes", type=float, help="stop after so many, with exit code 3")
-    parser.add_argument("--out", type=Path, default=OUT, help="folder (default: full_size)")
+    parser.add_argument("--out", type=a_path, default=OUT, help="folder (default: full_size)")
     options = parser.parse_args(arguments)
     if options.minutes is not None and not options.minutes > 0:
         parser.error(f"--minutes is more than 0; got {options.minutes:g}")
@@ -190,6 +188,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 3
     except TooShort as error:
         parser.error(str(error))
+    except (OSError, ValueError) as error:  # a full disk, weights of another training: the message says it
+        print(f"{getattr(error, 'strerror', None) or error}\nThen the same command goes on.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped: the same command goes on from here", file=sys.stderr)
         return 130

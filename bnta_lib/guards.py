@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .model import BNTANet, bn_layers, embed, embed_global
-from .pairing import Pairs
 
 
 class AdaptionStopped(RuntimeError):
@@ -87,7 +86,7 @@ class Guards:
             if not good:
                 raise ValueError(f"guard {name} is {wanted}; got {getattr(self, name)!r}")
 
-    def watch(self, model: BNTANet, images: Tensor, pairs: Pairs, features: Tensor | None = None,
+    def watch(self, model: BNTANet, images: Tensor, features: Tensor | None = None,
               local: Tensor | None = None) -> Watch:
         """Look at the images before the first step, and keep what later looks compare with.
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from .experiments import Stored, identity, score
 from .data.sets import Target
 from .model import BNTANet, embed_global
-from .results import measured
 from .settings import Settings
 
 KINDS = ("held-out people of a source", "target", "target, neutral camera")
@@ -48,19 +47,18 @@ class _Headroom(Stored):
         self.models, self.sets, self.settings, self.kind = {"bnta": model}, sets, settings, kind
         self.told = identity(model)
 
-    def rows(self, unit: tuple[str]) -> pd.DataFrame:
-        target = self.sets[unit[0]]
-        return measured(self.experiment, self._key(unit),
-                        lambda: _measure(self.models["bnta"], target, self.settings),
-                        profile=self.settings.profile, dataset=target.stored_as(unit[0]),
-                        setting=f"{self.kind}, no adaption")
-
     def _key(self, unit: tuple[str]) -> dict:
         target = self.sets[unit[0]]
         return {**self.told, "data": target.data.digest, "set": unit[0],
                 "probe": [s.probe.tolist() for s in target.splits],
                 "gallery": [s.gallery.tolist() for s in target.splits],
                 "normalise": self.settings.normalise_features}
+
+    def _about(self, unit: tuple[str]) -> dict:
+        return {"dataset": self.sets[unit[0]].stored_as(unit[0]), "setting": f"{self.kind}, no adaption"}
+
+    def _measure(self, unit: tuple[str]) -> list[dict]:
+        return _measure(self.models["bnta"], self.sets[unit[0]], self.settings)
 
 
 def _measure(model: BNTANet, target: Target, settings: Settings) -> list[dict]:

@@ -168,10 +168,10 @@ class BNTANet(nn.Module):
 
         Where H does not divide h' the bins overlap (adaptive pooling's rule).
         """
-        rows = maps.mean(dim=3)
-        if rows.shape[2] % self.stripes == 0:  # plain means: exact, and deterministic on a GPU
-            return rows.unflatten(2, (self.stripes, -1)).mean(dim=3).transpose(1, 2)
-        return F.adaptive_avg_pool1d(rows, self.stripes).transpose(1, 2)
+        rows, n, H = maps.mean(dim=3), maps.shape[2], self.stripes
+        # Means of slices: adaptive pooling itself has no deterministic gradient on a GPU.
+        ends = [(h * n // H, -(-(h + 1) * n // H)) for h in range(H)]
+        return torch.stack([rows[:, :, first:last].mean(dim=2) for first, last in ends], dim=1)
 
     def local_features(self, stripes: Tensor) -> Tensor:
         """Eq. (6): f^h (B, H, C) to local features (B, H, C_l), one convolution a part."""

@@ -12,7 +12,6 @@ import re
 import shlex
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,7 +21,7 @@ import nbformat
 import pandas as pd
 from PIL import Image
 
-from .files import left_behind, marked
+from .files import a_path, atomic_folder
 from .pages import (
     TEMPLATES,
     code_cells,
@@ -31,7 +30,7 @@ from .pages import (
     template_source,
     title_of,
 )
-from .settings import ROOT, data_folder, figures_dir, run_name, settings
+from .settings import ROOT, caution, data_folder, figures_dir, run_name, settings
 from .tables import in_unit
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -233,9 +232,9 @@ def _claims(csv: Path) -> tuple[list[dict], list[dict]]:
 
 def _about(run: str) -> str:
     if "_" in run:
-        return "The target is a folder of the reader's own images."
-    return ("The targets are rendered people, counterparts of the sets that the paper tests on: "
-            "what compares with the paper is the difference that a choice makes, not its level.")
+        return f"The target is a folder of the reader's own images. {caution(run)}"
+    return ("The targets are rendered people, counterparts of the sets that the paper tests on: what compares "
+            f"with the paper is the difference that a choice makes, not its level. {caution(run)}")
 
 
 def _write(site: Path, run: str, source: Source, figures: Path, folder: Path) -> None:
@@ -288,35 +287,22 @@ def build(
     than a report.
     """
     site = out / run
-    for left in left_behind(site):
-        if left.suffix == ".old" and not site.exists():  # killed after the old one was put aside
-            left.rename(site)
-        else:
-            shutil.rmtree(left, ignore_errors=True)
     if site.exists():
         index = site / "index.html"
         if not (index.is_file() and GENERATOR in index.read_text(encoding="utf-8")[:1000]):
             raise FileExistsError(f"{site} is no report: move it, or choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=out, prefix=marked(site), suffix=".new"))
-    old = partial.with_suffix(".old")
-    try:
+    with atomic_folder(site) as partial:
         _write(partial, run, source, figures, folder)
-        partial.chmod(0o755)  # mkdtemp's folder is private
-        if site.exists():
-            site.rename(old)
-        partial.rename(site)
-    finally:
-        if old.exists() and not site.exists():
-            old.rename(site)
-        for left in (partial, old):
-            shutil.rmtree(left, ignore_errors=True)
     return site / "index.html"
 
 
 def check_out(folder: Path, option: str) -> None:
     """Raise ValueError where a file stands at ``folder``, or where one of its parents should be."""
-    first = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    try:
+        whole = folder.resolve()
+    except (RuntimeError, OSError) as error:  # which of them hangs on the version of Python
+        raise ValueError(f"{option} {folder}: a link that leads to itself") from error
+    first = next(path for path in (whole, *whole.parents) if path.exists())
     if not first.is_dir():
         raise ValueError(f"{option} {folder}: {first} is a file; name a folder, it is made if need be")
 
@@ -328,8 +314,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--profile", help="smoke, laptop or paper (default: $BNTA_PROFILE, laptop)")
     parser.add_argument("--data", default="embedded", help="the folder of images of the run")
-    parser.add_argument("--executed", type=Path, help="executed notebooks (default: executed)")
-    parser.add_argument("--out", type=Path, default=REPORT, help="folder (default: report)")
+    parser.add_argument("--executed", type=a_path, help="executed notebooks (default: executed)")
+    parser.add_argument("--out", type=a_path, default=REPORT, help="folder (default: report)")
     options = parser.parse_args(arguments)
     try:
         profile = settings(options.profile).profile

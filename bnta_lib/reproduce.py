@@ -2,7 +2,7 @@
 
 Each notebook runs under papermill in a kernel process of its own, with the Python interpreter
 that runs this module. Executed notebooks go to ``executed/<profile>/``; the notebooks themselves
-write ``figures/<profile>/``. A run of all of them on the embedded benchmark ends by checking the
+write ``figures/<profile>/``. A run that ends with all of them done on the embedded benchmark checks the
 paper's claims (:mod:`bnta_lib.claims`), and every run by putting ``report/<profile>/`` together
 (:mod:`bnta_lib.report`). The run stops at the first failing notebook with exit code 1 and says
 which cell failed; 2 means that what was asked for does not exist, 130 that it was interrupted.
@@ -22,23 +22,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .starting import starting
-
-with starting(__name__ == "__main__"):
-    import nbformat
-    import papermill
-    from ipykernel.kernelspec import get_kernel_dict
-    from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import AsyncKernelManager
-    from nbclient.exceptions import CellTimeoutError
-    from papermill.exceptions import PapermillException
-    from traitlets import default
+import nbformat
+import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError
+from papermill.exceptions import PapermillException
+from traitlets import default
 
 from .environment import check_cache
-from .files import atomic
+from .files import a_path, atomic, not_empty
 from .pages import code_cells
 from .report import EXECUTED, NOTEBOOKS, REPORT, build, check_out, finished, finished_in
 from .settings import ROOT, cache_dir, data_folder, figures_dir, run_name, settings
+from .starting import interpreter
 
 
 class _OwnKernel(AsyncKernelManager):
@@ -187,8 +185,8 @@ class Durations:
         try:
             self.all = json.loads(path.read_text())
             self.seconds: dict[str, float] = dict(self.all.get(profile, {}))
-            sum(self.seconds.values())
-        except (OSError, ValueError, AttributeError, TypeError):
+            int(sum(self.seconds.values()))
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError):
             self.all, self.seconds = {}, {}  # absent or damaged: only the estimate is lost
 
     def remaining(self, names: Sequence[str]) -> float | None:
@@ -337,7 +335,7 @@ def _continue_with(notebooks: Sequence[Path], out: Path, options: argparse.Names
     """The command that does what is not done: the notebooks that did not end, or the report."""
     left = [p.name[:2] for p in notebooks if not finished(out / p.name, p)]
     module, folder = ("reproduce", "--out") if left else ("report", "--executed")
-    words = ["python", "-m", f"bnta_lib.{module}", "--profile", options.profile]
+    words = [interpreter(), "-m", f"bnta_lib.{module}", "--profile", options.profile]
     words += ["--data", options.data] if options.data else []
     words += [folder, str(options.out)] if options.out != EXECUTED else []
     if options.report != REPORT:
@@ -353,9 +351,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--profile", help="smoke, laptop or paper (default: $BNTA_PROFILE, laptop)")
     parser.add_argument("--data", help='"embedded" (default), "real" ($BNTA_DATA) or a folder')
-    parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="e.g. --only 05 08")
-    parser.add_argument("--out", type=Path, default=EXECUTED, help="folder (default: executed)")
-    parser.add_argument("--report", type=Path, default=REPORT, help="folder (default: report)")
+    parser.add_argument("--only", nargs="+", default=[], type=not_empty, metavar="NN", help="e.g. --only 05 08")
+    parser.add_argument("--out", type=a_path, default=EXECUTED, help="folder (default: executed)")
+    parser.add_argument("--report", type=a_path, default=REPORT, help="folder (default: report)")
     parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, help=argparse.SUPPRESS)
     parser.add_argument(
         "--in-place", action="store_true", help="copy the outputs back into notebooks/ at the end"
@@ -392,7 +390,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     known = durations.remaining([path.stem for path in notebooks])
     guess = f"about {_clock(known)} minutes" if known is not None else "never timed here"
     print(f"profile {options.profile}, notebooks: {len(notebooks)}, {guess}")
-    whole = not options.only and name == options.profile
     figures = figures_dir(name)
     before = _state(figures)
     try:
@@ -400,11 +397,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.in_place:
             copy_back(written, options.notebooks)
             print(f"Copied the outputs into {_shown(options.notebooks)}")
+        every = find_notebooks(options.notebooks)
+        source = finished_in(out, every)
+        whole = name == options.profile and len(source.notebooks) == len(every)  # in one run or in parts
         if whole and (code := check_paper(options.profile)):
             print("\nAll notebooks are done. The report, without new verdicts:\n"
                   f"  {_continue_with(notebooks, out, options)}", file=sys.stderr)
             return code
-        source = finished_in(out, find_notebooks(options.notebooks))
         index = build(name, source, figures, options.report.resolve(), options.notebooks)
         _tell(index, written, figures, before)
     except NotebookFailure as failure:

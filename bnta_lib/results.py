@@ -83,6 +83,7 @@ def measured(
     key: dict,
     measure: Callable[[], list[dict]],
     *,
+    module: str = "",
     profile: str = "",
     dataset: str = "",
     split: int = -1,
@@ -92,12 +93,13 @@ def measured(
     """The rows of ``measure()``, from the store where they were measured before.
 
     ``key`` names, JSON-able, all that decides the rows beside the code: digests of data and
-    weights, settings, split, seed; the keyword arguments only say so in words (``split`` -1: all
+    weights, settings, split, seed; ``module`` is the one of this library that measures (that of
+    ``measure``, if not said); the other keyword arguments only say so in words (``split`` -1: all
     of them). ``measure`` gives rows with metric, value, perhaps unit and seconds, and details;
     the result has :data:`COLUMNS` and the details. Raises what ``measure`` raises: nothing is
     stored then.
     """
-    code = code_digest(measure.__module__)
+    code = code_digest(module or measure.__module__)
     path, key = _place(experiment, key, code, profile)
     rows = _read(path, key)
     if rows is not None:
@@ -164,10 +166,12 @@ def _place(experiment: str, key: dict, code: str, profile: str) -> tuple[Path, d
 
 
 def _numerics() -> dict:
-    """Switches of torch that decide how the CPU rounds, where they are not as they come."""
+    """Switches of torch that decide how a processor or a GPU rounds, where they are not as they come."""
     own = {"oneDNN": torch.backends.mkldnn.enabled, "matmul": torch.get_float32_matmul_precision(),
-           "dtype": str(torch.get_default_dtype())}
-    usual = {"oneDNN": True, "matmul": "highest", "dtype": "torch.float32"}
+           "dtype": str(torch.get_default_dtype()), "tf32": torch.backends.cudnn.allow_tf32,
+           "deterministic": torch.are_deterministic_algorithms_enabled()}
+    usual = {"oneDNN": True, "matmul": "highest", "dtype": "torch.float32", "tf32": True,
+             "deterministic": False}
     changed = {name: value for name, value in own.items() if value != usual[name]}
     return {"numerics": changed} if changed else {}
 
@@ -241,7 +245,7 @@ def _read(path: Path, key: dict | None = None) -> list[dict] | None:
         # Files of earlier code say so in their key alone.
         about = {"data": held["key"].get("data", "")[:SHORT], "weights": held["key"].get("model", "")[:SHORT]}
         return [{**row, **about} for row in held["rows"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

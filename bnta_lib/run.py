@@ -3,8 +3,10 @@
 Runs it under papermill, with papermill's ``-p``, and refuses what papermill would pass on: a name
 that the notebook does not take, or a value of another type, is said in a line before a kernel
 starts. Paths among the parameters are those of the folder that the command is given in. RECORD is
-the executed notebook; where the run does not end and an earlier record stands there, RECORD.failed.ipynb. The exit code is 0 where it ran to its end, 1 where it did not (the last line
-says why), 2 where it was not begun, 130 where it was interrupted.
+the executed notebook; one that does not run to its end is RECORD.failed.ipynb. With other parameters than
+the profile and the data its figures and tables go to RECORD_figures, so that those of the whole run stay what
+they are. The exit code is 0 where it ran to its end, 1 where it did not (the last line says why), 2 where
+it was not begun, 130 where it was interrupted.
 """
 
 from __future__ import annotations
@@ -13,22 +15,21 @@ import argparse
 import ast
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .files import explained
-from .settings import cache_dir
-from .starting import starting
+import papermill
 
-with starting(__name__ == "__main__"):
-    import papermill
-
-    from .reproduce import NotebookFailure, as_format, run_notebook
+from .files import a_path, explained, left_behind, marked
+from .reproduce import NotebookFailure, as_format, run_notebook
+from .settings import PROFILES, cache_dir
 
 # What a parameter is that is None unless it is given.
 OPTIONAL = {"profile": str, "probes": str, "out": str, "tracks": str, "K": int, "epochs": int, "layer": str}
+CHOICES = {"profile": tuple(PROFILES), "metric": ("mAP", "R1", "R5", "R10"), "tracks": ("folders",)}
 _WORDS = {str: "a text", int: "a whole number", bool: "True or False", float: "a number"}
 
 
@@ -36,7 +37,8 @@ def typed(notebook: str | Path, given: Mapping[str, str]) -> dict:
     """Parameters given as text, as the notebook takes them: of the type of its own values.
 
     "None" stands for None where the notebook's own value is None. Raises ValueError for names that
-    the notebook does not take and for values of another type, all of them in one message;
+    the notebook does not take, for values of another type and for words that are no choice, all of them
+    in one message;
     OSError where there is no such notebook.
     """
     path = Path(notebook)
@@ -60,6 +62,9 @@ def typed(notebook: str | Path, given: Mapping[str, str]) -> dict:
             values[name] = None if default is None and text == "None" else _value(text, kind)
         except (ValueError, SyntaxError):
             wrong.append(f"{name} is {_WORDS[kind]}, and not {text!r}")
+        else:
+            if values[name] is not None and values[name] not in CHOICES.get(name, (values[name],)):
+                wrong.append(f"{name} is one of {', '.join(CHOICES[name])}, and not {text!r}")
     if wrong:
         raise ValueError("\n".join(wrong))
     return values
@@ -76,7 +81,7 @@ def _value(text: str, kind: type) -> str | int | bool | float:
 
 def _kept(running: Path | None, record: Path) -> Path:
     """Where the notebook of a run that did not end is put: an earlier record stays what it is."""
-    place = record.with_name(f"{record.stem}.failed.ipynb") if record.exists() else record
+    place = record.with_name(f"{record.stem}.failed.ipynb")
     if running is not None and running.exists() and running.stat().st_size:
         os.replace(running, place)
     return place
@@ -86,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bnta_lib.run", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("notebook", type=Path)
-    parser.add_argument("record", type=Path, help="the executed notebook, written anew")
+    parser.add_argument("notebook", type=a_path)
+    parser.add_argument("record", type=a_path, help="the executed notebook, written anew")
     parser.add_argument("-p", "--parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     options = parser.parse_args(arguments)
     try:
@@ -107,15 +112,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
-    running = None
+    running, before = None, os.environ.get("BNTA_FIGURES")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the kernel ends too
     try:
+        if parameters.keys() - {"profile", "data"}:  # what others see as the run's figures stays as it is
+            os.environ["BNTA_FIGURES"] = str(options.record.absolute().with_name(f"{options.record.stem}_figures"))
         options.record.parent.mkdir(parents=True, exist_ok=True)
+        for left in left_behind(options.record):
+            left.unlink(missing_ok=True)
         # Beside its place: a run that fails at once must not cost the record of an earlier one.
-        handle, name = tempfile.mkstemp(dir=options.record.parent, prefix=f".{options.record.stem}.", suffix=".ipynb")
+        handle, name = tempfile.mkstemp(dir=options.record.parent, prefix=marked(options.record), suffix=".ipynb")
         os.close(handle)
         running = Path(name)
         seconds = run_notebook(options.notebook, running, parameters, cwd=Path.cwd(), progress=sys.stderr.isatty())
         os.replace(running, options.record)
+        options.record.with_name(f"{options.record.stem}.failed.ipynb").unlink(missing_ok=True)  # of a run before
     except NotebookFailure as failure:
         said = re.sub(r"\[Errno \d+\] ", "", str(failure))
         print(f"{said}\n  as far as it ran: {_kept(running, options.record)}", file=sys.stderr)
@@ -127,12 +138,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: {said}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        _kept(running, options.record)
-        print("interrupted: what the notebook had measured is kept, and the same command goes on", file=sys.stderr)
+        place = _kept(running, options.record)
+        print(f"interrupted, as far as it ran: {place}; what the notebook had measured is kept, and the same command "
+              "goes on", file=sys.stderr)
         return 130
     finally:
         if running is not None:
             running.unlink(missing_ok=True)
+        os.environ.pop("BNTA_FIGURES", None)
+        if before is not None:
+            os.environ["BNTA_FIGURES"] = before
     print(f"{options.record}: {options.notebook.stem} ran to its end in {seconds:.0f} s")
     return 0
 

@@ -197,8 +197,27 @@ def settings(profile: str | None = None, **overrides) -> Settings:
 
 
 def cache_dir() -> Path:
-    """Where rendered sets, checkpoints and measured rows are kept: ``$BNTA_CACHE`` or .cache."""
-    return Path(os.environ.get("BNTA_CACHE") or ROOT / ".cache").expanduser().absolute()
+    """Where rendered sets, checkpoints and measured rows are kept: ``$BNTA_CACHE`` or .cache.
+
+    Raises ValueError where that is below the home folder of nobody.
+    """
+    return _expanded(os.environ.get("BNTA_CACHE") or ROOT / ".cache", "BNTA_CACHE").absolute()
+
+
+def _expanded(path: str | Path, what: str) -> Path:
+    """``path`` with ``~`` as a home folder. Raises ValueError for a person unknown to this machine."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{what} is {str(path)!r}, and this machine knows no such home folder") from error
+
+
+def _resolved(path: str | Path, what: str) -> Path:
+    """The same from the root, links followed. Raises ValueError for a link that leads to itself, too."""
+    try:
+        return _expanded(path, what).resolve()
+    except (RuntimeError, OSError) as error:  # which of them hangs on the version of Python
+        raise ValueError(f"{what} is {str(path)!r}, a link that leads to itself") from error
 
 
 def device_of(profile: str) -> torch.device:
@@ -225,6 +244,22 @@ def device_of(profile: str) -> torch.device:
     return device
 
 
+def choose_algorithms() -> None:
+    """PyTorch's deterministic algorithms alone, where ``$BNTA_DETERMINISTIC`` is 1; no change for 0 or nothing.
+
+    A GPU then gives the same bits each time, and an operation that has no such algorithm there raises
+    RuntimeError. Called as the library is imported: cuBLAS reads its variable once, at its first product.
+    Raises ValueError for another value.
+    """
+    asked = os.environ.get("BNTA_DETERMINISTIC", "").strip()
+    if asked not in ("", "0", "1"):
+        raise ValueError(f"BNTA_DETERMINISTIC is 1 or 0, got {asked!r}")
+    if asked == "1":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # a size with which cuBLAS repeats itself
+        torch.backends.cudnn.benchmark = False  # or it would choose by speed, which differs each time
+        torch.use_deterministic_algorithms(True)
+
+
 def worker_count(default: int | None = None) -> int:
     """How many processes work side by side: ``$BNTA_WORKERS``, else ``default``, else one a core.
 
@@ -246,11 +281,11 @@ def data_folder(data: str | Path) -> Path | None:
     if not str(data).strip() or "://" in str(data):
         raise ValueError(f'data is "embedded", "real" or a folder; got {str(data)!r}')
     if data != "real":
-        return Path(data).expanduser().resolve()
+        return _resolved(data, "data")
     if not os.environ.get("BNTA_DATA", "").strip():
         raise ValueError('data="real" is the folder that the environment variable BNTA_DATA names, and it '
                          "is not set: set it to the folder that holds the published data sets")
-    return Path(os.environ["BNTA_DATA"]).expanduser().resolve()
+    return _resolved(os.environ["BNTA_DATA"], "BNTA_DATA")
 
 
 def run_name(profile: str, data: str | Path = "embedded") -> str:
@@ -267,6 +302,13 @@ def run_name(profile: str, data: str | Path = "embedded") -> str:
     return f"{profile}_{os.fsencode(path.name)[:100].decode('utf-8', 'ignore')}-{digest}"
 
 
+def caution(run: str) -> str:
+    """What the numbers of a run are not, at the profiles that only try the code."""
+    if run.partition("_")[0] not in ("smoke", "rehearsal"):
+        return ""
+    return "A small network that saw few people: this run shows that everything works, and nothing of the method."
+
+
 def figures_dir(run: str) -> Path:
-    """Where the figures and tables of a run (see :func:`run_name`) are written."""
-    return ROOT / "figures" / run
+    """Where the figures and tables of a run (see :func:`run_name`) are written: in ``$BNTA_FIGURES``, or figures."""
+    return Path(os.environ.get("BNTA_FIGURES") or ROOT / "figures").absolute() / run

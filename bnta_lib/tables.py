@@ -18,7 +18,7 @@ from .data.sets import Target
 from .files import atomic
 from .model import BNTANet, count_parameters
 from .results import refuse_mixed
-from .settings import PAPER_SOURCES, ROOT, Settings, figures_dir
+from .settings import PAPER_SOURCES, PROFILES, ROOT, Settings, caution, figures_dir
 from .shift import closer_by_target
 
 METRICS = ("mAP", "R1", "R5", "R10")
@@ -624,12 +624,23 @@ def latex(table: pd.DataFrame) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
+def about_run(run: str) -> str:
+    """On what a run (see :func:`.settings.run_name`) measures, and what ± is where a table does not say."""
+    profile = run.partition("_")[0]
+    own = PROFILES[profile]
+    images = ("images of the folder that the run was given" if "_" in run else
+              "rendered counterparts of the paper's data sets")
+    return (f"Profile {profile}, {images}. Where nothing else is said, numbers are means and ± standard deviations "
+            f"over {own.splits} splits, of {own.tta_seeds} adaption seeds averaged first. {caution(run)}").strip()
+
+
 def save_table(table: pd.DataFrame, name: str, profile: str, note: str = "") -> list[Path]:
     """Write ``name``.csv, .md and .tex under the profile's figures; returns the paths.
 
-    The note, plain text, stands below the table in Markdown, and above it as a comment in LaTeX.
-    A rounded -0.0 is written as 0.0.
+    The note, plain text, and :func:`about_run` stand below the table in Markdown, and above it as
+    comments in LaTeX. A rounded -0.0 is written as 0.0.
     """
+    note = f"{note}\n\n{about_run(profile)}".strip()
     table = table.apply(lambda column: column + 0.0 if column.dtype.kind == "f" else column)
     below = "\n" + "".join(f"{_as_text(line)}\n" for line in note.splitlines()) if note else ""
     above = "".join(f"% {line}\n" for line in note.splitlines())

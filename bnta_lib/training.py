@@ -14,6 +14,7 @@ import json
 import shlex
 import time
 import warnings
+import zipfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -341,6 +342,9 @@ def _read(path, key) -> dict | None:
     if not Path(path).is_file():
         return None
     try:
+        with zipfile.ZipFile(path) as parts:  # torch writes checksums, and looks at none
+            if (broken := parts.testzip()) is not None:
+                raise ValueError(f"damaged in {broken}")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} is not a readable checkpoint ({error}): delete it to start "

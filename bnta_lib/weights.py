@@ -7,6 +7,7 @@ on the weights as they are read back. M's classifiers serve training alone and a
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .deltas import tensors_digest
 from .files import atomic
 from .model import BNTANet
 from .settings import ROOT, Settings, cache_dir, run_name
@@ -90,7 +92,7 @@ def save_model(model: BNTANet, path: str | Path, meta: dict, compact: bool = Tru
             tensors[f"{name}.scale"] = scale
         else:
             tensors[name] = tensor
-    header = {"kind": "bnta-weights", "meta": json.dumps(meta)}
+    header = {"kind": "bnta-weights", "meta": json.dumps(meta), "digest": tensors_digest(tensors)}
     with atomic(path) as temporary:
         save_file(tensors, temporary, header)
 
@@ -182,9 +184,21 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
         meta = json.loads(header["meta"])
         if not isinstance(meta, dict):
             raise ValueError(meta)
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         broken.append("metadata")
+    if not broken and not _as_saved(Path(path), header, tensors):
+        broken.append("digest")
     if broken:
         raise ValueError(f"{path} is damaged (for one, its {broken[0]}): restore it from version "
                          "control, or train again")
     return tensors, meta
+
+
+def _as_saved(path: Path, header: dict, tensors: dict[str, Tensor]) -> bool:
+    """By the digest in the file; those committed before files had one are in SHA256SUMS beside them."""
+    if "digest" in header:
+        return header["digest"] == tensors_digest(tensors)
+    sums = path.with_name("SHA256SUMS")
+    lines = [line.split() for line in sums.read_text().splitlines()] if sums.is_file() else []
+    listed = {name: digest for digest, name in lines}.get(path.name)
+    return listed in (None, hashlib.sha256(path.read_bytes()).hexdigest())

@@ -1,6 +1,7 @@
 """Adaption: what may move, what may not, and where it moves to by independent computation."""
 
 import copy
+import time
 from dataclasses import replace
 from itertools import chain, combinations
 
@@ -420,3 +421,9 @@ def test_an_optimiser_that_settings_would_refuse_is_named_by_adaption_too(model,
     object.__setattr__(small := replace(small), "tta_optimizer", "lion")
     with pytest.raises(ValueError, match="tta_optimizer is 'adam' or 'sgd', not 'lion'"):
         adapt(model, images, small)
+
+
+def test_seconds_are_of_another_clock(model, images, settings):
+    start = time.perf_counter()
+    result = adapt(model, images, settings)
+    assert 0 < result.seconds <= time.perf_counter() - start

@@ -300,6 +300,10 @@ def test_guarding_is_not_measured(model, small, target):
     assert row.against == "the same without guards" and "ten, N=5" in row.name and not row.goal
 
 
+def test_kinds_of_adaption_are_told_apart_by_colour_alone():
+    assert len({marker for _, marker in guards.KINDS.values()}) == len(guards.KINDS)
+
+
 def test_a_slider_that_is_moved_is_not_measured(model, small):
     domain = domain_explorer(model, small, ("GRID", "iLIDS"), people=8)
     name, slider = next(iter(domain.sliders.items()))

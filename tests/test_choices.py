@@ -340,6 +340,23 @@ def test_every_figure_names_its_axes_and_targets(splits, targets):
         assert any(target in title for title in titles for target in targets), name
 
 
+def test_rows_that_were_not_measured_are_empty():
+    rows = made(lambda *_: 1.0)
+    lacking = (rows["target"] == "iLIDS") & (rows["choice"] == "epochs") & (rows["value_label"] == "4")
+    figure = figures.overview_figure(rows[~lacking])
+    said = {axis.get_title(): sum(text.get_text() == "not measured" for text in axis.texts)
+            for axis in figure.axes}
+    assert said == {"VIPeR": 3, "GRID": 0, "iLIDS": 4}  # reduction, margin, and the weight are GRID's
+
+
+def test_marks_of_the_overview_have_no_names():
+    figure = figures.overview_figure(made(lambda *_: 1.0))
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == ["default, 95 % interval", "another value", "gain under the defaults", "no gain"]
+    choices_named = [text.get_text() for text in figure.axes[0].texts]
+    assert "lambda3" not in choices_named and any("lambda_3" in name for name in choices_named)
+
+
 def test_a_figure_shows_the_mean_of_each_value_and_rings_the_default():
     rows = made(lambda c, v, u, t: float(v) if c == "margin" else 0.0)
     figure = figures.choice_figure(rows, CHOICES["margin"])

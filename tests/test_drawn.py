@@ -89,6 +89,10 @@ def test_training_curves_leave_out_what_was_not_trained():
     assert falls == [5.5, 5.5]
     guess = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_linestyle() == ":"]
     assert guess == [pytest.approx(np.log(100))]
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == ["BNTA", "Baseline", "the learning rate falls", "a uniform guess"]
+    styles = [line.get_linestyle() for line in figure.legends[0].get_lines()]
+    assert len(set(styles[2:])) == 2 and not set(styles[2:]) & set(styles[:2])
 
 
 def test_the_map_names_every_notebook():

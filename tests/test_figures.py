@@ -77,17 +77,42 @@ def test_losses_show_all_three_models_in_both_terms():
     assert len(figure.legends[0].get_texts()) == 3
 
 
+def some_changes(layers, rate):
+    """rate(index, layer, quantity, seed) of two seeds."""
+    return pd.DataFrame([
+        {"index": i, "layer": name, "quantity": q, "seed": s, "rate": rate(i, name, q, s)}
+        for i, name in enumerate(layers, 1) for q in ("mean", "var", "gamma", "beta") for s in (0, 1)])
+
+
 def test_changes_leave_out_what_did_not_move(layers):
-    changes = pd.DataFrame([
-        {"index": i, "layer": name, "quantity": q, "seed": s,
-         "rate": float("nan") if (name, q) == ("fn", "beta") else 0.0 if name == "fn" else 0.01 * i}
-        for i, name in enumerate(layers, 1) for q in ("mean", "var", "gamma", "beta")
-        for s in (0, 1)])
+    changes = some_changes(layers, lambda i, name, q, s: float("nan") if (name, q) == ("fn", "beta")
+                           else 0.0 if name == "fn" else 0.01 * i)
     figure = drawn(adaption.changes_figure(changes))
     assert len(figure.axes) == 4 and is_labelled(figure)
     assert all(len(axis.lines[0].get_xdata()) == 59 for axis in figure.axes)
     nothing = drawn(adaption.changes_figure(changes.assign(rate=0.0)))
     assert len(nothing.axes[0].lines[0].get_xdata()) == 0
+
+
+def test_a_layer_that_moved_on_one_seed_of_two_has_no_dot(layers):
+    changes = some_changes(layers, lambda i, name, q, s: 0.0 if i == 59 and s == 0 else 0.001)
+    for axis in drawn(adaption.changes_figure(changes)).axes:
+        seen = dict(zip(*axis.lines[0].get_data()))
+        assert len(seen) == 60 and seen[59] == pytest.approx(0.05)
+        (low, _), (_, high) = axis.collections[0].get_segments()[58]
+        assert (low, high) == (59, pytest.approx(0.1))
+        least, most = axis.get_ylim()
+        assert axis.collections[0].get_segments()[58][0][1] == least < 0.05 and most > 0.1
+
+
+@pytest.mark.parametrize("least", [0.00011, 0.00021, 0.00051, 0.0009])
+@pytest.mark.parametrize("spread", [1, 1.5, 4, 9, 300])
+def test_a_narrow_log_axis_has_one_label(layers, least, spread):
+    changes = some_changes(layers, lambda i, name, q, s: least * spread ** ((i - 1) / 59))
+    for axis in drawn(adaption.changes_figure(changes)).axes[:4]:
+        low, high = axis.get_ylim()
+        labels = [t.get_text() for y, t in zip(axis.get_yticks(), axis.get_yticklabels()) if low <= y <= high]
+        assert len(set(labels)) == len(labels) >= 2 and all(labels)
 
 
 def test_right_and_wrong_are_told_by_mark_and_not_by_colour_alone(images):
@@ -148,6 +173,14 @@ def test_table_2s_figure_has_a_dot_for_every_split(splits):
     assert is_labelled(figure)
     assert len(figure.axes[0].lines[0].get_xdata()) == splits
     assert figure.axes[0].get_xticklabels()[1].get_text() == "BNTA"
+
+
+def test_whiskers_of_two_kinds_are_not_named():
+    rows = pd.DataFrame([
+        {"target": "VIPeR", "method": m, "split": s, "seed": 0, "metric": "R1", "value": 1.0 * s}
+        for m in ("BNTA w/o TTA", "BNTA") for s in range(3)])
+    above, below = tables.methods_figure(rows).axes
+    assert "std over splits" in above.get_ylabel() and "95 % interval" in below.get_ylabel()
 
 
 @pytest.mark.parametrize("splits", [1, 2, 10])

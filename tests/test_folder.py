@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from bnta_lib.data import load_sources, load_targets
+from bnta_lib.data import load_sources, load_targets, thinned
 from bnta_lib.data.folder import read_folder, read_target, write_folder
+from bnta_lib.data.real.packed import packed
+from bnta_lib.data.real.records import Sample
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.settings import settings
+from bnta_lib.site import read_crops
 from PIL import Image
 
 SIZE = (32, 16)
@@ -112,3 +115,78 @@ def test_a_deep_or_turned_photograph_is_misread(tmp_path):
     deep, photo = read_folder(tmp_path, (96, 48)).images.int()
     np.testing.assert_allclose(deep[0, 0], ramp // 256, atol=1)
     np.testing.assert_allclose(photo[0, :, 20], np.arange(96), atol=3)
+
+
+def crops(*folders):
+    for folder in folders:
+        write_folder(made([1, 1], [1, 2]), folder, "png")
+
+
+def test_a_hidden_folder_is_read_as_crops(tmp_path):
+    crops(tmp_path / "own" / "cam1")
+    before = read_folder(tmp_path / "own", SIZE), read_crops(tmp_path / "own", SIZE).files
+    crops(*(tmp_path / "own" / name / "files" for name in (".Trash-1000", "__MACOSX", "@eaDir")))
+    assert read_folder(tmp_path / "own", SIZE).digest == before[0].digest
+    assert read_crops(tmp_path / "own", SIZE).files == before[1]
+    crops(tmp_path / ".mine")  # named by its owner
+    assert len(read_folder(tmp_path / ".mine", SIZE)) == len(read_crops(tmp_path / ".mine", SIZE)) == 2
+
+
+def test_a_linked_folder_is_passed_over_or_read_twice(tmp_path):
+    crops(tmp_path / "disk" / "cam1", tmp_path / "own" / "z")
+    for name, goal in (("cam1", "disk/cam1"), ("again", "disk/cam1"), ("loop", "own"), ("a", "own/z")):
+        (tmp_path / "own" / name).symlink_to(tmp_path / goal)
+    assert len(read_folder(tmp_path / "own", SIZE)) == 4
+    files = read_crops(tmp_path / "own", SIZE).files
+    assert {name.split("/")[0] for name in files} == {"again", "z"} and len(files) == 4
+    assert len(load_targets(settings("smoke", height=32, width=16), tmp_path / "own")["own"].data) == 4
+
+
+@pytest.mark.parametrize("name", ["0002_c1_0.png", "cam2", "0000_c0_itself.png"])
+def test_a_link_that_leads_nowhere_is_dropped_without_a_word(tmp_path, name):
+    crops(tmp_path)
+    (tmp_path / name).symlink_to(name if "itself" in name else tmp_path / "gone" / name)
+    with pytest.raises(ValueError, match=f"{name} is a link that leads nowhere: mend or delete it"):
+        load_targets(settings("smoke", height=32, width=16), tmp_path)
+    assert list(read_crops(tmp_path, SIZE).skipped) == [name]
+    for file in tmp_path.glob("0001_*"):  # the link alone
+        file.unlink()
+    with pytest.raises(ValueError, match=f"{name} is a link that leads nowhere"):
+        load_targets(settings("smoke", height=32, width=16), tmp_path)
+
+
+@pytest.mark.parametrize("values", [(0, 65_536), (-5, 9), (1 << 20, 1 << 21)])
+def test_grey_values_of_32_bits_wrap_round(tmp_path, values):
+    file = tmp_path / "0001_c1_0.png"
+    grey = np.tile(np.linspace(*values, 16).astype(np.int32), (32, 1))
+    Image.fromarray(grey).save(file, "TIFF")
+    with pytest.raises(ValueError, match=f"{file.name} cannot .* are {values[0]} to {values[1]}, and 0 to"):
+        read_folder(tmp_path, SIZE)
+    Image.fromarray(np.clip(grey, 0, 65_535)).save(file, "TIFF")
+    assert np.array_equal(read_folder(tmp_path, SIZE).images[0, 0], np.clip(grey, 0, 65_535) >> 8)
+
+
+@pytest.mark.parametrize("name", ["alpha", "colour", "palette"])
+def test_transparent_places_differ_by_who_reads_the_file(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "own" / "0001_c1_0.png"
+    file.parent.mkdir()
+    picture = Image.new("RGB", (16, 32), (255, 0, 0))
+    picture.paste((0, 0, 255), (0, 16, 16, 32))
+    if name == "alpha":
+        picture.putalpha(Image.fromarray(np.repeat([[0], [255]], 16, 0).astype(np.uint8).repeat(16, 1)))
+        picture.save(file)
+    elif name == "colour":
+        picture.save(file, transparency=(255, 0, 0))
+    else:
+        picture = picture.quantize(2)
+        picture.save(file, transparency=picture.getpixel((0, 0)))
+    image = read_folder(file.parent, SIZE).images[0]
+    assert (image[:, :16] == 255).all() and (image[:2, 16:] == 0).all() and (image[2, 16:] == 255).all()
+    assert torch.equal(image, read_crops(file.parent, SIZE).images[0])
+    assert torch.equal(image, packed([Sample(file, 1, 1)], SIZE, progress=False).images[0])
+
+
+def test_a_share_of_one_person_is_named_as_two_people():
+    kept = thinned(made([1, 1], [1, 2]), 0.25)
+    assert kept.name == "made, 1 of 1 people" and kept.pids.tolist() == [1, 1]

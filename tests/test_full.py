@@ -90,3 +90,18 @@ def test_a_run_that_is_told_to_end_leaves_its_training_running(tmp_path, monkeyp
     run.terminate()
     assert run.wait(60) == 128 + signal.SIGTERM
     assert children and not any(Path("/proc", child).exists() for child in children)
+
+
+def test_a_full_disk_costs_what_was_gathered_before(small_disk, tmp_path, monkeypatch, capsys):
+    earlier = small_disk / "CPU-rehearsal" / "figures" / "table_2.md"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("precious")
+    monkeypatch.setenv("BNTA_FIGURES", str(tmp_path))
+    (tmp_path / "rehearsal").mkdir()
+    (tmp_path / "rehearsal" / "table_2.md").write_bytes(bytes(400_000))
+    for part in ("train_all", "run_notebooks"):
+        monkeypatch.setattr(full, part, lambda *arguments: None)
+    assert full.main(["--profile", "rehearsal", "--out", str(small_disk)]) == 1
+    said = capsys.readouterr().err
+    assert "the disk is full" in said and "the same command goes on" in said
+    assert earlier.read_text() == "precious" and list(small_disk.iterdir()) == [small_disk / "CPU-rehearsal"]

@@ -96,21 +96,21 @@ def test_layers_that_move_too_far_go_on(model, images, settings):
 
 def test_features_that_collapse_go_on(model, images, settings):
     pairs = adapt(model, images, settings).pairs
-    watch = OPEN.watch(model, images, pairs)
+    watch = OPEN.watch(model, images)
     sound = watch.end(3, model).set_index("guard").loc["spread"]
     assert sound["measured"] == 1.0
     alike = copy.deepcopy(model)
     with torch.no_grad():
         alike.fn.bias += 1e4  # all features show in one direction
     for guards in (Guards(min_images=0, same=0), replace(OPEN, min_spread=0.01)):
-        watch = guards.watch(model, images, pairs)
+        watch = guards.watch(model, images)
         with pytest.raises(AdaptionStopped, match="features have collapsed: .* below the 0") as caught:
             watch.end(3, alike)
         assert (caught.value.reason, caught.value.step) == ("spread", 3)
     with torch.no_grad():
         alike.fn.bias[0] = torch.nan
     with pytest.raises(AdaptionStopped, match="features have collapsed"):
-        Guards(min_images=0, same=0).watch(model, images, pairs).end(3, alike)
+        Guards(min_images=0, same=0).watch(model, images).end(3, alike)
     lost = stop(model, images, replace(settings, tta_lr=0.3), replace(OPEN, min_spread=0.8),
                 quantities=("gamma", "beta"))
     assert lost.reason == "spread" and lost.step == 3

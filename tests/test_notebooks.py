@@ -1,5 +1,6 @@
 """Rules that every committed notebook keeps. (pytest runs their cells too, through nbval.)"""
 
+import ast
 import re
 
 import nbformat
@@ -47,6 +48,16 @@ def test_was_run_from_top_to_bottom_without_error(path):
 def test_cells_are_short(path):
     for cell in cells(path, "code"):
         assert len(cell.source.splitlines()) <= 25, cell.source.splitlines()[0]
+
+
+@each
+def test_a_styled_table_takes_names_for_html(path):
+    """A pandas Styler escapes nothing by itself, and names of folders may hold markup."""
+    for cell in cells(path, "code"):
+        for statement in ast.parse(cell.source).body if ".style." in cell.source else ():
+            text = ast.unparse(statement)
+            if ".style." in text:
+                assert ".format(" in text and "escape='html'" in text and ".format_index(escape='html'" in text
 
 
 @each

@@ -162,7 +162,8 @@ def test_broken_features_are_paired():
     for bad in (torch.nan, torch.inf):
         x = features("random", n=8)
         x[3, 2, 1] = bad
-        with pytest.raises(ValueError, match="NaN or infinite"):
+        with pytest.raises(ValueError, match="^local features hold NaN or infinite values: the model or the "
+                                             "images are broken$"):
             nearest_pairs(x, 2)
     with pytest.raises(ValueError, match=r"shape \(N, H, C_l\), got \(8, 6\)"):
         nearest_pairs(torch.zeros(8, 6), 2)
@@ -175,6 +176,7 @@ def test_what_would_never_end_is_begun():
             nearest_pairs(x, 2, **options)
     with pytest.raises(ValueError, match="local features of up to .* are too large to compare"):
         nearest_pairs(x * 1e300, 2)
+    nearest_pairs(x / x.abs().max() * pairing.LARGEST, 2)
     for k in (2.0, "2", True, None):
         with pytest.raises(ValueError, match="K is a whole number of pairs"):
             nearest_pairs(x, k)
@@ -219,3 +221,14 @@ def test_a_list_is_measured_whose_turn_never_comes():
                       lambda self, i, *more: measured.append(i) or real(self, i, *more))
         nearest_pairs(local, 3)
     assert len(measured) < len(local) / 2
+
+
+def test_far_from_the_origin_float64_is_asked_for_more_than_the_pairs_need(monkeypatch):
+    # The float32 scan alone must tell nearly all images from the K closest, wherever the features lie.
+    asked, real = [], pairing._Scanner.measured
+    monkeypatch.setattr(pairing._Scanner, "measured", lambda *own: asked.append(own[1]) or real(*own))
+    local = torch.randn(400, 6, 16, generator=torch.Generator().manual_seed(0))
+    nearest_pairs(local, 20)
+    near = len(asked)
+    nearest_pairs(local + 1000 * torch.randn(6, 16, generator=torch.Generator().manual_seed(1)), 20)
+    assert near <= 25 and len(asked) - near <= 25

@@ -1,12 +1,13 @@
 """Numbers behind the pictures of data and network."""
 
+import pandas as pd
 import pytest
 import torch
 
 from bnta_lib import BNTANet, settings
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.data.statistics import image_statistics, through_cameras
-from bnta_lib.environment import check_environment, shown
+from bnta_lib.environment import check_environment, shown, styled_check
 from bnta_lib.figures.network import stripe_rows, trace_shapes
 from bnta_lib.settings import ROOT
 from bnta_lib.tables import table_1
@@ -70,6 +71,14 @@ def test_cache_that_cannot_be_written_is_told_with_a_remedy(tmp_path, monkeypatc
     row = check_environment(settings("smoke")).set_index("what").loc["Cache folder"]
     assert not row["fine"] and "BNTA_CACHE" in row["remedy"]
     assert str(tmp_path) not in row["found"]
+
+
+def test_what_a_check_found_is_live_html():
+    rows = pd.DataFrame([{"what": "<b>GPU</b>", "found": "<script>alert(1)</script>", "fine": False,
+                          "remedy": "<img src=x onerror=alert(1)>"}])
+    page = styled_check(rows).to_html()
+    assert not any(mark in page for mark in ("<b>", "<script", "<img"))
+    assert "&lt;script&gt;" in page and "✗" in page
 
 
 def test_paths_are_shown_without_the_machine(tmp_path):

@@ -395,6 +395,28 @@ def test_no_archive_and_no_name(tmp_path):
         prepare(tmp_path / "..zip", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["X.part", ".X", "__MACOSX", "@eaDir"])
+def test_an_archive_is_unpacked_where_no_reader_looks(tmp_path, name):
+    archive = zipped(tmp_path / f"{name}.zip", [("a", b"1")])
+    with pytest.raises(ValueError, match=f"{name}.zip: .*not looked for in '{name}', so give it another name"):
+        prepare(archive, tmp_path / "root")
+    assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize("goal", ["gone", "empty"])
+def test_a_link_in_the_place_of_the_folder_is_called_a_file(tmp_path, goal):
+    archive = pack(write_source(tmp_path / "source", 2), tmp_path / "V.zip")
+    for folder in ("root", "empty"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "root" / "V").symlink_to(tmp_path / goal)
+    with pytest.raises(FileExistsError, match="root/V is a link to an empty folder or to nothing: delete it"):
+        prepare(archive, tmp_path / "root")
+    assert os.listdir(tmp_path / "root") == ["V"]
+    (tmp_path / "root" / "V").unlink()
+    (tmp_path / "root" / "V").symlink_to(prepare(archive, tmp_path / "other"))
+    assert prepare(archive, tmp_path / "root").is_symlink(), "the content is there already"
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_flipped_bytes_give_the_right_files_or_a_sentence(tmp_path, ending):
     source = write_source(tmp_path / "source", 3, 400)

@@ -114,6 +114,13 @@ def test_an_archive_comes_whole_with_its_digest_and_once(site, tmp_path, capsys)
     assert digest(archive) == (hashlib.sha256(site.data[:-1]).hexdigest(), sha)
 
 
+def test_a_folder_in_the_place_of_the_archive_is_taken_for_it(site, tmp_path, capsys):
+    (tmp_path / "root" / "VIPeR ä.v1.0.zip").mkdir(parents=True)
+    assert main(["fetch", "VIPeR", str(tmp_path / "root"), "--url", site.url]) == 2
+    said = capsys.readouterr().err
+    assert "ä.v1.0.zip is a folder where the archive should be: move it away" in said and "Errno" not in said
+
+
 def test_a_digest_that_others_noted_is_recognised(site, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(downloads.NOTED, "VIPeR", "md5:" + hashlib.md5(site.data).hexdigest())
     assert downloads.main_fetch(SimpleNamespace(name="VIPER", root=tmp_path / "r", url=site.url)) == 0

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import warnings
@@ -349,13 +350,25 @@ def _null_references(path):
             mat.create_dataset(kind, (1, 5), h5py.ref_dtype)
 
 
+def _many_cells_of_one_image(path):
+    write_cuhk03_mat(path)
+    with h5py.File(path, "r+") as mat:
+        pairs = mat["detected"]
+        one = mat[pairs[0, 0]][0, 0]
+        table = mat.create_dataset("many", (10, 20_000), h5py.ref_dtype, compression="gzip")
+        for row in range(10):
+            table[row] = np.full(20_000, one)
+        pairs[0, 4] = table.ref
+
+
 def _cut_short(path):
     write_cuhk03_mat(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 @pytest.mark.parametrize("make", [
-    _text, _old_mat, _no_keys, _numbers, _four_pairs, _null_references, _cut_short, Path.touch])
+    _text, _old_mat, _no_keys, _numbers, _four_pairs, _null_references, _cut_short, _many_cells_of_one_image,
+    Path.touch])
 def test_a_wrong_cuhk03_mat_is_said_to_be_wrong(tmp_path, make):
     make(tmp_path / "cuhk-03.mat")
     with pytest.warns(UserWarning, match=r"cuhk-03\.mat is not the cuhk-03\.mat of CUHK03.*archive again"):
@@ -462,6 +475,19 @@ def _no_pictures(path):
 def _half(path):
     write_person_mat(path, {f"p{i}": [("s1.jpg", (1, 2, 3, 4))] for i in range(1, 50)})
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_person_mat_of_a_few_bytes_fills_the_memory(tmp_path):
+    def element(kind, data):
+        return struct.pack("<II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+    # One variable: a row of 2^30 cells, none of which is there.
+    shape = element(5, struct.pack("<II", 1, 1 << 30))
+    cells = element(6, struct.pack("<II", 1, 0)) + shape + element(1, b"Person")
+    header = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
+    (tmp_path / "Person.mat").write_bytes(header + element(14, cells))
+    with pytest.warns(UserWarning, match=r"not whole \(reading it takes more than 4 GB of memory\): unpack it"):
+        assert find_sets(tmp_path, ["CUHK-SYSU"]) == {}
 
 
 @pytest.mark.parametrize("make", [

@@ -1,6 +1,7 @@
 """A pack holds what Pillow decodes, survives kills and damage, and is never read without need."""
 
 import argparse
+import errno
 import multiprocessing
 import os
 import subprocess
@@ -15,7 +16,7 @@ import torch
 from PIL import Image, ImageOps
 
 from bnta_lib.data import benchmark
-from bnta_lib.data.real import packed as packing
+from bnta_lib.data.real import packed as packing, records
 from bnta_lib.data.real.packed import open_pack, packed
 from bnta_lib.data.real.records import Found, Sample
 from bnta_lib.data.sets import ReIDSet
@@ -321,7 +322,7 @@ def test_a_damaged_pack_is_opened(tmp_path, damage):
     elif damage == "not json":
         header.write_text(header.read_text()[:-9])
     elif damage == "other version":
-        header.write_text(header.read_text().replace('"version": 1', '"version": 2'))
+        header.write_text(header.read_text().replace(f'"version": {packing.VERSION}', '"version": 1'))
     with pytest.raises(ValueError, match="the pack .* is damaged"):
         open_pack(folder)
     with pytest.warns(UserWarning, match="is damaged.*packed again"):
@@ -329,6 +330,24 @@ def test_a_damaged_pack_is_opened(tmp_path, damage):
     assert torch.equal(pack.images, by_pillow(found.samples)) and pack.folder == folder
     with pytest.raises(FileNotFoundError, match="no finished pack"):
         open_pack(folder.parent)
+
+
+@pytest.mark.parametrize("file", ["images.npy", "labels.npy", "pack.json"])
+@pytest.mark.parametrize("header", [
+    "(((", "  1\n 2", "{'descr': '|u1', 'fortran_order': False, 'shape': (%d,)}" % (1 << 70),
+    "{'descr': '|u1', 'fortran_order': False, 'shape': (True,)}", "[" * 60_000,
+], ids=["TokenError", "IndentationError", "OverflowError", "TypeError", "RecursionError"])  # fmt: skip
+def test_a_header_that_breaks_its_parser_is_not_called_damage(tmp_path, file, header):
+    found = crops(tmp_path / "set", 6)
+    folder = quiet(found, SIZE).folder
+    text = header.ljust(117).encode() + b"\n"
+    start = b"" if file == "pack.json" else b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little")
+    with open(folder / file, "r+b") as opened:
+        opened.write(start + text)
+    with pytest.raises(ValueError, match="the pack .* is damaged"):
+        open_pack(folder)
+    with pytest.warns(UserWarning, match="is damaged.*packed again"):
+        assert torch.equal(quiet(found, SIZE).images, by_pillow(found.samples))
 
 
 def test_two_processes_at_once_disturb_each_other(tmp_path):
@@ -383,6 +402,26 @@ def test_leaving_unreadable_images_out_shifts_labels(tmp_path):
         quiet([samples[0], samples[6]], SIZE, skip_unreadable=True)
     with pytest.raises(ValueError, match="2 of the images cannot be read"):  # None leaves nothing out by itself
         quiet([samples[0], samples[1], samples[6]], SIZE, skip_unreadable=None)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_an_image_that_the_system_cannot_read_once_is_left_out_for_ever(tmp_path, monkeypatch, number):
+    found = crops(tmp_path / "set", 6)
+    with h5py.File(tmp_path / "set" / "cuhk.mat", "w") as file:
+        file["r0"] = np.asarray(noise(24, 12)).T
+    found = replace(found, samples=(*found.samples, Sample(tmp_path / "set" / "cuhk.mat", 9, 1, cell="r0")))
+
+    def failing(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    for place, name in ((records, "opened_image"), (h5py, "File")):
+        with monkeypatch.context() as patch:
+            patch.setattr(packing, "_plain", lambda path: None)
+            patch.setattr(place, name, failing)
+            with pytest.raises(OSError, match=rf"(jpg|mat r0) cannot be read \({os.strerror(number)}\)"):
+                quiet(found, SIZE, skip_unreadable=True)
+    pack = quiet(found, SIZE, skip_unreadable=True)
+    assert len(pack) == 7 and not pack.unreadable
 
 
 # ---------------------------------------------------------------- disks

@@ -266,10 +266,13 @@ def test_a_check_that_fails_decides_the_exit_code_and_some_notebooks_are_not_che
     assert reproduce_in(place) == 130
     assert "python -m bnta_lib.report" in capsys.readouterr().err
     write_notebook(place / "notebooks" / "01_b.ipynb", "1")
+    assert reproduce_in(place, "--only", "01") == 130  # all are done, in parts
+    monkeypatch.setattr(reproduce, "check_paper", lambda profile: 0)
     assert reproduce_in(place, "--only", "01") == 0
     index = place / "report" / "smoke" / "index.html"
     assert "Not run" not in index.read_text()  # 00 was, before
     (place / "executed" / "smoke" / "00_a.ipynb").unlink()
+    monkeypatch.setattr(reproduce, "check_paper", lambda profile: pytest.fail("some are not done"))
     assert reproduce_in(place, "--only", "01") == 0
     assert "Not run: 00_a." in index.read_text()
 

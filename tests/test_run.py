@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import nbformat
 import pytest
@@ -38,6 +40,8 @@ def test_values_get_the_types_of_the_notebooks_own():
 
 @pytest.mark.parametrize("given, words", [
     ({"image": "x"}, "does not take 'image': it takes profile, data, images"),
+    ({"profile": "huge"}, "profile is one of smoke, laptop, paper, rehearsal, and not 'huge'"),
+    ({"tracks": "people"}, "tracks is one of folders, and not 'people'"),
     ({"N": "many"}, "N is a whole number, and not 'many'"),
     ({"N": "None"}, "N is a whole number, and not 'None'"),
     ({"K": "1.5"}, "K is a whole number, and not '1.5'"),
@@ -88,8 +92,9 @@ def test_paths_are_those_of_the_callers_folder_and_the_end_is_told(tmp_path):
     command = [sys.executable, "-m", "bnta_lib.run", "notebooks/n.ipynb", "r.ipynb", "-p", "name", "mine.txt"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "failed in code cell 3 of 3" in done.stderr and "as far as it ran: r.ipynb" in done.stderr
-    record = nbformat.read(tmp_path / "r.ipynb", as_version=4)
+    assert "failed in code cell 3 of 3" in done.stderr and "as far as it ran: r.failed.ipynb" in done.stderr
+    assert not (tmp_path / "r.ipynb").exists()
+    record = nbformat.read(tmp_path / "r.failed.ipynb", as_version=4)
     assert any("what it read" in o.get("text", "") for c in record.cells if c.cell_type == "code" for o in c.outputs)
 
 
@@ -112,6 +117,8 @@ def test_a_run_that_fails_or_finds_no_room_leaves_the_earlier_record(tmp_path, s
     assert "AssertionError: two lines" in said and "as far as it ran: r.failed.ipynb" in said
     assert (tmp_path / "r.ipynb").read_bytes() == good
     assert nbformat.read(tmp_path / "r.failed.ipynb", as_version=4)
+    assert run.main(["n.ipynb", "r.ipynb"]) == 0 and not (tmp_path / "r.failed.ipynb").exists()
+    good = (tmp_path / "r.ipynb").read_bytes()
     (small_disk / "r.ipynb").write_bytes(good)
     (small_disk / "filler").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize))
     assert run.main(["n.ipynb", str(small_disk / "r.ipynb")]) == 1
@@ -127,3 +134,30 @@ def test_a_path_that_a_notebook_cannot_hold_is_refused(tmp_path, monkeypatch, ca
     assert run.main([str(SITE), "r.ipynb", "-p", "images", os.fsdecode(b"im\xff")]) == 2
     assert "images is 'im?', which is no UTF-8 text" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_figures_of_own_parameters_are_taken_for_those_of_the_whole_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BNTA_FIGURES", str(tmp_path / "figures"))
+    write(tmp_path / "n.ipynb", "profile = 'smoke'\nseed = 0",
+          "from bnta_lib.settings import figures_dir\nfolder = figures_dir('smoke')\nfolder.mkdir(parents=True)")
+    assert run.main(["n.ipynb", "own.ipynb", "-p", "seed", "1"]) == 0
+    assert (tmp_path / "own_figures" / "smoke").is_dir() and not (tmp_path / "figures").exists()
+    assert os.environ["BNTA_FIGURES"] == str(tmp_path / "figures")
+    assert run.main(["n.ipynb", "r.ipynb", "-p", "profile", "smoke"]) == 0
+    assert (tmp_path / "figures" / "smoke").is_dir() and not (tmp_path / "r_figures").exists()
+
+
+def test_a_run_that_was_killed_leaves_its_litter_for_ever(tmp_path):
+    write(tmp_path / "n.ipynb", "wait = True", "import time\nopen('began', 'w')\nwhile wait: time.sleep(0.1)")
+    command = [sys.executable, "-m", "bnta_lib.run", "n.ipynb", "r.ipynb"]
+    for number, code in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)):
+        process = subprocess.Popen(command, cwd=tmp_path)
+        while not (tmp_path / "began").exists():
+            time.sleep(0.1)
+        process.send_signal(number)
+        assert process.wait() == code
+        (tmp_path / "began").unlink()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".r")]
+    assert subprocess.run([*command, "-p", "wait", "False"], cwd=tmp_path).returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"n.ipynb", "r.ipynb", "began"}

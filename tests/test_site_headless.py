@@ -41,6 +41,8 @@ def test_a_headless_run_leaves_out_the_delta_or_the_ranking(tmp_path):
     (crops / "notes <b>.txt").write_text("no image")
     write_crops(tmp_path / "probes", [3, 99])
     out = tmp_path / "out put"
+    out.mkdir()
+    (out / "ranked.csv").write_text("of another delta")
     record = run(tmp_path, images=crops, probes=tmp_path / "probes", out=out)
 
     current = settings("smoke")
@@ -60,6 +62,8 @@ def test_a_headless_run_leaves_out_the_delta_or_the_ranking(tmp_path):
     assert table[table["probe"] == "é 3.png"]["gallery"].iloc[0] == "<script>alert(1)</é 3.png"
 
     said = "".join(o.get("text", "") for c in record.cells if c.cell_type == "code" for o in c.outputs)
+    assert (out / "ranked.earlier.csv").read_text() == "of another delta"
+    assert "1 of 2 probes are among the crops themselves" in said
     assert "1 file passed over" in said and "notes <b>.txt: no image ending" in said
     assert "No estimate: my crops has no tracks" in said
     html = "".join(o.data.get("text/html", "") for c in record.cells if c.cell_type == "code"

@@ -128,7 +128,12 @@ def test_a_checkpoint_of_something_else_is_continued(people, quick, tmp_path):
     torch.save(torch.zeros(3), path)
     with pytest.raises(ValueError, match="checkpoint of other data or settings"):
         train(people, quick, path, progress=False)
-    for broken in (b"", b"PK\x03\x04 not a checkpoint"):
+    path.unlink()
+    interrupted(4, people, quick, path)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1  # in a tensor, and still a number
+    for broken in (b"", b"PK\x03\x04 not a checkpoint", bytes(flipped)):
         path.write_bytes(broken)
         with pytest.raises(ValueError, match="is not a readable checkpoint .*: delete it"):
             train(people, quick, path, progress=False)

@@ -22,7 +22,7 @@ from bnta_lib.data.integrity import problems, shared
 from bnta_lib.data.real.catalogue import CATALOGUE
 from bnta_lib.data.real.layouts import find_sets
 from bnta_lib.data.real.mixture import Mixture, mixture, some_of
-from bnta_lib.data.real.packed import packed
+from bnta_lib.data.real.packed import Packed, packed
 from bnta_lib.data.real.protocol import target_splits
 from bnta_lib.data.real.records import Found
 from bnta_lib.data.sets import ReIDSet, Split, Target
@@ -45,17 +45,19 @@ def load_sources(
     With ``settings.people_share`` below 1 a share of the people, evenly spaced. Of a folder in Market-1501
     naming distractors are left out. The name of published sets says which of the paper's five there are,
     with their counts, and how many unreadable images were left out when they were packed.
-    Raises FileNotFoundError or ValueError for a folder that does not serve.
+    A pack of published sets is read once in full, to hold it against its checksums.
+    Raises FileNotFoundError or ValueError for a folder that does not serve, ValueError for a damaged pack.
     """
     return thinned(_all_sources(settings, data, device, progress), settings.people_share)
 
 
 def thinned(sources: ReIDSet, share: float) -> ReIDSet:
-    """A training set of a share of its people, evenly spaced over them, two at least; pids are 1..M again."""
+    """A training set of a share of its people, evenly spaced over them, two at least where it has as many; pids
+    are 1..M again."""
     if share == 1:
         return sources
     people = int(sources.pids.max())
-    count = max(2, round(share * people))
+    count = min(people, max(2, round(share * people)))
     kept = torch.arange(count) * people // count + 1
     rows = torch.isin(sources.pids, kept)
     number = torch.searchsorted(kept, sources.pids[rows]) + 1
@@ -70,7 +72,7 @@ def _all_sources(settings, data: str | Path, device: str, progress: bool) -> ReI
         return benchmark.mixed(sets, sum(settings.images[n] for n in names), "embedded sources")
     if (root := real_root(data)) is not None:
         mixed = real_mixture(root)
-        pack = packed(mixed.sets, settings.size, progress=progress, skip_unreadable=None)
+        pack = _sound(packed(mixed.sets, settings.size, progress=progress, skip_unreadable=None), progress)
         lost = f", {len(pack.unreadable)} unreadable images left out" if pack.unreadable else ""
         return pack.mixed(f"{mixed.name}{lost}")
     found = folder.read_folder(data, (settings.height, settings.width))
@@ -125,7 +127,7 @@ def load_source_samples(
     names = training_sources(settings, data)
     if not names:
         raise FileNotFoundError(f"{root} holds none of the sources {', '.join(SOURCES)}")
-    return {name: packed(some_of(found[name]), settings.size, progress=progress).as_set()
+    return {name: _sound(packed(some_of(found[name]), settings.size, progress=progress)).as_set()
             for name in names}
 
 
@@ -244,7 +246,7 @@ def _is_own(path: Path) -> bool:
     if (path / "query").is_dir() and (path / "bounding_box_test").is_dir():
         return True
     with os.scandir(path) as entries:
-        return any(folder.is_crop(entry.name) and entry.is_file() for entry in entries)
+        return any(folder.is_crop(entry.name) and os.path.isfile(entry) for entry in entries)
 
 
 def _stamp(root: Path) -> int:
@@ -264,8 +266,14 @@ def _stamp(root: Path) -> int:
 
 def _real_target(found: Found, settings, progress: bool) -> Target:
     splits, camids, words = target_splits(found, settings)
-    pack = packed(found, settings.size, progress=progress)
-    if rows := pack.damaged():  # its digest says what was written, and scores would be of what is there
+    pack = _sound(packed(found, settings.size, progress=progress))
+    return Target(ReIDSet(found.name, pack.images, pack.pids, camids, origin="published"), splits, words)
+
+
+def _sound(pack: Packed, progress: bool = False) -> Packed:
+    """``pack``. Raises ValueError where it is damaged: its digest says what was written, and weights and
+    scores would be of what is there."""
+    if rows := pack.damaged(progress):
         raise ValueError(f"{len(rows)} pictures in {pack.folder} are not as they were written: delete that folder, "
                          "and they are packed again")
-    return Target(ReIDSet(found.name, pack.images, pack.pids, camids, origin="published"), splits, words)
+    return pack

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,18 @@ NAMING_SAYS = (
     "them, ending in .jpg, .jpeg, .png or .bmp"
 )
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # Pillow's names of what is opened
+# How the names of folders begin that hold no picture of their owner's: hidden ones, and copies and previews
+# that systems keep.
+PASSED_OVER = (".", "__MACOSX", "@eaDir")
 _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp"}
 
 
 def read_folder(path: str | Path, size: tuple[int, int]) -> ReIDSet:
     """All crops below ``path`` (recursive), resized to ``size`` = (H, W), sorted by path.
 
-    Raises FileNotFoundError where there is no such folder, ValueError where it holds no image in
-    the naming or an image cannot be decoded.
+    Raises FileNotFoundError where there is no such folder, PermissionError where one cannot be read,
+    ValueError where it holds no image in the naming, an image that cannot be decoded, or a link that
+    leads nowhere.
     """
     return _read(Path(path), _find(Path(path)), size)
 
@@ -99,19 +104,70 @@ def write_folder(data: ReIDSet, path: str | Path, ending: str = "jpg") -> Path:
     return path
 
 
+def walk(
+    root: str | Path, refuse: Callable[[str, OSError], None]
+) -> Iterator[tuple[str, list[os.DirEntry], list[os.DirEntry]]]:
+    """Each folder from ``root`` down, with its folders and its other entries, as `os.walk` gives them.
+
+    Folders of names as in `PASSED_OVER` are given and not entered. Links to folders are followed once
+    each, after all else: a folder is known by its own path where that lies below ``root`` too.
+    ``refuse`` is called with a folder that cannot be read, and why.
+    """
+    visited: set[tuple[int, int]] = set()  # so that links cannot lead round in a loop
+    waiting, links = [os.fspath(root)], []
+    while waiting or links:
+        folder = waiting.pop() if waiting else links.pop()
+        inner, others = [], []
+        try:
+            at = os.stat(folder)
+            if (at.st_dev, at.st_ino) in visited:
+                continue
+            visited.add((at.st_dev, at.st_ino))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    is_folder = os.path.isdir(entry) if entry.is_symlink() else entry.is_dir()
+                    (inner if is_folder else others).append(entry)
+        except OSError as error:
+            refuse(folder, error)
+            continue
+        yield folder, inner, others
+        for entry in inner:
+            if not entry.name.startswith(PASSED_OVER):
+                (links if entry.is_symlink() else waiting).append(entry.path)
+        links.sort(reverse=True)
+
+
+def is_special(entry: os.DirEntry) -> bool:
+    """Whether what is no folder is a pipe, a socket or a device: to open one could wait for ever."""
+    return not entry.is_file(follow_symlinks=False) and os.path.exists(entry) and not os.path.isfile(entry)
+
+
+def files_below(folder: str | Path) -> list[Path]:
+    """All files below ``folder`` at any depth, by path, links that lead nowhere among them.
+
+    Left out is what is hidden, with the folders of `PASSED_OVER`, and what is no file (a pipe, which
+    would keep its reader waiting).
+    Raises FileNotFoundError for a missing folder, PermissionError for one that cannot be read.
+    """
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"no such folder: {folder}; give one that holds person crops")
+
+    def refuse(place: str, error: OSError) -> None:  # to pass it over would lose data without a word
+        raise PermissionError(f"cannot read the folder {place}: {error.strerror}; give yourself the right to "
+                              "read it, or move it out of the way")
+
+    return sorted(Path(entry.path) for _, _, others in walk(folder, refuse) for entry in others
+                  if not entry.name.startswith(".") and not is_special(entry))
+
+
 def _find(path: Path) -> list[tuple[Path, int, int]]:
     """File, person and camera of each crop below ``path``, junk dropped."""
-    if not path.is_dir():
-        raise FileNotFoundError(f"no such folder: {path}")
-
-    def refuse(error: OSError) -> None:  # a folder passed over would be data lost without a word
-        raise PermissionError(f"cannot read the folder {error.filename}: {error.strerror}")
-
     found = []
-    walk = os.walk(path, onerror=refuse)
-    for file in sorted(Path(folder, name) for folder, _, names in walk for name in names):
+    for file in files_below(path):
+        if file.is_symlink() and not os.path.exists(file):  # of a crop, or of a folder of them
+            raise ValueError(f"{file} is a link that leads nowhere: mend or delete it")
         match = NAMING.match(file.name)
-        if match and file.suffix.lower() in _ENDINGS and file.is_file():
+        if match and file.suffix.lower() in _ENDINGS:
             try:
                 pid = int(match[1])
             except ValueError:  # "1-2_c1.jpg" fits the pattern but is no number
@@ -151,10 +207,20 @@ def opened_image(file: str | Path) -> Image.Image:
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:
-    """Upright, in 8-bit RGB. 16-bit grey keeps its upper byte, which Pillow would cut to white."""
+    """Upright, in 8-bit RGB. 16-bit grey keeps its upper byte, which Pillow would cut to white. Transparent
+    places lie on white: what is hidden behind them is arbitrary.
+
+    Raises ValueError where its pixels are fractions, or numbers of more than 16 bits.
+    """
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers")
     if picture.mode.startswith("I"):
-        picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).astype(np.uint8))
+        grey = np.asarray(picture).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65_535:
+            raise ValueError(f"its grey values are {grey.min()} to {grey.max()}, and 0 to 65535 are known")
+        picture = Image.fromarray((grey >> 8).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("RGB")

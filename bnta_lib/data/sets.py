@@ -81,6 +81,12 @@ class Target:
         """The data set of measured rows: published sets and embedded ones share their names."""
         return name if self.data.origin == "embedded" else f"{name}, {self.data.origin}"
 
+    def split(self, number: int) -> Split:
+        """One of the splits. Raises ValueError where it has no such."""
+        if not 0 <= number < len(self.splits):
+            raise ValueError(f"{self.data.name} has {len(self.splits)} splits, numbered from 0: there is no {number}")
+        return self.splits[number]
+
     def __post_init__(self) -> None:
         if not self.splits:
             raise ValueError(f"{self.data.name}: a target needs at least one split")

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from ..evaluation import Ranking
@@ -129,8 +129,8 @@ def changes_figure(changes: pd.DataFrame) -> Figure:
     """Change rate of mu, sigma^2, gamma and beta in every BN layer, from shallow to deep.
 
     ``changes``: rows of :func:`bnta_lib.adaption.change_rates`, with a column seed where there
-    are several: a dot is the mean over seeds, a line their range. On a log scale; what did not
-    move at all, or was zero before, has no dot.
+    are several: a dot is the mean over seeds, a line their range. On a log scale, so a line that
+    begins at 0 begins at the panel's lower end; what moved on no seed, or was zero before, has no dot.
     """
     layers = changes.drop_duplicates("index").sort_values("index")["layer"].tolist()
     figure, axes = plt.subplots(4, 1, figsize=(TEXT_WIDTH, 5.6), sharex=True, layout="constrained")
@@ -138,19 +138,31 @@ def changes_figure(changes: pd.DataFrame) -> Figure:
         own = changes[changes["quantity"] == quantity].groupby("index")["rate"]
         rate = 100 * own.agg(["mean", "min", "max"])
         mark_stages(axis, layers, labels=axis is axes[0])
-        rate = rate[rate["min"] > 0]
+        rate = rate[rate["mean"] > 0]
+        least = 0.7 * rate["min"].where(rate["min"] > 0, rate["mean"]).min()
         axis.plot(rate.index, rate["mean"], "o", color=COLOURS["adapted"], markersize=3.5)
-        axis.vlines(rate.index, rate["min"], rate["max"], color=COLOURS["adapted"], linewidth=1.2)
+        axis.vlines(rate.index, rate["min"].clip(lower=least), rate["max"], color=COLOURS["adapted"],
+                    linewidth=1.2)
         if len(rate):
-            axis.set(yscale="log", ylim=(0.7 * rate["min"].min(), 1.4 * rate["max"].max()))
-            axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            axis.yaxis.set_minor_formatter(NullFormatter())
+            axis.set(yscale="log", ylim=(least, 1.4 * rate["max"].max()))
+            _label_log(axis)
         axis.grid(axis="y", color="0.85", linewidth=0.6)
         axis.set_ylabel(f"{symbol}\nchange, %")
     axes[-1].set(xlabel="BN layer, from shallow to deep",
                  xticks=sorted({1, *range(10, len(layers) + 1, 10)}))
     figure.align_ylabels()
     return figure
+
+
+def _label_log(axis: Axes) -> None:
+    """Label two ticks or more of a logarithmic axis, however little of a decade it spans."""
+    low, high = axis.get_ylim()
+    for steps in ((1,), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.5, *range(2, 10))):
+        axis.yaxis.set_major_locator(LogLocator(subs=steps))
+        if sum(low <= tick <= high for tick in axis.get_yticks()) > 1:
+            break
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def retrieval_figure(

@@ -16,6 +16,7 @@ from .base import TEXT_WIDTH, stages
 
 SYMBOLS = {"mean": r"$\mu$", "var": r"$\sigma^2$", "gamma": r"$\gamma$", "beta": r"$\beta$"}
 BARS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: a target each
+HATCHES = ("", "////", "....", "xxxx")  # and for who does not tell colours apart
 
 
 def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
@@ -23,11 +24,11 @@ def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
 
     ``rates``: of :func:`bnta_lib.changes.change_rates_by_split`. Layers are chosen by their mean
     over targets and stand from shallow to deep; mean and standard deviation over splits. Bars
-    far above the others are cut, with their values written over them, in the targets' colours.
+    far above the others are cut, with a break near the end and their values over them.
     """
     means, targets = mean_rates(rates), list(rates["target"].unique())
     figure, axes = plt.subplots(2, 2, figsize=(TEXT_WIDTH, 4.4), layout="constrained")
-    width = 0.8 / len(targets)
+    width = 0.86 / len(targets)
     for axis, quantity in zip(axes.flat, QUANTITIES):
         chosen = top_layers(means, quantity, top)
         own = means[means["quantity"] == quantity].set_index(["target", "index"])
@@ -37,34 +38,35 @@ def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
             std = np.nan_to_num(std)
             # A whisker below zero would say that a rate can be negative.
             axis.bar(x, rate, width, yerr=[np.minimum(std, rate), std], label=f"S→{target}",
-                     color=BARS[number % len(BARS)],
+                     color=BARS[number % len(BARS)], hatch=HATCHES[number % len(HATCHES)],
+                     edgecolor="white", linewidth=0.4,
                      error_kw={"elinewidth": 0.8, "capsize": 1.2, "ecolor": "0.25"})
         axis.set_xticks(range(len(chosen)), chosen)
-        axis.set_title(f"change rate of {SYMBOLS[quantity]}", pad=5 + 7 * len(targets))
+        axis.set(xlabel="BN layer, from shallow to deep", ylabel=f"change rate of {SYMBOLS[quantity]}, %")
         _cut(axis)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("change rate, %")
-    for axis in axes[1]:
-        axis.set_xlabel("BN layer, from shallow to deep")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center",
                   ncols=len(targets))
+    figure.supxlabel("mean and standard deviation over splits; a broken bar goes on to the value over it",
+                     fontsize=8)
     return figure
 
 
 def _cut(axis: Axes) -> None:
-    """Cut an axis of bars at a few times their median; over a group stand the values of what is cut."""
-    groups = list(zip(*(bars for bars in axis.containers if isinstance(bars, BarContainer)), strict=True))
-    heights = np.array([bar.get_height() for group in groups for bar in group])
+    """Cut an axis of bars at a few times their median: a break, and the value, for each that is cut."""
+    bars = [bar for group in axis.containers if isinstance(group, BarContainer) for bar in group]
+    heights = np.array([bar.get_height() for bar in bars])
     limit = 4 * np.median(heights)
     if heights.max() <= limit:
         return
     axis.set_ylim(0, limit)
-    for place, group in enumerate(groups):
-        cut = [bar for bar in group if bar.get_height() > limit]
-        for line, bar in enumerate(reversed(cut)):  # upwards: the first target's stands on top
-            axis.annotate(f"{bar.get_height():.3g}", (place, 1), (0, 1.5 + 7 * line), ha="center", va="bottom",
-                          xycoords=axis.get_xaxis_transform(), textcoords="offset points", fontsize=6.5,
-                          color=bar.get_facecolor())
+    inside = axis.get_xaxis_transform()
+    for bar in (bar for bar in bars if bar.get_height() > limit):
+        left, width = bar.get_x(), bar.get_width()
+        for colour, line in (("black", 3.2), ("white", 1.8)):
+            axis.plot([left, left + width], [0.9, 0.94], color=colour, linewidth=line, transform=inside,
+                      solid_capstyle="butt", scalex=False, scaley=False)
+        axis.annotate(f"{bar.get_height():.3g}", (left + width / 2, 1), (0, 2), xycoords=inside, ha="center",
+                      va="bottom", rotation=90, textcoords="offset points", fontsize=5.6)
 
 
 def rates_heat_map(rates: pd.DataFrame) -> Figure:

@@ -103,7 +103,8 @@ def affine_figure(rows: pd.DataFrame, metric: str = "R1", cited: float | None = 
 def overview_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     """All values of all CHOICES as a forest plot, a column a target: mean gain, 95 % interval.
 
-    The vertical line is the gain under the defaults; a filled marker is a default value.
+    The dotted line is the gain under the defaults; a filled marker is a default value. What was
+    not measured on a target says so.
     """
     gains = gain_rows(rows, metric)
     gains = gains[(gains["updated"] == ALL) & gains["choice"].isin(list(CHOICES))]
@@ -115,27 +116,50 @@ def overview_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
             heights[choice.name, value.label] = y
             y += 1
         y += 0.7
-    figure, axes = plt.subplots(1, len(targets), figsize=(TEXT_WIDTH, 0.19 * y + 0.9),
+    figure, axes = plt.subplots(1, len(targets), figsize=(TEXT_WIDTH, 0.19 * y + 1.2),
                                 squeeze=False, sharey=True, layout="constrained")
     for axis, target in zip(axes[0], targets):
         own = gains[gains["target"] == target]
         axis.axvline(0, color="0.35", linewidth=0.8)
         usual = own[own["default"]]["difference"].iloc[0]
-        axis.axvline(usual, color=COLOURS["BNTA"], linewidth=0.8, linestyle=":")
+        axis.axvline(usual, color=COLOURS["BNTA"], linewidth=1, linestyle=":")
         for row in own.itertuples():
             _whisker(axis, row, heights[row.choice, row.value_label])
-        for row in rows[(rows["metric"] == DIVERGED) & (rows["updated"] == ALL)].itertuples():
-            if row.target == target and row.choice in CHOICES:
-                axis.text(0, heights[row.choice, row.value_label], DIVERGED, fontsize=7,
-                          va="center", ha="center", backgroundcolor="white")
+        lost = rows[(rows["metric"] == DIVERGED) & (rows["updated"] == ALL) & (rows["target"] == target)]
+        lost = [place for place in zip(lost["choice"], lost["value_label"]) if place in heights]
+        for place in lost:
+            axis.text(0, heights[place], DIVERGED, fontsize=7, va="center", ha="center",
+                      backgroundcolor="white")
+        _say_unmeasured(axis, heights, {*zip(own["choice"], own["value_label"]), *lost})
         axis.set(title=target, xlabel=_LABEL.format(_name(metric)))
     labels = [label for _, label in heights]
     axes[0, 0].set_yticks(list(heights.values()), labels)
     axes[0, 0].set_ylim(y - 0.2, -1)
     for name, place in names.items():
+        name = {"lambda3": r"$\mathbf{\lambda_3}$"}.get(name, name)
         axes[0, 0].annotate(name, (0, place), (-76, 0), axes[0, 0].get_yaxis_transform(),
                             "offset points", ha="right", va="center", fontweight="bold")
+    figure.legend(handles=_overview_legend(), loc="outside lower center", ncols=4, fontsize=8,
+                  handletextpad=0.4, columnspacing=1.2)
     return figure
+
+
+def _say_unmeasured(axis: Axes, heights: Mapping[tuple[str, str], float], there: set) -> None:
+    """Words where values have no row: once for a choice that has none at all."""
+    for choice in CHOICES:
+        places = [place for place in heights if place[0] == choice]
+        missing = [heights[place] for place in places if place not in there]
+        for y in [np.mean(missing)] if len(missing) == len(places) else missing:
+            axis.text(0.5, y, "not measured", transform=axis.get_yaxis_transform(), fontsize=7,
+                      color="0.35", va="center", ha="center", backgroundcolor="white")
+
+
+def _overview_legend() -> list[Line2D]:
+    mark = {"color": COLOURS["BNTA"], "linewidth": 1.1, "marker": "o", "markersize": 4}
+    return [Line2D([], [], **mark, label="default, 95 % interval"),
+            Line2D([], [], **mark, markerfacecolor="white", label="another value"),
+            Line2D([], [], color=COLOURS["BNTA"], linewidth=1, linestyle=":", label="gain under the defaults"),
+            Line2D([], [], color="0.35", linewidth=0.8, label="no gain")]
 
 
 def _of(rows: pd.DataFrame, choice: Choice, metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -197,7 +221,7 @@ def _ticks(
     least = min(n for n in numbers if n > 0)
     more = {"linthresh": least, "linscale": 0.4} if choice.scale == "symlog" else {}
     axis.set_xscale(choice.scale, **more)
-    leaning = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if len(numbers) > 3 else {}
+    leaning = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if len(numbers) > 3 else {}
     axis.set_xticks(numbers, [np.format_float_positional(n, trim="-") for n in numbers], **leaning)
     axis.minorticks_off()
     scale = axis.xaxis.get_transform()  # room for the dots on the left, on the scale as drawn

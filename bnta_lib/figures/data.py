@@ -174,7 +174,7 @@ def headroom_figure(rows: pd.DataFrame) -> Figure:
     left.set_yticks(range(len(names)), names)
     left.set_ylim(len(names) - 0.4, -0.6)
     for axis, title in ((left, "as evaluated"), (right, f"galleries of {common_size(rows)} images")):
-        axis.set(xlim=(0, 100), xlabel="rank 1, per cent", title=title)
+        axis.set(xlim=(-3, 103), xlabel="rank 1, per cent", title=title)
         axis.tick_params(axis="y", length=0)
     marks = [plt.Line2D([], [], marker="o", ls="", color=colours[KINDS[0]]),
              plt.Line2D([], [], marker="o", ls="", color=colours[KINDS[1]]),
@@ -182,5 +182,8 @@ def headroom_figure(rows: pd.DataFrame) -> Figure:
              plt.Line2D([], [], marker="|", ls="", color=INK)]
     drawn = {name: mark for name, mark in zip((*KINDS, "a camera pair"), marks, strict=True)
              if name not in KINDS or name in set(scores["kind"])}
-    figure.legend(drawn.values(), drawn, ncols=4, fontsize=7, loc="outside lower center")
+    if len(sources):
+        drawn["mean of the sources"] = plt.Line2D([], [], color=SOURCE, lw=0.9, ls="--")
+    figure.legend(drawn.values(), drawn, ncols=5, fontsize=7, loc="outside lower center",
+                  columnspacing=1.2, handletextpad=0.4)
     return figure

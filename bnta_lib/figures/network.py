@@ -401,12 +401,13 @@ def bn_figure(model: BNTANet) -> Figure:
 def training_curves(histories: dict[str, pd.DataFrame], identities: int) -> Figure:
     """Losses and accuracy by epoch, a line a model; ``histories`` as recorded by training.
 
-    Terms that a model does not train are left out of its panel. Grey marks where the learning
-    rate falls; dotted is the loss of a uniform guess among ``identities``.
+    Terms that a model does not train are left out of its panel. Dashed is where the learning rate
+    falls; dotted is the loss of a uniform guess among ``identities``.
     """
     panels = {"L_id": r"$L_{id}$ (2)", "L_pos": r"$L_{pos}$ (5)", "L_mat": r"$L_{mat}$ (7)",
               "accuracy": "G's accuracy, training images"}
     names = {"bnta": "BNTA", "baseline": "Baseline"}
+    marks = {}
     figure, axes = plt.subplots(1, 4, figsize=(TEXT_WIDTH, 1.9), layout="constrained")
     for axis, (column, title) in zip(axes, panels.items()):
         for name, history in histories.items():
@@ -418,14 +419,16 @@ def training_curves(histories: dict[str, pd.DataFrame], identities: int) -> Figu
         for history in histories.values():
             falls = history["lr"].diff() < -0.5 * history["lr"].shift()
             for epoch in history["epoch"][falls]:
-                axis.axvline(epoch - 0.5, color=GREY, lw=0.7, zorder=0)
+                marks["the learning rate falls"] = axis.axvline(epoch - 0.5, color=GREY, lw=0.9, ls="--",
+                                                                zorder=0)
         if column == "L_id":
-            axis.axhline(np.log(identities), color=INK, lw=0.8, ls=":")
+            marks["a uniform guess"] = axis.axhline(np.log(identities), color=INK, lw=0.9, ls=":")
         axis.set_title(title, fontsize=8)
         axis.set_xlabel("epoch")
         axis.set_ylim(bottom=0)
     axes[3].set_ylim(0, 1)
     handles, labels = axes[0].get_legend_handles_labels()
+    handles, labels = [*handles, *marks.values()], [*labels, *marks]
     figure.legend(handles, labels, ncols=len(labels), fontsize=7, loc="outside upper center")
     return figure
 

@@ -51,8 +51,8 @@ def methods_figure(
             _dots(below, x, own["difference"].to_numpy(), mean, mean - low, high - mean, method)
         _name_ticks(below, adapters)
     name = {"R1": "rank 1"}.get(metric, metric)
-    axes[0, 0].set(ylabel=f"{name}, %")
-    axes[1, 0].set(ylabel=f"{name}: difference from\n{against}, points")
+    axes[0, 0].set(ylabel=f"{name}, %\n(mean ± std over splits)")
+    axes[1, 0].set(ylabel=f"{name}: difference from\n{against}, points\n(mean, 95 % interval)")
     figure.align_ylabels()
     return figure
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
+from ..data.folder import files_below
 from ..guards import Guards
 from ..settings import ROOT, Settings
-from .crops import IMAGES, LEAST, VIDEOS, Site, check_enough, files_below, read_crops
+from .crops import IMAGES, LEAST, VIDEOS, Site, check_enough, read_crops
 from .judge import (
     advice, estimate, most_changed, neighbours, ranked_table, save_ranked, track_ranking, track_trial,
     true_target,

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bnta_lib.data.folder import opened_image, upright_rgb
+from bnta_lib.data.folder import files_below, opened_image, upright_rgb
 from bnta_lib.guards import Guards
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
@@ -92,25 +92,6 @@ def check_enough(site: Site) -> Site:
                      f"different ones, {Guards.min_images} where it is guarded")
 
 
-def files_below(folder: str | Path) -> list[Path]:
-    """All files below ``folder`` at any depth, by path; hidden ones (a dot first) left out, and what is no
-    file (a pipe, which would keep its reader waiting).
-
-    Raises FileNotFoundError for a missing folder, PermissionError for one that cannot be read.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}: give one that holds person crops")
-
-    def refuse(error: OSError) -> None:  # a folder passed over would be data lost without a word
-        raise PermissionError(f"cannot read the folder {error.filename}: {error.strerror}; give yourself the "
-                              "right to read it, or move it out of the way")
-
-    found = (Path(where, name) for where, _, names in os.walk(folder, onerror=refuse)
-             for name in names if not name.startswith("."))
-    return sorted(file for file in found if file.is_file() or not file.exists())  # a broken link is named
-
-
 def read_crops(
     folder: str | Path, size: tuple[int, int], *, tracks: str | None = None, progress: bool = False
 ) -> Site:
@@ -119,7 +100,7 @@ def read_crops(
     tracks  "folders": each folder that holds images is one track, in the order of file names
 
     Files that are no image (`IMAGES`) or that cannot be decoded are passed over, and named in
-    ``skipped``. Raises FileNotFoundError for a missing folder, ValueError where no image is left.
+    ``skipped``. Raises as `files_below`, and ValueError where no image is left.
     """
     if tracks not in (None, "folders"):
         raise ValueError(f"tracks is None or 'folders', not {tracks!r}")
@@ -158,16 +139,7 @@ def read_crops(
 
 def _decoded(file: Path) -> Image.Image:
     with opened_image(file) as opened:
-        return upright_rgb(_on_white(ImageOps.exif_transpose(opened)))
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-    """A picture with transparent places on white: what lies hidden behind them is arbitrary."""
-    clear = "A" in picture.getbands() or "transparency" in picture.info
-    if not clear or picture.mode.startswith(("I", "F")):
-        return picture
-    picture = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        return upright_rgb(opened)
 
 
 def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

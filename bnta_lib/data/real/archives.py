@@ -34,6 +34,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
+from bnta_lib.data.folder import PASSED_OVER
 from bnta_lib.files import a_path, atomic
 
 # Real sets pass by far: none of them has 100,000 files or 20 GB, and images hardly shrink.
@@ -77,12 +78,15 @@ def prepare(archive: str | Path, root: str | Path, password: str | None = None,
     if not archive.is_file():
         raise FileNotFoundError(f"no such archive: {archive}")
     name = _ENDING.sub("", archive.name)
-    if not name.strip(". "):
-        raise Refused(f"{archive}: the folder is named by the archive, so give it another name")
+    if not name.strip(". ") or name.startswith(PASSED_OVER) or name.endswith(".part"):
+        raise Refused(f"{archive}: the folder is named by the archive, and sets are not looked for in "
+                      f"{name!r}, so give it another name")
     if (root / name).absolute() == archive.absolute():
         raise Refused(f"{archive} would be unpacked over itself: give it its ending (.zip, .tar, .7z), or name "
                       "another data folder")
     target, stage = root / name, root / f".{name}.part"
+    if target.is_symlink() and not _filled(target):
+        raise FileExistsError(f"{target} is a link to an empty folder or to nothing: delete it, then run again")
     with writing(root), _named(archive), ExitStack() as opened:
         with _reading(archive, password):
             reader = opened.enter_context(closing(_reader(archive, password)))

@@ -64,6 +64,9 @@ def fetch(name: str, root: str | Path, url: str | None = None, progress: bool = 
     url = one.url if url is None else url
     file = _file_of(url)
     archive, came = root / file, root / f".{file}.download"
+    if archive.is_dir():
+        raise IsADirectoryError(f"{archive} is a folder where the archive should be: move it away, or name "
+                                "another data folder")
     if archive.exists():
         return archive
     with archives.writing(root), archives.alone(came):

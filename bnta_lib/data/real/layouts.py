@@ -23,6 +23,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
+from bnta_lib.data.folder import is_special, walk
 from bnta_lib.data.real import matlab
 from bnta_lib.data.real.catalogue import CATALOGUE, DISTRACTORS, JUNK
 from bnta_lib.data.real.records import Found, Sample
@@ -214,7 +215,7 @@ def _chosen(name: str, copies: list[Found], labeled: bool) -> Found:
 def _walk(root: str | Path) -> tuple[dict[str, list[str]], list[str]]:
     """File names by folder, both sorted; and a sentence for each folder that could not be read.
 
-    Hidden folders, what macOS packs along, and half-unpacked folders (``.part``) are passed over.
+    Hidden folders, what systems pack along, and half-unpacked folders (``.part``) are passed over.
     """
     root = os.path.abspath(os.path.expanduser(root))
     if os.path.isfile(root):
@@ -224,54 +225,23 @@ def _walk(root: str | Path) -> tuple[dict[str, list[str]], list[str]]:
         raise FileNotFoundError(f"no such folder: {root}")
     folders: dict[str, list[str]] = {}
     problems: list[str] = []
-    visited: set[tuple[int, int]] = set()  # so that links cannot lead round in a loop
-    # Links come last, so that a folder is known by its own path where that lies below the root too.
-    waiting, links = [root], []
-    while waiting or links:
-        folder = waiting.pop() if waiting else links.pop()
-        try:
-            at = os.stat(folder)
-            if (at.st_dev, at.st_ino) in visited:
-                continue
-            visited.add((at.st_dev, at.st_ino))
-            files, inner = [], []
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if _is_special(entry):  # to open one could wait for ever
-                        problems.append(f"{entry.path} is a pipe, a socket or a device: not counted")
-                    elif not _is_folder(entry):
-                        files.append(entry.name)
-                        if entry.name.endswith(".part"):
-                            problems.append(f"{entry.path} is a download that was not finished")
-                    elif entry.name.endswith(".part"):
-                        problems.append(f"{entry.path} is half-unpacked and not counted: prepare its "
-                                        "archive again")
-                    elif not entry.name.startswith((".", "__MACOSX")):
-                        (links if entry.is_symlink() else inner).append(entry.path)
-        except OSError as error:
-            if folder == root:
-                raise PermissionError(f"{root} cannot be read ({error.strerror}): name a folder that you may "
-                                      "read") from error
-            problems.append(f"{folder} cannot be read ({error.strerror}): what it holds is not counted")
-            continue
-        folders[folder] = sorted(files)
-        waiting += inner
-        links.sort(reverse=True)
+
+    def refuse(folder: str, error: OSError) -> None:
+        if folder == root:
+            raise PermissionError(f"{root} cannot be read ({error.strerror}): name a folder that you may "
+                                  "read") from error
+        problems.append(f"{folder} cannot be read ({error.strerror}): what it holds is not counted")
+
+    for folder, inner, others in walk(root, refuse):
+        problems += (f"{entry.path} is half-unpacked and not counted: prepare its archive again"
+                     for entry in inner if entry.name.endswith(".part"))
+        inner[:] = [entry for entry in inner if not entry.name.endswith(".part")]
+        special = {entry.name for entry in others if is_special(entry)}
+        problems += (f"{folder}{os.sep}{name} is a pipe, a socket or a device: not counted" for name in special)
+        folders[folder] = sorted(entry.name for entry in others if entry.name not in special)
+        problems += (f"{folder}{os.sep}{name} is a download that was not finished"
+                     for name in folders[folder] if name.endswith(".part"))
     return dict(sorted(folders.items())), sorted(problems)
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _is_special(entry: os.DirEntry) -> bool:
-    try:
-        return not entry.is_dir() and not entry.is_file() and os.path.exists(entry.path)
-    except OSError:
-        return False
 
 
 def _read(layout: Layout, folders: dict[str, list[str]], likenesses: list[str]) -> list[Found]:
@@ -367,18 +337,20 @@ def _cuhk03_cells(mat: h5py.File, file: Path, kind: str) -> Found:
     # What lies in another file could be any file of the machine, and no copy of this one would have it.
     if not isinstance(mat.get(kind, getlink=True), h5py.HardLink) or mat[kind].external:
         raise ValueError(f"{kind} is not in the file itself but a link")
+    # Sizes first: a small file can name any number of cells, compressed, and all of them one image.
+    if mat[kind].size != 5:
+        raise ValueError(f"{kind} has {mat[kind].size} pairs of cameras instead of five")
     pairs = mat[kind][()].ravel()
-    if len(pairs) != 5:
-        raise ValueError(f"{kind} has {len(pairs)} pairs of cameras instead of five")
     names = {}  # of objects, by their place in the file: to ask HDF5 for each is slow
     if refs := mat.get("#refs#"):
         refs.id.links.iterate(
             lambda name, info: names.__setitem__(info.u, "/#refs#/" + name.decode()), info=True)
     samples, left_out = [], Counter()
     for pair, table in enumerate(pairs, 1):
+        shape, people = mat[table].shape, CATALOGUE["CUHK03"].parts[f"P{pair}"][1]
+        if len(shape) != 2 or shape[0] != 10 or shape[1] > people:
+            raise ValueError(f"pair {pair} of {kind} has not ten images each of {people} people at most")
         cells = mat[table][()]
-        if cells.ndim != 2 or len(cells) != 10:
-            raise ValueError(f"pair {pair} of {kind} has not ten images a person")
         for row, column in np.ndindex(cells.shape[::-1]):
             image = h5py.h5r.dereference(cells[column, row], mat.id)
             shape = image.shape if isinstance(image, h5py.h5d.DatasetID) else ()

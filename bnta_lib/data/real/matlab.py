@@ -1,7 +1,7 @@
 """MATLAB's older files (version 5), read in a process of their own.
 
-A damaged one can end the process that SciPy reads it in, or keep it busy for ever; it must not take a
-report on all other sets with it. This file is run by itself, so it imports nothing of the library.
+A damaged one can end the process that SciPy reads it in, keep it busy for ever or fill the memory; it must
+not take a report on all other sets with it. This file is run by itself, so it imports nothing of the library.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 SECONDS = 60  # for one file; a whole Person.mat takes a few
+GIGABYTES = 4
 
 
 def read(what: str, file: Path) -> list:
@@ -52,7 +54,13 @@ def partitions(file: str) -> list:
 CONTENTS = {"people": people, "partitions": partitions}
 
 if __name__ == "__main__":
+    with suppress(ImportError, OSError, ValueError):  # not on Windows; or less is allowed already
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (GIGABYTES << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
     try:
         print(json.dumps(CONTENTS[sys.argv[1]](sys.argv[2])))
+    except MemoryError:
+        sys.exit(f"reading it takes more than {GIGABYTES} GB of memory")
     except Exception as error:  # what SciPy raises for a damaged file shares no base class
         sys.exit(f"{type(error).__name__}: {error}".replace("\n", " "))

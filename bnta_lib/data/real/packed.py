@@ -57,7 +57,7 @@ from bnta_lib.files import a_path, atomic
 from bnta_lib.settings import PAPER_SOURCES, PROFILES, cache_dir, settings as load_settings, worker_count
 from bnta_lib.workers import side_by_side
 
-VERSION = 1  # of the layout and of how pixels are made
+VERSION = 2  # of the layout and of how pixels are made
 BLOCK = 256  # images that are journalled together
 SMALL = 2_000  # images below which starting processes takes longer than it saves
 FLUSH_SECONDS = 1.0  # between two flushes: what a killed process loses at most
@@ -145,7 +145,8 @@ def packed(
     pack that was made so, and makes none.
 
     Raises ValueError for no sample or a file that changed meanwhile, and OSError where the pack
-    cannot be kept.
+    cannot be kept or the system cannot read a file (no permission, a failing disk): that is no
+    unreadable image, and none is left out for it.
     """
     sets = _sets(found)
     folder, part, rows, blocks = _identity(sets, size)
@@ -181,7 +182,7 @@ def open_pack(folder: str | Path) -> Packed:
         whole = (held["version"] == VERSION and held["digest"] == _digest(held, labels)
                  and images.dtype == np.uint8 and list(images.shape) == held["shape"]
                  and labels.shape == (len(images), 3))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # NumPy parses a header as Python, and what that raises shares no base class
         raise ValueError(f"the pack {folder} is damaged ({error})") from error
     if not whole:
         raise ValueError(f"the pack {folder} is damaged: its parts do not fit each other")
@@ -325,7 +326,7 @@ def _resumed(part: Path, shape: tuple[int, ...], blocks: list[str]) -> list[np.n
         (part / name).unlink(missing_ok=True)
     checks: list[np.ndarray | None] = [None] * len(blocks)
     there = None
-    with suppress(OSError, ValueError):
+    with suppress(Exception):  # of a damaged header, see open_pack
         there = open_memmap(images, "r")
     usable = there is not None and there.shape == shape and there.dtype == np.uint8
     if not usable:
@@ -543,7 +544,7 @@ def _plain(path: str) -> Image.Image | None:
         picture.load()
     except Exception:
         return None  # read_image says what is wrong
-    plain = picture.mode == "RGB" and not _ORIENTED & picture.info.keys()
+    plain = picture.mode == "RGB" and not picture.has_transparency_data and not _ORIENTED & picture.info.keys()
     return picture if plain else None
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,15 +50,14 @@ class Found:
 def read_image(sample: Sample, matlab: h5py.File | None = None) -> Image.Image:
     """The crop of a sample, upright, 8-bit RGB. ``matlab``: its .mat file, where it is open.
 
-    Raises ValueError, naming the file, where the image cannot be decoded or the box lies outside.
+    Raises ValueError, naming the file, where it is not there, cannot be decoded or the box lies outside, and
+    OSError where the system cannot read it, which says nothing of the image.
     """
     try:
         if sample.cell:
-            if matlab is None:
-                with h5py.File(sample.file, "r") as opened:
-                    return read_image(sample, opened)
-            # MATLAB keeps arrays column by column: (3, width, height) here.
-            return Image.fromarray(np.ascontiguousarray(np.asarray(matlab[sample.cell]).T, np.uint8))
+            with h5py.File(sample.file, "r") if matlab is None else nullcontext(matlab) as opened:
+                # MATLAB keeps arrays column by column: (3, width, height) here.
+                return Image.fromarray(np.ascontiguousarray(np.asarray(opened[sample.cell]).T, np.uint8))
         with opened_image(sample.file) as opened:
             picture = upright_rgb(opened)
         if sample.box is None:
@@ -68,6 +70,10 @@ def read_image(sample: Sample, matlab: h5py.File | None = None) -> Image.Image:
         return picture.crop((left, top, right, bottom))
     except Exception as error:  # decoders fail in many ways where bytes are not what the format says
         where = f"{sample.file}{' ' + sample.cell if sample.cell else ''}"
+        # What decoders raise of content bears no number of the system's.
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT, errno.ELOOP):
+            raise OSError(f"{where} cannot be read ({os.strerror(error.errno)}), whatever it holds: mend that, "
+                          "then run again") from error
         # Pillow's own sentence names an object of this process.
         why = "of no format that is known" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"{where} cannot be decoded as an image ({why}): replace it") from error

@@ -1,0 +1,141 @@
+"""Deterministic algorithms alone: what BNTA_DETERMINISTIC=1 asks of PyTorch, and that nothing here stands
+in its way. What a real GPU must show is skipped where there is none."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bnta_lib.adaption import adapt
+from bnta_lib.baselines import adabn, tent
+from bnta_lib.data.sets import ReIDSet
+from bnta_lib.evaluation import evaluate
+from bnta_lib.model import BNTANet, embed
+from bnta_lib.settings import ROOT
+from bnta_lib.shift import bn_moments
+from bnta_lib.training import train
+
+# Operators that PyTorch has in no deterministic form on a GPU, and that raise there in this mode: those
+# named in the documentation of torch.use_deterministic_algorithms, by ATen's names. (cumsum only of floats.)
+RAISE = {
+    "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "adaptive_max_pool2d_backward",
+    "avg_pool3d_backward", "max_pool3d_with_indices_backward", "fractional_max_pool2d_backward",
+    "fractional_max_pool3d_backward", "max_unpool2d", "max_unpool3d", "upsample_linear1d_backward",
+    "upsample_bilinear2d_backward", "upsample_bicubic2d_backward", "upsample_trilinear3d_backward",
+    "_upsample_bilinear2d_aa_backward", "_upsample_bicubic2d_aa_backward", "reflection_pad1d_backward",
+    "reflection_pad2d_backward", "reflection_pad3d_backward", "nll_loss2d_forward", "_ctc_loss_backward",
+    "_embedding_bag_dense_backward", "put_", "histc", "bincount", "median", "nanmedian", "kthvalue",
+    "grid_sampler_2d_backward", "grid_sampler_3d_backward", "scatter_reduce", "cumsum float",
+}
+
+
+class Operators(TorchDispatchMode):
+    """The names of all operators that run within, those of the backward pass too."""
+
+    def __enter__(self):
+        self.seen = set()
+        return super().__enter__()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name == "cumsum" and args[0].is_floating_point():
+            name += " float"
+        self.seen.add(name)
+        return function(*args, **kwargs or {})
+
+
+def people(images) -> ReIDSet:
+    pids = torch.arange(len(images)) % 3 + 1
+    return ReIDSet("noise", images, pids, torch.ones_like(pids), known_digest="noise")
+
+
+def everything(model, images, own):
+    """The work of all notebooks that a GPU does: training, adaption, baselines, scores, shift."""
+    trained, _ = train(people(images), replace(own, epochs=1, batch=4), progress=False, device="cpu")
+    result = adapt(model, images, own, K=3, layers=("bn", "in", "conv"))
+    adabn(model, images), tent(model, images, own)
+    features, _ = embed(result.model, images)
+    pids, camids = torch.arange(10) % 5 + 1, torch.arange(10) // 5 + 1
+    scores = evaluate(features[:5], features[5:], pids[:5], pids[5:], camids[:5], camids[5:])
+    moments = bn_moments(model, images)
+    return trained, result, scores, moments
+
+
+@pytest.mark.parametrize("stripes", [3, 2])  # of three rows: as many, and bins that overlap
+def test_an_operator_that_a_gpu_has_in_no_deterministic_form_is_used(images, small, stripes):
+    own = replace(small, stripes=stripes)
+    torch.manual_seed(0)
+    with Operators() as operators:
+        everything(BNTANet(3, own), images, own)
+    assert {"convolution_backward", "max_pool2d_with_indices_backward", "nll_loss_forward"} <= operators.seen
+    assert not operators.seen & RAISE
+
+
+def test_such_an_operator_is_not_seen_where_it_is_used():
+    x = torch.rand(1, 2, 5, 5, requires_grad=True)
+    with Operators() as operators:
+        (F.adaptive_avg_pool2d(x, 2).sum() + F.interpolate(x, 9, mode="bilinear").sum()).backward()
+        torch.rand(3).cumsum(0)
+    assert operators.seen & RAISE == {
+        "_adaptive_avg_pool2d_backward", "upsample_bilinear2d_backward", "cumsum float"}
+
+
+ASKED = """
+import torch, bnta_lib
+from bnta_lib.results import _numerics
+print(torch.are_deterministic_algorithms_enabled(), _numerics())
+"""
+
+
+def run(program, asked=None, *arguments):
+    own = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    own |= {} if asked is None else {"BNTA_DETERMINISTIC": asked}
+    return subprocess.run([sys.executable, "-c", program, *arguments], env=own, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("asked, said", [
+    (None, "False {}\n"), ("0", "False {}\n"), ("", "False {}\n"),
+    ("1", "True {'numerics': {'deterministic': True}}\n"),
+])
+def test_the_mode_is_another_than_asked_or_in_no_key(asked, said):
+    done = run(ASKED, asked)
+    assert done.stdout == said, done.stderr
+
+
+def test_a_wrong_word_for_the_mode_is_passed_over():
+    done = run(ASKED, "yes")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.splitlines()[-1] == "ValueError: BNTA_DETERMINISTIC is 1 or 0, got 'yes'"
+
+
+TWICE = """
+import sys, torch
+from bnta_lib import adapt, settings, train
+from bnta_lib.data.sets import ReIDSet
+from bnta_lib.deltas import model_digest
+
+device = sys.argv[1]
+own = settings("smoke", epochs=2, batch=16)
+images = torch.randint(0, 256, (64, 3, *own.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+pids = torch.arange(64) % 8 + 1
+people = ReIDSet("noise", images, pids, torch.ones_like(pids), known_digest="noise")
+for _ in range(2):
+    trained, _ = train(people, own, progress=False, device=device)
+    adapted = adapt(trained.to(device), images, own, K=16, layers=("bn", "in", "conv")).model
+    print(model_digest(trained), model_digest(adapted))
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs an NVIDIA GPU"))])
+def test_training_or_adaption_ends_with_other_bits_in_this_mode(device):
+    first, second = (run(TWICE, "1", device) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    lines = (first.stdout + second.stdout).splitlines()
+    assert len(lines) == 4 and len(set(lines)) == 1
+    assert len(set(lines[0].split())) == 2  # adaption moved what it should
