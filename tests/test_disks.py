@@ -45,7 +45,7 @@ def writers(model, images, small, small_disk, monkeypatch):
         "bank": bank,
         "row": a_row,
         "rows": lambda: tables.save_rows(NUMBERS, "rows", "rows"),
-        "table": lambda: tables.save_table(NUMBERS, "t", "table"),
+        "table": lambda: tables.save_table(NUMBERS, "t", "smoke_table"),
         "export": lambda: results.write_rows(NUMBERS, small_disk / "export" / "rows.csv"),
         "ranking": lambda: save_ranked(NUMBERS, small_disk / "ranking" / "ranked.csv"),
         "figure": figure,

@@ -155,8 +155,9 @@ def test_saved_tables_and_rows_read_back(rows, tmp_path, monkeypatch):
     paths = tables.save_table(tables.table_2(rows), "table_2", "smoke", "A note.")
     assert [path.name for path in paths] == ["table_2.csv", "table_2.md", "table_2.tex"]
     text = paths[1].read_text()
-    assert "| VIPeR R1" in text and text.endswith("A note.\n")
-    assert paths[2].read_text().startswith("% A note.\n\\begin{tabular}")
+    assert "| VIPeR R1" in text and "\nA note.\n\nProfile smoke, rendered counterparts" in text
+    assert "2 splits, of 2 adaption seeds" in text and text.endswith("and nothing of the method.\n")
+    assert re.match(r"% A note\.\n% \n% Profile smoke.*\n\\begin\{tabular\}", paths[2].read_text())
     assert len(pd.read_csv(paths[0], header=[0, 1], index_col=[0, 1])) == len(tables.table_2(rows))
     zero = tables.save_table(pd.DataFrame({"points": [-0.04], "of": ["a"]}).round(1), "zero", "smoke")
     assert "-0.0" not in "".join(path.read_text() for path in zero)
