@@ -247,6 +247,15 @@ def run(benchmark: str, rows: Iterable[Row], csv: Path | None = None) -> None:
     print(machine())
 
 
+def main_on_device(doc: str, benchmark: str, rows: Callable[[str], Iterable[Row]]) -> None:
+    """The command of a benchmark whose rows hang on the device alone."""
+    made = parser(doc)
+    add_device(made)
+    chosen = made.parse_args()
+    check_device(chosen.device)
+    run(benchmark, rows(chosen.device), chosen.csv)
+
+
 def readable(csv: Path) -> pd.DataFrame:
     """:func:`read` for a command: SystemExit with its sentence."""
     try:

@@ -90,11 +90,7 @@ def rows(device: str) -> Iterator[Row]:
 
 
 def main() -> None:
-    parser = common.parser(__doc__)
-    common.add_device(parser)
-    chosen = parser.parse_args()
-    common.check_device(chosen.device)
-    common.run(Path(__file__).stem, rows(chosen.device), chosen.csv)
+    common.main_on_device(__doc__, Path(__file__).stem, rows)
 
 
 if __name__ == "__main__":
