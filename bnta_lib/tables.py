@@ -469,9 +469,15 @@ PAIRED_NOTE = (
 def paired_table(tests: pd.DataFrame) -> pd.DataFrame:
     """Rows of :func:`gains` as they are printed: rows of the table in the paper's words."""
     table = tests.assign(**{name: tests[name].map(row_name) for name in ("method", "against")})
+    table["p"] = p_text(table["p"])
     if "experiment" in table and table["experiment"].nunique() > 1:
         table.insert(0, "reading", table["experiment"].map(reading_of))
     return table.drop(columns="experiment", errors="ignore").rename(columns={"paper": CITED}).round(4)
+
+
+def p_text(p: pd.Series) -> pd.Series:
+    """Values of p with one digit that counts, as text: a rounded 0.0000 would be a claim. NaN stays."""
+    return p.map("{:.1g}".format, na_action="ignore")
 
 
 def tally(tests: pd.DataFrame) -> list[str]:
@@ -630,7 +636,7 @@ def about_run(run: str) -> str:
     own = PROFILES[profile]
     images = ("images of the folder that the run was given" if "_" in run else
               "rendered counterparts of the paper's data sets")
-    return (f"Profile {profile}, {images}. Where nothing else is said, numbers are means and ± standard deviations "
+    return (f"Profile {profile}, {images}. Where nothing else is said, scores are means and ± standard deviations "
             f"over {own.splits} splits, of {own.tta_seeds} adaption seeds averaged first. {caution(run)}").strip()
 
 

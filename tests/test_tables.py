@@ -406,6 +406,13 @@ def test_printed_gains_name_rows_in_the_papers_words(rows_3, rows_5):
     assert "mu" not in tables.markdown(printed).replace("number", "") and "experiment" not in printed
 
 
+def test_a_small_p_is_never_printed_as_zero(rows_3):
+    tests = tables.gains(rows_3).assign(p=3e-7)
+    tests.loc[tests.index[0], "p"] = np.nan
+    text = tables.markdown(tables.paired_table(tests).round(2))
+    assert text.count("3e-07") == len(tests) - 1 and text.splitlines()[2].count("nan") >= 1
+
+
 def test_the_note_says_how_many_adaption_seeds_each_target_has(rows_4):
     fewer = rows_4[(rows_4["target"] == "GRID") | (rows_4["seed"] == 0)]
     said = tables.seeds_sentence(fewer)
