@@ -133,6 +133,14 @@ def moved_and_size(rates: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
     return table.assign(moved=table["rate"] * table["size"] / 100)
 
 
+WHY_NOTE = (
+    "share: how much of the spread of log rate over the layers that moved goes with |before|, per cent; the rest "
+    "goes with what moved; below 0 or above 100 where the two pull against each other. largest: the layer of the "
+    "largest rate; rank: its place from the smallest |before| among so many layers. agree: how many of the top layers "
+    "by rate are top ones by plain movement."
+)
+
+
 def small_before(parts: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     """How much of the rates' spread over layers comes from what they divide by, a row a quantity.
 

@@ -43,7 +43,7 @@ import pandas as pd
 from scipy import stats
 
 from .ablations import PAPER_TARGET, table_3_rows, table_4_rows, table_5_rows
-from .changes import PAPER_LAYERS, TOP, between_targets, change_rates_by_split
+from .changes import PAPER_LAYERS, TOP, between_targets, change_rates_by_split, steps_at
 from .data import load_targets, real_root
 from .data.real.protocol import protocol_note
 from .data.sets import Target
@@ -252,12 +252,13 @@ def gather(
         return {name: targets[name]} if name in targets else targets
 
     table_2 = table_2_rows(models, targets, settings, progress)
+    changes = change_rows(bnta, targets, settings, progress)
     return {
         "Table 2": table_2,
         "Table 3": table_3_rows(models, papers("table_3"), settings, progress),
         "Table 4": table_4_rows(bnta, papers("table_4"), settings, progress),
         "Table 5": table_5_rows(bnta, papers("table_5"), settings, progress=progress),
-        "Fig. 3": change_rows(bnta, targets, settings, progress),
+        "Fig. 3": changes.assign(steps=changes["target"].map(steps_at(targets, settings))),
         "Fig. 4": trend_rows(grid_rows(bnta, papers("table_4"), settings, progress)),
         "time": time_rows(table_2, targets),
     }
@@ -434,14 +435,30 @@ def _differ(claim: Claim, rows: pd.DataFrame, margin: float, paper: float) -> di
     if len(splits) < 2 or splits.min() < 2:
         why = "needs two targets that move, with two splits each"
         return _result(nothing, SHARE, (OPEN, why))
-    levels = [stats.f_oneway(*(v.to_numpy() for _, v in layer.groupby("target")["value"])).pvalue
-              for _, layer in own.groupby("index")]
-    share = 100 * float(np.mean([p < LAYER_LEVEL for p in levels]))
+    share, layers = _share_that_differs(own)
     word = HOLDS if share > 50 else FAILS if share <= CHANCE else OPEN
     spread = between_targets(change_rates_by_split(own)).iloc[0]["ratio"]
     return _result(nothing | {"difference": share}, SHARE, (word, ""), "a share and no difference",
-                   f"of {len(levels)} layers that moved; spread between targets {spread:.1f} times "
-                   "that between splits (median)")
+                   f"of {layers} layers that moved; spread between targets {spread:.1f} times "
+                   "that between splits (median)", _of_equal_steps(own))
+
+
+def _share_that_differs(own: pd.DataFrame) -> tuple[float, int]:
+    """Per cent of the layers on which an analysis of variance tells the targets apart, and of how many."""
+    levels = [stats.f_oneway(*(v.to_numpy() for _, v in layer.groupby("target")["value"])).pvalue
+              for _, layer in own.groupby("index")]
+    return 100 * float(np.mean([p < LAYER_LEVEL for p in levels])), len(levels)
+
+
+def _of_equal_steps(own: pd.DataFrame) -> str:
+    """The same share among targets that adaption takes equally many steps on, where not all are such."""
+    steps = own.drop_duplicates("target").set_index("target").get("steps", pd.Series(dtype=int))
+    alike = steps[steps == steps.mode().iloc[0]] if len(steps) else steps
+    if not 1 < len(alike) < len(steps):
+        return ""
+    share, _ = _share_that_differs(own[own["target"].isin(alike.index)])
+    return (f"among {' and '.join(alike.index)} alone, of {alike.iloc[0]} steps as the other has not: "
+            f"{share:.0f} % of the layers")
 
 
 def _trend(claim: Claim, rows: pd.DataFrame, margin: float, paper: float) -> dict:
@@ -482,7 +499,7 @@ def summary(table: pd.DataFrame) -> str:
 NOTE = (
     "\"here\" is ours, \"paper\" the same of the paper's own numbers: differences in points of rank 1 "
     "unless another unit is given; shares of layers and times are levels. low and high: the 95 % "
-    "interval of ours (Student's t over splits, paired, adaption seeds averaged first). Two claims "
+    "interval of ours (Student's t over splits, paired, adaption seeds averaged first: those of Figures 3 and 4 are of seed 0 alone). Two claims "
     "that rest on the same numbers say so. Splits share people, so the "
     "intervals are somewhat too narrow. \"Highest\" is judged against every other row, and the "
     f"difference shown is that from the row that decides; \"a small effect\" is one within "
@@ -542,9 +559,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", help="smoke, laptop or paper (default: $BNTA_PROFILE, laptop)")
     parser.add_argument("--data", help='"embedded" (default), "real" ($BNTA_DATA) or a folder')
     options = parser.parse_args(arguments)
-    words = [f"--{name} {shlex.quote(value)}" for name, value in vars(options).items() if value]
-    command = " ".join([shlex.quote(interpreter()), "-m bnta_lib.claims", *words])
-    again = f"What was measured is kept; continue with the same command:\n  {command}"
     data = options.data or "embedded"
     try:
         chosen = settings(options.profile)
@@ -554,6 +568,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
         return 2
+    # With the profile, which the environment may have named.
+    words = [interpreter(), "-m", "bnta_lib.claims", "--profile", chosen.profile]
+    command = shlex.join(words + (["--data", options.data] if options.data else []))
+    again = f"What was measured is kept; continue with the same command:\n  {command}"
     try:
         table = check(chosen, data)
         run = run_name(chosen.profile, data)

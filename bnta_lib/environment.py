@@ -45,8 +45,8 @@ def check_environment(settings: Settings, data: str | Path = "embedded") -> pd.D
     Nothing is downloaded or trained. The cache folder is tried by writing a small file.
     """
     rows = [
-        _row("Python", platform.python_version(), sys.version_info >= (3, 11),
-             "make the environment with Python 3.11 or newer: make env PYTHON=python3.11"),
+        _row("Python", platform.python_version(), sys.version_info >= (3, 11, 5),
+             "make the environment with Python 3.11.5 or newer: make env PYTHON=python3.12"),
         _packages(),
         _row("torch with torchvision", *_pair()),
         _row("Cores and torch threads", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads",

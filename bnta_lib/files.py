@@ -141,8 +141,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a new folder beside ``path``; it takes the place of what stands there when the block ends well.
 
     On any error what stood at ``path`` is as before. A process that is killed does not lose it either: the
-    next one finds it, and removes what that one left. Errors are those of :func:`atomic`.
+    next one finds it, and removes what that one left. A link at ``path`` is followed. Errors are those of
+    :func:`atomic`, and FileExistsError where a file stands there.
     """
+    if path.is_symlink():  # the folder is replaced, and the link still leads to it
+        path = path.resolve()
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file: move it, or choose another folder")
     for left in left_behind(path):
         if left.suffix == ".old" and not path.exists():  # killed after the old one was put aside
             left.rename(path)

@@ -30,7 +30,7 @@ from .adaption import adapt
 from .data import load_targets
 from .files import a_path, atomic_folder
 from .report import EXECUTED, NOTEBOOKS, check_out, finished_in
-from .results import machine, stored, write_rows
+from .results import machine, of_the_suite, stored, write_rows
 from .settings import AT_SIZE, ROOT, Settings, device_of, figures_dir, settings as load_settings
 from .training import OutOfTime, shortened, trained_model, trained_on, training_history
 from .weights import MODELS, weights_path
@@ -109,17 +109,22 @@ def _run(command: list[str], clock: Clock | None, what: str = "") -> int:
     return code
 
 
+GATHERED = {"figures", "notebooks", "deltas", "rows.csv.gz", "about.md"}
+
+
 def gather(chosen: Settings, out: Path) -> Path:
     """Copies all that is worth keeping to a folder named after the device, whole or not at all; returns it."""
     device = device_of(chosen.profile)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     folder = out / (re.sub(r"\W+", "-", name).strip("-") + ("" if chosen.profile == "paper"
                                                             else f"-{chosen.profile}"))
+    if folder.is_dir() and (other := sorted(set(os.listdir(folder)) - GATHERED)):
+        raise FileExistsError(f"{folder} holds what this did not put there, for one {other[0]}: move it, or choose "
+                              "another --out")
     with atomic_folder(folder) as partial:
         shutil.copytree(figures_dir(chosen.profile), partial / "figures")
         shutil.copytree(EXECUTED / chosen.profile, partial / "notebooks")
-        rows = stored(chosen.profile)
-        write_rows(rows[rows["current"]].drop(columns="current"), partial / "rows.csv.gz")
+        write_rows(of_the_suite(stored(chosen.profile)), partial / "rows.csv.gz")
         model, lines = trained_model(chosen, progress=False), []
         for target, own in load_targets(chosen, progress=False).items():
             split = own.splits[0]

@@ -30,6 +30,7 @@ from .pages import (
     template_source,
     title_of,
 )
+from .results import library_digest
 from .settings import ROOT, caution, data_folder, figures_dir, run_name, settings
 from .tables import in_unit
 
@@ -41,8 +42,8 @@ README = ROOT / "README.md"  # says in a line what each notebook shows
 # The paper's tables and figures, in its order: file name -> (title, what is to be seen).
 TABLES = {
     "table_1": ("Table 1", "Test sets: the paper's counts and those of the sets used here."),
-    "table_2": ("Table 2", "Retrieval on unseen targets, per cent. Cited numbers are the paper's, "
-                "on its own sets; the two blocks do not compare line by line."),
+    "table_2": ("Table 2", "Retrieval on unseen targets, per cent. Numbers marked as cited are the paper's, "
+                "on its own sets, and do not compare line by line with those measured here."),
     "table_3": ("Table 3", "Losses employed in training and in adaption: rank 1, per cent."),
     "table_4": ("Table 4", "Parameters of which layers adaption updates: rank 1, per cent."),
     "table_5": ("Table 5", "Which parameters of the batch norm layers adaption updates: rank 1, "
@@ -81,10 +82,14 @@ class Source:
 
 
 def finished(executed: Path, source: Path) -> bool:
-    """Whether ``executed`` is ``source`` as it stands, run to its end without an error."""
+    """Whether ``executed`` is ``source`` as it stands, run to its end without an error, by this library
+    (``source`` itself: by whichever it was committed with)."""
     try:
-        cells = code_cells(nbformat.read(executed, as_version=4))
+        notebook = nbformat.read(executed, as_version=4)
+        cells = code_cells(notebook)
     except (OSError, ValueError):  # absent, or half written
+        return False
+    if executed != source and notebook.metadata.get("bnta", {}).get("code") != library_digest():
         return False
     ended = all(cell.execution_count for cell in cells)
     failed = any(out.output_type == "error" for cell in cells for out in cell.outputs)
@@ -232,7 +237,7 @@ def _claims(csv: Path) -> tuple[list[dict], list[dict]]:
 
 def _about(run: str) -> str:
     if "_" in run:
-        return f"The target is a folder of the reader's own images. {caution(run)}"
+        return f"The target is a folder of the reader's own images, where nothing else is said. {caution(run)}"
     return ("The targets are rendered people, counterparts of the sets that the paper tests on: what compares "
             f"with the paper is the difference that a choice makes, not its level. {caution(run)}")
 

@@ -35,6 +35,7 @@ from .environment import check_cache
 from .files import a_path, atomic, not_empty
 from .pages import code_cells
 from .report import EXECUTED, NOTEBOOKS, REPORT, build, check_out, finished, finished_in
+from .results import library_digest
 from .settings import ROOT, cache_dir, data_folder, figures_dir, run_name, settings
 from .starting import interpreter
 
@@ -172,8 +173,12 @@ def run_notebook(source: Path, executed: Path, parameters: Mapping, cwd: Path | 
         last = f"{type(error).__name__}: {error}".strip().splitlines()[-1]
         raise _failure(source, executed, last) from error
     # sys.exit() in a cell ends a notebook early, and papermill takes that for success.
-    if any(cell.execution_count is None for cell in code_cells(nbformat.read(executed, 4))):
+    notebook = nbformat.read(executed, 4)
+    if any(cell.execution_count is None for cell in code_cells(notebook)):
         raise _failure(source, executed, "the notebook ended before its last cell")
+    notebook.metadata["bnta"] = {"code": library_digest()}  # another library's outputs are not this one's
+    with atomic(executed) as partial:
+        nbformat.write(notebook, partial)
     return time.monotonic() - began
 
 
@@ -295,7 +300,7 @@ def stripped(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """
     view = "application/vnd.jupyter.widget-view+json"
     ours = [str(ROOT), *(f"{p}/" for p in {Path.home(), Path(tempfile.gettempdir())} if p.name)]
-    for key in ("papermill", "widgets"):
+    for key in ("papermill", "widgets", "bnta"):
         notebook.metadata.pop(key, None)
     for number, cell in enumerate(notebook.cells):
         for key in ("papermill", "execution"):
@@ -334,13 +339,15 @@ def copy_back(written: Sequence[Path], folder: Path = NOTEBOOKS) -> None:
 def _continue_with(notebooks: Sequence[Path], out: Path, options: argparse.Namespace) -> str:
     """The command that does what is not done: the notebooks that did not end, or the report."""
     left = [p.name[:2] for p in notebooks if not finished(out / p.name, p)]
-    module, folder = ("reproduce", "--out") if left else ("report", "--executed")
+    # A report alone is of a whole run; a run of some notebooks writes its own.
+    whole = not left and not options.only
+    module, folder = ("report", "--executed") if whole else ("reproduce", "--out")
     words = [interpreter(), "-m", f"bnta_lib.{module}", "--profile", options.profile]
     words += ["--data", options.data] if options.data else []
     words += [folder, str(options.out)] if options.out != EXECUTED else []
     if options.report != REPORT:
-        words += ["--report" if left else "--out", str(options.report)]
-    words += ["--only", *left] if left and (options.only or len(left) < len(notebooks)) else []
+        words += ["--out" if whole else "--report", str(options.report)]
+    words += ["--only", *(left or [p.name[:2] for p in notebooks])] if options.only or 0 < len(left) < len(notebooks) else []
     return shlex.join(words)
 
 
@@ -383,6 +390,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["BNTA_PROFILE"] = options.profile
     # Kernels run in another folder: a relative path would name another cache there.
     os.environ["BNTA_CACHE"] = str(cache_dir())
+    if figures := os.environ.get("BNTA_FIGURES"):
+        os.environ["BNTA_FIGURES"] = os.path.abspath(figures)
     if options.in_place:
         # With nothing put in, cells are counted as a reader will count them.
         parameters = {}

@@ -33,10 +33,11 @@ from .settings import PROFILES, cache_dir, device_of
 
 # A row's columns. `setting` says what was done, `seconds` how long the measurement took that the
 # row belongs to, `code` is a digest of the modules that decide the number, `data` and `weights`
-# those of the images and of the model it was measured with. Rows may have details in further
+# those of the images and of the model it was measured with, `sample` of the probes, gallery and
+# switches of torch, which have no words of their own. Rows may have details in further
 # columns (a layer, a quantity).
 COLUMNS = ("experiment", "profile", "dataset", "split", "seed", "setting", "metric", "value",
-           "unit", "seconds", "machine", "code", "data", "weights")
+           "unit", "seconds", "machine", "code", "data", "weights", "sample")
 SHORT = 12  # digits of a digest in a row; the key in the store's file holds all of them
 
 # The library's files as they were when this process loaded it: what it runs, whatever is edited since.
@@ -61,6 +62,11 @@ def digest_of(modules: Iterable[str]) -> str:
     for name in sorted(modules):
         sha.update(Path(__file__).with_name(f"{name}.py").read_bytes() if followed else _LOADED[name])
     return sha.hexdigest()
+
+
+def library_digest() -> str:
+    """SHA-256 of the modules of this library, but those that read data and draw, as in :func:`code_digest`."""
+    return digest_of(_LOADED)
 
 
 @functools.cache
@@ -111,7 +117,7 @@ def measured(
     about = {"experiment": experiment, "profile": profile, "dataset": dataset, "split": split,
              "seed": seed, "setting": setting, "metric": "", "value": math.nan, "unit": "",
              "seconds": seconds, "machine": machine(device_of(profile).type == "cuda"), "code": code[:SHORT],
-             "data": key.get("data", "")[:SHORT], "weights": key.get("model", "")[:SHORT]}
+             **_origins(key)}
     rows = [{**about, **row} for row in found]
     with atomic(path) as temporary:
         temporary.write_text(json.dumps({"key": key, "rows": rows, "digest": _digest(key, rows)}))
@@ -176,6 +182,13 @@ def _numerics() -> dict:
     return {"numerics": changed} if changed else {}
 
 
+def _origins(key: dict) -> dict[str, str]:
+    """What a row says of its key beside words: digests, short ones."""
+    sample = [key.get(name) for name in ("probe", "gallery", "numerics")]
+    digest = hashlib.sha256(json.dumps(sample).encode()).hexdigest() if any(sample) else ""
+    return {"data": key.get("data", "")[:SHORT], "weights": key.get("model", "")[:SHORT], "sample": digest[:SHORT]}
+
+
 def _warn_of(path: Path, experiment: str) -> None:
     if path.is_file():
         warnings.warn(f"{path.name}, a measurement of {experiment}, was edited or cut short, or is of another "
@@ -202,12 +215,20 @@ def stored(profile: str | None = None) -> pd.DataFrame:
     return table.assign(current=table["code"].isin(codes))
 
 
+def of_the_suite(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of :func:`stored`, what today's code measured on rendered or published sets: a user's own folders
+    have names that are nobody else's."""
+    own = rows["dataset"].astype(str).str.endswith(", own folder")
+    return rows[rows["current"] & ~own].drop(columns="current")
+
+
 def refuse_mixed(rows: pd.DataFrame) -> None:
     """Raise ValueError, saying which, where rows of several origins stand under one name.
 
     In one table all rows are of one profile, all of an experiment by one code, all of a target
     (column ``target``, else ``dataset``) on the same data, all of a training with the same
-    weights, and all of a method with the same settings. What has no such column, or nothing in it, is
+    weights, all of a method with the same settings, and all of an experiment and split of a target on the
+    same probes and gallery, with the same switches of torch. What has no such column, or nothing in it, is
     not from the store: nothing is said of it.
     """
     target = "target" if "target" in rows else "dataset"
@@ -215,8 +236,11 @@ def refuse_mixed(rows: pd.DataFrame) -> None:
     rows = rows.assign(training=training)
     if "method" in rows and "setting" in rows:
         rows["row"] = rows["method"].str.cat(rows["experiment"], " of ") if "experiment" in rows else rows["method"]
+    if "experiment" in rows and "split" in rows and target in rows:
+        rows["split of a target"] = [f"{split} of {name} in {experiment}" for split, name, experiment in
+                                     zip(rows["split"], rows[target], rows["experiment"])]
     for origin, name in (("profile", None), ("code", "experiment"), ("data", target), ("weights", "training"),
-                         ("setting", "row")):
+                         ("setting", "row"), ("sample", "split of a target")):
         if origin not in rows or name is not None and name not in rows:
             continue
         known = rows[rows[origin].notna() & (rows[origin] != "")]
@@ -243,8 +267,7 @@ def _read(path: Path, key: dict | None = None) -> list[dict] | None:
         if held["digest"] != _digest(held["key"], held["rows"]) or key not in (None, held["key"]):
             return None
         # Files of earlier code say so in their key alone.
-        about = {"data": held["key"].get("data", "")[:SHORT], "weights": held["key"].get("model", "")[:SHORT]}
-        return [{**row, **about} for row in held["rows"]]
+        return [{**row, **_origins(held["key"])} for row in held["rows"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -270,11 +293,12 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"the store {cache_dir() / 'results'} is empty{of}: make reproduce measures")
     if chosen.export:
         try:
-            kept = rows[rows["current"]].drop(columns="current")
+            kept = of_the_suite(rows)
             write_rows(kept.sort_values([*COLUMNS[:7]], kind="stable"), chosen.export)
         except OSError as error:
             raise SystemExit(f"cannot write the rows: {error}") from None
-        print(f"wrote {int(rows['current'].sum())} rows to {chosen.export}")
+        other = int(rows["current"].sum()) - len(kept)
+        print(f"wrote {len(kept)} rows to {chosen.export}" + (f"; not {other} of own folders" if other else ""))
         return
     units = rows.drop_duplicates(["experiment", "profile", "dataset", "split", "seed", "setting", "code"])
     keys = ["profile", "experiment", "current"]

@@ -60,7 +60,7 @@ def typed(notebook: str | Path, given: Mapping[str, str]) -> dict:
         kind = OPTIONAL.get(name, str) if default is None else type(default)
         try:
             values[name] = None if default is None and text == "None" else _value(text, kind)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # of deep nesting
             wrong.append(f"{name} is {_WORDS[kind]}, and not {text!r}")
         else:
             if values[name] is not None and values[name] not in CHOICES.get(name, (values[name],)):
@@ -103,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.record.suffix != ".ipynb" or options.record.is_dir():
             raise ValueError(f"{options.record} cannot be the record: name a file that ends in .ipynb")
         os.environ["BNTA_CACHE"] = str(cache_dir())
+        if options.record.stem.endswith(".failed"):
+            raise ValueError(f"{options.record.name} is the name of a run that failed: name another record")
         if options.record.resolve() == options.notebook.resolve():
             raise ValueError(f"{options.notebook.name} would be written over itself: name another record")
         for name, value in dict(options.parameters).items():
@@ -126,7 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         running = Path(name)
         seconds = run_notebook(options.notebook, running, parameters, cwd=Path.cwd(), progress=sys.stderr.isatty())
         os.replace(running, options.record)
-        options.record.with_name(f"{options.record.stem}.failed.ipynb").unlink(missing_ok=True)  # of a run before
+        failed = options.record.with_name(f"{options.record.stem}.failed.ipynb")  # of a run before
+        if failed.resolve() != options.notebook.resolve():
+            failed.unlink(missing_ok=True)
     except NotebookFailure as failure:
         said = re.sub(r"\[Errno \d+\] ", "", str(failure))
         print(f"{said}\n  as far as it ran: {_kept(running, options.record)}", file=sys.stderr)

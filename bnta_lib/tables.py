@@ -630,23 +630,46 @@ def latex(table: pd.DataFrame) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def about_run(run: str) -> str:
-    """On what a run (see :func:`.settings.run_name`) measures, and what ± is where a table does not say."""
+# The images that a table of any run may be of, and not of the run's data; see :func:`save_table`.
+RENDERED = "rendered counterparts of the paper's data sets"
+
+
+def counts_sentence(rows: pd.DataFrame) -> str:
+    """Over how many splits rows go, and over which adaption seeds, target (or set) by target."""
+    by, said = "target" if "target" in rows else "set", []
+    for column, one, many in (("split", "split", "splits"), ("seed", "adaption seed", "adaption seeds")):
+        found = rows.groupby(by, sort=False)[column].unique() if column in rows else []
+        counts = [len(own) for own in found]
+        if len(set(counts)) > 1:
+            said.append(f"{many}: " + ", ".join(f"{name} {n}" for name, n in zip(found.index, counts)))
+        elif counts:
+            only = {int(own[0]) for own in found}
+            said.append(f"{counts[0]} {many}" if counts[0] > 1 else
+                        f"{one} {only.pop()}" if len(only) == 1 else f"one {one}")
+    return f"Measured over {'; '.join(said)}." if said else ""
+
+
+def about_run(run: str, images: str | None = None) -> str:
+    """What a run (see :func:`.settings.run_name`) measures on, and what it is not. ``images``: see :func:`save_table`."""
+    if images is None:
+        images = "images of the folder that the run was given" if "_" in run else RENDERED
     profile = run.partition("_")[0]
-    own = PROFILES[profile]
-    images = ("images of the folder that the run was given" if "_" in run else
-              "rendered counterparts of the paper's data sets")
-    return (f"Profile {profile}, {images}. Where nothing else is said, scores are means and ± standard deviations "
-            f"over {own.splits} splits, of {own.tta_seeds} adaption seeds averaged first. {caution(run)}").strip()
+    return f"Profile {profile}{', ' if images else ''}{images}. {caution(run)}".strip()
 
 
-def save_table(table: pd.DataFrame, name: str, profile: str, note: str = "") -> list[Path]:
+def save_table(table: pd.DataFrame, name: str, profile: str, note: str = "", rows: pd.DataFrame | None = None,
+               images: str | None = None) -> list[Path]:
     """Write ``name``.csv, .md and .tex under the profile's figures; returns the paths.
 
-    The note, plain text, and :func:`about_run` stand below the table in Markdown, and above it as
-    comments in LaTeX. A rounded -0.0 is written as 0.0.
+    The note, plain text, stands below the table in Markdown, and above it as comments in LaTeX. With it
+    :func:`about_run`, and of ``rows``, from which the table was made, :func:`counts_sentence`. ``images``:
+    on what it was measured, where that is not what the run's name says (RENDERED; "" for nothing).
+    A rounded -0.0 is written as 0.0.
     """
-    note = f"{note}\n\n{about_run(profile)}".strip()
+    about = [about_run(profile, images), counts_sentence(rows) if rows is not None else ""]
+    if table.map(lambda cell: isinstance(cell, str) and "±" in cell).any(axis=None):
+        about.append("±: the standard deviation over splits, adaption seeds averaged first.")
+    note = f"{note}\n\n{' '.join(filter(None, about))}".strip()
     table = table.apply(lambda column: column + 0.0 if column.dtype.kind == "f" else column)
     below = "\n" + "".join(f"{_as_text(line)}\n" for line in note.splitlines()) if note else ""
     above = "".join(f"% {line}\n" for line in note.splitlines())

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
+import os
 import shlex
 import time
 import warnings
@@ -320,12 +322,23 @@ def training_key(sources: ReIDSet, settings: Settings) -> str:
     return _key(sources.digest, settings)
 
 
-def _key(data: str, settings: Settings) -> str:
+def _imagenet() -> str:
+    """Eight digits of the SHA-256 of what E starts from: torchvision's file, or that of $BNTA_IMAGENET."""
+    own = os.environ.get("BNTA_IMAGENET")
+    if not own or not Path(own).is_file():  # torchvision names its file after these digits
+        return "0676ba61"
+    with open(own, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
+
+
+def _key(data: str, settings: Settings, imagenet: str | None = None) -> str:
     later = ("K", "margin", "lambda3", "matching_reduction", "normalise_features", "splits",
              "heldout", "save_every", "other_height",
              "viper_probe", "ilids_images")  # adaption, evaluation, and when to save
     chosen = {k: v for k, v in asdict(settings).items()
               if not k.startswith("tta_") and k not in later and v != _YOUNGER.get(k)}
+    if settings.pretrained:
+        chosen["imagenet"] = imagenet or _imagenet()
     text = json.dumps([data, chosen], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -391,7 +404,10 @@ def trained_model(
         # Smoke weights live in the cache: they are made, and made again when they are out of date.
         with suppress(FileNotFoundError, OtherTraining):
             if not retrain:
-                return processes.by_main(lambda: load_model(path, chosen, of_today)).to(device)
+                loaded = processes.by_main(lambda: load_model(path, chosen, of_today)).to(device)
+                if root is not None and processes.main:
+                    _warn_of_targets(path, root, settings)
+                return loaded
         checkpoint = checkpoint_path(sources, chosen, name)
         if minutes is not None:
             minutes -= (time.perf_counter() - begin) / 60
@@ -399,6 +415,8 @@ def trained_model(
         meta = {"model": name, "profile": settings.profile, "data": sources.digest, "epochs": len(history),
                 "sources": sources.name, "key": key, "code": code, "torch": torch.__version__,
                 "seconds": float(history["seconds"].sum()),
+                "history": history.round(5).to_csv(index=False),
+                **({"imagenet": _imagenet()} if chosen.pretrained else {}),
                 **({"processes": processes.count} if processes.count > 1 else {}),
                 **{name: getattr(chosen, name) for name in SHAPELESS}}
 
@@ -419,6 +437,7 @@ def trained_model(
         return processes.by_main(store).to(device)
     if root is not None:
         _check_mixture(path, root, settings)
+        _warn_of_targets(path, root, settings)
     return load_model(path, chosen, partial(_is_of, chosen, name)).to(device)
 
 
@@ -429,7 +448,17 @@ def _is_of(settings: Settings, name: str, meta: dict) -> bool:
         return False
     if 1 <= epochs < settings.epochs:
         settings = shortened(settings, epochs)
-    return meta.get("key") == _key(str(meta.get("data")), settings)
+    return meta.get("key") == _key(str(meta.get("data")), settings, meta.get("imagenet"))
+
+
+def _warn_of_targets(path: Path, root: Path, settings: Settings) -> None:
+    """Of targets that came, or changed, after the training, which could not know them."""
+    from .data import pictures_seen
+
+    both = pictures_seen(settings, root)
+    if both and both != read_meta(path).get("shared"):
+        warnings.warn(f"{_of_both(both)} among those trained on: their scores are not those of an unseen place",
+                      stacklevel=3)
 
 
 def _check_mixture(path: Path, root: Path, settings: Settings) -> None:
@@ -460,13 +489,15 @@ def trained_on(settings: Settings, data: str | Path = "embedded", name: str = "b
     Of both, which of the tables' trainings were for fewer epochs than the profile has. Raises as
     :func:`bnta_lib.weights.load_model`.
     """
-    from .data import real_root
+    from .data import pictures_seen, real_root
 
     root = real_root(data)
     words = []
     if root is not None:
         meta = read_meta(weights_path(settings, name, root))
-        words = [meta.get("sources", ""), *([f"{_of_both(both)} among them"] if (both := meta.get("shared")) else [])]
+        seen = pictures_seen(settings, root)
+        both = meta.get("shared") if seen is None else seen
+        words = [meta.get("sources", ""), *([f"{_of_both(both)} among them"] if both else [])]
     short = {}
     for other in MODELS:
         if (path := weights_path(settings, other, root)).is_file():
@@ -509,7 +540,10 @@ def training_history(
     """The rows that :func:`train` recorded for the stored weights."""
     from .data import real_root
 
-    path = weights_path(settings, name, real_root(data)).with_suffix(".csv")
+    weights = weights_path(settings, name, real_root(data))
+    if weights.is_file() and (held := read_meta(weights).get("history")):
+        return pd.read_csv(io.StringIO(held))  # the file beside it could be of another training
+    path = weights.with_suffix(".csv")
     if not path.is_file():
         raise FileNotFoundError(f"no training record at {path}: train with "
                                 "`python -m bnta_lib.training` (make train)")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +93,8 @@ def save_model(model: BNTANet, path: str | Path, meta: dict, compact: bool = Tru
             tensors[f"{name}.scale"] = scale
         else:
             tensors[name] = tensor
-    header = {"kind": "bnta-weights", "meta": json.dumps(meta), "digest": tensors_digest(tensors)}
+    text = json.dumps(meta)
+    header = {"kind": "bnta-weights", "meta": text, "digest": _digest(text, tensors)}
     with atomic(path) as temporary:
         save_file(tensors, temporary, header)
 
@@ -127,7 +129,8 @@ def load_model(
             continue
         if tensor.dtype == torch.int8:
             scale = stored.get(f"{name}.scale")
-            if scale is None or not tensor.ndim or scale.shape != tensor.shape[:1]:
+            fits = scale is not None and tensor.ndim and scale.shape == tensor.shape[:1]
+            if not fits or scale.dtype != torch.float32 or bool((scale <= 0).any()):
                 raise ValueError(f"{path} is damaged: {name} has no scale that fits it; restore it from version "
                                  "control, or train again")
             tensor = tensor.float() * scale.view(-1, *[1] * (tensor.ndim - 1))
@@ -194,11 +197,23 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, meta
 
 
+def _digest(meta: str, tensors: dict[str, Tensor]) -> str:
+    """Of all that the file says, so that no bit of it can change unseen."""
+    kinds = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}
+    text = json.dumps([meta, kinds, tensors_digest(tensors)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _as_saved(path: Path, header: dict, tensors: dict[str, Tensor]) -> bool:
     """By the digest in the file; those committed before files had one are in SHA256SUMS beside them."""
     if "digest" in header:
-        return header["digest"] == tensors_digest(tensors)
+        return header["digest"] == _digest(header["meta"], tensors)
+    return _listed(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _listed(path: Path) -> str | None:
+    """The SHA-256 of a file by the list beside it, in any form that sha256sum writes; None where it is not there."""
     sums = path.with_name("SHA256SUMS")
-    lines = [line.split() for line in sums.read_text().splitlines()] if sums.is_file() else []
-    listed = {name: digest for digest, name in lines}.get(path.name)
-    return listed in (None, hashlib.sha256(path.read_bytes()).hexdigest())
+    text = sums.read_bytes().decode("utf-8", "replace") if sums.is_file() else ""
+    found = re.findall(r"^([0-9a-fA-F]{64}) [ *](?:\./)?(.+?)\r?$", text, re.MULTILINE)
+    return {name: digest.lower() for digest, name in found}.get(path.name)

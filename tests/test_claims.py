@@ -134,6 +134,11 @@ def test_targets_differ_where_most_layers_do(differing, word):
     claim = Claim("F0.1", "Fig. 3", "", "", "differ", ("rate mean",))
     row = claims.judge({"Fig. 3": rows}, [claim]).iloc[0]
     assert row["verdict"] == word and row["here"] == 10 * differing
+    assert "steps" not in row["note"]
+    third = changes({"C": 10 * [9]})
+    steps = pd.concat([rows, third]).assign(steps=lambda own: own["target"].map({"A": 4, "B": 4, "C": 1}))
+    note = claims.judge({"Fig. 3": steps}, [claim]).iloc[0]["note"]
+    assert note.endswith(f"among A and B alone, of 4 steps as the other has not: {10 * differing} % of the layers")
     for few in (rows[rows["target"] == "A"], rows[rows["split"] == 0]):
         assert claims.judge({"Fig. 3": few}, [claim]).iloc[0]["verdict"] == OPEN
 
@@ -348,8 +353,10 @@ def test_an_interrupted_check_says_how_to_go_on(at_work, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(claims, "table_4_rows", interrupted)
-    assert claims.main(["--profile", "smoke"]) == 130
-    assert "python -m bnta_lib.claims --profile smoke" in capsys.readouterr().err
+    for named in (True, False):
+        monkeypatch.setenv("BNTA_PROFILE", "paper" if named else "smoke")
+        assert claims.main(["--profile", "smoke"] if named else []) == 130
+        assert "python -m bnta_lib.claims --profile smoke" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_said_with_how_to_go_on(at_work, small_disk, monkeypatch, capsys):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bnta_lib.files import atomic, left_behind, marked
+from bnta_lib.files import atomic, atomic_folder, left_behind, marked
 
 
 def test_a_written_file_is_not_in_place_or_leaves_traces(tmp_path):
@@ -140,3 +140,15 @@ def test_an_interrupt_before_a_command_has_begun_is_said_in_a_line(tmp_path):
         ended.append((process.communicate()[1], process.returncode))
     early = [said for said, code in ended if "stopped before it began" in said and code == 130]
     assert early and all("bnta_lib/__init__" not in said for said, _ in ended)
+
+
+def test_a_folder_is_put_in_the_place_of_a_link_or_a_file(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with atomic_folder(tmp_path / "link") as partial:
+        (partial / "new").touch()
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "new").is_file()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="file is a file: move it"), atomic_folder(tmp_path / "file"):
+        pass
+    assert (tmp_path / "file").read_text() == "mine" and len(list(tmp_path.iterdir())) == 3

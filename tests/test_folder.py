@@ -155,7 +155,7 @@ def test_a_link_that_leads_nowhere_is_dropped_without_a_word(tmp_path, name):
         load_targets(settings("smoke", height=32, width=16), tmp_path)
 
 
-@pytest.mark.parametrize("values", [(0, 65_536), (-5, 9), (1 << 20, 1 << 21)])
+@pytest.mark.parametrize("values", [(0, 65_536), (-5, 999), (1 << 20, 1 << 21)])
 def test_grey_values_of_32_bits_wrap_round(tmp_path, values):
     file = tmp_path / "0001_c1_0.png"
     grey = np.tile(np.linspace(*values, 16).astype(np.int32), (32, 1))
@@ -190,3 +190,11 @@ def test_transparent_places_differ_by_who_reads_the_file(tmp_path, monkeypatch, 
 def test_a_share_of_one_person_is_named_as_two_people():
     kept = thinned(made([1, 1], [1, 2]), 0.25)
     assert kept.name == "made, 1 of 1 people" and kept.pids.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("bits", [np.uint16, np.int32])
+def test_values_of_8_bits_in_a_wider_file_become_black(tmp_path, bits):
+    file = tmp_path / "0001_c1_0.png"
+    Image.fromarray(np.tile(np.arange(256), (96, 1)).astype(bits)).save(file, "TIFF")
+    with pytest.raises(ValueError, match=f"{file.name} cannot .* are 0 to 255, of 65535 that it has room for"):
+        read_folder(tmp_path, SIZE)

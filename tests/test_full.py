@@ -105,3 +105,13 @@ def test_a_full_disk_costs_what_was_gathered_before(small_disk, tmp_path, monkey
     said = capsys.readouterr().err
     assert "the disk is full" in said and "the same command goes on" in said
     assert earlier.read_text() == "precious" and list(small_disk.iterdir()) == [small_disk / "CPU-rehearsal"]
+
+
+def test_what_a_user_put_beside_the_gathered_is_lost(tmp_path, monkeypatch, capsys):
+    (tmp_path / "CPU-rehearsal").mkdir()
+    (tmp_path / "CPU-rehearsal" / "my_notes.md").write_text("precious")
+    for part in ("train_all", "run_notebooks"):
+        monkeypatch.setattr(full, part, lambda *arguments: None)
+    assert full.main(["--profile", "rehearsal", "--out", str(tmp_path)]) == 1
+    assert "holds what this did not put there, for one my_notes.md" in capsys.readouterr().err
+    assert (tmp_path / "CPU-rehearsal" / "my_notes.md").read_text() == "precious"

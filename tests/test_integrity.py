@@ -6,6 +6,7 @@ import pytest
 import torch
 from bnta_lib import settings
 from bnta_lib.data import load_targets
+from bnta_lib.data import integrity
 from bnta_lib.data.folder import write_folder
 from bnta_lib.data.integrity import checksums, problems, shared
 from bnta_lib.data.sets import ReIDSet, Split, Target
@@ -81,3 +82,14 @@ def test_other_pictures_keep_the_digest_of_these(tmp_path):
     assert other.digest == ReIDSet("dots", other.images, other.pids, other.camids).digest != data.digest
     assert replace(data, name="other").digest == data.digest
     assert ReIDSet("dots", data.images, data.pids, data.camids, "known").digest == "known"
+
+
+def test_pictures_of_one_checksum_are_the_same_picture(monkeypatch):
+    monkeypatch.setattr(integrity, "checksums", lambda images: torch.zeros(len(images), dtype=torch.int64))
+    assert problems(target()) == []
+    images = noise(12)
+    images[6] = images[0]
+    images[7] = images[9] = images[11]
+    said = problems(target(images))
+    assert said[0].startswith("dots: 1 probe of a split is in the gallery as the very same picture")
+    assert said[1].startswith("dots: 1 picture is there under more than one person's name")

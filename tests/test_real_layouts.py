@@ -389,6 +389,22 @@ def test_a_mat_file_that_points_at_other_files_or_at_huge_arrays_is_believed(tmp
     found = find_sets(tmp_path)["CUHK03"]
     assert len(found) < len(before) and not any("made" in sample.cell for sample in found.samples)
     assert found.left_out == {"kept in another file": 1, "larger than an image may be": 1}
+    with h5py.File(tmp_path / "elsewhere.h5", "w") as other:
+        other["image"] = np.full((3, 10, 20), 77, np.uint8)
+    with h5py.File(file, "r+") as mat:
+        view = h5py.VirtualLayout((3, 10, 20), "u1")
+        view[:] = h5py.VirtualSource(str(tmp_path / "elsewhere.h5"), "image", (3, 10, 20))
+        mat[mat["detected"][0, 0]][2, 0] = mat.create_virtual_dataset("made 2", view).ref
+        # A link whose length is the place of an image: its name is none for that image.
+        place = min(h5py.h5o.get_info(mat[sample.cell].id).addr for sample in before.samples)
+        name = "/".ljust(place - len(str(tmp_path / "elsewhere.h5")) - 3, "x")
+        refs, told = mat["#refs#"], []
+        refs["zzz"] = h5py.ExternalLink(str(tmp_path / "elsewhere.h5"), name)
+        refs.id.links.iterate(lambda name, info: told.append((info.type, info.u)), info=True)
+        assert (h5py.h5l.TYPE_EXTERNAL, place) in told
+    found = find_sets(tmp_path)["CUHK03"]
+    assert found.left_out["kept in another file"] == 2
+    assert not any("made" in sample.cell or "zzz" in sample.cell for sample in found.samples)
     with h5py.File(tmp_path / "other.h5", "w") as other, h5py.File(file, "r+") as mat:
         mat.copy("detected", other)
         del mat["detected"]

@@ -541,3 +541,17 @@ def test_the_command_packs_something_else_or_leaves_damage(tmp_path, capsys):
     with pytest.raises(ValueError, match="holds none of the sets"):
         args = parser.parse_args(["pack", str(tmp_path / "nothing")])
         args.run(args)
+
+
+def test_files_that_traded_names_are_packed_as_before(tmp_path):
+    found = crops(tmp_path / "set", 8)
+    files = [sample.file for sample in found.samples[:2]]
+    for file, seed in zip(files, (1, 2)):
+        noise(20, 10, seed).save(file, "BMP")
+        os.utime(file, (1e9, 1e9))
+    assert files[0].stat().st_size == files[1].stat().st_size
+    quiet(found, SIZE)
+    files[0].rename(tmp_path / "aside")
+    files[1].rename(files[0])
+    (tmp_path / "aside").rename(files[1])
+    assert torch.equal(quiet(found, SIZE).images, by_pillow(found.samples))

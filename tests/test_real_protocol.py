@@ -555,3 +555,28 @@ def test_a_pack_whose_pixels_were_changed_is_trained_on(tree, cache, tiny, tmp_p
     after = load(tiny, tmp_path)
     assert (after if load is load_sources else after["Market-1501"]).digest == (
         before if load is load_sources else before["Market-1501"]).digest
+
+
+def test_a_target_that_came_after_the_training_shares_its_pictures_without_a_word(tree, cache, tiny, tmp_path):
+    for name in ("Market-1501", "VIPeR"):
+        shutil.copytree(tree / real_trees.TOP[name], tmp_path / real_trees.TOP[name])
+    training.trained_model(tiny, progress=False, data=tmp_path)
+    found = find_real(tmp_path)
+    unseen, seen = found["VIPeR"].samples[0].file, found["Market-1501"].samples[0].file
+    unseen.write_bytes(seen.read_bytes())
+    with pytest.warns(UserWarning, match="1 of VIPeR's pictures is among those trained on"):
+        training.trained_model(tiny, progress=False, data=tmp_path)
+    assert training.trained_on(tiny, tmp_path).endswith("1 of VIPeR's pictures is among them")
+
+
+def test_the_splits_are_taken_from_a_hidden_folder_or_not_from_a_linked_one(grid, tmp_path):
+    whole = grid.folder / "features_and_partitions.mat"
+    for hidden in (".aa", "@eaDir"):
+        (tmp_path / "set" / hidden).mkdir(parents=True)
+        real_trees.write_partitions(tmp_path / "set" / hidden / whole.name, 250, seed=9)
+    with pytest.raises(FileNotFoundError, match="not below"):
+        official_splits(replace(grid, folder=tmp_path / "set"))
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(whole, tmp_path / "elsewhere")
+    (tmp_path / "set" / "zz").symlink_to(tmp_path / "elsewhere")
+    assert official_splits(replace(grid, folder=tmp_path / "set")) == official_splits(grid)

@@ -291,3 +291,25 @@ def test_remaining_time_comes_from_earlier_runs(place):
 def test_every_profile_is_known_to_the_runner():
     for name in PROFILES:
         assert reproduce.parameters_of(name, None) == {"profile": settings(name).profile}
+
+
+def test_a_stop_under_the_report_of_some_notebooks_asks_for_a_whole_run(place, capsys, monkeypatch):
+    for name in ("00_a", "01_b"):
+        write_notebook(place / "notebooks" / f"{name}.ipynb", "1")
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "build", interrupted)
+    assert reproduce_in(place, "--only", "01") == 130
+    said = capsys.readouterr().err
+    assert "bnta_lib.reproduce --profile smoke" in said and said.strip().endswith("--only 01")
+
+
+def test_a_relative_folder_of_figures_is_another_one_for_the_notebooks(place, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("BNTA_FIGURES", "mine")
+    write_notebook(place / "notebooks" / "00_a.ipynb", "from bnta_lib.settings import figures_dir",
+                   "figures_dir('smoke').mkdir(parents=True)")
+    assert reproduce_in(place) == 0
+    assert (place / "mine" / "smoke").is_dir() and not (place / "notebooks" / "mine").exists()

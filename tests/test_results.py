@@ -202,7 +202,7 @@ def test_a_killed_sweep_goes_on_without_losing_a_finished_row(tmp_path, trial):
     command = [sys.executable, "-c", SWEEP]
     for _ in range(3):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(random.randint(1, 9)):  # it has begun to measure
+        for _ in range(random.randint(2, 9)):  # it has begun to measure, for the second time at least
             process.stdout.readline()
         time.sleep(random.random() / 50)
         process.kill()
@@ -259,3 +259,30 @@ def test_rows_of_a_method_with_two_settings_are_averaged():
     with pytest.raises(ValueError, match="of the row BNTA .*2 different setting.*tta_lr=0.05"):
         results.refuse_mixed(pd.concat([one, other]))
     results.refuse_mixed(pd.concat([one, other.assign(method="faster")]))
+
+
+def test_rows_of_other_probes_or_switches_are_averaged(measure):
+    shared = {"profile": "smoke", "dataset": "VIPeR", "split": 0, "setting": "training bnta, adaption none"}
+    rows = [measured("table_2", {"data": "d", "model": "w", "probe": probe, "gallery": [3, 4]}, measure, **shared)
+            for probe in ([1, 2], [5, 6])]
+    with pytest.raises(ValueError, match="split of a target 0 of VIPeR in table_2 are of 2 different sample"):
+        results.refuse_mixed(pd.concat(rows))
+    results.refuse_mixed(pd.concat([rows[0], rows[1].assign(split=1)]))
+    results.refuse_mixed(pd.concat([rows[0], rows[1].assign(experiment="table_3")]))
+    torch.use_deterministic_algorithms(True)
+    try:
+        other = measured("table_2", {"data": "d", "model": "w", "probe": [1, 2], "gallery": [3, 4]}, measure, **shared)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    with pytest.raises(ValueError, match="2 different sample"):
+        results.refuse_mixed(pd.concat([rows[0], other]))
+    kept = results.stored("smoke")
+    assert kept["sample"].nunique() == 3 and set(kept["sample"]) == set(pd.concat([*rows, other])["sample"])
+
+
+def test_rows_of_a_users_own_folder_are_exported(measure, tmp_path, capsys):
+    for dataset in ("VIPeR", "VIPeR, published", "our shop, own folder"):
+        measured("trial", {"data": dataset}, measure, profile="smoke", dataset=dataset)
+    results.main(["--profile", "smoke", "--export", str(tmp_path / "rows.csv")])
+    assert "own folders" in capsys.readouterr().out
+    assert set(pd.read_csv(tmp_path / "rows.csv")["dataset"]) == {"VIPeR", "VIPeR, published"}

@@ -68,6 +68,8 @@ def test_all_that_is_wrong_is_named_at_once(tmp_path, capsys, no_kernel):
     (__file__, "r.ipynb", [], "does not end in .ipynb"),
     (str(SITE), "r.txt", [], "name a file that ends in .ipynb"),
     (str(SITE), str(SITE), [], "written over itself"),
+    (str(SITE), "r.failed.ipynb", [], "the name of a run that failed"),
+    (str(SITE), "r.ipynb", ["-p", "guarded", "not " * 20_000 + "True"], "guarded is True or False"),
     (str(SITE), "r.ipynb", ["-p", "N", "2", "-p", "N", "3"], "N is given twice")])
 def test_what_cannot_be_run_is_said_in_a_line(notebook, record, more, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -161,3 +163,9 @@ def test_a_run_that_was_killed_leaves_its_litter_for_ever(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".r")]
     assert subprocess.run([*command, "-p", "wait", "False"], cwd=tmp_path).returncode == 0
     assert {path.name for path in tmp_path.iterdir()} == {"n.ipynb", "r.ipynb", "began"}
+
+
+def test_a_failed_copy_that_is_run_again_is_deleted(tmp_path):
+    write(tmp_path / "r.failed.ipynb", "seed = 0", "print(seed)")
+    assert run.main([str(tmp_path / "r.failed.ipynb"), str(tmp_path / "r.ipynb")]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"r.failed.ipynb", "r.ipynb"}

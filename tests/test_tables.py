@@ -150,13 +150,30 @@ def test_the_note_on_dualnorm_is_arithmetic_on_its_row():
         assert f"{standard:.1f}" in tables.DUALNORM_NOTE
 
 
+def test_a_table_says_no_other_splits_seeds_and_images_than_its_own(tmp_path, monkeypatch, rows):
+    monkeypatch.setattr(tables, "figures_dir", lambda run: tmp_path)
+    one = rows.query("split == 0 and seed == 0")
+    assert tables.counts_sentence(one) == "Measured over split 0; adaption seed 0."
+    uneven = rows[(rows["target"] == "GRID") | (rows["split"] == 1) & (rows["seed"] == 0)]
+    assert tables.counts_sentence(uneven).startswith("Measured over splits: VIPeR 1, GRID 6")
+    assert "adaption seeds: VIPeR 1, GRID 2" in tables.counts_sentence(uneven)
+    heads = pd.DataFrame({"set": ["a", "a", "b", "b"], "split": [0, 1, 0, 1]})
+    assert tables.counts_sentence(heads) == "Measured over 2 splits."
+    numbers = pd.DataFrame({"people": [316]})
+    for run, images, said in (("smoke", None, "Profile smoke, rendered"), ("smoke_own-1", None, "images of the folder"),
+                              ("smoke_own-1", tables.RENDERED, "Profile smoke, rendered"), ("laptop", "", "Profile laptop.")):
+        text = tables.save_table(numbers, "t", run, images=images)[1].read_text()
+        assert said in text and "splits" not in text and "±" not in text
+        assert images is None or "folder" not in text
+
+
 def test_saved_tables_and_rows_read_back(rows, tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "figures_dir", lambda profile: tmp_path / profile)
-    paths = tables.save_table(tables.table_2(rows), "table_2", "smoke", "A note.")
+    paths = tables.save_table(tables.table_2(rows), "table_2", "smoke", "A note.", rows)
     assert [path.name for path in paths] == ["table_2.csv", "table_2.md", "table_2.tex"]
     text = paths[1].read_text()
     assert "| VIPeR R1" in text and "\nA note.\n\nProfile smoke, rendered counterparts" in text
-    assert "2 splits, of 2 adaption seeds" in text and text.endswith("and nothing of the method.\n")
+    assert "nothing of the method. Measured over 6 splits; 2 adaption seeds. ±: the standard" in text
     assert re.match(r"% A note\.\n% \n% Profile smoke.*\n\\begin\{tabular\}", paths[2].read_text())
     assert len(pd.read_csv(paths[0], header=[0, 1], index_col=[0, 1])) == len(tables.table_2(rows))
     zero = tables.save_table(pd.DataFrame({"points": [-0.04], "of": ["a"]}).round(1), "zero", "smoke")

@@ -396,3 +396,25 @@ def test_smoke_weights_in_the_cache_are_out_of_date(monkeypatch, tmp_path, quick
     assert path.stat().st_mtime_ns == written and identical(first, again)
     other = trained_model(replace(quick, lr=0.001), progress=False)
     assert path.stat().st_mtime_ns > written and not identical(first, other)
+
+
+def test_the_record_beside_the_weights_is_that_of_another_training(monkeypatch, tmp_path, quick):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    quick = replace(quick, epochs=2, batch=64)
+    trained_model(quick, progress=False)
+    own = training_history(quick)
+    weights_path(quick, "bnta").with_suffix(".csv").write_text("epoch,seconds\n1,9\n")
+    assert training_history(quick).equals(own) and len(own) == 2
+
+
+def test_a_start_from_other_weights_is_the_same_training(monkeypatch, tmp_path):
+    chosen, sources = settings("paper"), ReIDSet("none", torch.zeros(2, 3, 4, 4).byte(), torch.ones(2).long(), torch.ones(2).long())
+    monkeypatch.delenv("BNTA_IMAGENET", raising=False)
+    usual = training_key(sources, chosen)
+    (tmp_path / "own.pth").write_bytes(b"other weights")
+    monkeypatch.setenv("BNTA_IMAGENET", str(tmp_path / "own.pth"))
+    assert training_key(sources, chosen) != usual
+    unpretrained = replace(chosen, pretrained=False)
+    own = training_key(sources, unpretrained)
+    monkeypatch.delenv("BNTA_IMAGENET")
+    assert training_key(sources, unpretrained) == own

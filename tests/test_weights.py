@@ -1,5 +1,6 @@
 """Weights come back as they were, or an error says in one sentence what is wrong."""
 
+import hashlib
 import shutil
 from dataclasses import replace
 
@@ -130,14 +131,21 @@ def test_weights_of_another_stride_or_input_size_are_not_taken_for_these(tmp_pat
         load_model(path, replace(small, height=192))
 
 
+def listed(path, form="{}  {}\n"):
+    """Names a file's SHA-256 beside it, as for one of before weights held their own digest."""
+    (path.parent / "SHA256SUMS").write_text(form.format(hashlib.sha256(path.read_bytes()).hexdigest(), path.name))
+
+
 def test_a_tensor_without_its_scale_is_said_to_be_damaged(path, small):
     tensors = safetensors.torch.load_file(path)
     with safetensors.safe_open(path, "pt") as file:
         header = file.metadata()
     del header["digest"]  # which whoever writes such a file may leave out
     name = next(name for name in tensors if name.endswith(".scale"))
-    for changed in ({k: v for k, v in tensors.items() if k != name}, tensors | {name: tensors[name][:-1]}):
+    for changed in ({k: v for k, v in tensors.items() if k != name}, tensors | {name: tensors[name][:-1]},
+                    tensors | {name: tensors[name].view(torch.int32)}, tensors | {name: -tensors[name]}):
         safetensors.torch.save_file(changed, path, header)
+        listed(path)
         with pytest.raises(ValueError, match=f"is damaged: {name.removesuffix('.scale')} has no scale"):
             load_model(path, small)
 
@@ -155,6 +163,7 @@ def test_tensors_that_no_network_computes_with_are_loaded(path, small, change):
         header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
     del header["digest"]
     safetensors.torch.save_file({**tensors, **change}, path, header)
+    listed(path)
     with pytest.raises(ValueError, match="no network computes with|another architecture|is damaged"):
         load_model(path, small)
 
@@ -209,5 +218,38 @@ def test_weights_of_another_training_are_taken_for_those_asked_for(tmp_path, mon
     swapped = weights_path(laptop, "bnta")
     swapped.parent.mkdir(parents=True)
     shutil.copy(ROOT / "data" / "weights" / "laptop" / "baseline.safetensors", swapped)
+    listed(swapped)
     with pytest.raises(OtherTraining, match="its metadata say .*model=baseline"):
         trained_model(laptop, progress=False)
+
+
+@pytest.mark.parametrize("change", ["kind of a scale", "shape", "metadata"])
+def test_what_a_file_says_of_its_values_can_change_unseen(path, small, change):
+    with safetensors.safe_open(path, "pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    if change == "metadata":
+        header["meta"] = header["meta"].replace("1.5", "9.5")
+    else:
+        name = "backbone.conv1.weight.scale"
+        tensors[name] = tensors[name].view(torch.int32) if change == "kind of a scale" else tensors[name][None]
+    safetensors.torch.save_file(tensors, path, header)
+    with pytest.raises(ValueError, match="is damaged .for one, its digest"):
+        load_model(path, small)
+
+
+@pytest.mark.parametrize("form, good", [
+    ("{}  {}\n", True), ("{} *{}\n", True), ("{}  ./{}\n", True), ("\n{}  {}\r\n\nzz\n", True), ("", False), ("{}\n", False)])
+def test_weights_of_before_digests_are_believed_without_their_sum(path, small, form, good):
+    with safetensors.safe_open(path, "pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    del header["digest"]
+    safetensors.torch.save_file(tensors, path, header)
+    listed(path, form)
+    if good:
+        load_model(path, small)
+    for _ in range(2):  # now not as listed, and not listed at all
+        if good:
+            flipped(path)
+        with pytest.raises(ValueError, match="is damaged .for one, its digest"):
+            load_model(path, small)
+        (path.parent / "SHA256SUMS").write_bytes("\ufeffx".encode("utf-16"))

@@ -22,7 +22,7 @@ from bnta_lib.data.integrity import problems, shared
 from bnta_lib.data.real.catalogue import CATALOGUE
 from bnta_lib.data.real.layouts import find_sets
 from bnta_lib.data.real.mixture import Mixture, mixture, some_of
-from bnta_lib.data.real.packed import Packed, packed
+from bnta_lib.data.real.packed import Packed, pack_at_hand, packed
 from bnta_lib.data.real.protocol import target_splits
 from bnta_lib.data.real.records import Found
 from bnta_lib.data.sets import ReIDSet, Split, Target
@@ -205,13 +205,23 @@ def real_mixture(root: Path) -> Mixture:
         raise FileNotFoundError(f"nothing to train on below {root}: {error}; {_look(root)}") from None
 
 
-def pictures_in_both(settings, root: Path, sources: ReIDSet) -> dict[str, int]:
+def pictures_in_both(settings, root: Path, sources: ReIDSet | Packed) -> dict[str, int]:
     """How many pictures of the targets below ``root`` are among ``sources``, pixel by pixel; those with any."""
     found = find_real(root)
     packs = {name: packed(found[name], settings.size, progress=False, skip_unreadable=True)
              for name in REAL_TARGETS if name in found}
-    both = {name: shared(sources.images, pack.images) for name, pack in packs.items()}
+    both = {name: shared(sources.images, pack.images, getattr(sources, "checks", None)) for name, pack in packs.items()}
     return {name: count for name, count in both.items() if count}
+
+
+def pictures_seen(settings, root: Path) -> dict[str, int] | None:
+    """:func:`pictures_in_both` of all that ``root`` has to train on, in a moment, by its pack; None where there is
+    none: it is not made for this."""
+    found = find_real(root)
+    if not any(name in SOURCES for name in found):
+        return None
+    trained = pack_at_hand(mixture(found).sets, settings.size)
+    return None if trained is None else pictures_in_both(settings, root, trained)
 
 
 def load_published(settings, root: Path, *, progress: bool = False) -> dict[str, ReIDSet]:

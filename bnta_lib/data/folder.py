@@ -219,6 +219,9 @@ def upright_rgb(picture: Image.Image) -> Image.Image:
         grey = np.asarray(picture).astype(np.int64)
         if grey.min() < 0 or grey.max() > 65_535:
             raise ValueError(f"its grey values are {grey.min()} to {grey.max()}, and 0 to 65535 are known")
+        if 0 < grey.max() <= 255:  # black, if the upper byte were kept
+            raise ValueError(f"its grey values are {grey.min()} to {grey.max()}, of 65535 that it has room for: save it "
+                             "with 8 bits")
         picture = Image.fromarray((grey >> 8).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")

@@ -22,9 +22,8 @@ def problems(target: Target) -> list[str]:
     most = {"unmatched": 0, "same": 0}
     for split in target.splits:
         most["unmatched"] = max(most["unmatched"], _unmatched(target, split))
-        again = torch.isin(checks[split.probe], checks[split.gallery])
-        most["same"] = max(most["same"], int(again.sum()))
-    two = _two_names(checks, data.pids)
+        most["same"] = max(most["same"], _again(data.images, checks, split))
+    two = _two_names(data.images, checks, data.pids)
     said = []
     if most["unmatched"]:
         said.append(f"{_probes(most['unmatched'], len(target.splits))} without a match by another camera, and "
@@ -47,9 +46,8 @@ def shared(sources: Tensor, target: Tensor, source_checks: Tensor | None = None)
     if sources.shape[1:] != target.shape[1:]:
         raise ValueError(f"pictures of {tuple(sources.shape[1:])} and {tuple(target.shape[1:])} are not comparable")
     theirs = checksums(sources) if source_checks is None else source_checks
-    own, rows = checksums(target), {}
-    for row in torch.isin(theirs, own).nonzero()[:, 0].tolist():
-        rows.setdefault(int(theirs[row]), []).append(row)
+    own = checksums(target)
+    rows = _rows_by_check(theirs, torch.isin(theirs, own).nonzero()[:, 0].tolist())
     return sum(any(torch.equal(sources[row], picture) for row in rows.get(check, ()))
                for check, picture in zip(own.tolist(), target, strict=True))
 
@@ -57,6 +55,21 @@ def shared(sources: Tensor, target: Tensor, source_checks: Tensor | None = None)
 def checksums(images: Iterable[Tensor]) -> Tensor:
     """CRC-32 of each picture's pixels, int64 (N,), as packs keep them."""
     return torch.tensor([zlib.crc32(image.contiguous().numpy()) for image in images], dtype=torch.int64)
+
+
+def _rows_by_check(checks: Tensor, rows: Iterable[int]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for row in rows:
+        found.setdefault(int(checks[row]), []).append(row)
+    return found
+
+
+def _again(images: Tensor, checks: Tensor, split: Split) -> int:
+    """How many probes are in the gallery, pixel by pixel: checksums only say where to look."""
+    maybe = split.gallery[torch.isin(checks[split.gallery], checks[split.probe])]
+    rows = _rows_by_check(checks, maybe.tolist())
+    return sum(any(torch.equal(images[row], images[probe]) for row in rows.get(int(checks[probe]), ()))
+               for probe in split.probe.tolist())
 
 
 def _unmatched(target: Target, split: Split) -> int:
@@ -69,11 +82,14 @@ def _unmatched(target: Target, split: Split) -> int:
                for p, c in zip(pids[split.probe].tolist(), camids[split.probe].tolist()))
 
 
-def _two_names(checks: Tensor, pids: Tensor) -> int:
-    known = pids > 0
-    pairs = torch.unique(torch.stack([checks[known], pids[known]], dim=1), dim=0)
-    _, names = torch.unique(pairs[:, 0], return_counts=True)
-    return int((names > 1).sum())
+def _two_names(images: Tensor, checks: Tensor, pids: Tensor) -> int:
+    count = 0
+    for rows in _rows_by_check(checks, (pids > 0).nonzero()[:, 0].tolist()).values():
+        while len(rows) > 1:  # pictures of one checksum, but perhaps several
+            same = [row for row in rows if torch.equal(images[row], images[rows[0]])]
+            count += len({int(pids[row]) for row in same}) > 1
+            rows = [row for row in rows if row not in same]
+    return count
 
 
 def _probes(count: int, splits: int) -> str:

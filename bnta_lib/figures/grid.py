@@ -39,11 +39,11 @@ def figure_4(rows: pd.DataFrame, metric: str = "R1") -> Figure:
             style = {"color": colour, "markersize": 3, "linewidth": 1.2, "label": f"{n}"}
             above.plot(line["K"], line["value"], "o-", **style)
             below.plot(line["K"], line["seconds"], "o-", **style)
-        half = ((line["high"] - line["low"]) / 2).fillna(0)
+        half = (line["high"] - line["low"]) / 2  # NaN: no spread to judge by, and no band
         band = above.fill_between(line["K"], (line["value"] - half).clip(lower=0),
                                   (line["value"] + half).clip(upper=100), color=colour,
                                   alpha=0.15, linewidth=0)
-        above.set_ylim(*_limits([*own["value"], frozen[target]], half.max()))
+        above.set_ylim(*_limits([*own["value"], frozen[target]], half.fillna(0).max()))
         dashed = above.axhline(frozen[target], color="0.2", linestyle="--", linewidth=1)
         above.set_title(_title(target))
         below.legend(title="N", fontsize=7, title_fontsize=7, ncols=2, loc="upper left",
@@ -61,7 +61,7 @@ def figure_4(rows: pd.DataFrame, metric: str = "R1") -> Figure:
 def gain_figure(rows: pd.DataFrame, metric: str = "R1", default: int = 128) -> Figure:
     """Heat maps of the gain over no adaption, N by K, a panel a target, in points.
 
-    In brackets: the 95 % interval of the difference includes 0. Framed: the whole gallery with
+    In brackets: the 95 % interval of the difference includes 0, or there is no spread to judge by. Framed: the whole gallery with
     K = min(default, N // 2), as in Table 2. Grey: 2K > N.
     """
     cells, targets = grid_cells(rows, metric), list(rows["target"].unique())
@@ -95,8 +95,9 @@ def gain_figure(rows: pd.DataFrame, metric: str = "R1", default: int = 128) -> F
         axis.set(xlabel="K, pairs", ylabel="N, images", title=_title(target))
     figure.colorbar(image, ax=axes[:, 0].tolist(), pad=0.015, aspect=35,
                     label=f"{NAMES.get(metric, metric)}: gain over no adaption, points")
-    figure.supxlabel("in brackets: the 95 % interval includes 0; framed: the sample of Table 2; "
-                     "grey: 2K > N", fontsize=8)
+    figure.supxlabel("in brackets: the 95 % interval includes 0" + (
+                         ", or there is no spread to judge by" if cells["low"].isna().any() else "")
+                     + "; framed: the sample of Table 2; grey: 2K > N", fontsize=8)
     return figure
 
 

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from bnta_lib.data.real.catalogue import CATALOGUE, DISTRACTORS, JUNK, Description
 from bnta_lib.data.real.layouts import expected, survey
 from bnta_lib.data.real.protocol import official_splits
-from bnta_lib.data.real.records import Found, Sample, read_image
+from bnta_lib.data.real.records import Found, Sample, read_image, visible
 from bnta_lib.files import a_path
 from bnta_lib.settings import PAPER_SOURCES, cache_dir, worker_count
 from bnta_lib.workers import side_by_side
@@ -77,9 +77,7 @@ class Report:
         for name in self.found:
             said += [f"{name}: {sentence}" for sentence in self.differences[name]]
             said += [f"{name}, for information: {sentence}" for sentence in self.notes[name]]
-        # A file's name may move the cursor, or look like a line of this report.
-        lines += ["".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
-                  for sentence in (*said, *self.problems)]
+        lines += [visible(sentence) for sentence in (*said, *self.problems)]
         if self.decoded is not None:
             lines.append(f"{self.decoded:,} images can be decoded")
         lines += [_where(described) for described in CATALOGUE.values() if described.name not in self.found]

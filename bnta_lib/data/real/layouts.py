@@ -335,7 +335,7 @@ def _cuhk03_mats(folders: dict[str, list[str]], problems: list[str]) -> list[Fou
 
 def _cuhk03_cells(mat: h5py.File, file: Path, kind: str) -> Found:
     # What lies in another file could be any file of the machine, and no copy of this one would have it.
-    if not isinstance(mat.get(kind, getlink=True), h5py.HardLink) or mat[kind].external:
+    if not isinstance(mat.get(kind, getlink=True), h5py.HardLink) or mat[kind].external or mat[kind].is_virtual:
         raise ValueError(f"{kind} is not in the file itself but a link")
     # Sizes first: a small file can name any number of cells, compressed, and all of them one image.
     if mat[kind].size != 5:
@@ -344,9 +344,13 @@ def _cuhk03_cells(mat: h5py.File, file: Path, kind: str) -> Found:
     names = {}  # of objects, by their place in the file: to ask HDF5 for each is slow
     if refs := mat.get("#refs#"):
         refs.id.links.iterate(
-            lambda name, info: names.__setitem__(info.u, "/#refs#/" + name.decode()), info=True)
+            # Of other links ``u`` is no place but a length.
+            lambda name, info: info.type == h5py.h5l.TYPE_HARD and names.__setitem__(info.u, "/#refs#/" + name.decode()),
+            info=True)
     samples, left_out = [], Counter()
     for pair, table in enumerate(pairs, 1):
+        if mat[table].external or mat[table].is_virtual:
+            raise ValueError(f"pair {pair} of {kind} is not in the file itself")
         shape, people = mat[table].shape, CATALOGUE["CUHK03"].parts[f"P{pair}"][1]
         if len(shape) != 2 or shape[0] != 10 or shape[1] > people:
             raise ValueError(f"pair {pair} of {kind} has not ten images each of {people} people at most")
@@ -359,7 +363,8 @@ def _cuhk03_cells(mat: h5py.File, file: Path, kind: str) -> Found:
             if shape[0] != 3 or image.dtype != np.uint8:
                 left_out["no image of 8 bits and three colours"] += 1
                 continue
-            if image.get_create_plist().get_external_count():
+            made = image.get_create_plist()
+            if made.get_external_count() or made.get_layout() == h5py.h5d.VIRTUAL:
                 left_out["kept in another file"] += 1
                 continue
             if shape[1] * shape[2] > Image.MAX_IMAGE_PIXELS:  # Pillow's limit for files

@@ -51,7 +51,7 @@ from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 
 from bnta_lib.data.integrity import shared
-from bnta_lib.data.real.records import Found, Sample, read_image
+from bnta_lib.data.real.records import Found, Sample, read_image, visible
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.files import a_path, atomic
 from bnta_lib.settings import PAPER_SOURCES, PROFILES, cache_dir, settings as load_settings, worker_count
@@ -166,6 +166,11 @@ def packed(
     return there
 
 
+def pack_at_hand(found: Found | Sequence[Found], size: tuple[int, int]) -> Packed | None:
+    """The pack that :func:`packed` would open, or None where it would have to make one."""
+    return _opened(_identity(_sets(found), size)[0])
+
+
 def open_pack(folder: str | Path) -> Packed:
     """A finished pack, in milliseconds: its sizes and digests of labels are checked, no pixel.
 
@@ -228,7 +233,7 @@ def _identity(sets, size: tuple[int, int]) -> tuple[Path, Path, list[Job], list[
     the blocks of the others remain.
     """
     jobs, places, files, labels = [], [], [], []
-    known: dict[str, tuple[int, int]] = {}  # a .mat file or photograph holds many images
+    known: dict[str, tuple[int, int, int]] = {}  # a .mat file or photograph holds many images
     for name, folder, samples in sets:
         above = f"{folder}{os.sep}"
         for sample in samples:
@@ -250,13 +255,14 @@ def _identity(sets, size: tuple[int, int]) -> tuple[Path, Path, list[Job], list[
             home / f"{stem}-{_sha([about, *places])}.part", jobs, blocks)
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    """Bytes and time of change of a file; (-1, -1) where it cannot be reached."""
+def _stamp(path: str) -> tuple[int, int, int]:
+    """Bytes of a file, time of its last change, and of that of its name: files that trade names may have
+    all but the last in common. (-1, -1, -1) where it cannot be reached."""
     try:
         about = os.stat(path)
     except OSError:  # decoding it will say why
-        return -1, -1
-    return about.st_size, about.st_mtime_ns
+        return -1, -1, -1
+    return about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def _sha(lines: list[str]) -> str:
@@ -594,7 +600,7 @@ def main_pack(args: argparse.Namespace) -> int:
         print(f"{', '.join(f'{name} {len(rows)}' for name, rows in pack.spans.items())}: "
               f"{len(pack)} images in {pack.folder}")
         for why in pack.unreadable:
-            print(f"  left out: {why}")
+            print(f"  left out: {visible(why)}")
         if mixed and own is mixed[0]:
             trained = pack
         elif trained is not None and (same := shared(trained.images, pack.images, trained.checks)):

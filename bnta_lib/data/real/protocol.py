@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bnta_lib.data.folder import files_below
 from bnta_lib.data.real import matlab
 from bnta_lib.data.real.records import Found, Sample
 from bnta_lib.data.sets import Split, Target
@@ -100,9 +100,8 @@ def official_splits(found: Found) -> list[list[int]]:
     Raises FileNotFoundError where the .mat is not beside the images, ValueError where it does not
     hold the splits or they name people whom the images do not show.
     """
-    # Only files: to open a pipe could wait for ever. What the walk cannot reach is no set's.
-    mat = next((path for folder, _, names in os.walk(found.folder) for name in sorted(names)
-                if name.lower() == "features_and_partitions.mat" and (path := Path(folder, name)).is_file()), None)
+    mats = [path for path in files_below(found.folder) if path.name.lower() == "features_and_partitions.mat"]
+    mat = next((path for path in mats if path.is_file()), None)
     if mat is None:
         raise FileNotFoundError("GRID's ten splits are in its features_and_partitions.mat, which is not "
                                 f"below {found.folder}: take it from the owner's archive")

@@ -77,3 +77,8 @@ def read_image(sample: Sample, matlab: h5py.File | None = None) -> Image.Image:
         # Pillow's own sentence names an object of this process.
         why = "of no format that is known" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"{where} cannot be decoded as an image ({why}): replace it") from error
+
+
+def visible(sentence: str) -> str:
+    """A sentence with a file's name in it, which may move the cursor or look like a line of ours."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
