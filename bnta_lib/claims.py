@@ -457,7 +457,7 @@ def _of_equal_steps(own: pd.DataFrame) -> str:
     if not 1 < len(alike) < len(steps):
         return ""
     share, _ = _share_that_differs(own[own["target"].isin(alike.index)])
-    return (f"among {' and '.join(alike.index)} alone, of {alike.iloc[0]} steps as the other has not: "
+    return (f"among {' and '.join(alike.index)} alone, of {alike.iloc[0]} steps each: "
             f"{share:.0f} % of the layers")
 
 

@@ -138,7 +138,7 @@ def test_targets_differ_where_most_layers_do(differing, word):
     third = changes({"C": 10 * [9]})
     steps = pd.concat([rows, third]).assign(steps=lambda own: own["target"].map({"A": 4, "B": 4, "C": 1}))
     note = claims.judge({"Fig. 3": steps}, [claim]).iloc[0]["note"]
-    assert note.endswith(f"among A and B alone, of 4 steps as the other has not: {10 * differing} % of the layers")
+    assert note.endswith(f"among A and B alone, of 4 steps each: {10 * differing} % of the layers")
     for few in (rows[rows["target"] == "A"], rows[rows["split"] == 0]):
         assert claims.judge({"Fig. 3": few}, [claim]).iloc[0]["verdict"] == OPEN
 
