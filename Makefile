@@ -82,7 +82,7 @@ $(MADE): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5) and "Python 3.11.5 or newer is needed: make env PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(if $(HASHED),@for pin in $$(sed -n 's/^\([^ #]*==[^ ;]*\).*/\1/p' requirements.txt); do \
-	    grep -q "^$$pin " requirements.hashed.txt || { echo "$$pin has no hash in requirements.hashed.txt: nothing is installed"; exit 1; }; \
+	    grep -q "^$$pin[ ;]" requirements.hashed.txt || { echo "$$pin has no hash in requirements.hashed.txt: nothing is installed"; exit 1; }; \
 	done)
 	$(if $(HASHED),$(RUN) -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements.hashed.txt)
 	$(RUN) -m pip install --disable-pip-version-check -r requirements.txt

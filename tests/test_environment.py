@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -74,6 +75,25 @@ def test_a_hashed_pin_is_another_or_has_no_hash():
     assert [line.partition(" --hash")[0].strip() for line in lines] == [
         line for line in plain if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[^-]\S+==\S+(; .+?)?( +--hash=sha256:[0-9a-f]{64})+", line) for line in lines)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_hashed_environment_installs_a_pin_without_a_hash(tmp_path, edited):
+    for name in ("Makefile", "requirements.txt", "requirements.hashed.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    if edited:
+        text = (tmp_path / "requirements.txt").read_text()
+        (tmp_path / "requirements.txt").write_text(re.sub(r"(?m)^tqdm==\S+", "tqdm==4.66.5", text))
+    python = tmp_path / "python"  # says what it is asked for
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for place in (python, tmp_path / ".venv" / "bin" / "python"):
+        place.write_text('#!/bin/sh\necho "asked: $@"\n')
+        place.chmod(0o755)
+    done = subprocess.run(["make", "env", "HASHED=1", f"PYTHON={python}", "MAKEFLAGS="], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert ("tqdm==4.66.5 has no hash" in done.stdout) == edited == (done.returncode != 0)
+    assert ("asked: -m pip install" in done.stdout) != edited
 
 
 def test_conda_environment_installs_the_same_pins():
