@@ -134,10 +134,10 @@ def moved_and_size(rates: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
 
 
 WHY_NOTE = (
-    "share: how much of the spread of log rate over the layers that moved goes with |before|, per cent; the rest "
-    "goes with what moved; below 0 or above 100 where the two pull against each other. largest: the layer of the "
-    "largest rate; rank: its place from the smallest |before| among so many layers. agree: how many of the top layers "
-    "by rate are top ones by plain movement."
+    "share: how much of the spread of log rate over the layers that moved goes with what was there before, per cent; "
+    "the rest goes with what moved; below 0 or above 100 where the two pull against each other. largest: the layer of "
+    "the largest rate; rank: its place from the smallest before among so many layers. agree: how many of the top "
+    "layers by rate are top ones by plain movement."
 )
 
 
