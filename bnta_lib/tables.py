@@ -161,7 +161,7 @@ def in_unit(value: float, unit: str) -> str:
     if unit == RATE and value:
         digits = max(0, 1 - math.floor(math.log10(abs(value))))
         return signed(value, digits)
-    return signed(value) if unit == "points" else f"{value:.1f}"
+    return signed(value) if unit == "points" else f"{round(value, 1) + 0.0:.1f}"  # never -0.0
 
 
 def verdict(row: pd.Series) -> str:

@@ -90,7 +90,7 @@ def test_a_difference_of_rounding_is_a_tie():
 @pytest.mark.parametrize("value, unit, text", [
     (-0.04, "points", "0.0"), (0.04, "points", "0.0"), (-0.06, "points", "-0.1"), (1, "points", "+1.0"),
     (0.0069, tables.RATE, "+0.0069"), (-0.836, tables.RATE, "-0.84"), (4.84, tables.RATE, "+4.8"),
-    (0.0, tables.RATE, "0.0"), (1.77, "s", "1.8"), (98.3, tables.SHARE, "98.3")])
+    (0.0, tables.RATE, "0.0"), (1.77, "s", "1.8"), (-0.04, "s", "0.0"), (98.3, tables.SHARE, "98.3")])
 def test_a_printed_number_is_neither_minus_zero_nor_rounded_away(value, unit, text):
     assert tables.in_unit(value, unit) == text
 
