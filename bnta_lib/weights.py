@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .deltas import tensors_digest
+from .deltas import _file_digest
 from .files import atomic
 from .model import BNTANet
 from .settings import ROOT, Settings, cache_dir, run_name
@@ -94,7 +94,7 @@ def save_model(model: BNTANet, path: str | Path, meta: dict, compact: bool = Tru
         else:
             tensors[name] = tensor
     text = json.dumps(meta)
-    header = {"kind": "bnta-weights", "meta": text, "digest": _digest(text, tensors)}
+    header = {"kind": "bnta-weights", "meta": text, "digest": _file_digest({"meta": text}, tensors)}
     with atomic(path) as temporary:
         save_file(tensors, temporary, header)
 
@@ -197,17 +197,10 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, meta
 
 
-def _digest(meta: str, tensors: dict[str, Tensor]) -> str:
-    """Of all that the file says, so that no bit of it can change unseen."""
-    kinds = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}
-    text = json.dumps([meta, kinds, tensors_digest(tensors)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def _as_saved(path: Path, header: dict, tensors: dict[str, Tensor]) -> bool:
     """By the digest in the file; those committed before files had one are in SHA256SUMS beside them."""
     if "digest" in header:
-        return header["digest"] == _digest(header["meta"], tensors)
+        return header["digest"] == _file_digest({"meta": header["meta"]}, tensors)
     return _listed(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
