@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import py7zr
 import pytest
+from apart import begun, ended
 from bnta_lib.data.__main__ import main
 from bnta_lib.data.real import archives
 from bnta_lib.data.real.archives import checked_name, prepare, unfinished
@@ -479,16 +480,20 @@ def lines_of(archive: Path, root: Path) -> int:
                 and cell.cell_contents)
 
 
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def prepare_until_line(at: int, archive: Path, root: Path) -> None:
+    sys.settrace(tracer(at, die))
+    prepare(archive, root)
+
+
 def killed(archive: Path, root: Path, at: int) -> bool:
     """Unpack in a process that is killed (SIGKILL) at that line; False where it ended before."""
-    child = os.fork()
-    if child == 0:
-        sys.settrace(tracer(at, lambda: os.kill(os.getpid(), signal.SIGKILL)))
-        try:
-            prepare(archive, root)
-        finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    code = ended(begun(prepare_until_line, at, archive, root))
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
 
 
 def finished(root: Path) -> dict[str, Path]:
@@ -523,25 +528,22 @@ def test_killed_at_any_line_it_goes_on_and_ends_as_an_undisturbed_one(tmp_path, 
     assert kept
 
 
-def begun(tmp_path: Path) -> tuple[Path, Path, Path]:
+def prepare_until_ninth(archive: Path, root: Path) -> None:
+    finish, calls = archives._Sink.finish, iter(range(9))
+    archives._Sink.finish = lambda sink: finish(sink) if next(calls) < 8 else die()
+    prepare(archive, root)
+
+
+def half(tmp_path: Path) -> tuple[Path, Path, Path]:
     """An archive, the folder that it is half unpacked in, and its staging folder."""
     archive, root = pack(write_source(tmp_path / "source", 20), tmp_path / "a.zip"), tmp_path / "root"
-    child = os.fork()
-    if child == 0:
-        finish, calls = archives._Sink.finish, iter(range(9))
-        archives._Sink.finish = lambda sink: (
-            finish(sink) if next(calls) < 8 else os.kill(os.getpid(), signal.SIGKILL))
-        try:
-            prepare(archive, root)
-        finally:
-            os._exit(0)
-    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert ended(begun(prepare_until_ninth, archive, root)) == -signal.SIGKILL
     assert unfinished(root) == ["a"] and len(finished(root)) == 8 and not (root / "a").exists()
     return archive, root, root / ".a.part"
 
 
 def test_what_was_changed_in_the_meantime_is_unpacked_again(tmp_path):
-    archive, root, stage = begun(tmp_path)
+    archive, root, stage = half(tmp_path)
     lines = (stage / "journal").read_text().splitlines()
     first, second, third = (stage / "files" / json.loads(line)[0] for line in lines[2:5])
     first.write_bytes(bytes(first.stat().st_size))
@@ -553,7 +555,7 @@ def test_what_was_changed_in_the_meantime_is_unpacked_again(tmp_path):
 
 @pytest.mark.parametrize("line", [b"5", b"[1, 2]", b"[1, 2, 3]", b'["a", "b", "c"]', b"\xff\xfe", b"[" * 100_000])
 def test_a_journal_that_other_hands_changed_is_no_obstacle(tmp_path, line):
-    archive, root, stage = begun(tmp_path)
+    archive, root, stage = half(tmp_path)
     lines = (stage / "journal").read_bytes().splitlines()
     (stage / "journal").write_bytes(b"\n".join([*lines[:4], line, *lines[4:]]))
     assert contents(prepare(archive, root)) == contents(tmp_path / "source")
@@ -588,14 +590,14 @@ def test_an_archive_without_an_ending_is_not_unpacked_over_itself(tmp_path):
 
 
 def test_another_archive_of_the_same_name_begins_anew(tmp_path):
-    archive, root, stage = begun(tmp_path)
+    archive, root, stage = half(tmp_path)
     shutil.rmtree(tmp_path / "source")
     pack(write_source(tmp_path / "source", 4), archive)
     assert contents(prepare(archive, root)) == contents(tmp_path / "source")
 
 
 def test_killed_between_the_rename_and_the_end_is_finished(tmp_path):
-    archive, root, stage = begun(tmp_path)
+    archive, root, stage = half(tmp_path)
     folder = prepare(archive, root)
     stage.mkdir()
     (stage / "journal").write_text("left")
@@ -616,7 +618,7 @@ def test_a_mistyped_password_loses_nothing(tmp_path):
 
 
 def test_what_another_process_finished_in_the_meantime_is_taken(tmp_path, monkeypatch):
-    archive, root, stage = begun(tmp_path)
+    archive, root, stage = half(tmp_path)
     hold = archives.alone
 
     def late(folder):
@@ -630,7 +632,7 @@ def test_what_another_process_finished_in_the_meantime_is_taken(tmp_path, monkey
 
 
 def test_two_at_once_do_not_disturb_each_other(tmp_path):
-    archive, root, stage = begun(tmp_path)
+    archive, root, stage = half(tmp_path)
     with archives.alone(stage), pytest.raises(OSError, match="another process"):
         prepare(archive, root)
     assert contents(prepare(archive, root)) == contents(tmp_path / "source")

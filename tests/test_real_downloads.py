@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pooch
 import py7zr
 import pytest
+from apart import begun, ended
 from bnta_lib.data.__main__ import main
 from bnta_lib.data.real import archives, downloads
 from bnta_lib.data.real.catalogue import CATALOGUE
@@ -151,20 +152,19 @@ def test_a_later_call_goes_on(site, tmp_path):
     assert site.asked[-1]["Range"] == f"bytes={whole_chunks}-"
 
 
+def fetch_until(size, root, url):
+    """A download that kills its own process when so many bytes are there."""
+    write = downloads.tqdm.update
+    downloads.tqdm.update = lambda bar, n=1: (
+        write(bar, n), os.kill(os.getpid(), signal.SIGKILL) if bar.n >= size else None)
+    downloads._CHUNK = 10_000
+    fetch("VIPeR", root, url, progress=True, pause=0)
+
+
 def test_a_killed_download_goes_on(site, tmp_path):
     root = tmp_path / "root"
     for size in (90_000, 40_000):
-        child = os.fork()
-        if child == 0:
-            write = downloads.tqdm.update
-            downloads.tqdm.update = lambda bar, n=1: (
-                write(bar, n), os.kill(os.getpid(), signal.SIGKILL) if bar.n >= size else None)
-            downloads._CHUNK = 10_000
-            try:
-                fetch("VIPeR", root, site.url, progress=True, pause=0)
-            finally:
-                os._exit(0)
-        assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        assert ended(begun(fetch_until, size, root, site.url)) == -signal.SIGKILL
         assert not (root / "VIPeR ä.v1.0.zip").exists()
     assert got(site, root) == site.data
     assert all("Range" in asked for asked in site.asked[1:])

@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import multiprocessing
 import os
 import subprocess
 import time
@@ -13,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from apart import begun, ended
 from PIL import Image, ImageOps
 
 from bnta_lib.data import benchmark
@@ -59,6 +59,12 @@ def by_pillow(samples, size=SIZE):
 
 def quiet(*arguments, **options):
     return packed(*arguments, progress=False, **options)
+
+
+def quiet_in_small_blocks(found):
+    """What `cache` arranges here, in a process of its own."""
+    packing.BLOCK, packing.FLUSH_SECONDS = 4, 0.0
+    quiet(found, SIZE)
 
 
 def decoded_blocks(monkeypatch):
@@ -237,24 +243,26 @@ def test_a_file_that_changes_while_it_is_packed_goes_unnoticed(tmp_path, monkeyp
 # ---------------------------------------------------------------- kills and damage
 
 
+def journalled(cache):
+    """How many blocks the journal of an unfinished pack in ``cache`` calls finished."""
+    journals = list((cache / "packed").glob("*.part/journal"))
+    return journals[0].read_bytes().count(b"\n") if journals else 0
+
+
 def test_a_killed_packing_loses_finished_blocks_or_leaves_wrong_pixels(tmp_path, monkeypatch):
     found = crops(tmp_path / "set", 240)
     expected = by_pillow(found.samples)
-    fork = multiprocessing.get_context("fork")
-    start = time.perf_counter()
-    quiet(found, (32, 32))
-    whole = time.perf_counter() - start
     rng, resumed = np.random.default_rng(0), 0
     for trial in range(6):
         monkeypatch.setenv("BNTA_CACHE", str(tmp_path / f"cache {trial}"))
-        child = fork.Process(target=quiet, args=(found, SIZE))
-        child.start()
-        time.sleep(float(rng.uniform(0.1, 0.9)) * whole)
+        begin, child = rng.integers(40), begun(quiet_in_small_blocks, found)
+        while child.is_alive() and journalled(tmp_path / f"cache {trial}") < begin:
+            time.sleep(0.001)
+        time.sleep(float(rng.uniform(0, 0.02)))
         child.kill()
-        child.join()
+        ended(child)
         parts = list((tmp_path / f"cache {trial}" / "packed").glob("*.part"))
-        journal = parts[0] / "journal" if parts else Path("none")
-        finished = journal.read_bytes().count(b"\n") if journal.is_file() else 0
+        finished = journalled(tmp_path / f"cache {trial}")
         with monkeypatch.context() as patch:
             blocks = decoded_blocks(patch)
             pack = quiet(found, SIZE)
@@ -352,13 +360,8 @@ def test_a_header_that_breaks_its_parser_is_not_called_damage(tmp_path, file, he
 
 def test_two_processes_at_once_disturb_each_other(tmp_path):
     found = crops(tmp_path / "set", 60)
-    fork = multiprocessing.get_context("fork")
-    children = [fork.Process(target=quiet, args=(found, SIZE)) for _ in range(3)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0, 0, 0]
+    children = [begun(quiet_in_small_blocks, found) for _ in range(3)]
+    assert [ended(child) for child in children] == [0, 0, 0]
     assert torch.equal(quiet(found, SIZE).images, by_pillow(found.samples))
 
 

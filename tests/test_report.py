@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pandas as pd
 import pytest
+from apart import begun, ended
 from PIL import Image
 
 from bnta_lib import pages, report, results, tables
@@ -309,35 +310,33 @@ def test_a_report_replaces_an_older_one_whole_and_nothing_else(place, monkeypatc
     assert {path.name for path in (place / "site").iterdir()} == {"smoke", "laptop"}
 
 
-def killed(place, owner, name, when):
-    """A build in a process of its own that is killed at the first call of ``owner.name`` for which ``when``."""
-    process = os.fork()
-    if process == 0:
-        try:
-            real = getattr(owner, name)
-
-            def deadly(*arguments, **others):
-                if when(*arguments):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return real(*arguments, **others)
-
-            setattr(owner, name, deadly)
-            build(place, "laptop")
-        finally:
-            os._exit(0)
-    assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGKILL
+MOMENTS = {  # of a build: the function that is called, where it is kept, and which of its calls
+    "while it is written": (report, "notebook_html", lambda *_: True),
+    "before it is put in place": (Path, "rename", lambda _, to: to.name == "laptop"),
+    "before the old one is removed": (shutil, "rmtree", lambda *_: True),
+}
 
 
-@pytest.mark.parametrize("owner, name, when", [
-    (report, "notebook_html", lambda *_: True),
-    (Path, "rename", lambda _, to: to.name == "laptop"),
-    (shutil, "rmtree", lambda *_: True),
-], ids=["while it is written", "before it is put in place", "before the old one is removed"])
-def test_a_killed_build_loses_the_old_report_or_leaves_folders_for_ever(place, monkeypatch, owner, name, when):
+def build_until(place, moment):
+    """A build of the laptop profile that kills its own process at that moment."""
+    owner, name, when = MOMENTS[moment]
+    real = getattr(owner, name)
+
+    def deadly(*arguments, **others):
+        if when(*arguments):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **others)
+
+    setattr(owner, name, deadly)
+    build(place, "laptop")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_build_loses_the_old_report_or_leaves_folders_for_ever(place, monkeypatch, moment):
     site = build(place, "laptop")
-    killed(place, owner, name, when)
+    assert ended(begun(build_until, place, moment)) == -signal.SIGKILL
     left = {path.name for path in site.parent.iterdir()} - {"laptop"}
-    assert len(left) == 1 + (owner is Path)
+    assert len(left) == 1 + (moment == "before it is put in place")
     other = build(place, "smoke")  # leaves alone what another run may still need
     assert left < {path.name for path in site.parent.iterdir()}
     with monkeypatch.context() as full:
