@@ -155,8 +155,9 @@ def test_embedding_depends_on_the_batch_or_on_the_mode(model, images):
     model.train()
     for batch in (1, 3, 256):
         features, local = embed(model, images, batch)
-        torch.testing.assert_close(features, expected.features)
-        torch.testing.assert_close(local, expected.local)
+        # Another batch, another algorithm: some processors end 1e-5 away, with all 60 layers behind them.
+        torch.testing.assert_close(features, expected.features, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(local, expected.local, rtol=1e-4, atol=1e-4)
     assert all(m.training for m in model.modules())
     assert not features.requires_grad
 
