@@ -413,6 +413,40 @@ def test_a_mat_file_that_points_at_other_files_or_at_huge_arrays_is_believed(tmp
         assert find_sets(tmp_path) == {}
 
 
+def test_references_that_lead_into_another_file_are_followed(tmp_path):
+    for name, seed in (("a", 0), ("secret", 1)):
+        (tmp_path / name).mkdir()
+        write_cuhk03_mat(tmp_path / name / "cuhk-03.mat")
+    with h5py.File(tmp_path / "a" / "cuhk-03.mat", "r+") as mat:
+        mat.move("#refs#", "hidden")
+        mat["#refs#"] = h5py.ExternalLink(str(tmp_path / "secret" / "cuhk-03.mat"), "/#refs#")
+    with pytest.warns(UserWarning, match="#refs# is not in the file itself but a link"):
+        assert find_sets(tmp_path / "a") == {}
+
+
+@pytest.mark.parametrize("about", [{"dtype": "V300000"}, {"dtype": "S400000"},
+                                   {"dtype": h5py.ref_dtype, "chunks": (1, 20_000_000), "maxshape": (10, None)}])
+def test_a_table_of_cells_that_take_gigabytes_is_read(tmp_path, about):
+    file = tmp_path / "cuhk-03.mat"
+    write_cuhk03_mat(file)
+    with h5py.File(file, "r+") as mat:
+        made = mat.create_dataset("made", shape=(10, 843), **{"chunks": (1, 1), **about})
+        mat["detected"][0, 0] = made.ref
+    with pytest.warns(UserWarning, match="pair 1 of detected is no table of references to images"):
+        assert find_sets(tmp_path) == {}
+
+
+def test_a_small_image_in_a_chunk_of_gigabytes_is_read(tmp_path):
+    file = tmp_path / "cuhk-03.mat"
+    write_cuhk03_mat(file)
+    before = find_sets(tmp_path)["CUHK03"]
+    with h5py.File(file, "r+") as mat:
+        made = mat.create_dataset("made", (3, 8, 4), "u1", chunks=(3, 20_000, 20_000), maxshape=(None,) * 3)
+        mat[mat["detected"][0, 0]][0, 0] = made.ref
+    found = find_sets(tmp_path)["CUHK03"]
+    assert len(found) == len(before) - 1 and found.left_out == {"larger than an image may be": 1}
+
+
 def test_cells_that_are_no_8_bit_image_are_counted_and_left_out(tmp_path):
     write_cuhk03_mat(tmp_path / "cuhk-03.mat")
     before = find_sets(tmp_path)["CUHK03"]

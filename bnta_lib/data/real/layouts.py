@@ -11,6 +11,7 @@ and :func:`_sysu_scenes`.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
@@ -26,7 +27,7 @@ from PIL import Image
 from bnta_lib.data.folder import is_special, walk
 from bnta_lib.data.real import matlab
 from bnta_lib.data.real.catalogue import CATALOGUE, DISTRACTORS, JUNK
-from bnta_lib.data.real.records import Found, Sample
+from bnta_lib.data.real.records import Found, Sample, visible
 
 _PAIR = 10_000  # people of a pair of cameras: pair * 10,000 + number in the pair
 _IMAGE = r"\.(?:jpe?g|png|bmp)"
@@ -162,7 +163,7 @@ def find_sets(
     """
     seen = survey(root, wanted, labeled=labeled)
     for problem in seen.problems:
-        warnings.warn(problem, stacklevel=2)
+        warnings.warn(visible(problem), stacklevel=2)
     return seen.found
 
 
@@ -340,7 +341,10 @@ def _cuhk03_cells(mat: h5py.File, file: Path, kind: str) -> Found:
     # Sizes first: a small file can name any number of cells, compressed, and all of them one image.
     if mat[kind].size != 5:
         raise ValueError(f"{kind} has {mat[kind].size} pairs of cameras instead of five")
+    _reference_table(mat[kind], kind)
     pairs = mat[kind][()].ravel()
+    if not isinstance(mat.get("#refs#", getlink=True), h5py.HardLink | None):
+        raise ValueError("#refs# is not in the file itself but a link")
     names = {}  # of objects, by their place in the file: to ask HDF5 for each is slow
     if refs := mat.get("#refs#"):
         refs.id.links.iterate(
@@ -354,6 +358,7 @@ def _cuhk03_cells(mat: h5py.File, file: Path, kind: str) -> Found:
         shape, people = mat[table].shape, CATALOGUE["CUHK03"].parts[f"P{pair}"][1]
         if len(shape) != 2 or shape[0] != 10 or shape[1] > people:
             raise ValueError(f"pair {pair} of {kind} has not ten images each of {people} people at most")
+        _reference_table(mat[table], f"pair {pair} of {kind}")
         cells = mat[table][()]
         for row, column in np.ndindex(cells.shape[::-1]):
             image = h5py.h5r.dereference(cells[column, row], mat.id)
@@ -367,7 +372,9 @@ def _cuhk03_cells(mat: h5py.File, file: Path, kind: str) -> Found:
             if made.get_external_count() or made.get_layout() == h5py.h5d.VIRTUAL:
                 left_out["kept in another file"] += 1
                 continue
-            if shape[1] * shape[2] > Image.MAX_IMAGE_PIXELS:  # Pillow's limit for files
+            # HDF5 unpacks a chunk as a whole, however little of it the image is.
+            chunk = made.get_chunk() if made.get_layout() == h5py.h5d.CHUNKED else shape
+            if max(shape[1] * shape[2], math.prod(chunk) / 3) > Image.MAX_IMAGE_PIXELS:  # Pillow's limit for files
                 left_out["larger than an image may be"] += 1
                 continue
             place = names.get(h5py.h5o.get_info(image).addr)
@@ -377,6 +384,12 @@ def _cuhk03_cells(mat: h5py.File, file: Path, kind: str) -> Found:
     if not samples:
         raise ValueError(f"{kind} holds no image")
     return Found("CUHK03", f"mat_{kind}", file.parent, tuple(samples), dict(left_out))
+
+
+def _reference_table(table: h5py.Dataset, name: str) -> None:
+    """Raise ValueError where reading it would take memory that no table of a few thousand cells takes."""
+    if h5py.check_ref_dtype(table.dtype) is not h5py.Reference or math.prod(table.chunks or ()) > 1_000_000:
+        raise ValueError(f"{name} is no table of references to images")
 
 
 def _sysu_scenes(folders: dict[str, list[str]], problems: list[str]) -> list[Found]:
