@@ -1,5 +1,7 @@
 """The way of a video: people found by motion and linked, against a rendered video's true boxes."""
 
+import http.server
+import threading
 from pathlib import Path
 
 import cv2
@@ -88,6 +90,29 @@ def test_videos_of_a_folder_share_tracks_or_a_bad_one_stops_them(clip, tmp_path)
     assert list(both.skipped) == ["bad.mp4"] and "cannot be decoded" in both.skipped["bad.mp4"]
     with pytest.raises(ValueError, match="no video of the folder"):
         read_videos([bad], SIZE, "hall")
+
+
+def test_a_file_that_is_named_like_an_address_is_asked_for_there(tmp_path, monkeypatch):
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        name = f"http:127.0.0.1:{server.server_port}?x.mp4"
+        (tmp_path / name).write_bytes(b"x")
+        monkeypatch.chdir(tmp_path)
+        for path in (".", name):
+            with pytest.raises(ValueError, match="cannot be decoded as a video"):
+                load_site(path, settings("smoke"))
+        server.shutdown()
+    assert not asked
 
 
 def test_a_video_that_gives_nothing_is_not_named(tmp_path):

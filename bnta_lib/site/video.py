@@ -170,7 +170,8 @@ class _Frames:
             raise FileNotFoundError(f"no video {path}")
         if not path.stat().st_size:
             raise ValueError(f"{path} is empty: not one frame is in it")
-        self.capture = cv2.VideoCapture(str(path))
+        # A file may be named like an address, which FFmpeg would follow.
+        self.capture = cv2.VideoCapture(os.path.abspath(path))
         if not self.capture.isOpened():
             raise ValueError(f"{path} cannot be decoded as a video: it is damaged, cut short, or "
                              "in a format that this OpenCV does not know; convert it, for one "
