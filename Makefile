@@ -21,23 +21,28 @@ VENV ?= .venv
 PROFILE ?= $(or $(BNTA_PROFILE),laptop)
 
 RUN := $(VENV)/bin/python
+# As it was typed: neither make nor a shell follows what the name of a folder holds.
+export DATA_AS_TYPED := $(value DATA)
+unexport DATA
+DATA_OPTION = $(if $(DATA_AS_TYPED),--data "$$DATA_AS_TYPED")
+
 PROFILED := BNTA_PROFILE=$(PROFILE) $(RUN)
 MADE := $(VENV)/.made
 
 .PHONY: reproduce full paper-check report test coverage bench torture fuzz mutants lab train env notebooks clean distclean
 
 reproduce: $(MADE)
-	$(PROFILED) -m bnta_lib.reproduce $(if $(DATA),--data "$(DATA)") $(if $(ONLY),--only $(ONLY))
+	$(PROFILED) -m bnta_lib.reproduce $(DATA_OPTION) $(if $(ONLY),--only $(ONLY))
 
 full: $(MADE)
 	$(RUN) -m bnta_lib.full $(if $(MINUTES),--minutes $(MINUTES)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	    $(if $(OTHER_EPOCHS),--other-epochs $(OTHER_EPOCHS))
 
 paper-check: $(MADE)
-	$(PROFILED) -m bnta_lib.claims $(if $(DATA),--data "$(DATA)")
+	$(PROFILED) -m bnta_lib.claims $(DATA_OPTION)
 
 report: $(MADE)
-	$(PROFILED) -m bnta_lib.report $(if $(DATA),--data "$(DATA)")
+	$(PROFILED) -m bnta_lib.report $(DATA_OPTION)
 
 test: $(MADE)
 	$(RUN) -m pytest -n logical --dist loadscope
@@ -69,7 +74,7 @@ lab: $(MADE)
 	$(PROFILED) -m jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. $(LAB_ARGS) notebooks/00_start_here.ipynb
 
 train: $(MADE)
-	$(PROFILED) -m bnta_lib.training $(if $(DATA),--data "$(DATA)")
+	$(PROFILED) -m bnta_lib.training $(DATA_OPTION)
 
 env: $(MADE)
 

@@ -165,6 +165,22 @@ def test_makefile_targets_are_the_plain_commands():
         assert f"python {command}" in (ROOT / "README.md").read_text()
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("target", ["reproduce", "report", "paper-check", "train"])
+@pytest.mark.parametrize("name", [
+    "my `touch {0}` set", 'a"; touch {0}; "', "$(touch {0})", "$(shell touch {0})", "5$ set's", "$$HOME", "people"])
+def test_a_shell_or_make_follows_the_name_of_a_folder(tmp_path, target, name):
+    name = name.format(tmp_path / "ran")
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    (tmp_path / "venv" / ".made").touch()
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    done = subprocess.run(["make", "-s", "-o", str(tmp_path / "venv" / ".made"), target, f"VENV={tmp_path / 'venv'}",
+                           f"DATA={name}", "MAKEFLAGS="], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["--data", name] and not (tmp_path / "ran").exists()
+
+
 def test_the_list_of_licences_lacks_a_package_or_its_licence():
     listed = dict(re.findall(r"^\| ([\w.-]+) \| ([^|]+) \| [^|]*\w[^|]* \|$",
                              (ROOT / "docs" / "licences.md").read_text(encoding="utf-8"), re.MULTILINE))
