@@ -1,6 +1,7 @@
 """Owners' archives unpacked: whole, nowhere else, and continued; hostile and damaged ones refused."""
 
 import argparse
+import bz2
 import io
 import json
 import lzma
@@ -263,6 +264,15 @@ def test_a_tar_that_claims_a_terabyte_is_refused_by_its_header(tmp_path):
     info.size = 1 << 40
     (tmp_path / "a.tar").write_bytes(info.tobuf() + bytes(4096))
     refused(tmp_path / "a.tar", "bomb")
+
+
+def test_what_follows_the_end_mark_is_unpacked_without_end(tmp_path):
+    good = pack(write_source(tmp_path / "source"), tmp_path / "a.tar").read_bytes()
+    archive = tmp_path / "a.tar.bz2"
+    archive.write_bytes(bz2.compress(good + bytes(32 << 20)))
+    assert contents(prepare(archive, tmp_path / "other")) == contents(tmp_path / "source")
+    archive.write_bytes(bz2.compress(good) + bz2.compress(bytes(1 << 20)) * 100_000)  # 100 GB in 5 MB
+    refused(archive, "behind its end mark")
 
 
 def test_a_tar_header_that_would_fill_the_memory_is_refused(tmp_path):

@@ -35,6 +35,7 @@ from pathlib import Path, PurePosixPath
 from tqdm.auto import tqdm
 
 from bnta_lib.data.folder import PASSED_OVER
+from bnta_lib.data.real.records import visible
 from bnta_lib.files import a_path, atomic
 
 # Real sets pass by far: none of them has 100,000 files or 20 GB, and images hardly shrink.
@@ -519,8 +520,13 @@ class _Tar:
             tar.fileobj.seek(tar.offset)
             if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise EOFError("it has no end mark")
-            while tar.fileobj.read(_CHUNK):  # the compression's own checksum stands at its end
-                pass
+            # The compression's own checksum stands at its end; writers fill a block or two with zeros.
+            behind = FREE_RATIO
+            while part := tar.fileobj.read(_CHUNK):
+                behind -= len(part)
+                if behind < 0:
+                    raise Refused(f"{self.archive} goes on for more than {FREE_RATIO >> 20} MB behind its end "
+                                  "mark: no published set does")
 
     def unpack(self, wanted: list[Member], sink: Callable[[Member], _Sink],
                finished: Callable[[_Sink], None]) -> None:
@@ -673,7 +679,7 @@ def main_prepare(args: argparse.Namespace) -> int:
     print(f"unpacked: {folder}")
     inner = [path for path in sorted(folder.rglob("*")) if path.is_file() and _ENDING.search(path.name)]
     for path in inner:
-        print(f"it holds another archive: python -m bnta_lib.data prepare {shlex.quote(str(path))} "
+        print(f"it holds another archive: python -m bnta_lib.data prepare {visible(shlex.quote(str(path)))} "
               f"{shlex.quote(str(args.root))}")
     found = find_sets(folder)
     for name, one in found.items():
