@@ -25,6 +25,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -41,7 +42,8 @@ COLUMNS = ("experiment", "profile", "dataset", "split", "seed", "setting", "metr
 SHORT = 12  # digits of a digest in a row; the key in the store's file holds all of them
 
 # The library's files as they were when this process loaded it: what it runs, whatever is edited since.
-_LOADED = {path.stem: path.read_bytes() for path in Path(__file__).parent.glob("*.py")}
+_HERE = Path(__file__).parent
+_LOADED = {path.relative_to(_HERE).with_suffix("").as_posix(): path.read_bytes() for path in _HERE.rglob("*.py")}
 
 # Modules that decide every measured number; the module that measures is added to them. A change
 # in any of them makes a new key.
@@ -60,12 +62,12 @@ def digest_of(modules: Iterable[str]) -> str:
     """SHA-256 of modules of this library, as in :func:`code_digest`."""
     sha, followed = hashlib.sha256(), "IPython.extensions.autoreload" in sys.modules
     for name in sorted(modules):
-        sha.update(Path(__file__).with_name(f"{name}.py").read_bytes() if followed else _LOADED[name])
+        sha.update((_HERE / f"{name}.py").read_bytes() if followed else _LOADED[name])
     return sha.hexdigest()
 
 
 def library_digest() -> str:
-    """SHA-256 of the modules of this library, but those that read data and draw, as in :func:`code_digest`."""
+    """SHA-256 of all modules of this library, as in :func:`code_digest`."""
     return digest_of(_LOADED)
 
 
@@ -167,8 +169,12 @@ def keep(experiment: str, key: dict, module: str, text: str, *, profile: str = "
 def _place(experiment: str, key: dict, code: str, profile: str) -> tuple[Path, dict]:
     """Where a measurement is stored, and its key as JSON keeps it."""
     text = json.dumps({"code": code, **key, **_numerics()}, sort_keys=True)
-    name = f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
-    return cache_dir() / "results" / (profile or "any") / experiment / name, json.loads(text)
+    return _path(experiment, text, profile), json.loads(text)
+
+
+def _path(experiment: str, key: str, profile: str) -> Path:
+    name = f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    return cache_dir() / "results" / (profile or "any") / experiment / name
 
 
 def _numerics() -> dict:
@@ -209,7 +215,7 @@ def stored(profile: str | None = None) -> pd.DataFrame:
         tables += [pd.DataFrame(rows)] if rows is not None else []
         damaged += [path.name] if rows is None else []
     if damaged:
-        warnings.warn(f"{len(damaged)} files of the store were edited or cut short, for one "
+        warnings.warn(f"{len(damaged)} files of the store were edited, cut short or moved, for one "
                       f"{damaged[0]}: they will be measured again when they are needed", stacklevel=2)
     table = pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
     return table.assign(current=table["code"].isin(codes))
@@ -227,9 +233,9 @@ def refuse_mixed(rows: pd.DataFrame) -> None:
 
     In one table all rows are of one profile, all of an experiment by one code, all of a target
     (column ``target``, else ``dataset``) on the same data, all of a training with the same
-    weights, all of a method with the same settings, and all of an experiment and split of a target on the
-    same probes and gallery, with the same switches of torch. What has no such column, or nothing in it, is
-    not from the store: nothing is said of it.
+    weights, all of a method with the same settings, all of a metric in one unit, and all of an experiment and
+    split of a target on the same probes and gallery, with the same switches of torch. What has no such
+    column, or nothing in it, is not from the store: nothing is said of it. No value is NaN or infinite.
     """
     target = "target" if "target" in rows else "dataset"
     training = rows.get("setting", pd.Series("", rows.index)).str.extract(r"^training ([^,]+)")[0]
@@ -240,7 +246,7 @@ def refuse_mixed(rows: pd.DataFrame) -> None:
         rows["split of a target"] = [f"{split} of {name} in {experiment}" for split, name, experiment in
                                      zip(rows["split"], rows[target], rows["experiment"])]
     for origin, name in (("profile", None), ("code", "experiment"), ("data", target), ("weights", "training"),
-                         ("setting", "row"), ("sample", "split of a target")):
+                         ("setting", "row"), ("unit", "metric"), ("sample", "split of a target")):
         if origin not in rows or name is not None and name not in rows:
             continue
         known = rows[rows[origin].notna() & (rows[origin] != "")]
@@ -251,6 +257,10 @@ def refuse_mixed(rows: pd.DataFrame) -> None:
                 of = f" of the {name} {value}" if name else ""
                 raise ValueError(f"one table cannot hold these rows together: those{of} are of {len(several)} "
                                  f"different {origin} ({', '.join(map(str, several))}); take those of one")
+    broken = rows[~np.isfinite(rows["value"].astype(float))] if "value" in rows else rows[:0]
+    if len(broken):
+        of = ", ".join(f"{name} {broken[name].iloc[0]}" for name in ("method", target, "split", "metric") if name in rows)
+        raise ValueError(f"{len(broken)} of these rows hold no number, for one that of {of}: measure it again")
 
 
 def write_rows(rows: pd.DataFrame, path: str | Path) -> None:
@@ -261,10 +271,13 @@ def write_rows(rows: pd.DataFrame, path: str | Path) -> None:
 
 
 def _read(path: Path, key: dict | None = None) -> list[dict] | None:
-    """The rows of a file of the store; None where it is not as it was written, or of another ``key``."""
+    """The rows of a file of the store; None where it is not as it was written, nor where, or of another ``key``."""
     try:
         held = json.loads(path.read_text())
         if held["digest"] != _digest(held["key"], held["rows"]) or key not in (None, held["key"]):
+            return None
+        first = held["rows"][0] if held["rows"] else {"experiment": path.parent.name, "profile": path.parts[-3]}
+        if path != _path(first["experiment"], json.dumps(held["key"], sort_keys=True), first["profile"]):
             return None
         # Files of earlier code say so in their key alone.
         return [{**row, **_origins(held["key"])} for row in held["rows"]]

@@ -77,9 +77,11 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
     ``rows``: tidy rows with target, method, split, seed, metric, value. Returns a row a method
     with columns (target, metric, "mean" | "std"); the std is that of a sample (n - 1). Raises
-    ValueError for rows that do not belong together (:func:`bnta_lib.results.refuse_mixed`).
+    ValueError for rows that do not belong together (:func:`bnta_lib.results.refuse_mixed`), that are there
+    twice, or of methods that were measured on different splits of a target.
     """
     refuse_mixed(rows)
+    _refuse_uneven(rows)
     by_split = rows.groupby(["method", "target", "metric", "split"], sort=False)["value"].mean()
     by_method = by_split.groupby(level=["method", "target", "metric"], sort=False)
     both = by_method.agg(["mean", "std"]).unstack(["target", "metric"])
@@ -87,6 +89,18 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     targets = rows["target"].unique()
     columns = pd.MultiIndex.from_product([targets, METRICS, ["mean", "std"]])
     return both.reindex(index=rows["method"].unique(), columns=columns)
+
+
+def _refuse_uneven(rows: pd.DataFrame) -> None:
+    one = [name for name in ("method", "target", "metric", "split", "seed") if name in rows]
+    if (twice := rows[rows.duplicated(one)]).size:
+        raise ValueError(f"these rows are there twice, for one {' '.join(map(str, twice.iloc[0][one]))}")
+    for target, own in rows.groupby("target", sort=False):
+        splits = own.groupby("method", sort=False)["split"].unique()
+        if len({frozenset(found) for found in splits}) > 1:
+            said = ", ".join(f"{method} {len(found)}" for method, found in splits.items())
+            raise ValueError(f"the methods were measured on different splits of {target} ({said}): means of "
+                             "different splits do not compare")
 
 
 def differences(

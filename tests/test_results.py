@@ -182,6 +182,33 @@ def test_rows_that_belong_together_are_not_refused(other):
     results.refuse_mixed(pd.concat([origins(), origins(**other)]))
 
 
+def test_a_value_that_is_no_number_or_of_another_unit_is_averaged():
+    rows = origins().assign(value=1.0, unit="%", metric="R1")
+    results.refuse_mixed(pd.concat([rows, rows.assign(metric="seconds", unit="s")]))
+    for broken in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="hold no number, for one that of .*VIPeR"):
+            results.refuse_mixed(pd.concat([rows, rows.assign(value=broken)]))
+    with pytest.raises(ValueError, match="of the metric R1 are of 2 different unit"):
+        results.refuse_mixed(pd.concat([rows, rows.assign(unit="")]).assign(unit=["%"] * len(rows) + ["1"] * len(rows)))
+
+
+def test_a_file_of_the_store_counts_twice_or_for_another_profile(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    measured("table", {"data": "d", "settings": {"K": 2, "lr": 5e-4}}, lambda: [{"metric": "R1", "value": 1.0}],
+             profile="smoke")
+    measured("empty", {"data": "d"}, list, profile="smoke")
+    file, = (tmp_path / "results" / "smoke" / "table").glob("*.json")
+    for place in (f"smoke/table/{'0' * 24}.json", f"laptop/table/{file.name}", f"smoke/other/{file.name}"):
+        copy = tmp_path / "results" / place
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+        with pytest.warns(UserWarning, match=f"1 files of the store were edited, cut short or moved, for one {copy.name}"):
+            kept = results.stored()
+        assert kept[["profile", "experiment"]].values.tolist() == [["smoke", "table"]]
+        copy.unlink()
+    assert len(results.stored("smoke")) == 1
+
+
 SWEEP = """
 import sys, time
 from bnta_lib.results import measured
@@ -267,8 +294,8 @@ def test_rows_of_other_probes_or_switches_are_averaged(measure):
             for probe in ([1, 2], [5, 6])]
     with pytest.raises(ValueError, match="split of a target 0 of VIPeR in table_2 are of 2 different sample"):
         results.refuse_mixed(pd.concat(rows))
-    results.refuse_mixed(pd.concat([rows[0], rows[1].assign(split=1)]))
-    results.refuse_mixed(pd.concat([rows[0], rows[1].assign(experiment="table_3")]))
+    for apart in ({"split": 1}, {"experiment": "table_3"}):
+        results.refuse_mixed(pd.concat([rows[0], rows[1].assign(**apart)]).dropna(subset="value"))
     torch.use_deterministic_algorithms(True)
     try:
         other = measured("table_2", {"data": "d", "model": "w", "probe": [1, 2], "gallery": [3, 4]}, measure, **shared)

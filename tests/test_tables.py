@@ -38,6 +38,15 @@ def test_summary_averages_seeds_before_it_spreads_over_splits():
     assert summary.loc["BNTA", ("VIPeR", "R1", "std")] == pytest.approx(15)  # n - 1
 
 
+def test_rows_that_are_there_twice_or_on_other_splits_are_averaged(rows):
+    tables.summarise(rows)
+    with pytest.raises(ValueError, match="these rows are there twice, for one BNTA VIPeR R1 3"):
+        again = rows.query("method == 'BNTA' and target == 'VIPeR' and metric == 'R1' and split == 3")
+        tables.summarise(pd.concat([rows, again.assign(value=99.0)]))
+    with pytest.raises(ValueError, match="on different splits of VIPeR .Baseline 6, BNTA w/o TTA 6, BNTA 5."):
+        tables.summarise(rows.query("not (method == 'BNTA' and target == 'VIPeR' and split == 0)"))
+
+
 @pytest.mark.parametrize("made", [
     tables.table_2, lambda rows: tables.paired_tests(rows, "Baseline")])
 def test_a_table_refuses_to_mix_what_other_weights_gave(rows, made):
@@ -138,7 +147,7 @@ def test_ours_and_the_papers_rows_stand_under_their_own_headings(rows):
     mean = tables.summarise(rows).loc["BNTA", ("VIPeR", "R1", "mean")]
     assert table.loc[("here, measured", "BNTA"), ("VIPeR", "R1")].startswith(f"{mean:.1f} ± ")
     assert table.loc[("here, measured", "BNTA"), ("iLIDS", "R1")] == ""  # not measured
-    own = tables.table_2(rows.assign(target="my_folder"))
+    own = tables.table_2(rows[rows["target"] == "VIPeR"].assign(target="my_folder"))
     assert own.loc[("here, measured", "BNTA"), ("my_folder", "R1")]
 
 
