@@ -82,14 +82,15 @@ class Source:
 
 
 def finished(executed: Path, source: Path) -> bool:
-    """Whether ``executed`` is ``source`` as it stands, run to its end without an error, by this library
-    (``source`` itself: by whichever it was committed with)."""
+    """Whether ``executed`` is ``source`` as it stands, run to its end without an error, by this library and
+    for the run that its folder is named after (``source`` itself: by whichever it was committed with)."""
     try:
         notebook = nbformat.read(executed, as_version=4)
         cells = code_cells(notebook)
     except (OSError, ValueError):  # absent, or half written
         return False
-    if executed != source and notebook.metadata.get("bnta", {}).get("code") != library_digest():
+    by = {"code": library_digest(), "run": executed.parent.name}
+    if executed != source and notebook.metadata.get("bnta") != by:
         return False
     ended = all(cell.execution_count for cell in cells)
     failed = any(out.output_type == "error" for cell in cells for out in cell.outputs)

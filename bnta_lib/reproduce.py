@@ -31,6 +31,7 @@ from nbclient.exceptions import CellTimeoutError
 from papermill.exceptions import PapermillException
 from traitlets import default
 
+from .data.real.records import visible
 from .environment import check_cache
 from .files import a_path, atomic, not_empty
 from .pages import code_cells
@@ -92,8 +93,8 @@ def as_format(path: Path) -> str:
 def parameters_of(profile: str, data: str | None) -> dict[str, str]:
     """The notebooks' parameters; ``data`` is None, "embedded", "real" or a folder of person images.
 
-    "real" becomes the folder that $BNTA_DATA names. Raises ValueError for an unknown profile or where
-    that is not set, FileNotFoundError for a folder that is not there.
+    "real" becomes the folder that $BNTA_DATA names. Raises ValueError for an unknown profile, a name that
+    no notebook can hold, or where that is not set, FileNotFoundError for a folder that is not there.
     """
     parameters = {"profile": settings(profile).profile}
     if data is not None and not data.strip():
@@ -107,6 +108,9 @@ def parameters_of(profile: str, data: str | None) -> dict[str, str]:
                 "($BNTA_DATA) or a folder of person images"
             )
         data = str(folder)
+        if not data.isascii() and data.encode("utf-8", "replace") != os.fsencode(data):
+            raise ValueError(f"{data.encode('utf-8', 'replace').decode()!r} is no UTF-8 text: a notebook cannot hold "
+                             "it; rename the folder")
     return parameters | ({"data": data} if data is not None else {})
 
 
@@ -142,11 +146,11 @@ def _failure(source: Path, executed: Path, error: str) -> NotebookFailure:
 
 
 def run_notebook(source: Path, executed: Path, parameters: Mapping, cwd: Path | None = None,
-                 progress: bool = False) -> float:
+                 progress: bool = False, run: str = "") -> float:
     """Run ``source`` into ``executed`` (another file) and return the seconds it took.
 
     ``cwd`` is the folder it runs in (default: its own, as in JupyterLab); ``progress``: a bar of its
-    cells. Raises NotebookFailure if a cell fails, the kernel dies or cells were left out.
+    cells; ``run``: its name, which is kept with it. Raises NotebookFailure if a cell fails, the kernel dies or cells were left out.
     """
     if executed.resolve() == source.resolve():
         raise ValueError(f"{source.name} would be written over itself: choose another --out")
@@ -165,7 +169,7 @@ def run_notebook(source: Path, executed: Path, parameters: Mapping, cwd: Path | 
         )
     except PapermillException as error:
         if hasattr(error, "evalue"):  # of a cell: a sentence may have line breaks, as a path in it
-            last = f"{error.ename}: {' '.join(str(error.evalue).split())}"
+            last = visible(f"{error.ename}: {' '.join(str(error.evalue).split())}")
         else:
             last = str(error).strip().splitlines()[-1]
         raise _failure(source, executed, last) from error
@@ -176,7 +180,8 @@ def run_notebook(source: Path, executed: Path, parameters: Mapping, cwd: Path | 
     notebook = nbformat.read(executed, 4)
     if any(cell.execution_count is None for cell in code_cells(notebook)):
         raise _failure(source, executed, "the notebook ended before its last cell")
-    notebook.metadata["bnta"] = {"code": library_digest()}  # another library's outputs are not this one's
+    # The outputs of another library, or of another run, are not this one's.
+    notebook.metadata["bnta"] = {"code": library_digest(), "run": run}
     with atomic(executed) as partial:
         nbformat.write(notebook, partial)
     return time.monotonic() - began
@@ -251,7 +256,7 @@ def run(
         print(f"[{i + 1}/{len(notebooks)}] {source.stem:{width}}  ", end="", flush=True)
         executed = out / source.name
         try:
-            seconds = run_notebook(source, executed, parameters)
+            seconds = run_notebook(source, executed, parameters, run=out.name)
         except NotebookFailure:
             print(f"FAILED  elapsed {_clock(time.monotonic() - began)}", flush=True)
             raise
@@ -384,8 +389,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
         return 2
 
+    earlier = out / "earlier"
     for path in notebooks:  # those of an earlier run must not pass for this one's
-        (out / path.name).unlink(missing_ok=True)
+        if (out / path.name).exists():
+            earlier.mkdir(exist_ok=True)
+            os.replace(out / path.name, earlier / path.name)
     # The library and whatever a notebook starts see the same profile as its parameters cell.
     os.environ["BNTA_PROFILE"] = options.profile
     # Kernels run in another folder: a relative path would name another cache there.
@@ -403,6 +411,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = _state(figures)
     try:
         written = run(notebooks, out, parameters, durations)
+        for path in notebooks:
+            (earlier / path.name).unlink(missing_ok=True)
+        if earlier.is_dir() and not any(earlier.iterdir()):
+            earlier.rmdir()
         if options.in_place:
             copy_back(written, options.notebooks)
             print(f"Copied the outputs into {_shown(options.notebooks)}")

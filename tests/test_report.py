@@ -247,7 +247,13 @@ def test_only_a_whole_run_of_the_notebooks_as_they_stand_is_taken(place):
         report.find_source("smoke", executed.parent, folder)
     for path in executed.glob("*.ipynb"):
         notebook = nbformat.read(path, 4)
-        notebook.metadata["bnta"] = {"code": results.library_digest()}
+        notebook.metadata["bnta"] = {"code": results.library_digest(), "run": "laptop"}
+        nbformat.write(notebook, path)
+    with pytest.raises(report.NoRun, match="00_a, 01_b"):  # measured at another profile, and copied
+        report.find_source("smoke", executed.parent, folder)
+    for path in executed.glob("*.ipynb"):
+        notebook = nbformat.read(path, 4)
+        notebook.metadata["bnta"]["run"] = "smoke"
         nbformat.write(notebook, path)
     whole = report.find_source("smoke", executed.parent, folder)
     assert [path.parent for path in whole.notebooks] == [executed, executed]

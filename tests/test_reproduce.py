@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -222,6 +223,38 @@ def test_in_place_changes_nothing_if_an_output_names_this_machine(place, capsys)
     assert before == (first.read_bytes(), second.read_bytes())
 
 
+def test_a_run_that_fails_loses_the_notebooks_of_the_run_before(place):
+    for name in ("00_a", "01_b"):
+        write_notebook(place / "notebooks" / f"{name}.ipynb", "1")
+    executed = place / "executed" / "smoke"
+    assert reproduce_in(place) == 0
+    before = {path.name: path.read_bytes() for path in executed.glob("*.ipynb")}
+    first = place / "notebooks" / "00_a.ipynb"
+    whole = first.read_bytes()
+    write_notebook(first, "1 / 0")
+    assert reproduce_in(place) == 1
+    assert [path.name for path in executed.glob("*.ipynb")] == ["00_a.ipynb"]
+    assert {path.name: path.read_bytes() for path in (executed / "earlier").iterdir()} == before
+    first.write_bytes(whole)
+    assert reproduce_in(place) == 0
+    assert {path.name for path in executed.iterdir()} == before.keys()
+
+
+def test_a_name_that_no_notebook_can_hold_ends_in_a_traceback(place, capsys):
+    write_notebook(place / "notebooks" / "00_a.ipynb", "1")
+    folder = Path(os.fsdecode(os.fsencode(place) + b"/lat\xff"))
+    folder.mkdir()
+    assert reproduce_in(place, "--data", str(folder)) == 2
+    assert re.search("lat.* is no UTF-8 text: .* rename the folder\n$", capsys.readouterr().err)
+
+
+def test_a_file_name_moves_the_cursor(place, capsys):
+    write_notebook(place / "notebooks" / "00_a.ipynb", "raise ValueError('a\\x1b]0;b\\x07.jpg is no image')")
+    assert reproduce_in(place) == 1
+    said = capsys.readouterr().err
+    assert "\x1b" not in said and r"a\x1b]0;b\x07.jpg is no image" in said
+
+
 @pytest.mark.parametrize(
     "error, code, words",
     [
@@ -234,10 +267,10 @@ def test_full_disk_and_ctrl_c_say_how_to_go_on(place, capsys, monkeypatch, error
         write_notebook(place / "notebooks" / f"{name}.ipynb", "1")
     real = reproduce.run_notebook
 
-    def second_fails(source, executed, parameters):
+    def second_fails(source, executed, parameters, **others):
         if executed.stem == "01_b":
             raise error
-        return real(source, executed, parameters)
+        return real(source, executed, parameters, **others)
 
     monkeypatch.setattr(reproduce, "run_notebook", second_fails)
     assert reproduce_in(place) == code
