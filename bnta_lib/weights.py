@@ -143,7 +143,7 @@ def load_model(
         raise ValueError(f"{path} holds no classifier G: these are not weights of this network")
     people = tensors["fc_g.weight"]
     # A small file may claim millions of people: no network of so many is made for one that does not fit.
-    fits = people.ndim == 2 and people.shape[1] == 32 * settings.base_width
+    fits = people.ndim == 2 and people.shape[1] == 32 * settings.base_width and len(people) > 1
     model = BNTANet(len(people) if fits else 2, settings)
     if not any(name.startswith("fc_m.") for name in tensors):
         model.fc_m = torch.nn.ModuleList()
@@ -176,13 +176,15 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
         with safetensors.safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (safetensors.SafetensorError, OSError) as error:
+    # A shape that no tensor can have is a TypeError or a RuntimeError of torch's.
+    except (safetensors.SafetensorError, OSError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} is truncated or not a safetensors file ({error}): restore it "
                          "from version control, or train again") from error
     if header.get("kind") != "bnta-weights":
         raise ValueError(f"{path} is no weights file of this suite")
     broken = [name for name, tensor in tensors.items()
-              if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+              if tensor.ndim > 4 or tensor.is_floating_point()
+              and (tensor.dtype.itemsize < 2 or not torch.isfinite(tensor).all())]  # torch asks none of 8 bits
     try:
         meta = json.loads(header["meta"])
         if not isinstance(meta, dict):

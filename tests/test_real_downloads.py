@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import http.server
+import json
 import os
 import random
 import re
@@ -244,6 +245,16 @@ def test_a_damaged_note_of_what_came_begins_anew(site, tmp_path, text):
     (left / "part").write_bytes(b"PK")
     (left / "state.json").write_bytes(text.encode("latin-1"))
     assert got(site, tmp_path / "root") == site.data
+
+
+@pytest.mark.parametrize("mark", ["5", '"a\\r\\nHost: b"', '" a"', '"\\u2028"', "[]", "null"])
+def test_a_note_whose_mark_no_header_takes_blocks_the_download(site, tmp_path, mark):
+    left = tmp_path / "root" / ".VIPeR ä.v1.0.zip.download"
+    left.mkdir(parents=True)
+    (left / "part").write_bytes(b"PK")
+    shown = json.dumps(downloads._shown(site.url))
+    (left / "state.json").write_text(f'{{"url": {shown}, "unchanged": {mark}, "total": {len(site.data)}}}')
+    assert got(site, tmp_path / "root") == site.data and "Range" not in site.asked[0]
 
 
 def test_a_password_in_an_address_is_not_shown(site, tmp_path):

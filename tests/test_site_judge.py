@@ -80,6 +80,16 @@ def test_the_difference_is_not_paired():
     assert "60 tracks" in same.sentence() and list(same.table().index) == ["before", "after", "difference"]
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_features_that_are_no_numbers_are_ranked(broken, small):
+    probe, gallery = torch.zeros(2, 4), torch.ones(3, 4)
+    for side in (probe, gallery):
+        side[1, 2] = broken
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            judge.ranked(probe, gallery, small)
+        side[1, 2] = 0
+
+
 def test_a_ranked_table_is_not_by_distance(tmp_path):
     random = torch.Generator().manual_seed(0)
     probe, gallery = torch.randn(3, 4, generator=random), torch.randn(7, 4, generator=random)

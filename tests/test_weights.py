@@ -1,6 +1,7 @@
 """Weights come back as they were, or an error says in one sentence what is wrong."""
 
 import hashlib
+import json
 import shutil
 from dataclasses import replace
 
@@ -150,13 +151,23 @@ def test_a_tensor_without_its_scale_is_said_to_be_damaged(path, small):
             load_model(path, small)
 
 
+@pytest.mark.parametrize("shape, data", [([0, 1 << 63], b""), ([1] * 5_000, b"1234"), ([1 << 62, 0, 1 << 62], b"")])
+def test_a_shape_that_no_tensor_has_is_no_valueerror(tmp_path, small, shape, data):
+    header = json.dumps({"__metadata__": {"kind": "bnta-weights", "meta": "{}"},
+                         "a": {"dtype": "F32", "shape": shape, "data_offsets": [0, len(data)]}}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data)
+    with pytest.raises(ValueError, match="safetensors file|is damaged"):
+        load_model(tmp_path / "a.safetensors", small)
+
+
 @pytest.mark.parametrize("change", [
     {"fc_g.weight": torch.zeros(30_000_000, 0)}, {"fc_g.weight": torch.tensor(1.0)},
     {"backbone.bn1.running_var": torch.full((4,), -1.0)}, {"backbone.bn1.weight": torch.ones(4).bool()},
     {"backbone.bn1.weight": torch.full((4,), 1e300, dtype=torch.float64)},
     {"backbone.bn1.weight": torch.ones(4, dtype=torch.int64)},
     {"backbone.bn1.weight": torch.full((4,), torch.nan, dtype=torch.complex64)},
-    {"fc_p.weight.scale": torch.full((6,), 3e38)},
+    {"fc_p.weight.scale": torch.full((6,), 3e38)}, {"fc_g.weight": torch.zeros(0, 128)},
+    {"backbone.bn1.weight": torch.ones(4).to(torch.float8_e4m3fn)}, {"backbone.bn1.weight": torch.ones((1,) * 60)},
 ], ids=lambda change: next(f"{name} {tuple(t.shape)} {t.dtype}" for name, t in change.items()))
 def test_tensors_that_no_network_computes_with_are_loaded(path, small, change):
     with safetensors.safe_open(path, "pt") as file:

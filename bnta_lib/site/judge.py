@@ -169,7 +169,12 @@ def track_ranking(features: Tensor, trial: Trial, settings: Settings, k: int = 1
 def ranked(
     probe: Tensor, gallery: Tensor, settings: Settings, k: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Rows of the gallery (P, k), nearest first, and their distances (P, k), of features (., C)."""
+    """Rows of the gallery (P, k), nearest first, and their distances (P, k), of features (., C).
+
+    Raises ValueError for features that are NaN or infinite.
+    """
+    if not (torch.isfinite(probe).all() and torch.isfinite(gallery).all()):
+        raise ValueError("features hold NaN or infinite values: the model or the images are broken")
     d = distances(probe, gallery, settings.normalise_features)
     order = d.argsort(dim=1, stable=True)[:, :k]
     return order, d.gather(1, order)

@@ -190,6 +190,8 @@ class Resuming:
         try:
             state, have = json.loads(self.state.read_text()), self.part.stat().st_size
             known, mark, total = state["url"], state["unchanged"], state["total"] + 0
+            if not re.fullmatch(r"([!-~\xa1-\xff][ -~\xa0-\xff]*)?", mark):
+                raise ValueError("no header takes it")
         except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
             return {}, 0  # nothing is there, or other hands changed it
         # Without a mark of the file's state on the server, the rest may be of another file.
