@@ -52,7 +52,7 @@ from .experiments import change_rows, table_2_rows
 from .figures.base import save_figure, use_style
 from .figures.claims import claims_figure
 from .grid import grid_rows, peak_in_k, trend_in_n
-from .settings import TARGETS, Settings, data_folder, run_name, settings
+from .settings import TARGETS, Settings, caution, data_folder, run_name, settings
 from .starting import interpreter
 from .tables import (
     QUANTITY_SYMBOLS, RATE, SHARE, TIE, in_unit, paired_test, paper_numbers, row_name, save_table,
@@ -581,6 +581,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             about = protocol_note(load_targets(chosen, data), trained_on(chosen, data))
             note = f"{note}\n\n{about}"
             print(f"\n{about}")
+        if said := caution(run):
+            print(f"\n{said}")
         paths = save_table(table.set_index("id").round(3), "paper_check", run, note)
         use_style()
         paths += save_figure(claims_figure(table), "paper_check", run)

@@ -404,7 +404,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # With nothing put in, cells are counted as a reader will count them.
         parameters = {}
     durations = Durations(cache_dir() / "durations.json", name)
-    known = durations.remaining([path.stem for path in notebooks])
+    stems = [path.stem for path in notebooks]
+    known = durations.remaining(stems) if durations.seconds.keys() & set(stems) else None
     guess = f"about {_clock(known)} minutes" if known is not None else "never timed here"
     print(f"profile {options.profile}, notebooks: {len(notebooks)}, {guess}")
     figures = figures_dir(name)

@@ -278,6 +278,7 @@ def test_the_check_measures_every_claim_and_writes_what_it_prints(
     assert table["id"].tolist() == [claim.id for claim in CLAIMS]
     assert table["here"].notna().all() and set(table["verdict"]) <= {HOLDS, FAILS, OPEN}
     flat = " ".join(printed.split())
+    assert "this run shows that everything works, and nothing of the method" in flat
     for row in table.itertuples():
         assert row.id in flat and row.verdict in flat
     assert f"{len(CLAIMS)} claims:" in flat and "Fig. 4, paper and here" in flat

@@ -209,7 +209,7 @@ def test_what_was_not_made_is_said(place):
     for name in ("paper_check.csv", "figure_1.png"):
         (place / "figures" / name).unlink()
     text = (build(place) / "index.html").read_text()
-    assert "make paper-check" in text and 'id="verdicts"' not in text
+    assert "make paper-check PROFILE=laptop" in text and 'id="verdicts"' not in text
     assert "Not in this run: Figure 1, Figure 2, Figure 3, Figure 4." in text
     assert "Not in this run: Table 1, Table 3, Table 4, Table 5." in text
     assert "bnta_lib 0.1.0, Python 3" in text

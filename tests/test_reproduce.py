@@ -223,6 +223,14 @@ def test_in_place_changes_nothing_if_an_output_names_this_machine(place, capsys)
     assert before == (first.read_bytes(), second.read_bytes())
 
 
+def test_another_notebooks_time_is_given_for_one_that_never_ran(place, capsys):
+    for name in ("00_a", "01_b"):
+        write_notebook(place / "notebooks" / f"{name}.ipynb", "1")
+    assert reproduce_in(place, "--only", "00") == 0 and "never timed here" in capsys.readouterr().out
+    assert reproduce_in(place, "--only", "01") == 0 and "never timed here" in capsys.readouterr().out
+    assert reproduce_in(place) == 0 and "never timed here" not in capsys.readouterr().out
+
+
 def test_a_run_that_fails_loses_the_notebooks_of_the_run_before(place):
     for name in ("00_a", "01_b"):
         write_notebook(place / "notebooks" / f"{name}.ipynb", "1")
