@@ -10,7 +10,9 @@ process, or took longer than ``SLOW`` seconds, and leaves that input in ``--keep
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -172,8 +174,15 @@ def result(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
         home = place / "cache" / "results" / "smoke" / "x"
         os.replace(path, next(home.iterdir()))
         again = results.stored("smoke")
-        if len(again) and again.to_json() != rows:
+        if len(again) and again.to_json() != rows and not written_so(next(home.iterdir())):
             raise AssertionError("a changed file was read as if it were whole")
+
+    def written_so(path: Path) -> bool:
+        """Whether its digest is that of what it holds: the fuzzer sees what a digest is compared with, and puts
+        the right one in. Whoever computes it anew can write a row; it tells of damage and careless hands."""
+        held = json.loads(path.read_text())
+        text = json.dumps([held["key"], held["rows"]], sort_keys=True)
+        return held["digest"] == hashlib.sha256(text.encode()).hexdigest()
 
     return [good], read
 
