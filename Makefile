@@ -21,13 +21,13 @@ VENV ?= .venv
 PROFILE ?= $(or $(BNTA_PROFILE),laptop)
 
 RUN := $(VENV)/bin/python
+PROFILED := BNTA_PROFILE=$(PROFILE) $(RUN)
+MADE := $(VENV)/.made
+
 # As it was typed: neither make nor a shell follows what the name of a folder holds.
 export DATA_AS_TYPED := $(value DATA)
 unexport DATA
 DATA_OPTION = $(if $(DATA_AS_TYPED),--data "$$DATA_AS_TYPED")
-
-PROFILED := BNTA_PROFILE=$(PROFILE) $(RUN)
-MADE := $(VENV)/.made
 
 .PHONY: reproduce full paper-check report test coverage bench torture fuzz mutants lab train env notebooks clean distclean
 

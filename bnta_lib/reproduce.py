@@ -108,10 +108,15 @@ def parameters_of(profile: str, data: str | None) -> dict[str, str]:
                 "($BNTA_DATA) or a folder of person images"
             )
         data = str(folder)
-        if not data.isascii() and data.encode("utf-8", "replace") != os.fsencode(data):
-            raise ValueError(f"{data.encode('utf-8', 'replace').decode()!r} is no UTF-8 text: a notebook cannot hold "
-                             "it; rename the folder")
+        refuse_odd_letters("--data", data)
     return parameters | ({"data": data} if data is not None else {})
+
+
+def refuse_odd_letters(name: str, value: str) -> None:
+    """Raise ValueError for a value that no notebook can hold: a name of the file system that is no UTF-8."""
+    if not value.isascii() and value.encode("utf-8", "replace") != os.fsencode(value):
+        raise ValueError(f"{name} is {value.encode('utf-8', 'replace').decode()!r}, which is no UTF-8 text: "
+                         "a notebook cannot hold it; rename the file or folder")
 
 
 def check_parameters(notebooks: Sequence[Path], parameters: dict[str, str]) -> None:

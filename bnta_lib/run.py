@@ -24,7 +24,7 @@ from pathlib import Path
 import papermill
 
 from .files import a_path, explained, left_behind, marked
-from .reproduce import NotebookFailure, as_format, run_notebook
+from .reproduce import NotebookFailure, as_format, refuse_odd_letters, run_notebook
 from .settings import PROFILES, cache_dir
 
 # What a parameter is that is None unless it is given.
@@ -108,9 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.record.resolve() == options.notebook.resolve():
             raise ValueError(f"{options.notebook.name} would be written over itself: name another record")
         for name, value in dict(options.parameters).items():
-            if not value.isascii() and value.encode("utf-8", "replace") != os.fsencode(value):
-                raise ValueError(f"{name} is {value.encode('utf-8', 'replace').decode()!r}, which is no UTF-8 text: "
-                                 "a notebook cannot hold it; rename the file or folder")
+            refuse_odd_letters(name, value)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

@@ -414,7 +414,7 @@ def test_a_mat_file_that_points_at_other_files_or_at_huge_arrays_is_believed(tmp
 
 
 def test_references_that_lead_into_another_file_are_followed(tmp_path):
-    for name, seed in (("a", 0), ("secret", 1)):
+    for name in ("a", "secret"):
         (tmp_path / name).mkdir()
         write_cuhk03_mat(tmp_path / name / "cuhk-03.mat")
     with h5py.File(tmp_path / "a" / "cuhk-03.mat", "r+") as mat:

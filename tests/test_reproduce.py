@@ -253,7 +253,7 @@ def test_a_name_that_no_notebook_can_hold_ends_in_a_traceback(place, capsys):
     folder = Path(os.fsdecode(os.fsencode(place) + b"/lat\xff"))
     folder.mkdir()
     assert reproduce_in(place, "--data", str(folder)) == 2
-    assert re.search("lat.* is no UTF-8 text: .* rename the folder\n$", capsys.readouterr().err)
+    assert re.search("lat.*, which is no UTF-8 text: .* rename the file or folder\n$", capsys.readouterr().err)
 
 
 def test_a_file_name_moves_the_cursor(place, capsys):
