@@ -272,6 +272,23 @@ def test_an_error_in_a_callback_or_a_run_is_swallowed(explorer, monkeypatch):
     assert not explorer.run.disabled
 
 
+def test_measured_cells_replace_recorded_ones_and_hide_no_others(
+    model, targets, small, measured, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))  # nothing is known here but the rows given
+    rows = measured[measured["N"].isin([0, 12]) & measured["K"].isin([0, 4])]
+    recorded = nk.cells_of(measured, small)
+    recorded.loc[recorded["N"] > 0, "R1"] = -1.0
+    monkeypatch.setattr(nk, "exported_cells", lambda *_: recorded)
+    shown = widgets.nk_explorer(small, rows=rows, model=model, targets=targets, progress=False)
+    assert list(shown.N.options) == sorted(set(recorded["N"]) - {0}) and len(shown.K.options) > 1
+    assert len(shown.cells) == len(recorded) and (shown.cells["R1"] >= 0).sum() == len(nk.cells_of(rows, small))
+    assert nk.find(shown.cells, "dots", 0, 12, 4, 0.1)["R1"] >= 0 and "committed" in shown.status.value
+    recorded["R1"] += 1  # of another model
+    shown = widgets.nk_explorer(small, rows=rows, model=model, targets=targets, progress=False)
+    assert list(shown.N.options) == [12] and shown.status.value == ""
+
+
 def test_without_a_kernel_there_is_nothing_to_see(explorer):
     assert explorer.still().data.startswith(b"\x89PNG")
     bundle = explorer._repr_mimebundle_()

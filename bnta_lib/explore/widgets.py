@@ -289,20 +289,22 @@ def nk_explorer(
 
     ``profile`` and ``data`` as in the notebooks. ``rows`` (of :func:`bnta_lib.grid.grid_rows`),
     ``model`` and ``targets``: where they are at hand. What the results store has for this model and
-    these targets is added; where it has nothing, the rows committed with the suite are taken if they
-    are of this model, and the explorer says so. Embeds all targets and pairs all samples once. Raises what
+    these targets is added. The rows committed with the suite fill the cells that neither has, if they
+    are of this model; a note in the explorer names them. Embeds all targets and pairs all samples once. Raises what
     :func:`~bnta_lib.data.load_targets` and :func:`~bnta_lib.training.trained_model` raise.
     """
     current = profile if isinstance(profile, Settings) else load_settings(profile)
     targets = load_targets(current, data, progress=progress) if targets is None else targets
     model = trained_model(current, progress=progress, data=data) if model is None else model
-    book, note = nk.PairBook(model, targets, current), ""
-    cells = nk.known_cells(model, targets, current)
-    if rows is not None:
-        cells = pd.concat([nk.cells_of(rows, current), cells], ignore_index=True)
-        cells = cells.drop_duplicates(nk.KEYS, keep="first", ignore_index=True)
-    if cells.empty:
-        cells, note = _exported(book, targets, current, data)
+    book = nk.PairBook(model, targets, current)
+    measured = [] if rows is None else [nk.cells_of(rows, current)]
+    measured.append(nk.known_cells(model, targets, current))
+    measured = [cells for cells in measured if len(cells)]
+    recorded, note = _exported(book, targets, current, data)
+    if measured and recorded.empty:
+        note = ""
+    cells = pd.concat([*measured, recorded] if len(recorded) else measured or [recorded], ignore_index=True)
+    cells = cells.drop_duplicates(nk.KEYS, keep="first", ignore_index=True)
     book.prepare(cells, progress)
     return NKExplorer(cells, book, current, note)
 
@@ -320,7 +322,8 @@ def _exported(book, targets, settings: Settings, data: str) -> tuple[pd.DataFram
     if not nk.belongs(cells, name, 0, book.frozen_scores(name, 0)):
         return empty, ("The rows committed with the suite are of other weights than these: run "
                        "10_figure_4, or press Run.")
-    return cells, "Numbers: the rows committed with the suite, seconds of the machine they were run on."
+    return cells, ("Numbers: this machine's where it has them, else the rows committed with the suite, with the "
+                   "seconds of their machine.")
 
 
 # ---------------------------------------------------------------- layers
