@@ -32,6 +32,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from bnta_lib.data.folder import PASSED_OVER
@@ -395,29 +396,18 @@ def _size(size: int) -> str:
 @contextmanager
 def alone(stage: Path) -> Iterator[None]:
     """Make the staging folder and hold it, so that no second process works on the same archive."""
+    stage.parent.mkdir(parents=True, exist_ok=True)
     try:
-        import fcntl
-    except ImportError:  # Windows
-        stage.mkdir(parents=True, exist_ok=True)
-        yield
-        return
-    held = None
-    while held is None:
-        stage.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # whoever held it has ended in this moment
-            held = os.open(stage, os.O_RDONLY)
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(held)
-                raise OSError(f"{stage} is in use: another process works on the same archive") from None
-            if not stage.exists() or not os.path.samestat(os.fstat(held), os.stat(stage)):
-                os.close(held)
-                held = None
-    try:
-        yield
-    finally:
-        os.close(held)
+        held = FileLock(f"{stage}.lock").acquire(timeout=0)
+    except Timeout:
+        raise OSError(f"{stage} is in use: another process works on the same archive") from None
+    with held as lock:
+        try:
+            stage.mkdir(exist_ok=True)
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes it itself, as the lock is released
+                os.unlink(lock.lock_file)
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import fcntl
 import functools
 import hashlib
 import io
@@ -44,6 +43,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from numpy.lib.format import open_memmap, write_array_header_1_0
 from PIL import Image
 from torch import Tensor
@@ -432,14 +432,14 @@ def _locked(home: Path, progress: bool) -> Iterator[None]:
     """One process at a time makes packs in this cache: each uses all cores anyway."""
     with _explained(home):
         home.mkdir(parents=True, exist_ok=True)
-        lock = open(home / ".lock", "ab")
-    with lock:
+        lock = FileLock(home / ".lock")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held = lock.acquire(timeout=0)
+        except Timeout:
             if progress:
                 tqdm.write("another process is packing into the same cache: waiting for it", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            held = lock.acquire()
+    with held:
         yield
 
 
