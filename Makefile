@@ -4,7 +4,8 @@
 #   make reproduce PROFILE=paper       ... at another profile: smoke, laptop (default), paper
 #   make reproduce DATA=folder         ... on your own images, or on the paper's data sets in a folder
 #   make reproduce ONLY="05 08"        ... some notebooks only
-#   make full                          the paper's size on a GPU: trained, measured, gathered; MINUTES=25 for parts
+#   make full                          the paper's size on a GPU: trained, measured, gathered; MINUTES=25 for parts,
+#                                      SCRATCH=1 without ImageNet weights
 #   make paper-check                   what of the paper's ablation study holds here, claim by claim
 #   make torture                       dozens of kills at random moments, of everything that can be continued
 #   make fuzz                          a fuzzer's bytes into everything that reads files of others
@@ -36,7 +37,7 @@ reproduce: $(MADE)
 
 full: $(MADE)
 	$(RUN) -m bnta_lib.full $(if $(MINUTES),--minutes $(MINUTES)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
-	    $(if $(OTHER_EPOCHS),--other-epochs $(OTHER_EPOCHS))
+	    $(if $(OTHER_EPOCHS),--other-epochs $(OTHER_EPOCHS)) $(if $(SCRATCH),--scratch)
 
 paper-check: $(MADE)
 	$(PROFILED) -m bnta_lib.claims $(DATA_OPTION)

@@ -44,7 +44,7 @@ from scipy import stats
 
 from .ablations import PAPER_TARGET, table_3_rows, table_4_rows, table_5_rows
 from .changes import PAPER_LAYERS, TOP, between_targets, change_rates_by_split, steps_at
-from .data import load_targets, real_root
+from .data import load_targets
 from .data.real.protocol import protocol_note
 from .data.sets import Target
 from .environment import check_cache, shown
@@ -577,8 +577,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = run_name(chosen.profile, data)
         print(printed(table, min(shutil.get_terminal_size((100, 24)).columns, 120)))
         note = f"{NOTE}\n\n{summary(table)}"
-        if real_root(data):  # published sets: by which protocol, and what was trained on
-            about = protocol_note(load_targets(chosen, data), trained_on(chosen, data))
+        # By which protocol, and what was trained on, from what, and for how long.
+        if about := protocol_note(load_targets(chosen, data, progress=False), trained_on(chosen, data)):
             note = f"{note}\n\n{about}"
             print(f"\n{about}")
         if said := caution(run):

@@ -58,13 +58,14 @@ class Clock:
         return self.minutes - (time.perf_counter() - self.start) / 60
 
 
-def train_all(chosen: Settings, epochs: int, others: int, clock: Clock) -> None:
-    """Every training that a table asks for, each resumable. Raises OutOfTime."""
+def train_all(chosen: Settings, epochs: int, others: int, clock: Clock, scratch: bool = False) -> None:
+    """Every training that a table asks for, each resumable, with ``scratch`` from nothing. Raises OutOfTime."""
     for names, count in ((FIRST, epochs), ([name for name in MODELS if name not in FIRST], others)):
         if clock.left() <= 0:
             raise OutOfTime(f"before {names[0]} was trained")
         command = ["bnta_lib.training", "--profile", chosen.profile, "--model", *names,
-                   "--epochs", str(count), "--minutes", f"{min(clock.left(), 1e6):g}"]
+                   "--epochs", str(count), "--minutes", f"{min(clock.left(), 1e6):g}",
+                   *(["--scratch"] if scratch else [])]
         if _run(command, None) == 3:
             raise OutOfTime(f"while {', '.join(names)} were trained")
 
@@ -163,6 +164,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--profile", choices=AT_SIZE, default="paper", help="default: paper")
     parser.add_argument("--epochs", type=int, help="of baseline and bnta (default: the profile's)")
     parser.add_argument("--other-epochs", type=int, help="of the other trainings (default: as --epochs)")
+    parser.add_argument("--scratch", action="store_true", help="train from nothing, without ImageNet weights; tables "
+                        "say so")
     parser.add_argument("--minutes", type=float, help="stop after so many, with exit code 3")
     parser.add_argument("--out", type=a_path, default=OUT, help="folder (default: full_size)")
     options = parser.parse_args(arguments)
@@ -183,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     clock = Clock(options.minutes)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        train_all(chosen, epochs, others, clock)
+        train_all(chosen, epochs, others, clock, options.scratch)
         run_notebooks(chosen, clock)
         if clock.left() < LEAST:
             raise OutOfTime("before the results were gathered")

@@ -416,7 +416,7 @@ def trained_model(
                 "sources": sources.name, "key": key, "code": code, "torch": torch.__version__,
                 "seconds": float(history["seconds"].sum()),
                 "history": history.round(5).to_csv(index=False),
-                **({"imagenet": _imagenet()} if chosen.pretrained else {}),
+                "pretrained": chosen.pretrained, **({"imagenet": _imagenet()} if chosen.pretrained else {}),
                 **({"processes": processes.count} if processes.count > 1 else {}),
                 **{name: getattr(chosen, name) for name in SHAPELESS}}
 
@@ -442,12 +442,14 @@ def trained_model(
 
 
 def _is_of(settings: Settings, name: str, meta: dict) -> bool:
-    """Whether metadata are of the training ``name`` with these settings, maybe for fewer epochs."""
+    """Whether metadata are of the training ``name`` with these settings, maybe for fewer epochs or from nothing."""
     epochs = meta.get("epochs", settings.epochs)
     if meta.get("model") != name or not isinstance(epochs, int):
         return False
     if 1 <= epochs < settings.epochs:
         settings = shortened(settings, epochs)
+    if meta.get("pretrained") is False:
+        settings = replace(settings, pretrained=False)
     return meta.get("key") == _key(str(meta.get("data")), settings, meta.get("imagenet"))
 
 
@@ -486,8 +488,8 @@ def trained_on(settings: Settings, data: str | Path = "embedded", name: str = "b
     """The published sets that a model was trained on, with their counts; "" for the embedded ones.
 
     Pictures of a target that are among them are named.
-    Of both, which of the tables' trainings were for fewer epochs than the profile has. Raises as
-    :func:`bnta_lib.weights.load_model`.
+    Of both, which of the tables' trainings began without the profile's ImageNet weights, and which
+    were for fewer epochs than it has. Raises as :func:`bnta_lib.weights.load_model`.
     """
     from .data import pictures_seen, real_root
 
@@ -498,16 +500,21 @@ def trained_on(settings: Settings, data: str | Path = "embedded", name: str = "b
         seen = pictures_seen(settings, root)
         both = meta.get("shared") if seen is None else seen
         words = [meta.get("sources", ""), *([f"{_of_both(both)} among them"] if both else [])]
-    short = {}
+    short, scratch = {}, []
     for other in MODELS:
         if (path := weights_path(settings, other, root)).is_file():
-            epochs = read_meta(path).get("epochs", model_settings(settings, other).epochs)
-            if epochs < model_settings(settings, other).epochs:
-                short[other] = epochs
+            meta, full = read_meta(path), model_settings(settings, other)
+            if meta.get("epochs", full.epochs) < full.epochs:
+                short[other] = meta["epochs"]
+            if full.pretrained and meta.get("pretrained") is False:
+                scratch.append(other)
+    if root is None and (short or scratch):
+        words.append("the embedded sources")
+    if scratch:
+        words.append(f"from nothing, without ImageNet weights: {', '.join(scratch)}")
     if short:
         counts = ", ".join(f"{other} for {epochs}" for other, epochs in short.items())
-        words += [*(["the embedded sources"] if root is None else []),
-                  f"of {settings.epochs} epochs of the schedule: {counts}"]
+        words.append(f"of {settings.epochs} epochs of the schedule: {counts}")
     return "; ".join(words)
 
 
@@ -577,6 +584,8 @@ def main(arguments: list[str] | None = None) -> None:
                         "end later; the same command goes on, and passes over models that are trained")
     parser.add_argument("--epochs", type=int, help="a shorter schedule; tables say for how many of the "
                         "profile's epochs a model was trained")
+    parser.add_argument("--scratch", action="store_true", help="train from nothing where the profile starts from "
+                        "ImageNet weights; tables say so")
     parser.add_argument("--compile", action="store_true", help="compile the forward pass (torch.compile)")
     chosen = parser.parse_args(arguments)
     if chosen.minutes is not None and not chosen.minutes > 0:
@@ -585,6 +594,8 @@ def main(arguments: list[str] | None = None) -> None:
         current = load_settings(chosen.profile)
         if chosen.epochs is not None:
             current = shortened(current, chosen.epochs)
+        if chosen.scratch:
+            current = replace(current, pretrained=False)
         root = real_root(chosen.data)
         if root is None and chosen.data != "embedded":
             path = data_folder(chosen.data)
@@ -596,6 +607,14 @@ def main(arguments: list[str] | None = None) -> None:
         processes = Processes(device_of(current.profile))
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
+
+    if current.pretrained:  # before anything is rendered; what is downloaded here is kept by torchvision
+        try:
+            processes.in_turn(lambda: load_imagenet(BNTANet(2, current)))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise SystemExit("training starts from ImageNet weights: set $BNTA_IMAGENET to the path of torchvision's "
+                             "resnet50 IMAGENET1K_V1 file, or train from nothing with --scratch (make full SCRATCH=1); "
+                             f"here: {error.__cause__ or error}") from None
 
     def say(text: str) -> None:
         processes.by_main(lambda: print(text, flush=True))

@@ -14,8 +14,8 @@ import torch
 
 from bnta_lib import BNTANet, full, settings
 from bnta_lib.data.real.protocol import protocol_note
-from bnta_lib.settings import AT_SIZE, ROOT, device_of
-from bnta_lib.training import main as train_main, shortened, trained_on
+from bnta_lib.settings import AT_SIZE, PROFILES, ROOT, device_of
+from bnta_lib.training import main as train_main, shortened, trained_model, trained_on
 from bnta_lib.weights import model_settings, save_model, weights_path
 
 
@@ -38,6 +38,32 @@ def test_tables_keep_silent_of_a_shorter_training(tmp_path, monkeypatch):
     assert trained_on(own) == "the embedded sources; of 6 epochs of the schedule: pos for 2"
     assert protocol_note({}, trained_on(own)) == f"Trained on {trained_on(own)}."
     assert trained_on(settings("laptop")) == ""  # whole, and older than the entry
+
+
+def test_full_size_without_imagenet_weights_is_refused_before_rendering(tmp_path):
+    absent = str(tmp_path / "absent.pth")
+    offline = {"TORCH_HOME": str(tmp_path / "hub"), "https_proxy": "http://127.0.0.1:9", "BNTA_DEVICE": "cpu",
+               "BNTA_CACHE": str(tmp_path / "cache")}
+    for named in ("", absent):
+        done = subprocess.run([sys.executable, "-m", "bnta_lib.full"], cwd=ROOT, capture_output=True, text=True,
+                              env={**os.environ, **offline, "BNTA_IMAGENET": named})
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert "set $BNTA_IMAGENET to" in done.stderr and "--scratch" in done.stderr and named in done.stderr
+        assert not list(tmp_path.rglob("cache/**/*.*"))
+
+
+def test_training_from_nothing_is_entered_in_what_tables_say(tmp_path, monkeypatch):
+    """A profile that starts from ImageNet weights, which do not fit so narrow a network."""
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    monkeypatch.setitem(PROFILES, "rehearsal", replace(PROFILES["rehearsal"], pretrained=True, height=48, width=24))
+    command = ["--profile", "rehearsal", "--model", "bnta", "--epochs", "1"]
+    with pytest.raises(SystemExit, match="--scratch"):
+        train_main(command)
+    train_main([*command, "--scratch"])
+    own = settings("rehearsal")
+    assert own.pretrained and not trained_model(own).training
+    assert trained_on(own) == ("the embedded sources; from nothing, without ImageNet weights: bnta; "
+                               "of 6 epochs of the schedule: bnta for 1")
 
 
 def test_the_rehearsal_is_another_experiment_than_the_papers():
