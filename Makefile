@@ -33,17 +33,17 @@ DATA_OPTION = $(if $(DATA_AS_TYPED),--data "$$DATA_AS_TYPED")
 .PHONY: reproduce full paper-check report test coverage bench torture fuzz mutants lab train env notebooks clean distclean
 
 reproduce: $(MADE)
-	$(PROFILED) -m bnta_lib.reproduce $(DATA_OPTION) $(if $(ONLY),--only $(ONLY))
+	$(PROFILED) -m bnta_lib.suite.reproduce $(DATA_OPTION) $(if $(ONLY),--only $(ONLY))
 
 full: $(MADE)
-	$(RUN) -m bnta_lib.full $(if $(MINUTES),--minutes $(MINUTES)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
+	$(RUN) -m bnta_lib.suite.full $(if $(MINUTES),--minutes $(MINUTES)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
 	    $(if $(OTHER_EPOCHS),--other-epochs $(OTHER_EPOCHS)) $(if $(SCRATCH),--scratch)
 
 paper-check: $(MADE)
-	$(PROFILED) -m bnta_lib.claims $(DATA_OPTION)
+	$(PROFILED) -m bnta_lib.suite.claims $(DATA_OPTION)
 
 report: $(MADE)
-	$(PROFILED) -m bnta_lib.report $(DATA_OPTION)
+	$(PROFILED) -m bnta_lib.suite.report $(DATA_OPTION)
 
 test: $(MADE)
 	$(RUN) -m pytest -n logical --dist loadscope
@@ -81,8 +81,8 @@ env: $(MADE)
 
 # For maintainers: run at the laptop profile and commit the outputs with the notebooks.
 notebooks: $(MADE)
-	$(RUN) -m bnta_lib.reproduce --profile laptop --in-place
-	$(RUN) -m bnta_lib.results --profile laptop --export data/results/laptop.csv.gz
+	$(RUN) -m bnta_lib.suite.reproduce --profile laptop --in-place
+	$(RUN) -m bnta_lib.suite.store --profile laptop --export data/results/laptop.csv.gz
 
 $(MADE): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5) and "Python 3.11.5 or newer is needed: make env PYTHON=python3.12")'

@@ -21,10 +21,10 @@ from common import Row
 from torch import Tensor
 
 from bnta_lib.adaption import adapt
-from bnta_lib.data import benchmark
-from bnta_lib.data.folder import write_folder
+from bnta_lib.rendered import benchmark
+from bnta_lib.data.folders import write_folder
 from bnta_lib.data.sets import ReIDSet
-from bnta_lib.model import BNTANet, bn_layers, folded, modes_kept
+from bnta_lib.model import BNTANet, bn_layers, folded, preserve_modes
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.settings import Settings, settings
 from bnta_lib.site.crops import read_crops
@@ -37,21 +37,21 @@ PAPERS = "the paper states 6.8 s for this N and K on a Titan Xp: another machine
 @torch.no_grad()
 def forward(model: BNTANet, images: Tensor, batch: int = 64) -> Tensor:
     """Local features (N, H, C_l): what Algorithm 1 needs, and no more."""
-    with modes_kept(model):
+    with preserve_modes(model):
         model.eval()
         backbone = model.backbone if model.scale.is_cuda else folded(model.backbone)
-        return torch.cat([model.local_features(model.stripes_of(backbone(model.normalised(chunk))))
+        return torch.cat([model.local_features(model.stripe_pool(backbone(model.normalised(chunk))))
                           for chunk in images.split(batch)])
 
 
 def forward_backward(model: BNTANet, images: Tensor, batch: int) -> None:
     """Both passes of all images, BN in train mode, gradients of gamma and beta alone."""
-    with modes_kept(model):
+    with preserve_modes(model):
         model.eval().requires_grad_(False)
         for layer in bn_layers(model).values():
             layer.train().requires_grad_(layer is not model.fn)
         for chunk in images.split(batch):
-            stripes = model.stripes_of(model.maps(chunk))
+            stripes = model.stripe_pool(model.forward_features(chunk))
             (model.fc_p(stripes).sum() + model.local_features(stripes).sum()).backward()
             model.zero_grad(set_to_none=True)
 

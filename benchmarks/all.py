@@ -18,7 +18,7 @@ from pathlib import Path
 import common
 import pandas as pd
 
-from bnta_lib.results import machine
+from bnta_lib.suite.store import machine
 
 HERE = Path(__file__).parent
 # The command of each; those that take longest last, where the estimate is best.

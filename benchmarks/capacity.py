@@ -20,7 +20,7 @@ import growth
 import pandas as pd
 
 from bnta_lib.files import atomic
-from bnta_lib.results import machine, write_rows
+from bnta_lib.suite.store import machine, write_rows
 from bnta_lib.settings import ROOT
 
 DOCS = ROOT / "docs" / "speed.md"

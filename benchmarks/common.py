@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from bnta_lib.results import machine, write_rows
+from bnta_lib.suite.store import machine, write_rows
 from bnta_lib.settings import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results.csv"

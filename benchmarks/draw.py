@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from bnta_lib.figures.base import COLOURS, TEXT_WIDTH, use_style
 from bnta_lib.files import atomic
-from bnta_lib.results import machine
+from bnta_lib.suite.store import machine
 
 # Okabe and Ito's; each with a marker of its own.
 LINES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"),

@@ -20,9 +20,9 @@ from pathlib import Path
 import common
 from common import Row
 
-from bnta_lib.data.benchmark import target as load_target
+from bnta_lib.rendered.benchmark import target as load_target
 from bnta_lib.data.sets import Target
-from bnta_lib.grid import grid_rows
+from bnta_lib.suite.grid import grid_rows
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import Settings, settings
 from bnta_lib.training import trained_model

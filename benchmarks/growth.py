@@ -25,11 +25,11 @@ import training
 from common import Row
 
 from bnta_lib.adaption import adapt
-from bnta_lib.data import benchmark
+from bnta_lib.rendered import benchmark
 from bnta_lib.evaluation import evaluate
 from bnta_lib.model import embed
 from bnta_lib.pairing import nearest_pairs
-from bnta_lib.results import machine, write_rows
+from bnta_lib.suite.store import machine, write_rows
 from bnta_lib.settings import Settings, settings
 from bnta_lib.training import train
 

@@ -1,6 +1,6 @@
 """What the guards measure in adaptions that are sound and in ones that do harm.
 
-The thresholds of :class:`bnta_lib.guards.Guards` were chosen from these runs: laptop profile, the
+The thresholds of :class:`bnta_lib.site.guards.Guards` were chosen from these runs: laptop profile, the
 committed weights, guards that measure and stop nothing. ``python benchmarks/guards.py`` runs them
 again (about five minutes of one core) and writes ``figures/laptop/guards.csv``, ``.png``, ``.pdf``;
 ``--figure`` draws what the CSV holds. ``--cost [--csv benchmarks/results.csv]`` measures instead what
@@ -23,10 +23,10 @@ from common import Row
 from bnta_lib.adaption import adapt
 from bnta_lib.data import load_targets
 from bnta_lib.data.sets import Target
-from bnta_lib.experiments import sample_of, score
+from bnta_lib.suite.experiments import sample_of, score
 from bnta_lib.figures.base import save_figure, use_style
 from bnta_lib.files import atomic
-from bnta_lib.guards import Guards
+from bnta_lib.site.guards import Guards
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.settings import Settings, figures_dir, settings
 from bnta_lib.training import trained_model

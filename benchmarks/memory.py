@@ -21,8 +21,8 @@ import training
 from common import Row
 
 from bnta_lib.adaption import adapt
-from bnta_lib.data import benchmark
-from bnta_lib.data.real.packed import open_pack
+from bnta_lib.rendered import benchmark
+from bnta_lib.data.packed import open_pack
 from bnta_lib.evaluation import evaluate
 from bnta_lib.model import embed
 from bnta_lib.pairing import nearest_pairs

@@ -19,8 +19,8 @@ import numpy as np
 from common import Row
 from PIL import Image
 
-from bnta_lib.data.real import packed as packing
-from bnta_lib.data.real.records import Found, Sample
+from bnta_lib.data import packed as packing
+from bnta_lib.data.records import Found, Sample
 from bnta_lib.workers import side_by_side
 
 SIZE = (256, 128)  # height and width of the paper's input

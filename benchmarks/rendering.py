@@ -1,6 +1,6 @@
 """Rendering a source of the embedded benchmark: ``python benchmarks/rendering.py``.
 
-Images a second of :func:`bnta_lib.data.benchmark.source` into an empty cache, so with parameters,
+Images a second of :func:`bnta_lib.rendered.benchmark.source` into an empty cache, so with parameters,
 pixels, digest and the file. One thread a process. With several processes each renders a source of its
 own, all begin together, and the rate is that of all images until the last process ends; the rival is
 then the rate of one process, and the ratio how many times as fast all of them are.
@@ -19,7 +19,7 @@ import common
 import torch
 from common import Row
 
-from bnta_lib.data import benchmark
+from bnta_lib.rendered import benchmark
 from bnta_lib.settings import settings
 
 SOURCE = "Market-1501"

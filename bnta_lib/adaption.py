@@ -5,7 +5,7 @@ copy of the model. What it changes are the batch-norm tensors: the statistics mu
 which follow the batches as running averages, and the affine gamma and beta of Eq. (12), which
 follow the gradient of Eq. (13). They alone make a :class:`.deltas.Delta`, which can be saved and
 put on another copy of the same model. Whether an adaption is stopped where it does harm is up to
-:mod:`.guards`.
+:mod:`bnta_lib.site.guards`.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .deltas import QUANTITIES, Delta, bn_digest, bn_tensors, images_digest, put_back
-from .losses import matching_tta_loss, positioning_loss
-from .model import BNTANet, bn_layers, conv_layers, embed, in_layers, modes_kept
-from .pairing import Pairs, check_sizes, nearest_pairs
-from .settings import Settings
+from bnta_lib.deltas import QUANTITIES, Delta, bn_digest, bn_tensors, images_digest, load_bn_tensors
+from bnta_lib.losses import matching_tta_loss, positioning_loss
+from bnta_lib.model import BNTANet, bn_layers, conv_layers, embed, in_layers, preserve_modes
+from bnta_lib.pairing import Pairs, check_sizes, nearest_pairs
+from bnta_lib.settings import Settings
 
 if TYPE_CHECKING:
-    from .guards import Guards
+    from bnta_lib.site.guards import Guards
 
 __all__ = ["LAYERS", "LOSSES", "QUANTITIES", "Adaption", "Delta", "adapt", "bn_digest", "change_rates",
            "check_images", "pair_losses"]
@@ -93,7 +93,7 @@ def adapt(
     The batches normalise by their own statistics where the mean or variance is chosen (train
     mode); otherwise by the stored ones. Raises ValueError for N < 4, 2K > N, an unknown choice or
     an argument of another kind, FloatingPointError when a loss or an adapted tensor is not
-    finite, and with guards :class:`.guards.AdaptionStopped` for that and for what they find.
+    finite, and with guards :class:`bnta_lib.site.guards.AdaptionStopped` for that and for what they find.
     Modes, gradients and random state are as before when it returns or raises.
     """
     check_images(images)
@@ -133,8 +133,8 @@ def adapt(
     moving = tuple(QUANTITIES) if reading == "restore" else quantities
     norms = bn_layers(adapted) if "bn" in layers else {}
     before = bn_tensors(adapted)
-    with modes_kept(adapted):
-        parameters = _set_free(adapted, norms, layers, moving, follow_fn, settings.tta_momentum)
+    with preserve_modes(adapted):
+        parameters = configure_model(adapted, norms, layers, moving, follow_fn, settings.tta_momentum)
         frozen = [QUANTITIES[q] for q in ("mean", "var") if q not in moving]
         steps = []
         optimiser = _optimiser(parameters, settings) if parameters and losses else None
@@ -156,7 +156,7 @@ def adapt(
                     optimiser.zero_grad()
                     values["total"].backward()
                     optimiser.step()
-                put_back(norms, before, frozen)
+                load_bn_tensors(norms, before, frozen)
                 steps.append({"step": len(steps) + 1, **{k: v.item() for k, v in values.items()}})
                 if watch is not None:
                     watch.step(adapted, steps[-1])
@@ -168,7 +168,7 @@ def adapt(
         raise FloatingPointError("the last step left values that are not finite: lower tta_lr; the "
                                  "model is unchanged")
     if reading == "restore":
-        put_back(norms, before, [QUANTITIES[q] for q in QUANTITIES if q not in quantities])
+        load_bn_tensors(norms, before, [QUANTITIES[q] for q in QUANTITIES if q not in quantities])
     for name, layer in norms.items():
         layer.num_batches_tracked.copy_(model.get_submodule(name).num_batches_tracked)
     guarded = None if watch is None else watch.end(len(steps), adapted)
@@ -196,7 +196,7 @@ def pair_losses(
     """
     order = torch.randperm(len(pairs.index), generator=torch.Generator().manual_seed(seed))
     rows = []
-    with modes_kept(model):
+    with preserve_modes(model):
         model.eval()
         for step, batch in enumerate(order.split(settings.tta_batch), start=1):
             index, part = pairs.index[batch].flatten(), pairs.part[batch]
@@ -238,7 +238,7 @@ def _check_choice(name: str, chosen: tuple[str, ...], known) -> None:
         raise ValueError(f"{name} is a tuple of {', '.join(known)}; got {chosen!r}")
 
 
-def _set_free(model, norms, layers, quantities, follow_fn, momentum) -> list[nn.Parameter]:
+def configure_model(model, norms, layers, quantities, follow_fn, momentum) -> list[nn.Parameter]:
     """Put the model in eval mode, free what Eq. (14) updates; return the free parameters."""
     model.eval().requires_grad_(False)
     free = []
@@ -268,10 +268,10 @@ def _optimiser(parameters: list[nn.Parameter], settings: Settings) -> torch.opti
 
 def _losses(model, images, part, losses, settings, follow_fn) -> dict[str, Tensor]:
     """Eq. (13), and its two terms, for one batch of pairs. Images of a pair lie side by side."""
-    maps = model.maps(images)
+    maps = model.forward_features(images)
     if follow_fn:
-        model.fn(model.pooled(maps))  # for its running statistics only
-    stripes = model.stripes_of(maps)
+        model.fn(model.global_pool(maps))  # for its running statistics only
+    stripes = model.stripe_pool(maps)
     local = model.local_features(stripes)
     pos = positioning_loss(model.fc_p(stripes))
     mat = matching_tta_loss(

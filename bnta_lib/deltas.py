@@ -26,8 +26,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .files import atomic
-from .model import bn_layers
+from bnta_lib.files import atomic
+from bnta_lib.model import bn_layers
 
 # The paper's names for what a BN layer holds, and torch's.
 QUANTITIES = {"mean": "running_mean", "var": "running_var", "gamma": "weight", "beta": "bias"}
@@ -43,7 +43,7 @@ def bn_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def put_back(norms: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], kinds: list[str]) -> None:
+def load_bn_tensors(norms: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], kinds: list[str]) -> None:
     """Write the ``kinds`` (torch's names) of the given BN layers; dtype and device stay the model's."""
     with torch.no_grad():
         for name, layer in norms.items():
@@ -106,7 +106,7 @@ class Delta:
     @staticmethod
     def between(base: nn.Module, adapted: nn.Module, meta: dict, complete: bool = True) -> Delta:
         """The delta that makes ``base`` the model ``adapted``; versions are added to ``meta``."""
-        from . import __version__
+        from bnta_lib import __version__
 
         versions = {"bnta_lib": __version__, "torch": torch.__version__}
         before = bn_tensors(base)
@@ -122,7 +122,7 @@ class Delta:
         """
         previous = bn_tensors(model)
         self.check(model, previous)
-        put_back(bn_layers(model), self.tensors, list(QUANTITIES.values()))
+        load_bn_tensors(bn_layers(model), self.tensors, list(QUANTITIES.values()))
         return Delta(previous, tensors_digest(self.tensors), {"undoes": self.base}, True,
                      model_digest(model, self.tensors), self.layers)
 
@@ -133,7 +133,7 @@ class Delta:
         try:
             yield model
         finally:  # whatever the block did to the batch-norm tensors
-            put_back(bn_layers(model), previous, list(QUANTITIES.values()))
+            load_bn_tensors(bn_layers(model), previous, list(QUANTITIES.values()))
 
     def check(self, model: nn.Module, bn: Mapping[str, Tensor] | None = None) -> None:
         """Raise ValueError, saying in which point, where the delta does not belong to ``model``.

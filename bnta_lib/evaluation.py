@@ -285,7 +285,7 @@ def top_gallery(
     return Ranking(torch.cat(index), torch.cat(right), torch.cat(rank))
 
 
-def telling_probes(before: Tensor, after: Tensor, each: int = 2) -> dict[str, Tensor]:
+def select_example_probes(before: Tensor, after: Tensor, each: int = 2) -> dict[str, Tensor]:
     """Probes to look at, by a rule: ``improved`` most, ``median`` and ``worsened`` most.
 
     ``before`` and ``after``: ranks (P,) of the first match, 0 where there is none (left out). A

@@ -30,7 +30,7 @@ def not_empty(text: str) -> str:
     return text
 
 
-def explained(error: Exception, path: str | Path) -> OSError | None:
+def friendly_os_error(error: Exception, path: str | Path) -> OSError | None:
     """An error of writing ``path`` as one that says what is wrong and what to do; None for others."""
     # Some writers put the system's error into words (safetensors) or raise one of their own while
     # they handle it (torch).
@@ -128,7 +128,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
     except Exception as error:
-        if (said := explained(error, path)) is not None:
+        if (said := friendly_os_error(error, path)) is not None:
             raise said from error
         raise
     finally:
@@ -164,7 +164,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             path.rename(old)
         partial.rename(path)
     except OSError as error:
-        if (said := explained(error, path)) is not None:
+        if (said := friendly_os_error(error, path)) is not None:
             raise said from error
         raise
     finally:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .settings import Settings
+from bnta_lib.settings import Settings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -155,15 +155,15 @@ class BNTANet(nn.Module):
         x = images.to(self.scale.device).to(self.scale.dtype) * self.scale + self.shift
         return x.contiguous(memory_format=torch.channels_last)
 
-    def maps(self, images: Tensor) -> Tensor:
+    def forward_features(self, images: Tensor) -> Tensor:
         """E(x): uint8 images (B, 3, h, w) to feature maps (B, C, h', w')."""
         return self.backbone(self.normalised(images))
 
-    def pooled(self, maps: Tensor) -> Tensor:
+    def global_pool(self, maps: Tensor) -> Tensor:
         """Eq. (1): (B, C, h', w') averaged to f, (B, C)."""
         return maps.mean(dim=(2, 3))
 
-    def stripes_of(self, maps: Tensor) -> Tensor:
+    def stripe_pool(self, maps: Tensor) -> Tensor:
         """Eq. (4): (B, C, h', w') averaged in H horizontal stripes to f^h, (B, H, C).
 
         Where H does not divide h' the bins overlap (adaptive pooling's rule).
@@ -185,9 +185,9 @@ class BNTANet(nn.Module):
         return torch.stack([fc(local[:, h]) for h, fc in enumerate(self.fc_m)], dim=1)
 
     def forward(self, images: Tensor) -> Outputs:
-        maps = self.maps(images)
-        features = self.fn(self.pooled(maps))
-        stripes = self.stripes_of(maps)
+        maps = self.forward_features(images)
+        features = self.fn(self.global_pool(maps))
+        stripes = self.stripe_pool(maps)
         local = self.local_features(stripes)
         return Outputs(
             features,
@@ -206,19 +206,19 @@ def embed(model: BNTANet, images: Tensor, batch: int = 64) -> tuple[Tensor, Tens
     The model's modes are as before when it returns.
     """
     features, local = [], []
-    with modes_kept(model):
+    with preserve_modes(model):
         for maps in _maps_of(model, images, batch):
-            features.append(model.fn(model.pooled(maps)).float().cpu())
-            local.append(model.local_features(model.stripes_of(maps)).float().cpu())
+            features.append(model.fn(model.global_pool(maps)).float().cpu())
+            local.append(model.local_features(model.stripe_pool(maps)).float().cpu())
     return torch.cat(features), torch.cat(local)
 
 
 @torch.no_grad()
 def embed_global(model: BNTANet, images: Tensor, batch: int = 64) -> Tensor:
     """The global features (N, C) of :func:`embed` alone: the same bits in less time."""
-    with modes_kept(model):
+    with preserve_modes(model):
         maps = _maps_of(model, images, batch)
-        return torch.cat([model.fn(model.pooled(own)).float().cpu() for own in maps])
+        return torch.cat([model.fn(model.global_pool(own)).float().cpu() for own in maps])
 
 
 def _maps_of(model: BNTANet, images: Tensor, batch: int) -> Iterator[Tensor]:
@@ -299,7 +299,7 @@ class _FoldedBottleneck(Bottleneck):
         return y
 
 
-class modes_kept:
+class preserve_modes:
     """Context manager: train/eval mode, requires_grad and BN momentum are restored on leaving."""
 
     def __init__(self, model: nn.Module):

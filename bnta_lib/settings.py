@@ -168,7 +168,7 @@ _FEW = dict(  # people, and a small network: seconds, not science
     tta_seeds=2,
 )
 _SMOKE = {**_LAPTOP, **_FEW, "lr_decay_epoch": 5}
-# The paper's size, and its code path with a small network on few people (:mod:`.full`).
+# The paper's size, and its code path with a small network on few people (:mod:`bnta_lib.suite.full`).
 AT_SIZE = ("paper", "rehearsal")
 _REHEARSAL = dict(_FEW, height=128, width=64, other_height=192, pretrained=False, lr=0.002, lr_decay_epoch=4)
 PROFILES = {

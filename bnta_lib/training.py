@@ -31,17 +31,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from .data.sets import ReIDSet
-from .files import atomic
-from .losses import identity_loss, matching_train_loss, positioning_loss, triplet_loss
-from .model import BNTANet, load_imagenet
-from .processes import Processes
-from .results import digest_of
-from .settings import (
+from bnta_lib.data.sets import ReIDSet
+from bnta_lib.files import atomic
+from bnta_lib.losses import identity_loss, matching_train_loss, positioning_loss, triplet_loss
+from bnta_lib.model import BNTANet, load_imagenet
+from bnta_lib.processes import Processes
+from bnta_lib.suite.store import digest_of
+from bnta_lib.settings import (
     AT_SIZE, PROFILES, Settings, cache_dir, data_folder, device_of, settings as load_settings,
-)  # fmt: skip
-from .weights import (
-    MODELS, SHAPELESS, WEAKER, OtherTraining, load_model, model_settings, read_meta, save_model, weights_path,
+)
+from bnta_lib.weights import (
+    MODELS, SHAPELESS, WEAKER, OtherTraining, load_model, model_settings, read_meta, save_model,
+    weights_path,
 )
 
 
@@ -64,7 +65,7 @@ def train(
     ``sources``: uint8 images (N, 3, h, w) with pids 1..M. The rows hold epoch, lr, the mean
     losses, accuracy of G on the (augmented) training images and seconds. On a GPU (``device``,
     default: one if there is one) the forward pass is bf16 autocast, and the images stay resident
-    where they fit (:func:`fits`); else each batch is gathered ahead of its step. With ``compile``
+    where they fit (:func:`fits_on_device`); else each batch is gathered ahead of its step. With ``compile``
     (True, or the name of a backend of torch.compile) it is compiled, which moves the last digits.
     Raises ValueError for no image, pids that are not 1..M, or a checkpoint of other settings or
     data; OutOfTime after an epoch, once it is saved, that took longer than what it left of
@@ -113,7 +114,7 @@ def train(
     left_out = not (settings.loss_id and settings.lambda1 and settings.lambda2)  # a head has no gradient
     objective = processes.averaging(objective, some_unused=left_out)
     images, labels = sources.images, (sources.pids - 1).to(device)
-    if fits(images, device):
+    if fits_on_device(images, device):
         images = images.to(device)
     bar = tqdm(
         total=settings.epochs * -(-len(images) // settings.batch), disable=not (progress and processes.main),
@@ -127,7 +128,7 @@ def train(
         sums: dict[str, float] = {}
         drawn = epoch_batches(sources.pids, settings, random)
         own = [index[processes.share(len(index), group)] for index in drawn]
-        for whole, index, batch in zip(drawn, own, gathered(images, own, device)):
+        for whole, index, batch in zip(drawn, own, prefetch_batches(images, own, device)):
             batch = augment(batch, settings, random, processes.share(len(whole), group), len(whole))
             y = labels[index.to(device)]
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -250,13 +251,13 @@ def epoch_batches(pids: Tensor, settings: Settings, random: torch.Generator) -> 
     return list(order.tensor_split(max(1, count)))
 
 
-def fits(images: Tensor, device: torch.device) -> bool:
+def fits_on_device(images: Tensor, device: torch.device) -> bool:
     """Whether images may stay on the device: always on a CPU, where nothing is copied; on a GPU if
     they take no more than half of its free memory, since training needs the rest."""
     return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
 
 
-def gathered(
+def prefetch_batches(
     images: Tensor, drawn: list[Tensor], device: torch.device, ahead: int | None = None
 ) -> Iterator[Tensor]:
     """The images (B, 3, h, w) of each batch of indices, on the device.
@@ -385,7 +386,7 @@ def trained_model(
     trained on other published sets than are there now or with other settings, and as
     :func:`.settings.device_of`.
     """
-    from .data import load_sources, pictures_in_both, real_root
+    from bnta_lib.data import load_sources, pictures_in_both, real_root
 
     begin, device = time.perf_counter(), device_of(settings.profile)
     root = real_root(data)
@@ -455,7 +456,7 @@ def _is_of(settings: Settings, name: str, meta: dict) -> bool:
 
 def _warn_of_targets(path: Path, root: Path, settings: Settings) -> None:
     """Of targets that came, or changed, after the training, which could not know them."""
-    from .data import pictures_seen
+    from bnta_lib.data import pictures_seen
 
     both = pictures_seen(settings, root)
     if both and both != read_meta(path).get("shared"):
@@ -468,7 +469,7 @@ def _check_mixture(path: Path, root: Path, settings: Settings) -> None:
 
     A folder of targets alone is taken as it is: the weights then come from elsewhere.
     """
-    from .data import real_mixture
+    from bnta_lib.data import real_mixture
 
     command = f"python -m bnta_lib.training --profile {settings.profile} --data {shlex.quote(str(root))}"
     if not path.is_file():
@@ -491,7 +492,7 @@ def trained_on(settings: Settings, data: str | Path = "embedded", name: str = "b
     Of both, which of the tables' trainings began without the profile's ImageNet weights, and which
     were for fewer epochs than it has. Raises as :func:`bnta_lib.weights.load_model`.
     """
-    from .data import pictures_seen, real_root
+    from bnta_lib.data import pictures_seen, real_root
 
     root = real_root(data)
     words = []
@@ -545,7 +546,7 @@ def training_history(
     settings: Settings, name: str = "bnta", data: str | Path = "embedded"
 ) -> pd.DataFrame:
     """The rows that :func:`train` recorded for the stored weights."""
-    from .data import real_root
+    from bnta_lib.data import real_root
 
     weights = weights_path(settings, name, real_root(data))
     if weights.is_file() and (held := read_meta(weights).get("history")):
@@ -559,7 +560,7 @@ def training_history(
 
 def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> bool:
     """Whether the stored weights of a training are there, whole, and of these data and settings."""
-    from .data import load_sources, real_root
+    from bnta_lib.data import load_sources, real_root
 
     root = real_root(data)
     path, chosen = weights_path(settings, name, root), model_settings(settings, name)
@@ -571,7 +572,7 @@ def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embed
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from .data import real_root
+    from bnta_lib.data import real_root
 
     begin = time.perf_counter()
     parser = argparse.ArgumentParser(description="Train the models of a profile; resumable.")

@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .deltas import _file_digest
-from .files import atomic
-from .model import BNTANet
-from .settings import ROOT, Settings, cache_dir, run_name
+from bnta_lib.deltas import _file_digest
+from bnta_lib.files import atomic
+from bnta_lib.model import BNTANet
+from bnta_lib.settings import ROOT, Settings, cache_dir, run_name
 
 # The six trainings of Table 3 and the settings that make them: "baseline" is L_id alone, "bnta"
 # all three losses; and that of another stripe split (see :func:`model_settings`).
@@ -35,7 +35,7 @@ MODELS = {
     "id_mat": {"lambda1": 0.0},
     "other_stripes": {},
 }
-# Weaker trainings of "bnta": on a share of the people, or for a share of the epochs (:mod:`.strength`).
+# Weaker trainings of "bnta": on a share of the people, or for a share of the epochs (:mod:`bnta_lib.suite.strength`).
 WEAKER = {
     "people_8th": (1 / 8, 1), "people_4th": (1 / 4, 1), "people_half": (1 / 2, 1),
     "epochs_8th": (1, 1 / 8), "epochs_4th": (1, 1 / 4), "epochs_half": (1, 1 / 2),

@@ -35,7 +35,7 @@ EXPECTED = (OSError, ValueError)
 def archive(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
     """Zip, tar, gz, xz and 7z, unpacked into a folder: nothing may appear beside it."""
     import py7zr
-    from bnta_lib.data.real.archives import prepare
+    from bnta_lib.data.archives import prepare
 
     files = {"a/1.txt": b"one" * 30, "a/2.txt": b"", "b.txt": bytes(range(256))}
     good = []
@@ -103,7 +103,7 @@ def weights(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
 def image(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
     """A crop, in the formats that the sets and cameras come in."""
     import numpy as np
-    from bnta_lib.data.real.records import Sample, read_image
+    from bnta_lib.data.records import Sample, read_image
     from PIL import Image
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 12, 3), np.uint8))
@@ -120,9 +120,9 @@ def image(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
 def _in_tree(place: Path, name: str, layout: str, file: str) -> tuple[list[bytes], Callable[[Path], object]]:
     """One .mat file of a published tree; the survey of the tree must not fail, whatever it holds."""
     import real_trees
-    from bnta_lib.data.real.layouts import survey
-    from bnta_lib.data.real.protocol import target_splits
-    from bnta_lib.data.real.records import read_image
+    from bnta_lib.data.layouts import survey
+    from bnta_lib.data.splits import target_splits
+    from bnta_lib.data.records import read_image
     from bnta_lib.settings import settings
 
     top = real_trees.tree(name, layout, place / "tree", people=3)
@@ -161,7 +161,7 @@ def grid(place: Path):
 
 def result(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
     """A file of the results store: read as it was written, or not at all."""
-    from bnta_lib import results
+    from bnta_lib.suite import store as results
 
     def first() -> list[dict]:
         return [{"metric": "R1", "value": 50.0, "unit": "%"}]

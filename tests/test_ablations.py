@@ -3,8 +3,9 @@ import csv
 import pytest
 import torch
 
-from bnta_lib import BNTANet, ablations, adapt, experiments, settings
-from bnta_lib.ablations import TABLE_3, TABLE_4, TABLE_5
+from bnta_lib import BNTANet, adapt, settings
+from bnta_lib.suite import ablations, experiments
+from bnta_lib.suite.ablations import TABLE_3, TABLE_4, TABLE_5
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.settings import ROOT
 from bnta_lib.weights import model_settings

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from bnta_lib.data import bank as body_bank
-from bnta_lib.data.bank import PART, PARTS, load_bank, normal_values, rest_values
+from bnta_lib.rendered import bank as body_bank
+from bnta_lib.rendered.bank import PART, PARTS, load_bank, normal_values, rest_values
 from bnta_lib.settings import ROOT
 
 FILE = ROOT / "data" / body_bank.FILE_NAME

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bnta_lib.baselines import adabn, batches, entropy, tent
+from bnta_lib.adapters import adabn, batches, entropy, tent
 from bnta_lib.model import bn_layers
 from test_adaption import moved, same, state, stem_output
 

@@ -4,7 +4,8 @@ import errno
 import numpy as np
 import pytest
 import torch
-from bnta_lib.data import benchmark, load_source, load_sources, load_targets
+from bnta_lib.rendered import benchmark
+from bnta_lib.data import load_source, load_sources, load_targets
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.settings import PAPER_SOURCES, settings
 

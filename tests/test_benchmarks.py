@@ -16,7 +16,7 @@ from bnta_lib.evaluation import evaluate
 from bnta_lib.explore import domain_explorer
 from bnta_lib.model import bn_layers, embed
 from bnta_lib.pairing import Pairs, nearest_pairs, part_distances
-from bnta_lib.results import machine
+from bnta_lib.suite.store import machine
 from bnta_lib.settings import ROOT
 
 matplotlib.use("agg")

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from bnta_lib import adapt, changes
+from bnta_lib import adapt
+from bnta_lib.suite import changes
 from bnta_lib.adaption import QUANTITIES
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.figures import changes as draw

@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-from bnta_lib import BNTANet, adapt, choices, experiments, settings
-from bnta_lib.choices import AFFINE, CHOICES, READINGS
+from bnta_lib import BNTANet, adapt, settings
+from bnta_lib.suite import choices, experiments
+from bnta_lib.suite.choices import AFFINE, CHOICES, READINGS
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.figures import base
 from bnta_lib.figures import choices as figures

@@ -5,11 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
-from bnta_lib import BNTANet, claims, experiments, settings, tables
-from bnta_lib.ablations import TABLE_3, TABLE_4, TABLE_5
-from bnta_lib.claims import CLAIMS, FAILS, HOLDS, OPEN, Claim
+from bnta_lib import BNTANet, settings
+from bnta_lib.suite import claims, experiments, tables
+from bnta_lib.suite.ablations import TABLE_3, TABLE_4, TABLE_5
+from bnta_lib.suite.claims import CLAIMS, FAILS, HOLDS, OPEN, Claim
 from bnta_lib.data.sets import ReIDSet, Split, Target
-from bnta_lib.experiments import TABLE_2
+from bnta_lib.suite.experiments import TABLE_2
 from bnta_lib.figures import base
 from bnta_lib.figures.claims import claims_figure
 from bnta_lib.model import bn_layers
@@ -358,7 +359,7 @@ def test_an_interrupted_check_says_how_to_go_on(at_work, monkeypatch, capsys):
     for named in (True, False):
         monkeypatch.setenv("BNTA_PROFILE", "paper" if named else "smoke")
         assert claims.main(["--profile", "smoke"] if named else []) == 130
-        assert "python -m bnta_lib.claims --profile smoke" in capsys.readouterr().err
+        assert "python -m bnta_lib.suite.claims --profile smoke" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_said_with_how_to_go_on(at_work, small_disk, monkeypatch, capsys):

@@ -7,8 +7,8 @@ import pytest
 
 from bnta_lib import settings, trained_model
 from bnta_lib.data import load_targets
-from bnta_lib.experiments import TABLE_2, Run, change_rows, model_digest, run_rows
-from bnta_lib.results import SHORT
+from bnta_lib.suite.experiments import TABLE_2, Run, change_rows, model_digest, run_rows
+from bnta_lib.suite.store import SHORT
 from bnta_lib.settings import ROOT
 
 # On the rows below, the largest differences seen between processors were 0.005 points of mAP and none of

@@ -14,7 +14,8 @@ import safetensors.torch
 import torch
 
 import bnta_lib
-from bnta_lib import adaption, deltas, experiments
+from bnta_lib import adaption, deltas
+from bnta_lib.suite import experiments
 from bnta_lib.adaption import adapt
 from bnta_lib.deltas import KIND, Delta, DeltaBank, bn_digest, model_digest
 from bnta_lib.model import BNTANet, bn_layers

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bnta_lib.adaption import adapt
-from bnta_lib.baselines import adabn, tent
+from bnta_lib.adapters import adabn, tent
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.evaluation import evaluate
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.settings import ROOT
-from bnta_lib.shift import bn_moments
+from bnta_lib.suite.shift import bn_moments
 from bnta_lib.training import train
 
 # Operators that PyTorch has in no deterministic form on a GPU, and that raise there in this mode: those
@@ -87,7 +87,7 @@ def test_such_an_operator_is_not_seen_where_it_is_used():
 
 ASKED = """
 import torch, bnta_lib
-from bnta_lib.results import _numerics
+from bnta_lib.suite.store import _numerics
 print(torch.are_deterministic_algorithms_enabled(), _numerics())
 """
 

@@ -17,23 +17,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnta_lib import experiments, settings as profile, sweeps, trained_model
+from bnta_lib.suite import experiments, parallel as sweeps
+from bnta_lib import settings as profile, trained_model
 from bnta_lib.adaption import adapt, change_rates, pair_losses
-from bnta_lib.baselines import adabn, tent
-from bnta_lib.changes import layer_sizes
+from bnta_lib.adapters import adabn, tent
+from bnta_lib.suite.changes import layer_sizes
 from bnta_lib.data import load_targets
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.deltas import Delta, DeltaBank, model_digest
-from bnta_lib.experiments import TABLE_2, change_rows, run_rows, score, shift_rows
+from bnta_lib.suite.experiments import TABLE_2, change_rows, run_rows, score, shift_rows
 from bnta_lib.explore import domains, layers, nk, retrieval
 from bnta_lib.figures.network import stripes_figure, trace_shapes
-from bnta_lib.grid import NONE, grid_runs
-from bnta_lib.guards import Guards
-from bnta_lib.headroom import KINDS, headroom_rows
+from bnta_lib.suite.grid import NONE, grid_runs
+from bnta_lib.site.guards import Guards
+from bnta_lib.suite.headroom import KINDS, headroom_rows
 from bnta_lib.losses import matching_tta_loss, positioning_loss
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import nearest_pairs
-from bnta_lib.shift import bn_moments, bn_outputs
+from bnta_lib.suite.shift import bn_moments, bn_outputs
 from bnta_lib.weights import load_model, save_model
 from pretended import GPU, OnGPU, pretended
 
@@ -266,9 +267,9 @@ def test_what_an_explorer_shows_mixes_devices(on_both, target, own):
 def test_what_notebooks_do_by_themselves_mixes_devices(on_both, images, own):
     def work(model):
         with torch.no_grad():  # 02: maps under stripes; 04: the losses of a batch, step by step
-            maps = model.maps(images[:4])
+            maps = model.forward_features(images[:4])
             pairs = nearest_pairs(embed(model, images)[1], 4)
-            stripes = model.stripes_of(model.maps(images[pairs.index.flatten()]))
+            stripes = model.stripe_pool(model.forward_features(images[pairs.index.flatten()]))
             local = model.local_features(stripes)
             l_pos = positioning_loss(model.fc_p(stripes))
             l_mat = matching_tta_loss(local, pairs.part, own.margin)

@@ -7,7 +7,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from bnta_lib import DeltaBank, adapt, results, run, tables
+from bnta_lib import DeltaBank, adapt
+from bnta_lib.suite import store as results, run, tables
 from bnta_lib.figures import base
 from bnta_lib.site.judge import save_ranked
 from bnta_lib.weights import save_model

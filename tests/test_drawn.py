@@ -10,7 +10,7 @@ import torch
 from bnta_lib import BNTANet, settings
 from bnta_lib.figures import network, site as pictures
 from bnta_lib.model import bn_layers
-from bnta_lib.reproduce import find_notebooks
+from bnta_lib.suite.reproduce import find_notebooks
 from bnta_lib.settings import ROOT
 from bnta_lib.site.crops import Site
 from bnta_lib.site.judge import Estimate
@@ -43,7 +43,7 @@ def test_the_network_is_drawn_with_the_shapes_that_pass_through_it(model, images
     figure = network.network_figure(shapes, own, list(images[:3]), list(images[4:10]), pairs)
     said = texts(figure)
     with torch.no_grad():
-        maps, out = model.maps(images[:2]), model(images[:2])
+        maps, out = model.forward_features(images[:2]), model(images[:2])
     assert f"{maps.shape[1]}×{maps.shape[2]}×{maps.shape[3]}" in said.replace(" ", "")
     assert f"f ({out.features.shape[1]})" in said
     assert re.search(r"M\s*=\s*7\b", said) and f"{own.width}" in said and "(13)" in said and "(14)" in said
@@ -54,7 +54,7 @@ def test_the_network_is_drawn_with_the_shapes_that_pass_through_it(model, images
 
 def test_stripes_are_framed_where_they_are_averaged(model, images):
     with torch.no_grad():
-        maps = model.maps(images[:3])
+        maps = model.forward_features(images[:3])
     figure = network.stripes_figure(images[:3], maps, 6)
     figure.canvas.draw()
     assert len(figure.axes) == 6

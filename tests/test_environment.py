@@ -151,9 +151,9 @@ def test_importing_the_library_needs_an_optional_package():
 def test_makefile_targets_are_the_plain_commands():
     """What README.md shows to people without make is what make runs."""
     for target, command in {
-        "reproduce": "-m bnta_lib.reproduce",
-        "report": "-m bnta_lib.report",
-        "paper-check": "-m bnta_lib.claims",
+        "reproduce": "-m bnta_lib.suite.reproduce",
+        "report": "-m bnta_lib.suite.report",
+        "paper-check": "-m bnta_lib.suite.claims",
         "test": "-m pytest",
         "lab": "-m jupyter lab",
         "train": "-m bnta_lib.training",

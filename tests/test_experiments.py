@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from bnta_lib import BNTANet, adapt, experiments, settings, tables
+from bnta_lib import BNTANet, adapt, settings
+from bnta_lib.suite import experiments, tables
 from bnta_lib.adaption import pair_losses
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import evaluate

@@ -11,17 +11,18 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from bnta_lib import BNTANet, adapt, experiments, grid, settings
-from bnta_lib.data import render
-from bnta_lib.data.domains import DOMAINS
+from bnta_lib import BNTANet, adapt, settings
+from bnta_lib.suite import experiments, grid
+from bnta_lib.rendered import render
+from bnta_lib.rendered.domains import DOMAINS
 from bnta_lib.data.sets import ReIDSet, Split, Target
-from bnta_lib.evaluation import Ranking, telling_probes
+from bnta_lib.evaluation import Ranking, select_example_probes
 from bnta_lib.explore import domains, layers, nk, retrieval, widgets
 from bnta_lib.figures import explore as draw
 from bnta_lib.model import bn_layers, embed
 from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import ROOT
-from bnta_lib.shift import bn_moments
+from bnta_lib.suite.shift import bn_moments
 
 
 @pytest.fixture(scope="module")
@@ -384,7 +385,7 @@ def test_probes_come_in_another_order_than_asked_for():
     best = retrieval.probe_order(before, after, retrieval.ORDERS[0]).tolist()
     assert best == [3, 0, 4, 5, 1, 2]
     assert retrieval.probe_order(before, after, retrieval.ORDERS[1]).tolist() == [1, 4, 5, 0, 3, 2]
-    telling = telling_probes(before.rank, after.rank, 1)
+    telling = select_example_probes(before.rank, after.rank, 1)
     assert best[0] == telling["improved"].item() and best[-2] == telling["worsened"].item()
     assert retrieval.probe_order(before, after, retrieval.ORDERS[2]).tolist() == [*range(6)]
     with pytest.raises(ValueError, match="unknown order"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bnta_lib import BNTANet, settings
-from bnta_lib.ablations import TABLE_5
+from bnta_lib.suite.ablations import TABLE_5
 from bnta_lib.evaluation import Ranking
 from bnta_lib.figures import adaption, base, shift, tables
 from bnta_lib.model import bn_layers

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from bnta_lib.data import load_sources, load_targets, thinned
-from bnta_lib.data.folder import read_folder, read_target, write_folder
-from bnta_lib.data.real.packed import packed
-from bnta_lib.data.real.records import Sample
+from bnta_lib.data.folders import read_folder, read_target, write_folder
+from bnta_lib.data.packed import packed
+from bnta_lib.data.records import Sample
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.settings import settings
 from bnta_lib.site import read_crops

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnta_lib import BNTANet, full, settings
-from bnta_lib.data.real.protocol import protocol_note
+from bnta_lib import BNTANet, settings
+from bnta_lib.suite import full
+from bnta_lib.data.splits import protocol_note
 from bnta_lib.settings import AT_SIZE, PROFILES, ROOT, device_of
 from bnta_lib.training import main as train_main, shortened, trained_model, trained_on
 from bnta_lib.weights import model_settings, save_model, weights_path
@@ -45,7 +46,7 @@ def test_full_size_without_imagenet_weights_is_refused_before_rendering(tmp_path
     offline = {"TORCH_HOME": str(tmp_path / "hub"), "https_proxy": "http://127.0.0.1:9", "BNTA_DEVICE": "cpu",
                "BNTA_CACHE": str(tmp_path / "cache")}
     for named in ("", absent):
-        done = subprocess.run([sys.executable, "-m", "bnta_lib.full"], cwd=ROOT, capture_output=True, text=True,
+        done = subprocess.run([sys.executable, "-m", "bnta_lib.suite.full"], cwd=ROOT, capture_output=True, text=True,
                               env={**os.environ, **offline, "BNTA_IMAGENET": named})
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
         assert "set $BNTA_IMAGENET to" in done.stderr and "--scratch" in done.stderr and named in done.stderr
@@ -89,7 +90,7 @@ def test_the_full_size_is_begun_without_a_gpu(monkeypatch, capsys):
 
 def test_a_run_that_is_out_of_time_loses_what_was_trained(tmp_path, monkeypatch):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
-    command = [sys.executable, "-m", "bnta_lib.full", "--profile", "rehearsal", "--epochs", "2",
+    command = [sys.executable, "-m", "bnta_lib.suite.full", "--profile", "rehearsal", "--epochs", "2",
                "--minutes", "0.01", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 3 and "the same command goes on" in done.stdout, done.stderr
@@ -108,7 +109,7 @@ def test_a_run_of_few_minutes_ends_before_the_first_notebook_for_ever():
 @pytest.mark.skipif(not Path(f"/proc/self/task/{os.getpid()}/children").exists(), reason="no /proc of Linux")
 def test_a_run_that_is_told_to_end_leaves_its_training_running(tmp_path, monkeypatch):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
-    command = [sys.executable, "-m", "bnta_lib.full", "--profile", "rehearsal", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "bnta_lib.suite.full", "--profile", "rehearsal", "--out", str(tmp_path / "out")]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until, children = time.monotonic() + 120, []
     told = Path(f"/proc/{run.pid}/task/{run.pid}/children")

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from bnta_lib import BNTANet, experiments, grid, settings
+from bnta_lib import BNTANet, settings
+from bnta_lib.suite import experiments, grid
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.figures import grid as draw
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import bnta_lib
 from bnta_lib.adaption import adapt
-from bnta_lib.guards import AdaptionStopped, Guards, Moves, duplicates, spread
+from bnta_lib.site.guards import AdaptionStopped, Guards, Moves, duplicates, spread
 from bnta_lib.model import bn_layers, embed
 from bnta_lib.settings import ROOT
 from test_adaption import moved, same, state

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bnta_lib.figures.data import headroom_figure
-from bnta_lib.headroom import KINDS, headroom_scores, headroom_table, rank_1_among
+from bnta_lib.suite.headroom import KINDS, headroom_scores, headroom_table, rank_1_among
 
 
 def brute_force(rank: int, gallery: int, size: int) -> float:

@@ -7,7 +7,7 @@ import torch
 from bnta_lib import settings
 from bnta_lib.data import load_targets
 from bnta_lib.data import integrity
-from bnta_lib.data.folder import write_folder
+from bnta_lib.data.folders import write_folder
 from bnta_lib.data.integrity import checksums, problems, shared
 from bnta_lib.data.sets import ReIDSet, Split, Target
 

@@ -12,7 +12,7 @@ from torchvision.transforms.functional import normalize
 
 from bnta_lib.model import (
     Backbone, BNTANet, InstanceNorm, bn_layers, conv_layers, count_parameters, embed, embed_global, folded,
-    in_layers, load_imagenet, modes_kept,
+    in_layers, load_imagenet, preserve_modes,
 )  # fmt: skip
 from bnta_lib.settings import settings
 
@@ -110,14 +110,14 @@ def test_images_are_not_normalised_as_imagenets(model, images):
     expected = normalize(images / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     with torch.no_grad():
         torch.testing.assert_close(
-            model.maps(images), model.backbone(expected), rtol=1e-3, atol=1e-4
+            model.forward_features(images), model.backbone(expected), rtol=1e-3, atol=1e-4
         )
 
 
 @pytest.mark.parametrize("rows", [3, 6, 8, 16, 2])
 def test_stripes_are_not_the_means_of_adaptive_bins(model, rows):
     maps = torch.randn(2, 4, rows, 3, dtype=torch.float64)
-    stripes = model.stripes_of(maps)
+    stripes = model.stripe_pool(maps)
     assert stripes.shape == (2, 3, 4)
     for h in range(3):
         first, last = math.floor(h * rows / 3), math.ceil((h + 1) * rows / 3)
@@ -140,9 +140,9 @@ def test_forward_gives_other_shapes_or_heads_on_other_features(model, images):
     assert [tuple(t.shape) for t in out] == [(10, 128), (10, 5), (10, 3, 3), (10, 3, 8), (10, 3, 5)]
     torch.testing.assert_close(out.logits, out.features @ model.fc_g.weight.T)
     with torch.no_grad():
-        maps = model.maps(images)
+        maps = model.forward_features(images)
     torch.testing.assert_close(out.features, model.fn(maps.mean((2, 3))))
-    torch.testing.assert_close(out.positions, model.stripes_of(maps) @ model.fc_p.weight.T)
+    torch.testing.assert_close(out.positions, model.stripe_pool(maps) @ model.fc_p.weight.T)
     for h in range(3):
         torch.testing.assert_close(
             out.local_logits[:, h], out.local[:, h] @ model.fc_m[h].weight.T
@@ -188,7 +188,7 @@ def test_folding_changes_the_function_or_the_model(model, images):
     model.backbone.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         twin = folded(model.backbone)
-        torch.testing.assert_close(twin(model.normalised(images)), model.maps(images), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(twin(model.normalised(images)), model.forward_features(images), rtol=1e-3, atol=1e-4)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in twin.modules())
     assert len([m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]) == 53
     assert len(calls) == 2  # whoever watches the model watches its copy
@@ -291,7 +291,7 @@ def test_modes_are_lost_after_an_error(model):
                 [m.momentum for m in bn_layers(model).values()])
 
     before = state()
-    with pytest.raises(RuntimeError, match="stop"), modes_kept(model):
+    with pytest.raises(RuntimeError, match="stop"), preserve_modes(model):
         model.train().requires_grad_(True)
         for layer in bn_layers(model).values():
             layer.momentum = None

@@ -7,8 +7,8 @@ import nbformat
 import papermill
 import pytest
 
-from bnta_lib.reproduce import find_notebooks
-from bnta_lib.run import OPTIONAL
+from bnta_lib.suite.reproduce import find_notebooks
+from bnta_lib.suite.run import OPTIONAL
 from bnta_lib.settings import ROOT
 
 NOTEBOOKS = find_notebooks()

@@ -6,11 +6,11 @@ import torch
 
 from bnta_lib import BNTANet, settings
 from bnta_lib.data.sets import ReIDSet, Split, Target
-from bnta_lib.data.statistics import image_statistics, through_cameras
-from bnta_lib.environment import check_environment, shown, styled_check
+from bnta_lib.rendered.statistics import image_statistics, through_cameras
+from bnta_lib.suite.environment import check_environment, shown, styled_check
 from bnta_lib.figures.network import stripe_rows, trace_shapes
 from bnta_lib.settings import ROOT
-from bnta_lib.tables import table_1
+from bnta_lib.suite.tables import table_1
 
 
 def test_statistics_of_plain_images_are_those_of_their_colour():
@@ -40,7 +40,7 @@ def test_stripes_drawn_are_the_rows_that_are_averaged(rows):
     with torch.device("meta"):
         model = BNTANet(4, current)
     maps = torch.eye(rows)[None, :, :, None].expand(1, rows, rows, 3)  # channel r: row r alone
-    averaged = model.stripes_of(maps)[0] > 0
+    averaged = model.stripe_pool(maps)[0] > 0
     drawn = torch.zeros(current.stripes, rows, dtype=torch.bool)
     for h, (start, end) in enumerate(stripe_rows(rows, current.stripes)):
         drawn[h, start:end] = True

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bnta_lib.evaluation import evaluate, telling_probes, top_gallery
+from bnta_lib.evaluation import evaluate, select_example_probes, top_gallery
 from bnta_lib.pairing import nearest_pairs, part_distances
 
 
@@ -71,28 +71,28 @@ def test_a_gallery_too_small_is_named(sides):
 def test_probes_are_chosen_by_the_ratio_of_ranks():
     before = torch.tensor([250, 12, 5, 5, 1, 1, 0, 9])
     after = torch.tensor([120, 1, 5, 5, 2, 40, 3, 0])
-    chosen = telling_probes(before, after, each=1)
+    chosen = select_example_probes(before, after, each=1)
     assert {k: v.tolist() for k, v in chosen.items()} == {
         "improved": [1], "median": [2], "worsened": [5]}
-    two = telling_probes(before, after, each=2)
+    two = select_example_probes(before, after, each=2)
     assert two["improved"].tolist() == [1, 0] and two["worsened"].tolist() == [5, 4]
     assert not set(two["median"].tolist()) & {0, 1, 4, 5, 6, 7}
 
 
 def test_two_of_each_are_chosen_unless_said():
     before = torch.arange(1, 21)
-    assert {len(own) for own in telling_probes(before, before.flip(0)).values()} == {2}
+    assert {len(own) for own in select_example_probes(before, before.flip(0)).values()} == {2}
 
 
 def test_no_probe_is_chosen_twice_where_there_are_few():
-    chosen = telling_probes(torch.tensor([3, 2, 1, 4]), torch.tensor([1, 2, 3, 4]), each=2)
+    chosen = select_example_probes(torch.tensor([3, 2, 1, 4]), torch.tensor([1, 2, 3, 4]), each=2)
     every = torch.cat(list(chosen.values())).tolist()
     assert len(every) == len(set(every)) == 3
 
 
 def test_a_choice_among_no_probes_is_no_index():
     nobody = torch.zeros(3, dtype=torch.int64)
-    for own in telling_probes(nobody, nobody).values():
+    for own in select_example_probes(nobody, nobody).values():
         assert nobody[own].tolist() == []
 
 

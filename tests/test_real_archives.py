@@ -22,8 +22,8 @@ import py7zr
 import pytest
 from apart import begun, ended
 from bnta_lib.data.__main__ import main
-from bnta_lib.data.real import archives
-from bnta_lib.data.real.archives import checked_name, prepare, unfinished
+from bnta_lib.data import archives
+from bnta_lib.data.archives import checked_name, prepare, unfinished
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from real_trees import tree as set_tree

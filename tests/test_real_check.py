@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import scipy.io
 from bnta_lib.data.__main__ import main
-from bnta_lib.data.real import check as checking
-from bnta_lib.data.real.catalogue import CATALOGUE
-from bnta_lib.data.real.check import check, differing
-from bnta_lib.data.real.layouts import find_sets
-from bnta_lib.data.real.records import Found, Sample
+from bnta_lib.data import check as checking
+from bnta_lib.data.catalogue import CATALOGUE
+from bnta_lib.data.check import check, differing
+from bnta_lib.data.layouts import find_sets
+from bnta_lib.data.records import Found, Sample
 from bnta_lib.settings import PAPER_SOURCES
 from PIL import Image
 from real_trees import LAYOUTS, TOP, crop, full_names, full_tree, pixel, tree, write_person_mat

@@ -17,9 +17,9 @@ import py7zr
 import pytest
 from apart import begun, ended
 from bnta_lib.data.__main__ import main
-from bnta_lib.data.real import archives, downloads
-from bnta_lib.data.real.catalogue import CATALOGUE
-from bnta_lib.data.real.downloads import NeedsAgreement, digest, fetch
+from bnta_lib.data import archives, downloads
+from bnta_lib.data.catalogue import CATALOGUE
+from bnta_lib.data.downloads import NeedsAgreement, digest, fetch
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

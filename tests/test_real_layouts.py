@@ -15,11 +15,11 @@ import pytest
 import real_trees
 import scipy.io
 import torch
-from bnta_lib.data.folder import write_folder
-from bnta_lib.data.real import layouts
-from bnta_lib.data.real.catalogue import CATALOGUE, DISTRACTORS, JUNK
-from bnta_lib.data.real.layouts import find_sets, survey
-from bnta_lib.data.real.records import read_image
+from bnta_lib.data.folders import write_folder
+from bnta_lib.data import layouts
+from bnta_lib.data.catalogue import CATALOGUE, DISTRACTORS, JUNK
+from bnta_lib.data.layouts import find_sets, survey
+from bnta_lib.data.records import read_image
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.settings import PAPER_SOURCES
 from hypothesis import given, settings
@@ -506,7 +506,7 @@ def test_a_pipe_that_is_named_as_an_image_is_never_opened(tmp_path):
 
 def test_a_root_that_may_not_be_read_is_not_called_empty(tmp_path):
     """As another user: root may read everything."""
-    code = ("import os, sys; from bnta_lib.data.real.layouts import survey\n"
+    code = ("import os, sys; from bnta_lib.data.layouts import survey\n"
             "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
             "try: survey(sys.argv[1])\nexcept PermissionError as error: print(error)")
     closed = tmp_path / "closed"

@@ -8,9 +8,9 @@ import pytest
 import real_trees
 
 from bnta_lib.data import load_targets
-from bnta_lib.data.real.mixture import mixture
-from bnta_lib.data.real.layouts import find_sets
-from bnta_lib.reproduce import NOTEBOOKS, find_notebooks, run_notebook
+from bnta_lib.data.mixture import mixture
+from bnta_lib.data.layouts import find_sets
+from bnta_lib.suite.reproduce import NOTEBOOKS, find_notebooks, run_notebook
 from bnta_lib.settings import PAPER_SOURCES, figures_dir, run_name, settings
 
 

@@ -15,12 +15,12 @@ import torch
 from apart import begun, ended
 from PIL import Image, ImageOps
 
-from bnta_lib.data import benchmark
-from bnta_lib.data.real import packed as packing, records
-from bnta_lib.data.real.packed import open_pack, packed
-from bnta_lib.data.real.records import Found, Sample
+from bnta_lib.rendered import benchmark
+from bnta_lib.data import packed as packing, records
+from bnta_lib.data.packed import open_pack, packed
+from bnta_lib.data.records import Found, Sample
 from bnta_lib.data.sets import ReIDSet
-from bnta_lib.training import gathered, train
+from bnta_lib.training import prefetch_batches, train
 
 SIZE = (64, 32)
 
@@ -485,7 +485,7 @@ def test_opening_or_drawing_reads_a_whole_pack(tmp_path):
     data = pack.mixed("all")
     assert time.perf_counter() - start < 2  # to read it takes minutes
     drawn = list(torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:32].split(8))
-    for batch in gathered(data.images, drawn, torch.device("cpu")):
+    for batch in prefetch_batches(data.images, drawn, torch.device("cpu")):
         assert batch.shape == (8, *shape[1:]) and not batch.any()
     assert resident() - before < 300  # MB; the batches are 50
 
@@ -496,10 +496,10 @@ def test_opening_or_drawing_reads_a_whole_pack(tmp_path):
 @pytest.mark.parametrize("ahead", [0, 1, 2, 50])
 def test_batches_gathered_ahead_are_others(images, ahead):
     drawn = [torch.tensor(rows) for rows in ([3, 1], [0, 0, 9], [5], [2, 4])]
-    got = list(gathered(images, drawn, torch.device("cpu"), ahead))
+    got = list(prefetch_batches(images, drawn, torch.device("cpu"), ahead))
     assert len(got) == 4 and all(torch.equal(a, images[i]) for a, i in zip(got, drawn))
-    assert list(gathered(images, [], torch.device("cpu"), ahead)) == []
-    wrong = gathered(images, [*drawn, torch.tensor([99])], torch.device("cpu"), ahead)
+    assert list(prefetch_batches(images, [], torch.device("cpu"), ahead)) == []
+    wrong = prefetch_batches(images, [*drawn, torch.tensor([99])], torch.device("cpu"), ahead)
     with pytest.raises(IndexError):
         list(wrong)
 

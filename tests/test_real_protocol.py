@@ -20,18 +20,18 @@ from bnta_lib import training
 from bnta_lib.data import (
     find_real, found_table, load_source_samples, load_sources, load_targets, real_root, training_sources,
 )  # fmt: skip
-from bnta_lib.data.folder import write_folder
-from bnta_lib.data.real import matlab, protocol
-from bnta_lib.data.real.layouts import find_sets
-from bnta_lib.data.real.mixture import mixture, some_of
-from bnta_lib.data.real.protocol import (
+from bnta_lib.data.folders import write_folder
+from bnta_lib.data import matlab, splits as protocol
+from bnta_lib.data.layouts import find_sets
+from bnta_lib.data.mixture import mixture, some_of
+from bnta_lib.data.splits import (
     PEOPLE, SIZES, committed_splits, draw_splits, official_splits, protocol_note, target_splits,
     with_protocol, write_splits,
-)  # fmt: skip
-from bnta_lib.data.real.records import Found, Sample
+)
+from bnta_lib.data.records import Found, Sample
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.evaluation import evaluate
-from bnta_lib.reproduce import parameters_of
+from bnta_lib.suite.reproduce import parameters_of
 from bnta_lib.settings import PAPER_SOURCES, run_name, settings
 from bnta_lib.weights import weights_path
 

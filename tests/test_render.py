@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from bnta_lib.data import places, render, scene
-from bnta_lib.data.domains import COLOURS, DOMAINS
+from bnta_lib.rendered import places, render, scene
+from bnta_lib.rendered.domains import COLOURS, DOMAINS
 
 SIZE = (96, 48)
 # sha256 of eight images of each domain (two people, four shots over the cameras), 96 x 48.

@@ -13,7 +13,7 @@ import pytest
 from apart import begun, ended
 from PIL import Image
 
-from bnta_lib import pages, report, results, tables
+from bnta_lib.suite import pages, report, store as results, tables
 from bnta_lib.settings import ROOT
 
 LAPTOP = ROOT / "figures" / "laptop"

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from bnta_lib import reproduce
+from bnta_lib.suite import reproduce
 from bnta_lib.settings import PROFILES, settings
 
 PARAMETERS = "profile = None\ndata = 'embedded'"
@@ -295,7 +295,7 @@ def test_full_disk_under_the_report_says_how_to_make_it_alone(place, capsys, mon
     monkeypatch.setattr(reproduce, "build", fails)
     assert reproduce_in(place) == 1
     said = capsys.readouterr().err
-    assert "The disk is full" in said and "python -m bnta_lib.report --profile smoke" in said
+    assert "The disk is full" in said and "python -m bnta_lib.suite.report --profile smoke" in said
     assert "--only" not in said
 
 
@@ -305,7 +305,7 @@ def test_a_check_that_fails_decides_the_exit_code_and_some_notebooks_are_not_che
     write_notebook(place / "notebooks" / "00_a.ipynb", "1")
     monkeypatch.setattr(reproduce, "check_paper", lambda profile: 130)
     assert reproduce_in(place) == 130
-    assert "python -m bnta_lib.report" in capsys.readouterr().err
+    assert "python -m bnta_lib.suite.report" in capsys.readouterr().err
     write_notebook(place / "notebooks" / "01_b.ipynb", "1")
     assert reproduce_in(place, "--only", "01") == 130  # all are done, in parts
     monkeypatch.setattr(reproduce, "check_paper", lambda profile: 0)
@@ -344,7 +344,7 @@ def test_a_stop_under_the_report_of_some_notebooks_asks_for_a_whole_run(place, c
     monkeypatch.setattr(reproduce, "build", interrupted)
     assert reproduce_in(place, "--only", "01") == 130
     said = capsys.readouterr().err
-    assert "bnta_lib.reproduce --profile smoke" in said and said.strip().endswith("--only 01")
+    assert "bnta_lib.suite.reproduce --profile smoke" in said and said.strip().endswith("--only 01")
 
 
 def test_a_relative_folder_of_figures_is_another_one_for_the_notebooks(place, monkeypatch):

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from bnta_lib import results
-from bnta_lib.results import measured
+from bnta_lib.suite import store as results
+from bnta_lib.suite.store import measured
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_a_file_of_the_store_counts_twice_or_for_another_profile(tmp_path, monke
 
 SWEEP = """
 import sys, time
-from bnta_lib.results import measured
+from bnta_lib.suite.store import measured
 for seed in range(40):
     def measure():
         time.sleep(0.02)
@@ -256,7 +256,7 @@ def test_a_measurement_is_read_back_under_the_key_of_another(measure):
 
 def test_code_that_runs_is_stored_as_what_the_files_became_meanwhile(monkeypatch):
     before = results.code_digest()
-    other = {name: text + b"# edited" if name == "baselines" else text for name, text in results._LOADED.items()}
+    other = {name: text + b"# edited" if name == "adapters" else text for name, text in results._LOADED.items()}
     monkeypatch.setattr(results, "_LOADED", other)  # as if the files had been so when this process began
     assert results.code_digest() != before, "it looks at the files as they are now"
     monkeypatch.setitem(sys.modules, "IPython.extensions.autoreload", results)  # it runs what they are now

@@ -10,8 +10,8 @@ import time
 import nbformat
 import pytest
 
-from bnta_lib import run
-from bnta_lib.reproduce import NOTEBOOKS
+from bnta_lib.suite import run
+from bnta_lib.suite.reproduce import NOTEBOOKS
 
 SITE = NOTEBOOKS / "11_your_own_gallery.ipynb"
 
@@ -91,7 +91,7 @@ def test_paths_are_those_of_the_callers_folder_and_the_end_is_told(tmp_path):
     elsewhere.mkdir()
     write(elsewhere / "n.ipynb", "name = None", "print(open(name).read())", "raise ValueError('no such\nthing')")
     (tmp_path / "mine.txt").write_text("what it read")
-    command = [sys.executable, "-m", "bnta_lib.run", "notebooks/n.ipynb", "r.ipynb", "-p", "name", "mine.txt"]
+    command = [sys.executable, "-m", "bnta_lib.suite.run", "notebooks/n.ipynb", "r.ipynb", "-p", "name", "mine.txt"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "failed in code cell 3 of 3" in done.stderr and "as far as it ran: r.failed.ipynb" in done.stderr
@@ -152,7 +152,7 @@ def test_figures_of_own_parameters_are_taken_for_those_of_the_whole_run(tmp_path
 
 def test_a_run_that_was_killed_leaves_its_litter_for_ever(tmp_path):
     write(tmp_path / "n.ipynb", "wait = True", "import time\nopen('began', 'w')\nwhile wait: time.sleep(0.1)")
-    command = [sys.executable, "-m", "bnta_lib.run", "n.ipynb", "r.ipynb"]
+    command = [sys.executable, "-m", "bnta_lib.suite.run", "n.ipynb", "r.ipynb"]
     for number, code in ((signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)):
         process = subprocess.Popen(command, cwd=tmp_path)
         while not (tmp_path / "began").exists():

@@ -5,9 +5,9 @@ import torch
 from bnta_lib import BNTANet, settings
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.model import bn_layers
-from bnta_lib.shift import (
-    bn_moments, bn_outputs, channel_distances, channel_shift, closer_by_target,
-    most_shifted_layer, shift_by_layer, source_sample,
+from bnta_lib.suite.shift import (
+    bn_moments, bn_outputs, channel_distances, channel_shift, closer_by_target, most_shifted_layer,
+    shift_by_layer, source_sample,
 )
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bnta_lib.data.domains import DOMAINS
+from bnta_lib.rendered.domains import DOMAINS
 from bnta_lib.settings import settings
 from bnta_lib.site import judge, rendered_site
 from bnta_lib.site.crops import Site

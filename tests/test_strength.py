@@ -2,7 +2,8 @@ import pandas as pd
 import pytest
 import torch
 
-from bnta_lib import settings, strength
+from bnta_lib import settings
+from bnta_lib.suite import strength
 from bnta_lib.data import thinned
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.figures.strength import strength_figure

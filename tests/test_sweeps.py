@@ -13,7 +13,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bnta_lib import BNTANet, experiments, results, settings, sweeps
+from bnta_lib import BNTANet, settings
+from bnta_lib.suite import experiments, store as results, parallel as sweeps
 from bnta_lib.data.sets import ReIDSet, Split, Target
 
 TIMED = ("seconds", "machine")

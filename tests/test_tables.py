@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bnta_lib import BNTANet, pages, settings, tables
-from bnta_lib.ablations import TABLE_3, TABLE_4, TABLE_5
+from bnta_lib import BNTANet, settings
+from bnta_lib.suite import pages, tables
+from bnta_lib.suite.ablations import TABLE_3, TABLE_4, TABLE_5
 
 
 def tidy(values: dict) -> pd.DataFrame:
@@ -355,11 +356,11 @@ def test_table_4_sets_cited_and_measured_apart(rows_4, net):
 
 
 def test_what_conv_moves_is_what_adaption_frees(net):
-    from bnta_lib.adaption import _set_free
+    from bnta_lib.adaption import configure_model
 
     note = tables.table_4_note(net)
     modes = [(p, p.requires_grad) for p in net.parameters()]
-    free = _set_free(net, {}, ("conv",), (), True, 0.1)
+    free = configure_model(net, {}, ("conv",), (), True, 0.1)
     for parameter, before in modes:
         parameter.requires_grad_(before)
     assert f"Conv moves {sum(p.numel() for p in free):,} here" in note

@@ -29,11 +29,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from bnta_lib import BNTANet, Delta, adapt, experiments, settings, sweeps, trained_model
-from bnta_lib.data import benchmark
-from bnta_lib.data.real.archives import prepare
-from bnta_lib.data.real.packed import packed
-from bnta_lib.data.real.records import Sample
+from bnta_lib import BNTANet, Delta, adapt, settings, trained_model
+from bnta_lib.suite import experiments, parallel as sweeps
+from bnta_lib.rendered import benchmark
+from bnta_lib.data.archives import prepare
+from bnta_lib.data.packed import packed
+from bnta_lib.data.records import Sample
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.settings import ROOT, SOURCES, cache_dir, figures_dir, run_name
 from bnta_lib.training import training_history
@@ -138,7 +139,7 @@ def batch(folder: Path, shared: Path) -> str:
         crops.mkdir(exist_ok=True)
         Image.fromarray(np.kron(noise, np.ones((20, 18, 1), np.uint8))).save(crops / f"{k}.png")
     out, record = folder / "out", folder / "record.ipynb"
-    command = [sys.executable, "-m", "bnta_lib.run", str(ROOT / "notebooks" / "11_your_own_gallery.ipynb"),
+    command = [sys.executable, "-m", "bnta_lib.suite.run", str(ROOT / "notebooks" / "11_your_own_gallery.ipynb"),
                str(record), "-p", "images", str(crops), "-p", "probes", str(crops), "-p", "out", str(out),
                "-p", "profile", "smoke", "-p", "progress", "False"]
     try:

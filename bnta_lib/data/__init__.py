@@ -16,15 +16,16 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from bnta_lib.data import benchmark, folder
-from bnta_lib.data.benchmark import SOURCES, TARGETS
+from bnta_lib.rendered import benchmark
+from bnta_lib.data import folders as folder
+from bnta_lib.rendered.benchmark import SOURCES, TARGETS
 from bnta_lib.data.integrity import problems, shared
-from bnta_lib.data.real.catalogue import CATALOGUE
-from bnta_lib.data.real.layouts import find_sets
-from bnta_lib.data.real.mixture import Mixture, mixture, some_of
-from bnta_lib.data.real.packed import Packed, pack_at_hand, packed
-from bnta_lib.data.real.protocol import target_splits
-from bnta_lib.data.real.records import Found
+from bnta_lib.data.catalogue import CATALOGUE
+from bnta_lib.data.layouts import find_sets
+from bnta_lib.data.mixture import Mixture, mixture, some_of
+from bnta_lib.data.packed import Packed, pack_at_hand, packed
+from bnta_lib.data.splits import target_splits
+from bnta_lib.data.records import Found
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.settings import data_folder
 

@@ -4,6 +4,6 @@ What a widget shows is computed by the functions of the modules here, without wi
 browser; :mod:`.widgets` lays sliders over them. Drawing is in :mod:`bnta_lib.figures.explore`.
 """
 
-from .widgets import domain_explorer, layer_explorer, nk_explorer, retrieval_explorer
+from bnta_lib.explore.widgets import domain_explorer, layer_explorer, nk_explorer, retrieval_explorer
 
 __all__ = ["domain_explorer", "layer_explorer", "nk_explorer", "retrieval_explorer"]

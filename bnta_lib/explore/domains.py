@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..data import render, scene
-from ..data.domains import DOMAINS
-from ..model import BNTANet
+from bnta_lib.rendered import render, scene
+from bnta_lib.rendered.domains import DOMAINS
+from bnta_lib.model import BNTANet
 
-# What can be turned: the lowest and highest value, the step; units as in bnta_lib.data.domains.
+# What can be turned: the lowest and highest value, the step; units as in bnta_lib.rendered.domains.
 TURNED = {"exposure": (0.3, 2.5, 0.05), "haze": (0.0, 0.5, 0.01), "resolution": (0.2, 1.0, 0.02),
           "noise": (0.0, 0.1, 0.002)}
 

@@ -11,11 +11,11 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from ..adaption import QUANTITIES, adapt, change_rates
-from ..data.sets import ReIDSet, Target
-from ..model import BNTANet, bn_layers, modes_kept
-from ..settings import Settings
-from ..shift import bn_moments, shift_by_layer, source_sample
+from bnta_lib.adaption import QUANTITIES, adapt, change_rates
+from bnta_lib.data.sets import ReIDSet, Target
+from bnta_lib.model import BNTANet, bn_layers, preserve_modes
+from bnta_lib.settings import Settings
+from bnta_lib.suite.shift import bn_moments, shift_by_layer, source_sample
 
 KINDS = ("source", "frozen", "adapted")
 VALUES = 400  # values kept of a channel
@@ -47,7 +47,7 @@ def layer_books(
     """A book for each target: the model adapted to a split's gallery, and the outputs of all layers.
 
     Outputs are those on at most ``images`` images a side, evenly spread: of all given sources, and of
-    the target's probes and gallery. Distances are those of :mod:`bnta_lib.shift`, on these images.
+    the target's probes and gallery. Distances are those of :mod:`bnta_lib.suite.shift`, on these images.
     """
     seen = source_sample(sources, max(1, images // len(sources)))
     moments, of_source = bn_moments(model, seen), normalised_outputs(model, seen)
@@ -91,12 +91,12 @@ def normalised_outputs(model: BNTANet, images: Tensor, values: int = VALUES) -> 
 
     handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in bn_layers(model).items()]
     try:
-        with modes_kept(model):
+        with preserve_modes(model):
             model.eval()
             for chunk in images.split(128):
-                maps = model.maps(chunk)
-                model.fn(model.pooled(maps))
-                model.local_features(model.stripes_of(maps))
+                maps = model.forward_features(chunk)
+                model.fn(model.global_pool(maps))
+                model.local_features(model.stripe_pool(maps))
     finally:
         for handle in handles:
             handle.remove()

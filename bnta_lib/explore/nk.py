@@ -18,14 +18,14 @@ import pandas as pd
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..adaption import adapt
-from ..choices import CHOICES
-from ..data.sets import Target
-from ..experiments import Bench, Run, run_rows, sample_of, score
-from ..grid import NONE, PARTS, grid_runs
-from ..model import BNTANet, embed
-from ..pairing import Pairs, check_sizes, nearest_pairs
-from ..settings import ROOT, Settings
+from bnta_lib.adaption import adapt
+from bnta_lib.suite.choices import CHOICES
+from bnta_lib.data.sets import Target
+from bnta_lib.suite.experiments import Bench, Run, run_rows, sample_of, score
+from bnta_lib.suite.grid import NONE, PARTS, grid_runs
+from bnta_lib.model import BNTANet, embed
+from bnta_lib.pairing import Pairs, check_sizes, nearest_pairs
+from bnta_lib.settings import ROOT, Settings
 
 METRICS = ("R1", "R5", "R10", "mAP")
 KEYS = ["target", "split", "N", "K", "momentum"]  # N = K = 0 and momentum NaN: no adaption
@@ -40,7 +40,7 @@ class Cancelled(Exception):
 
 
 def cells_of(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """Cells of rows of :func:`bnta_lib.grid.grid_rows`, a row a cell: COLUMNS, all ``live`` False.
+    """Cells of rows of :func:`bnta_lib.suite.grid.grid_rows`, a row a cell: COLUMNS, all ``live`` False.
 
     ``rows`` may have a column ``momentum``; without one it is that of ``settings``.
     """
@@ -55,7 +55,7 @@ def cells_of(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
 
 
 def momentum_runs() -> dict[float, Run]:
-    """The runs of :mod:`bnta_lib.choices` that differ in momentum alone: N and K at their defaults."""
+    """The runs of :mod:`bnta_lib.suite.choices` that differ in momentum alone: N and K at their defaults."""
     return {value.place: value.run for value in CHOICES["momentum"].values}
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..data.sets import Split, Target
-from ..evaluation import Ranking, top_gallery
-from ..model import BNTANet, embed_global
-from ..settings import Settings
+from bnta_lib.data.sets import Split, Target
+from bnta_lib.evaluation import Ranking, top_gallery
+from bnta_lib.model import BNTANet, embed_global
+from bnta_lib.settings import Settings
 
 ORDERS = ("most improved first", "most worsened first", "as they come")
 
@@ -27,7 +27,7 @@ def ranking_of(
 def probe_order(before: Ranking, after: Ranking, order: str) -> Tensor:
     """Probes (P,) sorted by how the rank of their first match changed, as one of ORDERS says.
 
-    A change is the ratio of the ranks, as in :func:`bnta_lib.evaluation.telling_probes`; probes
+    A change is the ratio of the ranks, as in :func:`bnta_lib.evaluation.select_example_probes`; probes
     without a match come last. Raises ValueError for an unknown order.
     """
     if order not in ORDERS:

@@ -22,16 +22,16 @@ from IPython.display import Image as Still
 from PIL import Image
 from torch import Tensor
 
-from ..data import load_targets
-from ..data.sets import ReIDSet, Split, Target
-from ..evaluation import Ranking
-from ..figures import explore as draw
-from ..figures.grid import PAPERS
-from ..model import BNTANet
-from ..settings import Settings
-from ..settings import settings as load_settings
-from ..training import trained_model
-from . import domains, layers, nk, retrieval
+from bnta_lib.data import load_targets
+from bnta_lib.data.sets import ReIDSet, Split, Target
+from bnta_lib.evaluation import Ranking
+from bnta_lib.figures import explore as draw
+from bnta_lib.figures.grid import PAPERS
+from bnta_lib.model import BNTANet
+from bnta_lib.settings import Settings
+from bnta_lib.settings import settings as load_settings
+from bnta_lib.training import trained_model
+from bnta_lib.explore import domains, layers, nk, retrieval
 
 NO_KERNEL = "Sliders: they move in JupyterLab, when this notebook is run there (make lab)."
 _WIDE = W.Layout(width="420px")
@@ -287,7 +287,7 @@ def nk_explorer(
 ) -> NKExplorer:
     """Sliders for N, K, target, split and momentum over what is measured, and a button to measure.
 
-    ``profile`` and ``data`` as in the notebooks. ``rows`` (of :func:`bnta_lib.grid.grid_rows`),
+    ``profile`` and ``data`` as in the notebooks. ``rows`` (of :func:`bnta_lib.suite.grid.grid_rows`),
     ``model`` and ``targets``: where they are at hand. What the results store has for this model and
     these targets is added. The rows committed with the suite fill the cells that neither has, if they
     are of this model; a note in the explorer names them. Embeds all targets and pairs all samples once. Raises what

@@ -14,11 +14,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
-from ..evaluation import Ranking
-from ..pairing import Pairs
-from ..settings import Settings
-from .base import COLOURS, TEXT_WIDTH, mark_stages, show_image
-from .network import stripe_rows
+from bnta_lib.evaluation import Ranking
+from bnta_lib.pairing import Pairs
+from bnta_lib.settings import Settings
+from bnta_lib.figures.base import COLOURS, TEXT_WIDTH, mark_stages, show_image
+from bnta_lib.figures.network import stripe_rows
 
 SYMBOLS = {"mean": r"$\mu$", "var": r"$\sigma^2$", "gamma": r"$\gamma$", "beta": r"$\beta$"}
 LOSS_NAMES = {"pos": r"$L_{pos}$", "mat": r"$L_{mat}^{tta}$"}
@@ -176,7 +176,7 @@ def retrieval_figure(
     """Chosen probes, each with its nearest gallery images before and after adaption.
 
     ``probes`` (P, 3, h, w), ``gallery`` (G, 3, h, w): uint8. ``chosen``: groups of probe indices
-    as :func:`bnta_lib.evaluation.telling_probes` gives. The probe's person is framed and ticked,
+    as :func:`bnta_lib.evaluation.select_example_probes` gives. The probe's person is framed and ticked,
     others are framed in the other colour and crossed.
     """
     entries = [(group, int(p)) for group, indices in chosen.items() for p in indices]

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..files import atomic
-from ..settings import figures_dir
+from bnta_lib.files import atomic
+from bnta_lib.settings import figures_dir
 
 # Okabe and Ito's colour-blind safe palette: one fixed colour for each thing we compare.
 COLOURS = {

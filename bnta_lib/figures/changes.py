@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
-from ..adaption import QUANTITIES
-from ..changes import TOP, mean_rates, top_layers
-from .base import TEXT_WIDTH, stages
+from bnta_lib.adaption import QUANTITIES
+from bnta_lib.suite.changes import TOP, mean_rates, top_layers
+from bnta_lib.figures.base import TEXT_WIDTH, stages
 
 SYMBOLS = {"mean": r"$\mu$", "var": r"$\sigma^2$", "gamma": r"$\gamma$", "beta": r"$\beta$"}
 BARS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito: a target each
@@ -22,7 +22,7 @@ HATCHES = ("", "////", "....", "xxxx")  # and for who does not tell colours apar
 def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
     """Change rates of the top layers of each quantity, a bar a target, a whisker one std.
 
-    ``rates``: of :func:`bnta_lib.changes.change_rates_by_split`. Layers are chosen by their mean
+    ``rates``: of :func:`bnta_lib.suite.changes.change_rates_by_split`. Layers are chosen by their mean
     over targets and stand from shallow to deep; mean and standard deviation over splits. Bars
     far above the others are cut, with a break near the end and their values over them.
     """

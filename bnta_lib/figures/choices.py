@@ -13,10 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
-from ..choices import (
-    AFFINE, ALL, CHOICES, DIVERGED, READINGS, Choice, gain_rows, split_gains,
-)  # fmt: skip
-from .base import COLOURS, TEXT_WIDTH
+from bnta_lib.suite.choices import AFFINE, ALL, CHOICES, DIVERGED, READINGS, Choice, gain_rows, split_gains
+from bnta_lib.figures.base import COLOURS, TEXT_WIDTH
 
 _COLOURS = (COLOURS["BNTA"], COLOURS["AdaBN"])
 _MARKERS = ("o", "s")
@@ -29,7 +27,7 @@ def choice_figure(
 ) -> Figure:
     """Gain against the values of one of CHOICES, a panel a target.
 
-    ``rows``: of :func:`bnta_lib.choices.choice_rows`; ``names``: what to call values on the axis,
+    ``rows``: of :func:`bnta_lib.suite.choices.choice_rows`; ``names``: what to call values on the axis,
     where that is not their label. A faint dot is a split; mean and 95 % interval beside them; the
     default is ringed. Values of one series (an optimiser) are joined.
     """

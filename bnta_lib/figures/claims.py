@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..tables import RATE, SHARE
-from .base import TEXT_WIDTH
+from bnta_lib.suite.tables import RATE, SHARE
+from bnta_lib.figures.base import TEXT_WIDTH
 
 # Colour and marker of a verdict: blue, vermilion and grey tell apart for every eye.
 VERDICTS = {"holds": ("#0072B2", "o"), "does not hold": ("#D55E00", "X"),
@@ -27,7 +27,7 @@ LINE, GAP = 0.128, 0.4  # inches: a claim, and what stands between two panels
 def claims_figure(table: pd.DataFrame) -> Figure:
     """What each claim compares, with its 95 % interval, and the paper's as an open diamond.
 
-    ``table``: of :func:`bnta_lib.claims.check`. A panel for each table or figure of the paper and
+    ``table``: of :func:`bnta_lib.suite.claims.check`. A panel for each table or figure of the paper and
     each unit; those in points of rank 1 share their axis, where zero is no difference.
     """
     panels = list(table.groupby(["where", "unit"], sort=False))

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from ..data.sets import ReIDSet
-from ..data.statistics import STATISTICS
-from ..headroom import KINDS, common_size, headroom_scores
-from .base import COLOURS, TEXT_WIDTH, show_image
+from bnta_lib.data.sets import ReIDSet
+from bnta_lib.rendered.statistics import STATISTICS
+from bnta_lib.suite.headroom import KINDS, common_size, headroom_scores
+from bnta_lib.figures.base import COLOURS, TEXT_WIDTH, show_image
 
 INK, GREY = "#222222", "#8a8a8a"
 COLUMNS = 16  # images in a row of a contact sheet
@@ -100,7 +100,7 @@ def mean_images(sets: dict[str, ReIDSet], limit: int = 1000) -> Figure:
 def statistics_figure(statistics: pd.DataFrame, targets: Sequence[str]) -> Figure:
     """How images are spread in each set: median, quartiles and 5-95 %, a panel a statistic.
 
-    ``statistics``: rows of :func:`bnta_lib.data.statistics.statistics_of`. Sets in ``targets``
+    ``statistics``: rows of :func:`bnta_lib.rendered.statistics.statistics_of`. Sets in ``targets``
     are drawn in the targets' colour; small ticks are the medians of single cameras.
     """
     names = list(statistics["set"].unique())
@@ -130,7 +130,7 @@ def statistics_figure(statistics: pd.DataFrame, targets: Sequence[str]) -> Figur
 def cameras_figure(pictures: dict[str, Tensor], height: float = 1.0) -> Figure:
     """The same people by many cameras: a row a person, a column a camera.
 
-    ``pictures``: of :func:`bnta_lib.data.statistics.through_cameras`, uint8 (P, 3, h, w) each.
+    ``pictures``: of :func:`bnta_lib.rendered.statistics.through_cameras`, uint8 (P, 3, h, w) each.
     """
     people = len(next(iter(pictures.values())))
     figure, axes = plt.subplots(people, len(pictures), figsize=(TEXT_WIDTH, people * height * 1.45),
@@ -145,7 +145,7 @@ def cameras_figure(pictures: dict[str, Tensor], height: float = 1.0) -> Figure:
 def headroom_figure(rows: pd.DataFrame) -> Figure:
     """Rank 1 without adaption, by set: left as evaluated, right at one common gallery size.
 
-    ``rows``: of :func:`bnta_lib.headroom.headroom_rows`. Left, a dot is the mean over splits with
+    ``rows``: of :func:`bnta_lib.suite.headroom.headroom_rows`. Left, a dot is the mean over splits with
     its standard deviation, a tick a camera pair of 20 probes or more. Right, hollow is the same
     target by neutral cameras; the arrow is what is photometric; the line the sources' mean.
     """

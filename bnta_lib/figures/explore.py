@@ -23,13 +23,13 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..evaluation import Ranking
-from ..pairing import Pairs
-from ..settings import Settings
-from .adaption import SYMBOLS
-from .base import COLOURS
-from .grid import NAMES
-from .network import stripe_rows
+from bnta_lib.evaluation import Ranking
+from bnta_lib.pairing import Pairs
+from bnta_lib.settings import Settings
+from bnta_lib.figures.adaption import SYMBOLS
+from bnta_lib.figures.base import COLOURS
+from bnta_lib.figures.grid import NAMES
+from bnta_lib.figures.network import stripe_rows
 
 DPI = 96  # of a browser
 CELL = 128  # pixels: the height of a person in a strip

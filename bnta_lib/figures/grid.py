@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from ..grid import NONE, grid_cells
-from .base import TEXT_WIDTH
+from bnta_lib.suite.grid import NONE, grid_cells
+from bnta_lib.figures.base import TEXT_WIDTH
 
 PAPERS = "GRID"  # the target of the paper's figure
 NAMES = {"R1": "rank 1", "R5": "rank 5", "R10": "rank 10"}
@@ -19,7 +19,7 @@ NAMES = {"R1": "rank 1", "R5": "rank 5", "R10": "rank 10"}
 def figure_4(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     """Above: retrieval against K, a line each N; below: seconds of the adaption. Target by target.
 
-    ``rows``: of :func:`bnta_lib.grid.grid_rows`. The band is the 95 % interval of the largest N's
+    ``rows``: of :func:`bnta_lib.suite.grid.grid_rows`. The band is the 95 % interval of the largest N's
     paired difference from no adaption (dashed), put about the line; :func:`gain_figure` says of
     every cell whether its own includes 0.
     """

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 from torch import Tensor
 
-from ..model import BNTANet, bn_layers, in_layers, modes_kept
-from ..settings import Settings
-from .base import COLOURS, TEXT_WIDTH, show_image, stages
+from bnta_lib.model import BNTANet, bn_layers, in_layers, preserve_modes
+from bnta_lib.settings import Settings
+from bnta_lib.figures.base import COLOURS, TEXT_WIDTH, show_image, stages
 
 INK, GREY, PALE = "#222222", "#8a8a8a", "#eeeeee"
 UPDATED, FOLLOWS, NORM = COLOURS["adapted"], "#9ecae1", COLOURS["source"]
@@ -54,7 +54,7 @@ def trace_shapes(model: BNTANet, images: Tensor) -> pd.DataFrame:
     watched = {part: modules[name] for part, name in PARTS.items() if name in modules}
     handles = [module.register_forward_hook(watch(part)) for part, module in watched.items()]
     try:
-        with modes_kept(model):
+        with preserve_modes(model):
             model.eval()(images)
     finally:
         for handle in handles:

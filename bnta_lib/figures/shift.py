@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from .base import COLOURS, TEXT_WIDTH, mark_stages
+from bnta_lib.figures.base import COLOURS, TEXT_WIDTH, mark_stages
 
 KINDS = {"source": "source", "frozen": "target, frozen", "adapted": "target, adapted"}
 STYLES = {"source": "-", "frozen": "--", "adapted": "-"}
@@ -67,7 +67,7 @@ def _density(values: Tensor, edges: np.ndarray) -> np.ndarray:
 def distances_figure(shift: pd.DataFrame, layer: str | None = None) -> Figure:
     """Distance from the source in every BN layer, frozen and adapted, a panel a target.
 
-    ``shift``: rows of :func:`bnta_lib.experiments.shift_rows`. ``layer`` is marked where given.
+    ``shift``: rows of :func:`bnta_lib.suite.experiments.shift_rows`. ``layer`` is marked where given.
     """
     layers = shift.drop_duplicates("index").sort_values("index")["layer"].tolist()
     targets = list(shift["target"].unique())

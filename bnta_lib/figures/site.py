@@ -9,12 +9,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..evaluation import telling_probes
-from ..settings import Settings
-from ..site.crops import Site
-from ..site.judge import Estimate, most_changed, neighbours, track_ranking, track_trial
-from .adaption import retrieval_figure
-from .base import COLOURS, TEXT_WIDTH, show_image
+from bnta_lib.evaluation import select_example_probes
+from bnta_lib.settings import Settings
+from bnta_lib.site.crops import Site
+from bnta_lib.site.judge import Estimate, most_changed, neighbours, track_ranking, track_trial
+from bnta_lib.figures.adaption import retrieval_figure
+from bnta_lib.figures.base import COLOURS, TEXT_WIDTH, show_image
 
 COLUMNS = 16  # crops in a row of the sheet
 INK = "0.35"
@@ -113,7 +113,7 @@ def examples_figure(
             trial = None
         if trial is not None and len(trial.probe) >= 3:
             rankings = [track_ranking(features, trial, settings) for features in (before, after)]
-            chosen = telling_probes(rankings[0].rank, rankings[1].rank, each)
+            chosen = select_example_probes(rankings[0].rank, rankings[1].rank, each)
             return retrieval_figure(site.images[trial.probe], site.images[trial.gallery], *rankings,
                                     chosen, rankings[0].index.shape[1])
     near = neighbours(before, after, settings, probes=probe_features if probes else None)

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from .base import COLOURS, TEXT_WIDTH
-from .grid import NAMES
+from bnta_lib.figures.base import COLOURS, TEXT_WIDTH
+from bnta_lib.figures.grid import NAMES
 
 # A ladder is told by colour, marker and line.
 STYLES = {"people": {"color": COLOURS["adapted"], "marker": "o", "linestyle": "-"},
@@ -22,7 +22,7 @@ def strength_figure(
 ) -> Figure:
     """Above: rank 1 without adaption; below: the gain, with its 95 % interval. Target by target.
 
-    ``gains``: of :func:`bnta_lib.strength.strength_gains`. ``others``: those of other profiles by name,
+    ``gains``: of :func:`bnta_lib.suite.strength.strength_gains`. ``others``: those of other profiles by name,
     drawn in grey over the same share of their own people and epochs.
     """
     targets, others = list(gains["target"].unique()), others or {}

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ..tables import QUANTITY_SYMBOLS, differences, gains, paired_test, reading_of
-from .adaption import LOSS_NAMES, SYMBOLS
-from .base import COLOURS, TEXT_WIDTH
+from bnta_lib.suite.tables import QUANTITY_SYMBOLS, differences, gains, paired_test, reading_of
+from bnta_lib.figures.adaption import LOSS_NAMES, SYMBOLS
+from bnta_lib.figures.base import COLOURS, TEXT_WIDTH
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
@@ -21,7 +21,7 @@ def methods_figure(
 ) -> Figure:
     """Above: each method on each split; below: what an adapter adds to ``against`` on it.
 
-    ``rows``: tidy rows of :func:`bnta_lib.experiments.table_2_rows`. A dot is a split, seeds
+    ``rows``: tidy rows of :func:`bnta_lib.suite.experiments.table_2_rows`. A dot is a split, seeds
     averaged. Above, the bar is the mean and the whisker one standard deviation over splits;
     below, mean and 95 % interval of the paired difference.
     """
@@ -81,7 +81,7 @@ READINGS = {"alone": ("s", COLOURS["adapted"]), "restore": ("o", COLOURS["AdaBN"
 def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     """What adaption adds in each row of Table 3, 4 or 5: a panel a target, the paper's own first.
 
-    ``rows``: of one of the functions of :mod:`bnta_lib.ablations`; Table 5's of both readings. A
+    ``rows``: of one of the functions of :mod:`bnta_lib.suite.ablations`; Table 5's of both readings. A
     dot is a split, seeds averaged; the bar is mean and 95 % interval of the paired difference
     from the row without adaption. Open diamonds: the paper's difference, cited.
     """

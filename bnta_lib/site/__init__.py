@@ -15,16 +15,16 @@ from pathlib import Path
 
 import torch
 
-from ..data.folder import files_below
-from ..guards import Guards
-from ..settings import ROOT, Settings
-from .crops import IMAGES, LEAST, VIDEOS, Site, check_enough, read_crops
-from .judge import (
+from bnta_lib.data.folders import files_below
+from bnta_lib.site.guards import Guards
+from bnta_lib.settings import ROOT, Settings
+from bnta_lib.site.crops import IMAGES, LEAST, VIDEOS, Site, check_enough, read_crops
+from bnta_lib.site.judge import (
     advice, estimate, most_changed, neighbours, ranked_table, save_ranked, track_ranking, track_trial,
     true_target,
-)  # fmt: skip
-from .rendered import rendered_site
-from .video import Search, read_video, read_videos
+)
+from bnta_lib.site.rendered import rendered_site
+from bnta_lib.site.video import Search, read_video, read_videos
 
 __all__ = [
     "Search", "Site", "adaption_sample", "advice", "check_choices", "estimate", "load_probes", "load_site",

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bnta_lib.data.folder import files_below, opened_image, upright_rgb
-from bnta_lib.guards import Guards
+from bnta_lib.data.folders import files_below, opened_image, upright_rgb
+from bnta_lib.site.guards import Guards
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv", ".ts"}

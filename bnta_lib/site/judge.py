@@ -16,11 +16,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..data.sets import ReIDSet, Split, Target
-from ..evaluation import Ranking, distances, evaluate, top_gallery
-from ..files import atomic
-from ..settings import Settings
-from .crops import Site
+from bnta_lib.data.sets import ReIDSet, Split, Target
+from bnta_lib.evaluation import Ranking, distances, evaluate, top_gallery
+from bnta_lib.files import atomic
+from bnta_lib.settings import Settings
+from bnta_lib.site.crops import Site
 
 DRAWS = 2000  # of the bootstrap
 FEWEST = 2  # tracks

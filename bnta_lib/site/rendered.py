@@ -1,6 +1,6 @@
 """Sites that the suite renders itself: several cameras, people who pass them, a track each.
 
-A site is a domain of its own (`bnta_lib.data.domains`) that is none of the eight of the benchmark:
+A site is a domain of its own (`bnta_lib.rendered.domains`) that is none of the eight of the benchmark:
 its places, light, lenses and people are drawn from its number. Here, and here alone, it is known
 who the people are, so that an estimate without labels can be held against the truth.
 """
@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import torch
 
-from bnta_lib.data import bank as body_bank
-from bnta_lib.data import benchmark, places, render, scene
-from bnta_lib.data.domains import DOMAINS, Domain
+from bnta_lib.rendered import bank as body_bank
+from bnta_lib.rendered import benchmark, places, render, scene
+from bnta_lib.rendered.domains import DOMAINS, Domain
 from bnta_lib.files import atomic
 from bnta_lib.settings import cache_dir
 from bnta_lib.site.crops import Site

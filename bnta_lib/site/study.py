@@ -14,14 +14,14 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..adaption import adapt
-from ..experiments import score
-from ..files import atomic
-from ..model import BNTANet, embed, embed_global
-from ..settings import ROOT, Settings, settings
-from ..training import trained_model
-from .judge import estimate, track_trial, true_target
-from .rendered import rendered_site
+from bnta_lib.adaption import adapt
+from bnta_lib.suite.experiments import score
+from bnta_lib.files import atomic
+from bnta_lib.model import BNTANet, embed, embed_global
+from bnta_lib.settings import ROOT, Settings, settings
+from bnta_lib.training import trained_model
+from bnta_lib.site.judge import estimate, track_trial, true_target
+from bnta_lib.site.rendered import rendered_site
 
 PATH = ROOT / "data" / "site_study.csv"
 SITES, PEOPLE, SHOTS = 12, 80, 6

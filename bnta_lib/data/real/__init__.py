@@ -1,1 +1,0 @@
-"""The paper's data sets as their owners publish them: found, checked, unpacked, packed, split."""

@@ -1,0 +1,1 @@
+"""The embedded benchmark: people rendered from a parametric body."""

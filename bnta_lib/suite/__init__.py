@@ -1,0 +1,1 @@
+"""What the notebooks need: measurements, the store, tables, verdicts, and the report."""
