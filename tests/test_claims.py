@@ -21,10 +21,12 @@ NOISE = np.array([-1.0, 0.5, 0.0, 1.0, -0.5])  # of five splits: mean 0, std 0.7
 HALF = 2.7764 * 0.7906 / math.sqrt(5)  # half the 95 % interval: 0.98; t of 4 degrees of freedom
 
 
-def rows_of(means: dict, noise=NOISE) -> pd.DataFrame:
-    """Tidy rows with these means over splits, two seeds each; the noise is the first method's."""
+def rows_of(means: dict, noise=NOISE, trainings=None) -> pd.DataFrame:
+    """Tidy rows with these means over splits, two seeds each; the noise is the first method's.
+
+    All of one training, but for methods that ``trainings`` names another for."""
     return pd.DataFrame([
-        {"target": "dots", "method": method, "split": split, "seed": seed, "metric": "R1",
+        {"setting": f"training {(trainings or {}).get(method, 'bnta')}, adaption none", "weights": "a", "target": "dots", "method": method, "split": split, "seed": seed, "metric": "R1",
          "value": mean + 10 * split + (error if i == 0 else 0) + (-2, 2)[seed]}
         for i, (method, mean) in enumerate(means.items())
         for split, error in enumerate(noise) for seed in (0, 1)
@@ -79,6 +81,38 @@ def test_one_gain_against_another_adds_up_its_rows():
     row = claims.judge({"Table 3": rows}, [claim]).iloc[0]
     assert row["here"] == pytest.approx((48 - 40) - (45 - 41))
     assert row["verdict"] == HOLDS
+
+
+@pytest.mark.parametrize("kind", ["greater", "small effect"])
+@pytest.mark.parametrize("mean, word", [(3, HOLDS), (-3, FAILS)])
+def test_trainings_are_told_apart_once_each_was_trained_again(kind, mean, word):
+    rows = rows_of({"ours": 40 + mean, "theirs": 40}, trainings={"theirs": "baseline"})
+    claim = Claim("T0.1", "Table 4", "", "dots", kind, ("ours",), ("theirs",))
+    row = claims.judge({"Table 4": rows}, [claim]).iloc[0]
+    assert row["verdict"] == OPEN and row["note"].startswith("one training each")
+    assert row["here"] == pytest.approx(mean) and row["low"] < mean < row["high"]
+    again = pd.concat([rows, rows.assign(weights="b")])
+    for own, expected in ((again, word if kind == "greater" else FAILS),
+                          (again[(again["weights"] == "a") | (again["method"] == "ours")], OPEN)):  # one side alone
+        assert claims.judge({"Table 4": own}, [claim]).iloc[0]["verdict"] == expected
+
+
+def test_gains_of_two_trainings_are_a_comparison_of_trainings():
+    rows = rows_of({"both": 48, "none": 40, "mat": 45, "other none": 41},
+                   trainings={"mat": "id_mat", "other none": "id_mat"})
+    claim = Claim("T0.1", "Table 3", "", "dots", "greater", ("both", "other none"), ("none", "mat"))
+    assert claims.judge({"Table 3": rows}, [claim]).iloc[0]["verdict"] == OPEN
+
+
+@pytest.mark.parametrize("same, other, word, decides", [
+    (35, 45, OPEN, "other"), (35, 30, OPEN, "other"), (45, 50, FAILS, "same")])
+def test_highest_is_decided_by_rows_of_the_same_training(same, other, word, decides):
+    rows = rows_of({"ours": 40, "same": same, "other": other}, trainings={"other": "baseline"})
+    claim = Claim("T0.1", "Table 4", "", "dots", "highest", ("ours",), ("same", "other"))
+    row = claims.judge({"Table 4": rows}, [claim]).iloc[0]
+    assert row["verdict"] == word and f"resolved above {int(same < 40)} of 2 rows" in row["note"]
+    if other != 30:
+        assert f"against {decides}" in row["note"]
 
 
 def test_a_row_that_was_not_measured_is_named():
@@ -220,12 +254,13 @@ def test_a_folder_is_held_against_every_claim_once_and_without_the_papers_number
 
 
 def test_chance_is_counted_over_the_tests_that_were_made():
-    table = pd.DataFrame([{"id": "T2.1", "low": -1.0, "verdict": OPEN},
+    table = pd.DataFrame([{"id": "T2.1", "low": 1.0, "verdict": OPEN, "note": claims.ONE_EACH},
+                          {"id": "T2.6", "low": -1.0, "verdict": OPEN},
                           {"id": "T2.2", "low": math.nan, "verdict": OPEN},
                           {"id": "T4.1", "low": 1.0, "verdict": HOLDS},
-                          {"id": "F3.5", "low": -1.0, "verdict": FAILS}])
+                          {"id": "F3.5", "low": -1.0, "verdict": FAILS}]).fillna({"note": ""})
     text = claims.summary(table)
-    assert "4 claims: 1 hold, 1 do not hold, 2 are not resolved" in text
+    assert "5 claims: 1 hold, 1 do not hold, 3 are not resolved" in text
     assert "For 2 of them" in text and "about 0.1," in text
 
 
@@ -298,6 +333,8 @@ def test_differences_come_from_the_rows_of_the_tables(at_work, world):
     mean = own.groupby(["method", "split"])["value"].mean().groupby("method").mean()
     assert table.loc["T2.5", "here"] == pytest.approx(mean["BNTA"] - mean["BNTA w/o TTA"])
     assert set(rows["Table 3"]["target"]) == {"VIPeR"}  # only what a claim needs
+    between = table.index[table["note"].str.startswith(claims.ONE_EACH)]
+    assert {*between} - {"T3.1"} == {"T2.1", "T2.2", "T2.3", *(f"T3.{i}" for i in range(4, 12))}
 
 
 def test_a_folder_is_judged_on_its_one_target(at_work, world):
