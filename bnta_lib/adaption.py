@@ -74,7 +74,7 @@ def adapt(
 ) -> Adaption:
     """Adapt ``model`` to unlabelled images of a new place; the given model is left untouched.
 
-    images      uint8 (N, 3, h, w), the gallery (or a sample of it), N >= 4
+    images      uint8 (N, 3, h, w) of the model's size, the gallery (or a sample of it), N >= 4
     settings    tta_batch, tta_epochs, tta_lr, tta_optimizer, tta_momentum, margin, lambda3,
                 matching_reduction and K
     K           pairs; default min(settings.K, N // 2), as in the paper
@@ -91,9 +91,10 @@ def adapt(
                 as measuring needs it, and at nothing else
 
     The batches normalise by their own statistics where the mean or variance is chosen (train
-    mode); otherwise by the stored ones. Raises ValueError for N < 4, 2K > N, an unknown choice or
-    an argument of another kind, FloatingPointError when a loss or an adapted tensor is not
-    finite, and with guards :class:`bnta_lib.site.guards.AdaptionStopped` for that and for what they find.
+    mode); otherwise by the stored ones. Raises ValueError for N < 4, 2K > N, an unknown choice,
+    images of another size or an argument of another kind, FloatingPointError when a loss or an
+    adapted tensor is not finite, and with guards :class:`bnta_lib.site.guards.AdaptionStopped` for
+    that and for what they find.
     Modes, gradients and random state are as before when it returns or raises.
     """
     check_images(images)

@@ -104,8 +104,11 @@ class Backbone(nn.Module):
 
 
 class BNTANet(nn.Module):
-    """E with the heads G, P and M. Images go in as uint8 (B, 3, h, w); see :class:`Outputs`.
+    """E with the heads G, P and M. Images go in as uint8 (B, 3, h, w) of ``size``; see :class:`Outputs`.
 
+    ``size`` is the settings' input height and width in pixels. A network gives features of other sizes too,
+    and they are bad ones: so images of another size are refused. To try one, set ``size`` or build the model
+    with settings of that size, as "other_stripes" is (:func:`bnta_lib.weights.model_settings`).
     ``identities`` is M, the number of training people. The 60 batch-norm layers are, from
     shallow to deep, 53 in E, ``fn``, and one for each of the six parts.
     """
@@ -114,7 +117,7 @@ class BNTANet(nn.Module):
         super().__init__()
         if identities < 2:
             raise ValueError(f"a model needs at least 2 training identities, got {identities}")
-        self.stripes = settings.stripes
+        self.size, self.stripes = settings.size, settings.stripes
         self.backbone = Backbone(settings.base_width, settings.last_stride)
         channels = self.backbone.channels
         self.fn = nn.BatchNorm1d(channels)
@@ -145,12 +148,18 @@ class BNTANet(nn.Module):
         return self.fc_g.out_features
 
     def normalised(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, h, w) as E takes them: ImageNet's mean and deviation, on E's device."""
+        """uint8 images (B, 3, h, w) as E takes them: ImageNet's mean and deviation, on E's device.
+
+        Raises ValueError for images of another type or size.
+        """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 "images must be uint8 of shape (B, 3, height, width), "
                 f"got {images.dtype} {tuple(images.shape)}"
             )
+        if (got := tuple(images.shape[2:])) != self.size:
+            raise ValueError(f"the network takes images of {self.size[0]} x {self.size[1]} pixels (height x "
+                             f"width), got {got[0]} x {got[1]}: resize them, or load them at its size")
         # As bytes to the model's device: a quarter of what floats would move.
         x = images.to(self.scale.device).to(self.scale.dtype) * self.scale + self.shift
         return x.contiguous(memory_format=torch.channels_last)
@@ -202,7 +211,8 @@ class BNTANet(nn.Module):
 def embed(model: BNTANet, images: Tensor, batch: int = 64) -> tuple[Tensor, Tensor]:
     """Global features (N, C) and local features (N, H, C_l) of uint8 images, in eval mode.
 
-    float32 on the CPU, wherever the model is. Raises ValueError where there is no image.
+    float32 on the CPU, wherever the model is. Raises ValueError for no image, or
+    images of another size than the model's.
     The model's modes are as before when it returns.
     """
     features, local = [], []

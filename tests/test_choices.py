@@ -15,6 +15,7 @@ from bnta_lib.suite.choices import AFFINE, CHOICES, READINGS
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.figures import base
 from bnta_lib.figures import choices as figures
+from bnta_lib.weights import model_settings
 
 matplotlib.use("Agg")
 TARGETS = ("VIPeR", "GRID", "iLIDS")
@@ -118,7 +119,7 @@ def models(small):
     made = {}
     for seed, name in enumerate(("bnta", "other_stripes")):
         torch.manual_seed(seed)
-        made[name] = BNTANet(6, small).eval()
+        made[name] = BNTANet(6, model_settings(small, name)).eval()
     return made
 
 

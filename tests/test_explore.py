@@ -283,7 +283,8 @@ def test_measured_cells_replace_recorded_ones_and_hide_no_others(
     monkeypatch.setattr(nk, "exported_cells", lambda *_: recorded)
     shown = widgets.nk_explorer(small, rows=rows, model=model, targets=targets, progress=False)
     assert list(shown.N.options) == sorted(set(recorded["N"]) - {0}) and len(shown.K.options) > 1
-    assert len(shown.cells) == len(recorded) and (shown.cells["R1"] >= 0).sum() == len(nk.cells_of(rows, small))
+    assert len(shown.cells) == len(recorded)
+    assert (shown.cells["R1"] >= 0).sum() == len(nk.cells_of(rows, small))
     assert nk.find(shown.cells, "dots", 0, 12, 4, 0.1)["R1"] >= 0 and "committed" in shown.status.value
     recorded["R1"] += 1  # of another model
     shown = widgets.nk_explorer(small, rows=rows, model=model, targets=targets, progress=False)

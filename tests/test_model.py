@@ -3,6 +3,7 @@
 import copy
 import math
 import urllib.request
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torchvision.models import resnet18, resnet50
 from torchvision.transforms.functional import normalize
 
+from bnta_lib import adapt
 from bnta_lib.model import (
     Backbone, BNTANet, InstanceNorm, bn_layers, conv_layers, count_parameters, embed, embed_global, folded,
     in_layers, load_imagenet, preserve_modes,
@@ -278,6 +280,20 @@ def test_bad_images_are_embedded(model, images):
             embed(model, bad)
     with pytest.raises(ValueError, match="at least 2 training identities, got 1"):
         BNTANet(1, settings("smoke"))
+
+
+@pytest.mark.parametrize("height, width", [(64, 24), (48, 32), (24, 48)])
+def test_images_of_another_size_are_refused_and_both_sizes_named(model, images, small, height, width):
+    odd = torch.zeros(8, 3, height, width, dtype=torch.uint8)
+    local = embed(model, images)[1][:8]
+    for use in (lambda net: embed(net, odd), lambda net: embed_global(net, odd),
+                lambda net: adapt(net, odd, small), lambda net: adapt(net, odd, small, local=local)):
+        with pytest.raises(ValueError, match=f"takes images of 48 x 24 pixels.*got {height} x {width}"):
+            use(model)
+    other = BNTANet(5, replace(small, height=height, width=width))
+    other.load_state_dict(model.state_dict())
+    embed(other, odd)
+    assert repr(other) == repr(model)  # of which keys of the results are made
 
 
 def test_modes_are_lost_after_an_error(model):

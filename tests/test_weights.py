@@ -125,7 +125,7 @@ def test_weights_of_another_stride_or_input_size_are_not_taken_for_these(tmp_pat
     small = settings("smoke", base_width=4, local_dim=4)
     path = tmp_path / "w.safetensors"
     save_model(BNTANet(3, small), path, {"last_stride": 1, "height": 96, "width": 48})
-    load_model(path, small)
+    assert load_model(path, small).size == (96, 48)
     with pytest.raises(ValueError, match="last_stride=1"):
         load_model(path, replace(small, last_stride=2, height=192))
     with pytest.raises(ValueError, match="height=96"):

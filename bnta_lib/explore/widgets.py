@@ -290,8 +290,8 @@ def nk_explorer(
     ``profile`` and ``data`` as in the notebooks. ``rows`` (of :func:`bnta_lib.suite.grid.grid_rows`),
     ``model`` and ``targets``: where they are at hand. What the results store has for this model and
     these targets is added. The rows committed with the suite fill the cells that neither has, if they
-    are of this model; a note in the explorer names them. Embeds all targets and pairs all samples once. Raises what
-    :func:`~bnta_lib.data.load_targets` and :func:`~bnta_lib.training.trained_model` raise.
+    are of this model; a note in the explorer names them. Embeds all targets and pairs all samples once.
+    Raises what :func:`~bnta_lib.data.load_targets` and :func:`~bnta_lib.training.trained_model` raise.
     """
     current = profile if isinstance(profile, Settings) else load_settings(profile)
     targets = load_targets(current, data, progress=progress) if targets is None else targets
@@ -303,7 +303,8 @@ def nk_explorer(
     recorded, note = _exported(book, targets, current, data)
     if measured and recorded.empty:
         note = ""
-    cells = pd.concat([*measured, recorded] if len(recorded) else measured or [recorded], ignore_index=True)
+    kept = [*measured, recorded] if len(recorded) else measured or [recorded]
+    cells = pd.concat(kept, ignore_index=True)
     cells = cells.drop_duplicates(nk.KEYS, keep="first", ignore_index=True)
     book.prepare(cells, progress)
     return NKExplorer(cells, book, current, note)
@@ -322,8 +323,8 @@ def _exported(book, targets, settings: Settings, data: str) -> tuple[pd.DataFram
     if not nk.belongs(cells, name, 0, book.frozen_scores(name, 0)):
         return empty, ("The rows committed with the suite are of other weights than these: run "
                        "10_figure_4, or press Run.")
-    return cells, ("Numbers: this machine's where it has them, else the rows committed with the suite, with the "
-                   "seconds of their machine.")
+    return cells, ("Numbers: this machine's where it has them, else the rows committed with the suite, with "
+                   "the seconds of their machine.")
 
 
 # ---------------------------------------------------------------- layers
