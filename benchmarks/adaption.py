@@ -49,7 +49,7 @@ def forward_backward(model: BNTANet, images: Tensor, batch: int) -> None:
     with preserve_modes(model):
         model.eval().requires_grad_(False)
         for layer in bn_layers(model).values():
-            layer.train().requires_grad_(layer is not model.fn)
+            layer.train().requires_grad_(layer is not model.bnneck)
         for chunk in images.split(batch):
             stripes = model.stripe_pool(model.forward_features(chunk))
             (model.fc_p(stripes).sum() + model.local_features(stripes).sum()).backward()

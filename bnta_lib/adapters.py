@@ -33,7 +33,7 @@ def adabn(model: BNTANet, images: Tensor, batch: int = 64, seed: int = 0) -> BNT
             layer.momentum = None  # the cumulative average
         for index in batches(len(images), batch, seed):
             maps = adapted.forward_features(images[index])
-            adapted.fn(adapted.global_pool(maps))
+            adapted.bnneck(adapted.global_pool(maps))
             adapted.local_features(adapted.stripe_pool(maps))
     _forget_counts(adapted, model)
     if (broken := _not_finite(adapted)) is not None:
@@ -67,7 +67,7 @@ def tent(
         optimiser = torch.optim.Adam(parameters, lr=settings.tta_lr)
         for epoch in range(settings.tta_epochs):
             for index in batches(len(images), batch, seed + epoch):
-                logits = adapted.fc_g(adapted.fn(adapted.global_pool(adapted.forward_features(images[index]))))
+                logits = adapted.fc_g(adapted.bnneck(adapted.global_pool(adapted.forward_features(images[index]))))
                 loss = entropy(logits).mean()
                 optimiser.zero_grad()
                 loss.backward()

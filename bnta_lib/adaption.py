@@ -66,7 +66,7 @@ def adapt(
     quantities: tuple[str, ...] = tuple(QUANTITIES),
     losses: tuple[str, ...] = LOSSES,
     reading: str = "alone",
-    follow_fn: bool = True,
+    follow_bnneck: bool = True,
     seed: int = 0,
     local: Tensor | None = None,
     pairs: Pairs | None = None,
@@ -83,7 +83,7 @@ def adapt(
     losses      any of "pos", "mat" (Table 3); none leaves the statistics alone to move
     reading     what "update only mu" means [O]: "alone" adapts with only the chosen quantities
                 free; "restore" adapts all of them and then puts the others back
-    follow_fn   whether the statistics of `fn`, which lies outside both losses, follow [O]
+    follow_bnneck   whether the statistics of `bnneck`, which lies outside both losses, follow [O]
     seed        of the order of the pairs
     local       local features (N, H, C_l) of these images, if at hand (saves one pass)
     pairs       Algorithm 1's pairs of these images, if at hand; the first K of more are taken
@@ -135,7 +135,7 @@ def adapt(
     norms = bn_layers(adapted) if "bn" in layers else {}
     before = bn_tensors(adapted)
     with preserve_modes(adapted):
-        parameters = configure_model(adapted, norms, layers, moving, follow_fn, settings.tta_momentum)
+        parameters = configure_model(adapted, norms, layers, moving, follow_bnneck, settings.tta_momentum)
         frozen = [QUANTITIES[q] for q in ("mean", "var") if q not in moving]
         steps = []
         optimiser = _optimiser(parameters, settings) if parameters and losses else None
@@ -145,7 +145,7 @@ def adapt(
             for batch in shuffled.split(settings.tta_batch):
                 index, part = pairs.index[batch].flatten(), pairs.part[batch]
                 with torch.set_grad_enabled(optimiser is not None):
-                    values = _losses(adapted, images[index], part, losses, settings, follow_fn)
+                    values = _losses(adapted, images[index], part, losses, settings, follow_bnneck)
                 if not torch.isfinite(values["total"]):
                     if watch is not None:
                         watch.loss_not_finite(len(steps) + 1, values["total"].item())
@@ -176,7 +176,7 @@ def adapt(
     seconds = time.perf_counter() - start
 
     meta = {"N": n, "K": K, "seed": seed, "layers": list(layers), "quantities": list(quantities),
-            "losses": list(losses), "reading": reading, "follow_fn": bool(follow_fn),
+            "losses": list(losses), "reading": reading, "follow_bnneck": bool(follow_bnneck),
             "momentum": settings.tta_momentum, "settings": _deciding(settings),
             "size": list(images.shape[2:]), "data": images_digest(images)}
     delta = Delta.between(model, adapted, meta, complete=set(layers) <= {"bn"})
@@ -201,7 +201,7 @@ def pair_losses(
         model.eval()
         for step, batch in enumerate(order.split(settings.tta_batch), start=1):
             index, part = pairs.index[batch].flatten(), pairs.part[batch]
-            values = _losses(model, images[index], part, LOSSES, settings, follow_fn=False)
+            values = _losses(model, images[index], part, LOSSES, settings, follow_bnneck=False)
             rows.append({"step": step, **{k: v.item() for k, v in values.items()}})
     return pd.DataFrame(rows)
 
@@ -239,16 +239,16 @@ def _check_choice(name: str, chosen: tuple[str, ...], known) -> None:
         raise ValueError(f"{name} is a tuple of {', '.join(known)}; got {chosen!r}")
 
 
-def configure_model(model, norms, layers, quantities, follow_fn, momentum) -> list[nn.Parameter]:
+def configure_model(model, norms, layers, quantities, follow_bnneck, momentum) -> list[nn.Parameter]:
     """Put the model in eval mode, free what Eq. (14) updates; return the free parameters."""
     model.eval().requires_grad_(False)
     free = []
     affine = [QUANTITIES[q] for q in ("gamma", "beta") if q in quantities]
     for name, layer in norms.items():
-        if {"mean", "var"} & set(quantities) and (follow_fn or layer is not model.fn):
+        if {"mean", "var"} & set(quantities) and (follow_bnneck or layer is not model.bnneck):
             layer.train()
             layer.momentum = momentum
-        if layer is not model.fn:  # outside the gradient of both losses
+        if layer is not model.bnneck:  # outside the gradient of both losses
             free += [getattr(layer, kind) for kind in affine]
     if "in" in layers:
         free += [p for layer in in_layers(model).values() for p in layer.parameters()]
@@ -267,11 +267,11 @@ def _optimiser(parameters: list[nn.Parameter], settings: Settings) -> torch.opti
     return kind(parameters, lr=settings.tta_lr)
 
 
-def _losses(model, images, part, losses, settings, follow_fn) -> dict[str, Tensor]:
+def _losses(model, images, part, losses, settings, follow_bnneck) -> dict[str, Tensor]:
     """Eq. (13), and its two terms, for one batch of pairs. Images of a pair lie side by side."""
     maps = model.forward_features(images)
-    if follow_fn:
-        model.fn(model.global_pool(maps))  # for its running statistics only
+    if follow_bnneck:
+        model.bnneck(model.global_pool(maps))  # for its running statistics only
     stripes = model.stripe_pool(maps)
     local = model.local_features(stripes)
     pos = positioning_loss(model.fc_p(stripes))

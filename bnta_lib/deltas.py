@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bnta_lib.files import atomic
-from bnta_lib.model import bn_layers
+from bnta_lib.model import bn_layers, rename_old_keys
 
 # The paper's names for what a BN layer holds, and torch's.
 QUANTITIES = {"mean": "running_mean", "var": "running_var", "gamma": "weight", "beta": "bias"}
@@ -74,7 +74,8 @@ def images_digest(images: Tensor) -> str:
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names and values."""
+    """SHA-256 of names and values. The layer `bnneck` counts under its former name, so that files keep theirs."""
+    tensors = {name.replace("bnneck.", "fn."): tensor for name, tensor in tensors.items()}
     sha = hashlib.sha256()
     for name in sorted(tensors):
         sha.update(name.encode())
@@ -233,6 +234,7 @@ class Delta:
             layers = {name: (eps, momentum) for name, eps, momentum in about["layers"]}
             if len(layers) < len(about["layers"]) or not all(isinstance(about[k], str) for k in ("base", "model")):
                 raise ValueError("a layer twice, or no digests of the base")
+            tensors, layers = rename_old_keys(tensors), rename_old_keys(layers)
             delta = Delta(tensors, about["base"], about["meta"], True, about["model"], layers)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} lacks what a delta says about itself ({error!r}): make it again"

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ BLOCKS = (3, 4, 6, 3)  # ResNet-50
 class Outputs(NamedTuple):
     """What one forward pass gives; B images, C = 32 * base_width, H stripes, M identities."""
 
-    features: Tensor  # (B, C) global feature, after `fn`: used for retrieval
+    features: Tensor  # (B, C) global feature, after `bnneck`: used for retrieval
     logits: Tensor  # (B, M) of G
     positions: Tensor  # (B, H, H) of P: image, stripe, score of each position
     local: Tensor  # (B, H, C_l) of M, after Conv, BN, ReLU: Eq. (6)
@@ -110,7 +111,7 @@ class BNTANet(nn.Module):
     and they are bad ones: so images of another size are refused. To try one, set ``size`` or build the model
     with settings of that size, as "other_stripes" is (:func:`bnta_lib.weights.model_settings`).
     ``identities`` is M, the number of training people. The 60 batch-norm layers are, from
-    shallow to deep, 53 in E, ``fn``, and one for each of the six parts.
+    shallow to deep, 53 in E, ``bnneck``, and one for each of the six parts.
     """
 
     def __init__(self, identities: int, settings: Settings):
@@ -120,8 +121,8 @@ class BNTANet(nn.Module):
         self.size, self.stripes = settings.size, settings.stripes
         self.backbone = Backbone(settings.base_width, settings.last_stride)
         channels = self.backbone.channels
-        self.fn = nn.BatchNorm1d(channels)
-        self.fn.bias.requires_grad_(False)  # frozen in DualNorm
+        self.bnneck = nn.BatchNorm1d(channels)
+        self.bnneck.bias.requires_grad_(False)  # frozen in DualNorm
         self.parts = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(channels, settings.local_dim, 1, bias=False),
@@ -193,9 +194,13 @@ class BNTANet(nn.Module):
             return None
         return torch.stack([fc(local[:, h]) for h, fc in enumerate(self.fc_m)], dim=1)
 
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """torch's; the state may have the layer `bnneck` under its former name."""
+        return super().load_state_dict(rename_old_keys(state_dict), *args, **kwargs)
+
     def forward(self, images: Tensor) -> Outputs:
         maps = self.forward_features(images)
-        features = self.fn(self.global_pool(maps))
+        features = self.bnneck(self.global_pool(maps))
         stripes = self.stripe_pool(maps)
         local = self.local_features(stripes)
         return Outputs(
@@ -218,7 +223,7 @@ def embed(model: BNTANet, images: Tensor, batch: int = 64) -> tuple[Tensor, Tens
     features, local = [], []
     with preserve_modes(model):
         for maps in _maps_of(model, images, batch):
-            features.append(model.fn(model.global_pool(maps)).float().cpu())
+            features.append(model.bnneck(model.global_pool(maps)).float().cpu())
             local.append(model.local_features(model.stripe_pool(maps)).float().cpu())
     return torch.cat(features), torch.cat(local)
 
@@ -228,7 +233,7 @@ def embed_global(model: BNTANet, images: Tensor, batch: int = 64) -> Tensor:
     """The global features (N, C) of :func:`embed` alone: the same bits in less time."""
     with preserve_modes(model):
         maps = _maps_of(model, images, batch)
-        return torch.cat([model.fn(model.global_pool(own)).float().cpu() for own in maps])
+        return torch.cat([model.bnneck(model.global_pool(own)).float().cpu() for own in maps])
 
 
 def _maps_of(model: BNTANet, images: Tensor, batch: int) -> Iterator[Tensor]:
@@ -307,6 +312,11 @@ class _FoldedBottleneck(Bottleneck):
         for few in y.split(8):
             few.copy_(F.relu(self.instance_norm(few), inplace=True))
         return y
+
+
+def rename_old_keys(state: Mapping[str, Any]) -> dict[str, Any]:
+    """``state`` by the layers' names of today: what files of older versions call ``fn`` is ``bnneck``."""
+    return {re.sub(r"^fn(?=\.|$)", "bnneck", name): value for name, value in state.items()}
 
 
 class preserve_modes:

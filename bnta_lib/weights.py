@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bnta_lib.deltas import _file_digest
 from bnta_lib.files import atomic
-from bnta_lib.model import BNTANet
+from bnta_lib.model import BNTANet, rename_old_keys
 from bnta_lib.settings import ROOT, Settings, cache_dir, run_name
 
 # The six trainings of Table 3 and the settings that make them: "baseline" is L_id alone, "bnta"
@@ -139,6 +139,7 @@ def load_model(
             raise ValueError(f"{path} is damaged: its {name} holds what no network computes with; restore it from "
                              "version control, or train again")
         tensors[name] = tensor
+    tensors = rename_old_keys(tensors)
     if "fc_g.weight" not in tensors:
         raise ValueError(f"{path} holds no classifier G: these are not weights of this network")
     people = tensors["fc_g.weight"]

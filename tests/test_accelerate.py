@@ -274,4 +274,4 @@ def test_a_model_keeps_synchronised_classes_or_loses_tensors(model, small):
     assert sum(isinstance(m, torch.nn.SyncBatchNorm) for m in synchronised.modules()) == 57
     usual = _unsynchronised(synchronised, small)
     assert [type(m) for m in usual.modules()] == [type(m) for m in model.modules()]
-    assert identical(usual, model) and not usual.fn.bias.requires_grad
+    assert identical(usual, model) and not usual.bnneck.bias.requires_grad

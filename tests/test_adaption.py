@@ -163,11 +163,11 @@ def test_a_quantity_moves_that_was_not_chosen_or_stays_that_was(
     model, images, every_part, quantities
 ):
     expected = {f"{layer}.{NAMES[q]}" for layer in bn_layers(model) for q in quantities
-                if layer != "fn" or q in ("mean", "var")}
-    for follow_fn in (True, False):
-        result = adapt(model, images, quantities=quantities, follow_fn=follow_fn, **every_part)
+                if layer != "bnneck" or q in ("mean", "var")}
+    for follow_bnneck in (True, False):
+        result = adapt(model, images, quantities=quantities, follow_bnneck=follow_bnneck, **every_part)
         assert moved(model, result.model) == {
-            name for name in expected if follow_fn or not name.startswith("fn.")
+            name for name in expected if follow_bnneck or not name.startswith("bnneck.")
         }
 
 
@@ -180,7 +180,7 @@ def test_a_layer_moves_that_was_not_chosen_or_stays_that_was(model, images, ever
     names = moved(model, result.model)
     assert {name.rpartition(".")[0] for name in names} == chosen
     if "bn" in layers:  # every quantity of it, whatever else is adapted
-        assert names >= {f"{layer}.{NAMES[q]}" for layer in bn_layers(model) if layer != "fn" for q in NAMES}
+        assert names >= {f"{layer}.{NAMES[q]}" for layer in bn_layers(model) if layer != "bnneck" for q in NAMES}
     assert result.delta.complete == (not {"in", "conv"} & set(layers))
 
 
@@ -237,7 +237,7 @@ def test_a_step_differs_from_the_gradient_of_equation_13(model, images, settings
     assert row["total"] == pytest.approx(loss.item(), rel=1e-4)
 
     free = {n: p for n, p in model.named_parameters() if n.rpartition(".")[0] in bn_layers(model)}
-    model.fn.bias.requires_grad_(True)
+    model.bnneck.bias.requires_grad_(True)
     gradients = torch.autograd.grad(loss, free.values(), allow_unused=True)
     new = dict(result.model.named_parameters())
     largest = max(float(g.abs().max()) for g in gradients if g is not None)
@@ -249,8 +249,8 @@ def test_a_step_differs_from_the_gradient_of_equation_13(model, images, settings
 
 def test_adam_moves_a_parameter_further_than_the_rate_a_step(model, images, settings, every_part):
     first = adapt(model, images, **every_part).changes
-    # fn lies outside the gradient
-    affine = first[first["quantity"].isin(["gamma", "beta"]) & (first["layer"] != "fn")]
+    # bnneck lies outside the gradient
+    affine = first[first["quantity"].isin(["gamma", "beta"]) & (first["layer"] != "bnneck")]
     assert affine["shift"].between(0.005, 0.01 * (1 + 1e-4)).all()  # some channels are dead
     steps = 6
     result = adapt(model, images, replace(settings, tta_epochs=2))
@@ -382,14 +382,14 @@ def test_a_shift_of_a_layer_without_variance_is_not_in_units_of_eps(model):
 
 def test_a_delta_keeps_all_that_decided_it_under_these_names(model, images, small):
     """Files of earlier versions are read by these."""
-    meta = adapt(model, images, small, K=3, seed=5, follow_fn=False, layers=("bn", "in")).delta.meta
-    assert meta.keys() == {"N", "K", "seed", "layers", "quantities", "losses", "reading", "follow_fn", "momentum",
+    meta = adapt(model, images, small, K=3, seed=5, follow_bnneck=False, layers=("bn", "in")).delta.meta
+    assert meta.keys() == {"N", "K", "seed", "layers", "quantities", "losses", "reading", "follow_bnneck", "momentum",
                            "settings", "size", "data", "versions"}
     assert (meta["N"], meta["K"], meta["seed"], meta["momentum"]) == (len(images), 3, 5, small.tta_momentum)
     assert meta["layers"] == ["bn", "in"] and meta["losses"] == ["pos", "mat"] and meta["reading"] == "alone"
-    assert meta["quantities"] == list(NAMES) and meta["follow_fn"] is False
+    assert meta["quantities"] == list(NAMES) and meta["follow_bnneck"] is False
     assert meta["size"] == list(images.shape[2:])
-    assert adapt(model, images, small).delta.meta["follow_fn"] is True
+    assert adapt(model, images, small).delta.meta["follow_bnneck"] is True
 
 
 def test_what_is_not_said_is_seed_0(model, images, small):

@@ -153,7 +153,7 @@ def test_the_bare_passes_leave_out_what_adaption_needs(model, images):
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
     assert torch.equal(adaption.forward(model, images, 4), embed(model, images, 4)[1])
     seen = set()
-    wanted = {f"{name}.{kind}" for name, layer in bn_layers(model).items() if layer is not model.fn
+    wanted = {f"{name}.{kind}" for name, layer in bn_layers(model).items() if layer is not model.bnneck
               for kind in ("weight", "bias")}
     hooks = [p.register_post_accumulate_grad_hook(lambda _, name=name: seen.add(name))
              for name, p in model.named_parameters() if name in wanted]

@@ -16,7 +16,7 @@ from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.figures import changes as draw
 
 matplotlib.use("Agg")
-LAYERS = ["backbone.bn1", *(f"backbone.layer1.{i}.bn1" for i in range(52)), "fn",
+LAYERS = ["backbone.bn1", *(f"backbone.layer1.{i}.bn1" for i in range(52)), "bnneck",
           *(f"parts.{i}.1" for i in range(6))]
 
 

@@ -54,7 +54,7 @@ def made(gain, targets=TARGETS, splits=5) -> pd.DataFrame:
 
 def test_a_value_differs_from_its_default_in_the_named_setting_alone():
     fields = {"momentum": {"tta_momentum"}, "optimiser": {"tta_optimizer", "tta_lr"},
-              "epochs": {"tta_epochs"}, "fn": {"follow_fn"}, "distance": {"normalise_features"},
+              "epochs": {"tta_epochs"}, "bnneck": {"follow_bnneck"}, "distance": {"normalise_features"},
               "stripes": {"model"}, "reduction": {"matching_reduction"}, "margin": {"margin"},
               "lambda3": {"lambda3"}}
     assert fields.keys() == CHOICES.keys()
@@ -91,7 +91,7 @@ def test_the_marked_default_is_what_the_profile_does(profile):
         for key, value in choice.default.run.overrides.items():
             assert asdict(own)[key] == value
         assert choice.default.run.model == "bnta"
-    assert CHOICES["fn"].default.run.options == {"follow_fn": True}  # that of adapt()
+    assert CHOICES["bnneck"].default.run.options == {"follow_bnneck": True}  # that of adapt()
     assert READINGS.default.label == "alone"
 
 
@@ -131,7 +131,7 @@ def places(height):
     return {"dots": Target(data, (Split(torch.arange(9), torch.arange(9, 18)),))}
 
 
-@pytest.mark.parametrize("name", ["momentum", "optimiser", "reduction", "margin", "lambda3", "fn"])
+@pytest.mark.parametrize("name", ["momentum", "optimiser", "reduction", "margin", "lambda3", "bnneck"])
 def test_what_is_left_out_as_idle_changes_nothing(name, models, small):
     """Each part alone, with all of the value's settings, does what it does without the idle."""
     images = places(96)["dots"].data.images

@@ -142,7 +142,7 @@ def test_a_delta_does_not_say_what_it_belongs_to(model, images, settings, tmp_pa
     result.delta.save(tmp_path / "a", note="entrance, 3 May")
     found = Delta.load(tmp_path / "a")
     assert list(found.layers) == list(bn_layers(model))
-    assert found.layers["backbone.bn1"] == (1e-5, 0.37) and found.layers["fn"] == (1e-5, 0.1)
+    assert found.layers["backbone.bn1"] == (1e-5, 0.37) and found.layers["bnneck"] == (1e-5, 0.1)
     meta = found.meta
     assert (meta["N"], meta["K"], meta["seed"], meta["note"]) == (10, 4, 3, "entrance, 3 May")
     assert (meta["quantities"], meta["size"], meta["reading"]) == (["var", "beta"], [48, 24], "alone")
@@ -202,15 +202,15 @@ def test_a_changed_byte_is_not_found(delta, model, tmp_path):
 
 
 @pytest.mark.parametrize("change, sentence", [
-    (lambda a, t: t["fn.weight"].add_(1), "is damaged: its content is not what was saved"),
+    (lambda a, t: t["bnneck.weight"].add_(1), "is damaged: its content is not what was saved"),
     (lambda a, t: a["meta"].update(K=99), "is damaged: its content is not what was saved"),
     (lambda a, t: a.pop("digest"), "is damaged: its content is not what was saved"),
     (signed(lambda a, t: a.update(format=3)), "is of format 3, this version of bnta_lib reads format 2"),
     (signed(lambda a, t: a.update(format="x")), "is damaged: its metadata cannot be read"),
     (signed(lambda a, t: a.pop("model")), "lacks what a delta says about itself .*model"),
-    (signed(lambda a, t: t["fn.weight"].fill_(torch.nan)), "NaN or infinite values .*fn.weight"),
-    (signed(lambda a, t: t["fn.bias"].fill_(torch.inf)), "NaN or infinite values .*fn.bias"),
-    (signed(lambda a, t: t["fn.running_var"].fill_(-1)), "variance below zero in fn.running_var"),
+    (signed(lambda a, t: t["bnneck.weight"].fill_(torch.nan)), "NaN or infinite values .*bnneck.weight"),
+    (signed(lambda a, t: t["bnneck.bias"].fill_(torch.inf)), "NaN or infinite values .*bnneck.bias"),
+    (signed(lambda a, t: t["bnneck.running_var"].fill_(-1)), "variance below zero in bnneck.running_var"),
 ])  # fmt: skip
 def test_a_file_that_was_edited_is_read(delta, tmp_path, change, sentence):
     delta.save(tmp_path / "a")
@@ -238,8 +238,8 @@ def edit(model, change):
 
 @pytest.mark.parametrize("change, sentence", [
     (lambda m: setattr(m.backbone.bn1, "eps", 1e-3), "another eps: 1e-05 in backbone.bn1, .* 0.001"),
-    (lambda m: setattr(m.fn, "momentum", 0.2), "another momentum: 0.1 in fn, the model's is 0.2"),
-    (lambda m: m.fn.bias.add_(1), "made for other weights: its base is"),
+    (lambda m: setattr(m.bnneck, "momentum", 0.2), "another momentum: 0.1 in bnneck, the model's is 0.2"),
+    (lambda m: m.bnneck.bias.add_(1), "made for other weights: its base is"),
     (lambda m: m.backbone.conv1.weight.mul_(1.01), "other weights outside the BN layers, which are equal"),
     (lambda m: m.fc_g.weight.add_(1), "other weights outside the BN layers, which are equal"),
     (lambda m: m.double(), "another precision: backbone.bn1.running_mean is torch.float32"),
@@ -256,10 +256,10 @@ def test_a_delta_goes_into_a_model_that_differs_in_one_point(delta, model, chang
 
 def test_a_broken_delta_in_memory_goes_into_the_model_or_a_file(delta, model, tmp_path):
     before = state(model)
-    delta.tensors["fn.running_mean"][3] = torch.nan
+    delta.tensors["bnneck.running_mean"][3] = torch.nan
     for use in (lambda: delta.apply(model), lambda: delta.save(tmp_path / "a"),
                 lambda: DeltaBank(model).add("a", delta)):
-        with pytest.raises(ValueError, match="NaN or infinite values .for one, in fn.running_mean"):
+        with pytest.raises(ValueError, match="NaN or infinite values .for one, in bnneck.running_mean"):
             use()
     assert same(state(model), before) and not list(tmp_path.iterdir())
 
@@ -330,7 +330,7 @@ def test_a_block_leaves_another_delta_than_was_in_use(model, sites, bank):
     lambda m: m.parts[2][1].bias.data.mul_(1.5),  # goes past the counters of changes
     lambda m: m.load_state_dict({k: v * 1.5 for k, v in m.state_dict().items()}),
     lambda m: m.train()(torch.zeros(4, 3, 48, 24, dtype=torch.uint8)),
-    lambda m: setattr(m.fn, "running_var", torch.ones(128)),
+    lambda m: setattr(m.bnneck, "running_var", torch.ones(128)),
 ])  # fmt: skip
 def test_a_model_that_changed_meanwhile_is_switched(model, sites, bank, change):
     source = copy.deepcopy(model)

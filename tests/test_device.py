@@ -176,7 +176,7 @@ def same(cpu, gpu) -> None:
     {}, {"layers": ("in",)}, {"layers": ("conv",)}, {"layers": ("bn", "conv", "in")},
     *({"quantities": (name,)} for name in ("mean", "var", "gamma", "beta")),
     {"quantities": ("mean", "beta"), "reading": "restore"}, {"quantities": ("gamma",), "reading": "restore"},
-    {"losses": ("pos",)}, {"losses": ("mat",)}, {"losses": ()}, {"follow_fn": False},
+    {"losses": ("pos",)}, {"losses": ("mat",)}, {"losses": ()}, {"follow_bnneck": False},
     {"guards": Guards(min_images=0)},
     {"settings": {"tta_optimizer": "sgd", "matching_reduction": "mean", "tta_epochs": 2}},
 ], ids=lambda options: ", ".join(map(str, options.values())) or "defaults")  # fmt: skip
@@ -225,7 +225,7 @@ def test_measured_rows_mix_devices_or_are_stored_under_another_key(on_both, rows
 def test_scores_or_outputs_of_layers_mix_devices(on_both, target, own):
     def work(model):
         some = target.data.images
-        values = [bn_outputs(model, some, name, limit=100) for name in ("backbone.bn1", "fn", "parts.1.1")]
+        values = [bn_outputs(model, some, name, limit=100) for name in ("backbone.bn1", "bnneck", "parts.1.1")]
         scores = score(model, target, target.splits[0], own)
         return scores, bn_moments(model, some, 8), layer_sizes(model), values
     on_both(work)
@@ -299,7 +299,7 @@ def test_a_process_is_handed_tensors_of_a_gpu_that_it_may_not_have(model, target
         assert there.scale.device == GPU
     read = pickle.loads(handed).models["bnta"]
     assert {t.device.type for t in read.state_dict().values()} == {"cpu"} and read.scale.device.type == "cpu"
-    assert isinstance(read.fc_g.weight, torch.nn.Parameter) and not read.fn.bias.requires_grad
+    assert isinstance(read.fc_g.weight, torch.nn.Parameter) and not read.bnneck.bias.requires_grad
     assert model_digest(read) == model_digest(model)
 
 

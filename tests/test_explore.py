@@ -311,7 +311,7 @@ def layer_book(model, targets, small):
 def test_outputs_are_not_those_of_the_layer(layer_book, model):
     book, source = layer_book
     moments = bn_moments(model, source.images)
-    for index in (1, 5, 54, 57):  # stem, block, fn, part
+    for index in (1, 5, 54, 57):  # stem, block, bnneck, part
         name = layers.layer_name(book, index)
         y = layers.outputs(book, index)["source"].reshape(len(moments[name][0]), -1)
         assert np.abs(y.mean(1) - moments[name][0].numpy()).max() < 4 * float(moments[name][1].max()) / 4
@@ -320,9 +320,9 @@ def test_outputs_are_not_those_of_the_layer(layer_book, model):
         gamma, beta = layer.weight.detach().numpy(), layer.bias.detach().numpy()
         np.testing.assert_allclose(gamma[:, None] * x + beta[:, None], y, rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(layers.outputs(book, index, 2)["source"], y[1])
-    fn = layers.outputs(book, 54)["source"].reshape(-1, len(source))  # every value of it is kept
+    bnneck = layers.outputs(book, 54)["source"].reshape(-1, len(source))  # every value of it is kept
     features, _ = embed(model, source.images)
-    np.testing.assert_allclose(np.sort(fn), np.sort(features.T.numpy()), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.sort(bnneck), np.sort(features.T.numpy()), rtol=1e-3, atol=1e-4)
 
 
 def test_changes_do_not_add_up_to_the_rates(layer_book, model, targets, small):

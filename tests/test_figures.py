@@ -85,8 +85,8 @@ def some_changes(layers, rate):
 
 
 def test_changes_leave_out_what_did_not_move(layers):
-    changes = some_changes(layers, lambda i, name, q, s: float("nan") if (name, q) == ("fn", "beta")
-                           else 0.0 if name == "fn" else 0.01 * i)
+    changes = some_changes(layers, lambda i, name, q, s: float("nan") if (name, q) == ("bnneck", "beta")
+                           else 0.0 if name == "bnneck" else 0.01 * i)
     figure = drawn(adaption.changes_figure(changes))
     assert len(figure.axes) == 4 and is_labelled(figure)
     assert all(len(axis.lines[0].get_xdata()) == 59 for axis in figure.axes)
@@ -210,7 +210,7 @@ def test_gains_show_every_split_and_the_papers_difference_only_on_its_target(spl
 def test_stages_cover_the_sixty_layers_once(layers):
     runs = base.stages(layers)
     assert [label for label, _, _ in runs] == [
-        "stem", "layer1", "layer2", "layer3", "layer4", "fn", "parts"]
+        "stem", "layer1", "layer2", "layer3", "layer4", "bnneck", "parts"]
     assert [i for _, a, b in runs for i in range(a, b + 1)] == list(range(1, 61))
 
 

@@ -101,14 +101,14 @@ def test_features_that_collapse_go_on(model, images, settings):
     assert sound["measured"] == 1.0
     alike = copy.deepcopy(model)
     with torch.no_grad():
-        alike.fn.bias += 1e4  # all features show in one direction
+        alike.bnneck.bias += 1e4  # all features show in one direction
     for guards in (Guards(min_images=0, same=0), replace(OPEN, min_spread=0.01)):
         watch = guards.watch(model, images)
         with pytest.raises(AdaptionStopped, match="features have collapsed: .* below the 0") as caught:
             watch.end(3, alike)
         assert (caught.value.reason, caught.value.step) == ("spread", 3)
     with torch.no_grad():
-        alike.fn.bias[0] = torch.nan
+        alike.bnneck.bias[0] = torch.nan
     with pytest.raises(AdaptionStopped, match="features have collapsed"):
         Guards(min_images=0, same=0).watch(model, images).end(3, alike)
     lost = stop(model, images, replace(settings, tta_lr=0.3), replace(OPEN, min_spread=0.8),
@@ -150,11 +150,11 @@ def test_a_move_differs_from_the_one_worked_by_hand(model, kind, change, expecte
     after = copy.deepcopy(model)
     with torch.no_grad():
         for net in (model, after):
-            net.fn.weight.fill_(1.0)
-            net.fn.running_var.fill_(1 - net.fn.eps)
-        getattr(after.fn, kind).copy_(change(getattr(after.fn, kind)))
+            net.bnneck.weight.fill_(1.0)
+            net.bnneck.running_var.fill_(1 - net.bnneck.eps)
+        getattr(after.bnneck, kind).copy_(change(getattr(after.bnneck, kind)))
     moves = Moves(model)(after)
-    place = list(bn_layers(model)).index("fn")
+    place = list(bn_layers(model)).index("bnneck")
     assert float(moves[place]) == pytest.approx(expected, rel=1e-4)
     assert (moves[torch.arange(57) != place] == 0).all()
 

@@ -42,7 +42,7 @@ def test_full_size_counts_differ_from_the_papers(full):
     assert summands == [23_454_912, 3_145_728, 37_949_440, 28_462_080, 12_288]
     norm = {n: sum(p.numel() for p in m.parameters()) for n, m in bn_layers(full).items()}
     by_place = [sum(v for n, v in norm.items() if n.startswith(start))
-                for start in ("backbone.", "fn", "parts.")]
+                for start in ("backbone.", "bnneck", "parts.")]
     assert by_place == [53_120, 4_096, 3_072]
 
 
@@ -54,13 +54,13 @@ def test_layer_indices_do_not_fit_figure_3(full):
     names = list(bn_layers(full))
     assert names[0] == "backbone.bn1"
     assert names[51] == "backbone.layer4.2.bn2"
-    assert names[53] == "fn"
+    assert names[53] == "bnneck"
     assert names[54:] == [f"parts.{h}.1" for h in range(6)]
 
 
 def test_the_bias_of_fn_is_trained(full):
-    assert not full.fn.bias.requires_grad
-    assert all(p.requires_grad for n, p in full.named_parameters() if n != "fn.bias")
+    assert not full.bnneck.bias.requires_grad
+    assert all(p.requires_grad for n, p in full.named_parameters() if n != "bnneck.bias")
 
 
 @pytest.mark.parametrize("last_stride", [1, 2])
@@ -143,7 +143,7 @@ def test_forward_gives_other_shapes_or_heads_on_other_features(model, images):
     torch.testing.assert_close(out.logits, out.features @ model.fc_g.weight.T)
     with torch.no_grad():
         maps = model.forward_features(images)
-    torch.testing.assert_close(out.features, model.fn(maps.mean((2, 3))))
+    torch.testing.assert_close(out.features, model.bnneck(maps.mean((2, 3))))
     torch.testing.assert_close(out.positions, model.stripe_pool(maps) @ model.fc_p.weight.T)
     for h in range(3):
         torch.testing.assert_close(
@@ -299,7 +299,7 @@ def test_images_of_another_size_are_refused_and_both_sizes_named(model, images, 
 def test_modes_are_lost_after_an_error(model):
     model.backbone.layer2.train()
     model.fc_p.weight.requires_grad_(False)
-    model.fn.momentum = 0.7
+    model.bnneck.momentum = 0.7
 
     def state():
         return ([m.training for m in model.modules()],
@@ -362,3 +362,11 @@ def test_absent_imagenet_weights_or_a_narrow_model_give_an_unclear_error(
         load_imagenet(wide)
     with pytest.raises(ValueError, match="fit the full width only: set base_width=64"):
         load_imagenet(model)
+
+
+def test_weights_under_a_former_layer_name_load():
+    source, model = BNTANet(5, settings("smoke")), BNTANet(5, settings("smoke"))
+    state = {name.replace("bnneck.", "fn."): value for name, value in source.state_dict().items()}
+    assert "fn.running_mean" in state and "bnneck.running_mean" not in state
+    model.load_state_dict(state)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in source.state_dict().items())

@@ -31,7 +31,7 @@ def images():
 def test_moments_are_those_of_all_outputs_whatever_the_batch(model, images):
     moments = bn_moments(model, images, batch=4)
     assert list(moments) == list(bn_layers(model))
-    for layer in ("backbone.bn1", "fn", "parts.3.1"):
+    for layer in ("backbone.bn1", "bnneck", "parts.3.1"):
         values = bn_outputs(model, images, layer, limit=10**6).double()
         assert moments[layer][0] == pytest.approx(values.mean(1), abs=1e-5)
         assert moments[layer][1] == pytest.approx(values.std(1, correction=0), abs=1e-5)
@@ -96,7 +96,7 @@ def test_channel_shift_counts_in_the_channels_own_deviations():
 
 
 def test_the_rule_looks_at_the_backbone_alone():
-    shift = pd.DataFrame({"layer": ["backbone.bn1", "backbone.layer1.0.bn1", "fn", "parts.0.1"],
+    shift = pd.DataFrame({"layer": ["backbone.bn1", "backbone.layer1.0.bn1", "bnneck", "parts.0.1"],
                           "distance": [0.1, 0.3, 0.9, 0.8]})
     assert most_shifted_layer(shift) == "backbone.layer1.0.bn1"
 

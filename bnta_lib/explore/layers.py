@@ -95,7 +95,7 @@ def normalised_outputs(model: BNTANet, images: Tensor, values: int = VALUES) -> 
             model.eval()
             for chunk in images.split(128):
                 maps = model.forward_features(chunk)
-                model.fn(model.global_pool(maps))
+                model.bnneck(model.global_pool(maps))
                 model.local_features(model.stripe_pool(maps))
     finally:
         for handle in handles:

@@ -24,7 +24,7 @@ UPDATED, FOLLOWS, NORM = COLOURS["adapted"], "#9ecae1", COLOURS["source"]
 STRIPES = ["#0d0887", "#5b02a3", "#9a179b", "#cb4678", "#eb7852", "#fbb32f"]
 PARTS = {  # what a forward pass is watched at, in the order of the paper
     "stem": "backbone.conv1", "layer1": "backbone.layer1", "layer2": "backbone.layer2",
-    "layer3": "backbone.layer3", "layer4": "backbone.layer4", "fn": "fn", "FC_G": "fc_g",
+    "layer3": "backbone.layer3", "layer4": "backbone.layer4", "bnneck": "bnneck", "FC_G": "fc_g",
     "FC_P": "fc_p", "Conv of M, each": "parts.0", "FC_M, each": "fc_m.0",
 }
 
@@ -43,7 +43,7 @@ def trace_shapes(model: BNTANet, images: Tensor) -> pd.DataFrame:
         def hook(module, inputs, output):
             if part == "layer1":
                 shapes["stem, pooled"] = tuple(inputs[0].shape[1:])
-            if part == "fn":
+            if part == "bnneck":
                 shapes["f"] = tuple(inputs[0].shape[1:])
             if part == "FC_P":
                 shapes["stripes f^h"] = tuple(inputs[0].shape[1:])
@@ -59,7 +59,7 @@ def trace_shapes(model: BNTANet, images: Tensor) -> pd.DataFrame:
     finally:
         for handle in handles:
             handle.remove()
-    order = ["input", "stem", "stem, pooled", *(f"layer{k}" for k in range(1, 5)), "f", "fn",
+    order = ["input", "stem", "stem, pooled", *(f"layer{k}" for k in range(1, 5)), "f", "bnneck",
              "FC_G", "stripes f^h", "FC_P", "Conv of M, each", "FC_M, each"]
     rows = []
     for part in filter(shapes.get, order):
@@ -199,7 +199,7 @@ def _training_half(axis: Axes, size: dict, bn: dict, settings: Settings, sources
     _note(axis, x0 - 0.06, y + 0.3, "average\npool (1)", ha="right")
     _box(axis, x0, y - 0.2, 1.05, 0.4, f"f ({size['f'][0]})", PALE)
     _arrow(axis, (x0 + 1.05, y), (x0 + 1.35, y))
-    _box(axis, x0 + 1.35, y - 0.28, 1.05, 0.56, "fn\n1 BN", FOLLOWS)
+    _box(axis, x0 + 1.35, y - 0.28, 1.05, 0.56, "bnneck\n1 BN", FOLLOWS)
     _arrow(axis, (x0 + 2.4, y), (x0 + 2.85, y))
     _box(axis, x0 + 2.85, y - 0.28, 1.35, 0.56, f"G: FC\n→ M = {people:,}")
     _arrow(axis, (x0 + 4.2, y), (x0 + 4.6, y))
@@ -368,7 +368,7 @@ def bn_figure(model: BNTANet) -> Figure:
     channels = [layer.num_features for layer in layers.values()]
     for i, (name, count) in enumerate(zip(layers, channels), 1):
         shortcut = "downsample" in name
-        axis.bar(i, count, width=0.8, color=FOLLOWS if name == "fn" else UPDATED,
+        axis.bar(i, count, width=0.8, color=FOLLOWS if name == "bnneck" else UPDATED,
                  alpha=0.55 if shortcut else 1, hatch="////" if shortcut else None,
                  edgecolor="white", linewidth=0)
     names = list(layers)
@@ -380,7 +380,7 @@ def bn_figure(model: BNTANet) -> Figure:
     for group, first, last in stages(names):
         low, high = first - 0.4, last + 0.4
         axis.plot([low, high], [top * 1.25] * 2, color=INK, lw=1, clip_on=False)
-        axis.text((low + high) / 2, top * (3.0 if group == "fn" else 1.5), group, ha="center",
+        axis.text((low + high) / 2, top * (3.0 if group == "bnneck" else 1.5), group, ha="center",
                   va="bottom", fontsize=7)
     axis.set_yscale("log", base=2)
     axis.set(xlabel="BN layer, from shallow to deep", ylabel="channels", xlim=(0.2, len(names) + 0.8),
@@ -389,7 +389,7 @@ def bn_figure(model: BNTANet) -> Figure:
     marks = [Rectangle((0, 0), 1, 1, color=UPDATED),
              Rectangle((0, 0), 1, 1, facecolor=UPDATED, alpha=0.55, hatch="////", edgecolor="white"),
              Rectangle((0, 0), 1, 1, color=FOLLOWS), plt.Line2D([], [], color=NORM, lw=1.8)]
-    figure.legend(marks, ["on the main path", "on a shortcut", "fn, outside both losses",
+    figure.legend(marks, ["on the main path", "on a shortcut", "bnneck, outside both losses",
                           "instance norm after this layer"], ncols=4, fontsize=7,
                   loc="outside lower center")
     return figure

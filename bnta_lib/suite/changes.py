@@ -27,7 +27,7 @@ TOP = 10
 def change_rates_by_split(changes: pd.DataFrame) -> pd.DataFrame:
     """The change rates among the rows: target, split, quantity, index, layer, rate (per cent).
 
-    NaN where the quantity was 0 in every channel, as beta of `fn` is: it has no rate.
+    NaN where the quantity was 0 in every channel, as beta of `bnneck` is: it has no rate.
     """
     rates = changes[changes["metric"].str.startswith("rate ")]
     rates = rates.assign(quantity=rates["metric"].str.removeprefix("rate "),

@@ -30,7 +30,7 @@ PARTS = {"mu+var": ("mean", "var"), "gamma+beta": ("gamma", "beta")}
 # no gradient step, without mu and sigma^2 no running average.
 _IDLE = {
     "mu+var": {"tta_optimizer", "tta_lr", "margin", "lambda3", "matching_reduction"},
-    "gamma+beta": {"tta_momentum", "follow_fn"},
+    "gamma+beta": {"tta_momentum", "follow_bnneck"},
 }
 
 
@@ -90,9 +90,9 @@ CHOICES: dict[str, Choice] = {choice.name: choice for choice in (
               (kind, rate) == ("adam", 5e-4), rate, kind)
         for kind, rates in _RATES.items() for rate in rates), "log", parts=_BOTH),
     _numbers("epochs", "epochs of adaption", "tta_epochs", (1, 2, 4), 1, "log", parts=_BOTH),
-    _named("fn", "statistics of fn", {
-        "follow": Run("fn follows", options={"follow_fn": True}),
-        "stay": Run("fn stays", options={"follow_fn": False})}),
+    _named("bnneck", "statistics of bnneck", {
+        "follow": Run("bnneck follows", options={"follow_bnneck": True}),
+        "stay": Run("bnneck stays", options={"follow_bnneck": False})}),
     _named("distance", "features compared", {
         "L2-normalised": Run("normalised", overrides={"normalise_features": True}),
         "raw": Run("raw", overrides={"normalise_features": False})}),

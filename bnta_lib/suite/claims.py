@@ -444,7 +444,7 @@ def _layers(claim: Claim, rows: pd.DataFrame, margin: float, paper: float) -> di
 
 def _differ(claim: Claim, rows: pd.DataFrame, margin: float, paper: float) -> dict:
     own = rows[rows["metric"] == claim.method[0]].dropna(subset="value")
-    # Where nothing moved, as in fn that no gradient reaches, there is nothing to compare.
+    # Where nothing moved, as in bnneck, which no gradient reaches, there is nothing to compare.
     own = own[own.groupby("index")["value"].transform("max") > 0]
     nothing = {"difference": math.nan, "low": math.nan, "high": math.nan}
     splits = own.groupby("target")["split"].nunique()

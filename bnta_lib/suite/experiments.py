@@ -71,7 +71,8 @@ class Run:
 
 
 def _said(chosen: Mapping) -> list[str]:
-    return [f"{k}={'+'.join(v) if isinstance(v, tuple) else v}" for k, v in chosen.items()]
+    # "follow_fn" is what recorded rows call follow_bnneck.
+    return [f"{k.replace('bnneck', 'fn')}={'+'.join(v) if isinstance(v, tuple) else v}" for k, v in chosen.items()]
 
 
 # Rows of Table 2 that run here, in the paper's order; the adapters come last.
@@ -246,7 +247,7 @@ def _key(run: Run, model: dict, target: Target, split: Split, settings: Settings
            "normalise": settings.normalise_features}
     if run.adapter == "none":
         return key
-    options = {"reading": "alone", "follow_fn": True, **run.options}
+    options = {"reading": "alone", "follow_bnneck": True, **run.options}
     n = len(split.gallery) if run.sample is None else run.sample
     if options.get("K") is None:
         options["K"] = min(settings.K, n // 2)
@@ -359,7 +360,8 @@ def identity(model: BNTANet) -> dict[str, str]:
 def model_digest(model: BNTANet) -> str:
     """What tells one trained model from another: SHA-256 of all its tensors and their names."""
     sha = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    tensors = {name.replace("bnneck.", "fn."): tensor for name, tensor in model.state_dict().items()}
+    for name, tensor in sorted(tensors.items()):  # by the names that recorded digests were taken of
         if not name.endswith("num_batches_tracked"):
             sha.update(name.encode())
             sha.update(tensor.detach().cpu().contiguous().numpy())

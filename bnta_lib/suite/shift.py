@@ -79,7 +79,7 @@ def _forward(model: BNTANet, images: Tensor, batch: int, hooks: dict) -> None:
             model.eval()
             for chunk in images.split(batch):
                 maps = model.forward_features(chunk)
-                model.fn(model.global_pool(maps))
+                model.bnneck(model.global_pool(maps))
                 model.local_features(model.stripe_pool(maps))
     finally:
         for handle in handles:
@@ -119,7 +119,7 @@ def shift_by_layer(source: dict, target: dict) -> pd.DataFrame:
 def most_shifted_layer(shift: pd.DataFrame) -> str:
     """The layer that Figure 1 shows by default: the largest shift of the *frozen* model.
 
-    The rule looks at nothing that adaption does. The part layers and `fn` are left out: they do
+    The rule looks at nothing that adaption does. The part layers and `bnneck` are left out: they do
     not feed the backbone.
     """
     backbone = shift[shift["layer"].str.startswith("backbone.")]

@@ -358,7 +358,7 @@ def table_4_note(model: BNTANet, cited: bool = True) -> str:
         f"and {full['BN']:,} (BN). {misprints if cited else ''}"
         "G's and M's classifiers take no part in Eq. (13): they are counted where the weights hold "
         f"them but do not move, so that Conv moves {layer_size(model, 'Conv') - unused:,} here; "
-        "nor do gamma and beta of fn. With BN, batches are normalised by their own statistics "
+        "nor do gamma and beta of bnneck. With BN, batches are normalised by their own statistics "
         "while adaption runs; without it (Conv, IN, Conv+IN) by the stored ones."
         f"{same_digits if 4 * layer_size(model, 'BN') == full['BN'] else ''}"
     )
