@@ -1,0 +1,304 @@
+"""The method's numbers on small fixed inputs, against those recorded in golden.json.
+
+Numbers that move need a higher METHOD_VERSION and a new record: ``python tests/test_golden.py --record``.
+"""
+
+import contextlib
+import hashlib
+import json
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+RECORD = Path(__file__).with_name("golden.json")
+
+# ---- the library: all names of it that this file uses
+
+from bnta_lib import BNTANet, adapt, embed, evaluate, nearest_pairs, settings  # noqa: E402
+from bnta_lib.baselines import adabn, tent  # noqa: E402
+from bnta_lib.data.sets import ReIDSet  # noqa: E402
+from bnta_lib.settings import METHOD_VERSION  # noqa: E402
+from bnta_lib.training import train  # noqa: E402
+
+RENAMED: dict[str, str] = {}  # first part of a tensor's name in the network: its name when this was recorded
+
+
+def options(**more):
+    return settings("smoke", **more)
+
+
+def network(identities, **more):
+    return BNTANet(identities, options(**more))
+
+
+def run_pairs(local, k):
+    """Algorithm 1: index (K, 2), part (K,), distance (K,)."""
+    pairs = nearest_pairs(local, k)
+    return pairs.index, pairs.part, pairs.distance
+
+
+def run_embed(model, images):
+    """Global (N, C) and local features (N, H, C_l)."""
+    return embed(model, images)
+
+
+def run_adapt(model, images, **more):
+    """The adapted model, the pairs as by run_pairs, and the losses by name, one a step."""
+    result = adapt(model, images, options(**more), seed=3)
+    pairs = result.pairs.index, result.pairs.part, result.pairs.distance
+    return result.model, pairs, {name: result.losses[name].tolist() for name in ("pos", "mat", "total")}
+
+
+def run_adabn(model, images):
+    return adabn(model, images, batch=16, seed=3)
+
+
+def run_tent(model, images):
+    return tent(model, images, options(tta_epochs=2), batch=16, seed=3)
+
+
+def run_evaluate(probe, gallery, normalise):
+    """AP, trapezoidal AP, rank of the first match, how many have none; a side is (features, pids, camids)."""
+    (p, *who), (g, *whom) = probe, gallery
+    scores = evaluate(p, g, who[0], whom[0], who[1], whom[1], normalise)
+    return scores.ap, scores.ap_trapezoid, scores.rank, scores.unmatched
+
+
+def run_train(images, pids, **more):
+    """Losses and rate by name, one an epoch."""
+    sources = ReIDSet("golden", images, pids, torch.ones_like(pids))
+    _, history = train(sources, options(**more), progress=False, device="cpu")
+    return {name: history[name].tolist() for name in ("L_id", "L_pos", "L_mat", "total", "lr")}
+
+
+# ---- inputs: uniform numbers of PCG64 and whole-number arithmetic, so that they are the same everywhere
+
+
+def uniform(seed, *shape):
+    return np.random.Generator(np.random.PCG64(seed)).random(shape)
+
+
+def pictures(people, each, height=96, width=48, seed=0):
+    """Smooth pictures uint8 (people * each, 3, height, width): a person's are alike, tinted and noisy."""
+    def smooth(seed, n, step, top):
+        grid = (top * uniform(seed, n, 3, height // step + 1, width // step + 1)).astype(np.int64)
+        rest = np.arange(step)
+        for axis in (2, 3):
+            grid = np.moveaxis(grid, axis, -1)
+            grid = grid[..., :-1, None] * (step - rest) + grid[..., 1:, None] * rest
+            grid = np.moveaxis(grid.reshape(*grid.shape[:-2], -1), -1, axis)
+        return grid // step**2
+
+    n = people * each
+    tint = (24 * uniform(seed + 3, n, 3, 1, 1)).astype(np.int64)
+    pixels = smooth(seed, people, 8, 180).repeat(each, 0) + smooth(seed + 1, n, 4, 50) + tint
+    return torch.from_numpy(pixels.clip(0, 255).astype(np.uint8)), torch.arange(n) // each + 1
+
+
+def filled(model, dtype):
+    """The model in eval mode, each tensor drawn by its own name, so that their order decides nothing."""
+    for name, tensor in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        first, _, rest = name.partition(".")
+        values = uniform(zlib.crc32(f"{RENAMED.get(first, first)}.{rest}".encode()), *tensor.shape)
+        if tensor.ndim > 1:
+            values = (2 * values - 1) * (6 / tensor[0].numel()) ** 0.5
+        elif name.endswith(("weight", "running_var")):
+            values = values + 0.5
+        else:
+            values = 0.3 * (2 * values - 1)
+        tensor.copy_(torch.from_numpy(values))
+    return model.to(dtype).eval()
+
+
+def side(seed, n, people, width):
+    """Features (n, width) in clusters, and in whole numbers with many ties; pids, 0 is a distractor; camids."""
+    draws = uniform(seed, 2, n)
+    pids, camids = (draws[0] * (people + 1)).astype(np.int64), (draws[1] * 3).astype(np.int64) + 1
+    near = uniform(11, people + 1, width)[pids] + 0.8 * uniform(seed + 1, n, width)
+    tied = (3 * uniform(seed + 2, n, 3)).astype(np.int64)
+    return [torch.from_numpy(value) for value in (near.astype(np.float32), tied.astype(np.float32), pids, camids)]
+
+
+# ---- what is recorded
+
+
+def summary(values):
+    """Mean, norm and a random projection of a tensor."""
+    flat = torch.as_tensor(values).detach().double().flatten().numpy()
+    norm = float(np.linalg.norm(flat))
+    return [float(flat.mean()), norm, float(flat @ (2 * uniform(5, len(flat)) - 1) / len(flat) ** 0.5)]
+
+
+def bn_change(before, after, kinds=("running_mean", "running_var", "weight", "bias")):
+    """By layer, from shallow to deep, and quantity: the summary of after - before."""
+    norms = [[m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+             for model in (before, after)]
+    return {f"{number:02} {kind}": summary(getattr(new, kind) - getattr(old, kind))
+            for number, (old, new) in enumerate(zip(*norms, strict=True), start=1) for kind in kinds}
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    old = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(old)
+
+
+def exact_pairs(index, part):
+    return [[*pair, h] for pair, h in zip(index.tolist(), part.tolist())]
+
+
+def inputs():
+    """Digests of what everything below starts from."""
+    images, _ = pictures(12, 3)
+    tensors = [images, *filled(network(12), torch.float32).state_dict().values()]
+    each = sorted(hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest() for tensor in tensors)
+    return {"SHA-256": hashlib.sha256(" ".join(each).encode()).hexdigest()}
+
+
+def pairing():
+    """Pairs of whole-numbered features, in which most distances tie, and of those of the network."""
+    local = np.floor(3 * uniform(1, 41, 3, 4)).astype(np.float32)
+    ties = run_pairs(torch.from_numpy(local), 20)
+    _, features = run_embed(filled(network(12), torch.float32), pictures(12, 3)[0])
+    pairs = run_pairs(features, 18)
+    for seed in range(5):  # another processor's rounding does not change them
+        noise = 1 + 1e-5 * (torch.from_numpy(uniform(seed, *features.shape)).float() - 0.5)
+        assert exact_pairs(*run_pairs(features * noise, 18)[:2]) == exact_pairs(*pairs[:2])
+    return {"tied": exact_pairs(*ties[:2]), "tied distance": ties[2].tolist(),
+            "network": exact_pairs(*pairs[:2]), "network distance": pairs[2].tolist()}
+
+
+def features():
+    """Features of the float32 network, with stripes that divide the maps and with stripes that overlap."""
+    found = {}
+    for height in (96, 128):
+        model = filled(network(12, height=height), torch.float32)
+        both = run_embed(model, pictures(4, 2, height)[0])
+        found |= {f"{kind} of image {i}, height {height}": summary(row)
+                  for kind, rows in zip(("global", "local"), both) for i, row in enumerate(rows)}
+    return found
+
+
+def adaption(dtype, kinds, **more):
+    model, images = filled(network(12), dtype), pictures(12, 3)[0]
+    adapted, pairs, losses = run_adapt(model, images, K=18, **more)
+    return {"pairs": exact_pairs(*pairs[:2]), **losses, **bn_change(model, adapted, kinds)}
+
+
+def adaption_float32():
+    """One step's losses and statistics. Of gamma and beta nothing, nor of later steps: where a gradient is zero
+    but for rounding, Adam follows its sign, which another processor may have otherwise."""
+    return adaption(torch.float32, ("running_mean", "running_var"))
+
+
+def adaption_float64():
+    """Six steps, the last of each epoch on fewer pairs."""
+    return adaption(torch.float64, ("running_mean", "running_var", "weight", "bias"), tta_batch=8, tta_epochs=2)
+
+
+def baseline_adabn():
+    model = filled(network(12), torch.float64)
+    return bn_change(model, run_adabn(model, pictures(12, 3)[0]), ("running_mean", "running_var"))
+
+
+def baseline_tent():
+    model = filled(network(12), torch.float64)
+    return bn_change(model, run_tent(model, pictures(12, 3)[0]))
+
+
+def evaluation():
+    """150 probes, more than a block; several matches or none, junk, distractors, and ties."""
+    (p, tied_p, *probe), (g, tied_g, *gallery) = side(20, 150, 60, 8), side(30, 200, 60, 8)
+    found = {}
+    for name, a, b, normalise in (("normalised", p, g, True), ("raw", p, g, False), ("tied", tied_p, tied_g, False)):
+        ap, trapezoid, rank, unmatched = run_evaluate((a, *probe), (b, *gallery), normalise)
+        found |= {f"{name} rank": rank.tolist(), f"{name} unmatched": unmatched, f"{name} AP": ap.tolist(),
+                  f"{name} trapezoidal AP": trapezoid.tolist()}
+    return found
+
+
+def training():
+    """Ten steps from the library's own initial weights, in float64, two an epoch. Rounding grows from step to step:
+    by the tenth, losses of two processors were up to 3e-5 apart."""
+    images, pids = pictures(8, 3, seed=40)
+    with default_dtype(torch.float64):
+        return run_train(images, pids, epochs=5, lr_decay_epoch=4, batch=12, seed=1)
+
+
+TOLERANCE = {  # of a list's largest number; whole numbers are exact
+    inputs: 0, pairing: 1e-4, features: 1e-4, adaption_float32: 1e-4, adaption_float64: 1e-6,
+    baseline_adabn: 1e-6, baseline_tent: 1e-6, evaluation: 1e-9, training: 1e-3,
+}
+
+
+def moved(recorded, measured, tolerance):
+    """Names of the recorded values that are others now."""
+    def floats(values):
+        return isinstance(values, list) and all(isinstance(value, float) for value in values)
+
+    names = []
+    for name, old in recorded.items():
+        new = measured.get(name)
+        if floats(old) and floats(new) and len(old) == len(new):
+            room = max(tolerance * max(map(abs, old)), 1e-8)
+            same = np.allclose(new, old, rtol=0, atol=room)
+        else:
+            same = new == old
+        names += [] if same else [name]
+    return names
+
+
+def read():
+    return json.loads(RECORD.read_text(encoding="utf-8"))
+
+
+def test_record_is_of_this_method_version():
+    assert read()["method_version"] == METHOD_VERSION, (
+        f"METHOD_VERSION is {METHOD_VERSION}, and golden.json was recorded with {read()['method_version']}: "
+        "record it anew by `python tests/test_golden.py --record`")
+
+
+@pytest.mark.parametrize("part", TOLERANCE, ids=lambda part: part.__name__)
+def test_numbers_move_only_with_method_version(part):
+    record = read()
+    names = moved(record["values"][part.__name__], part(), TOLERANCE[part])
+    if record["method_version"] != METHOD_VERSION:
+        return  # the test above fails, and asks for a new record
+    assert not names, (
+        f"{part.__name__}: {len(names)} numbers moved and METHOD_VERSION is still {METHOD_VERSION}, for one "
+        f"{names[0]}. If they may move, raise METHOD_VERSION in bnta_lib/settings.py and record them by "
+        "`python tests/test_golden.py --record`; rows that were measured before are then out of date")
+
+
+def record():
+    """Write golden.json. Refuse if values moved and METHOD_VERSION was not raised."""
+    torch.set_num_threads(1)
+    values = {part.__name__: part() for part in TOLERANCE}
+    old = read() if RECORD.is_file() else {"method_version": 0, "values": {}}
+    changed = [f"{part.__name__}: {name}" for part in TOLERANCE if part.__name__ in old["values"]
+               for name in moved(old["values"][part.__name__], values[part.__name__], TOLERANCE[part])]
+    if changed and METHOD_VERSION <= old["method_version"]:
+        raise SystemExit(f"{len(changed)} numbers moved, for one {changed[0]}: raise METHOD_VERSION in "
+                         f"bnta_lib/settings.py above {old['method_version']} first")
+    digits = json.loads(json.dumps(values), parse_float=lambda text: float(f"{float(text):.9g}"))
+    parts = [f"  {json.dumps(part)}: {{\n" + ",\n".join(f"   {json.dumps(name)}: {json.dumps(value)}"
+             for name, value in found.items()) + "\n  }" for part, found in digits.items()]
+    RECORD.write_text(f'{{\n "method_version": {METHOD_VERSION},\n "values": {{\n' + ",\n".join(parts) + "\n }\n}\n",
+                      encoding="utf-8")
+    print(f"{RECORD.name}: version {METHOD_VERSION}, {len(changed)} numbers moved")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--record"]:
+        raise SystemExit("usage: python tests/test_golden.py --record")
+    record()
