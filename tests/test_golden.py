@@ -19,12 +19,12 @@ RECORD = Path(__file__).with_name("golden.json")
 # ---- the library: all names of it that this file uses
 
 from bnta_lib import BNTANet, adapt, embed, evaluate, nearest_pairs, settings  # noqa: E402
-from bnta_lib.baselines import adabn, tent  # noqa: E402
+from bnta_lib.adapters import adabn, tent  # noqa: E402
 from bnta_lib.data.sets import ReIDSet  # noqa: E402
 from bnta_lib.settings import METHOD_VERSION  # noqa: E402
 from bnta_lib.training import train  # noqa: E402
 
-RENAMED: dict[str, str] = {}  # first part of a tensor's name in the network: its name when this was recorded
+RENAMED = {"bnneck": "fn"}  # first part of a tensor's name in the network: its name when this was recorded
 
 
 def options(**more):
@@ -117,12 +117,13 @@ def filled(model, dtype):
 
 
 def side(seed, n, people, width):
-    """Features (n, width) in clusters, and in whole numbers with many ties; pids, 0 is a distractor; camids."""
+    """Features (n, width) in clusters, others with many ties; pids, 0 is a distractor; camids."""
     draws = uniform(seed, 2, n)
-    pids, camids = (draws[0] * (people + 1)).astype(np.int64), (draws[1] * 3).astype(np.int64) + 1
+    pids = ((draws[0] * (people + 10)).astype(np.int64) - 9).clip(0)
+    camids = (draws[1] * 3).astype(np.int64) + 1
     near = uniform(11, people + 1, width)[pids] + 0.8 * uniform(seed + 1, n, width)
     tied = (3 * uniform(seed + 2, n, 3)).astype(np.int64)
-    return [torch.from_numpy(value) for value in (near.astype(np.float32), tied.astype(np.float32), pids, camids)]
+    return list(map(torch.from_numpy, (near.astype(np.float32), tied.astype(np.float32), pids, camids)))
 
 
 # ---- what is recorded
@@ -196,14 +197,15 @@ def adaption(dtype, kinds, **more):
 
 
 def adaption_float32():
-    """One step's losses and statistics. Of gamma and beta nothing, nor of later steps: where a gradient is zero
-    but for rounding, Adam follows its sign, which another processor may have otherwise."""
+    """One step's losses and statistics. Of gamma and beta nothing, nor of later steps: where a gradient is
+    zero but for rounding, Adam follows its sign, which another processor may have otherwise."""
     return adaption(torch.float32, ("running_mean", "running_var"))
 
 
 def adaption_float64():
     """Six steps, the last of each epoch on fewer pairs."""
-    return adaption(torch.float64, ("running_mean", "running_var", "weight", "bias"), tta_batch=8, tta_epochs=2)
+    kinds = ("running_mean", "running_var", "weight", "bias")
+    return adaption(torch.float64, kinds, tta_batch=8, tta_epochs=2)
 
 
 def baseline_adabn():
@@ -220,7 +222,8 @@ def evaluation():
     """150 probes, more than a block; several matches or none, junk, distractors, and ties."""
     (p, tied_p, *probe), (g, tied_g, *gallery) = side(20, 150, 60, 8), side(30, 200, 60, 8)
     found = {}
-    for name, a, b, normalise in (("normalised", p, g, True), ("raw", p, g, False), ("tied", tied_p, tied_g, False)):
+    cases = ("normalised", p, g, True), ("raw", p, g, False), ("tied", tied_p, tied_g, False)
+    for name, a, b, normalise in cases:
         ap, trapezoid, rank, unmatched = run_evaluate((a, *probe), (b, *gallery), normalise)
         found |= {f"{name} rank": rank.tolist(), f"{name} unmatched": unmatched, f"{name} AP": ap.tolist(),
                   f"{name} trapezoidal AP": trapezoid.tolist()}
@@ -228,8 +231,8 @@ def evaluation():
 
 
 def training():
-    """Ten steps from the library's own initial weights, in float64, two an epoch. Rounding grows from step to step:
-    by the tenth, losses of two processors were up to 3e-5 apart."""
+    """Ten steps from the library's own initial weights, in float64, two an epoch. Rounding grows from step to
+    step: by the tenth, losses of two processors were up to 3e-5 apart."""
     images, pids = pictures(8, 3, seed=40)
     with default_dtype(torch.float64):
         return run_train(images, pids, epochs=5, lr_decay_epoch=4, batch=12, seed=1)
@@ -293,8 +296,8 @@ def record():
     digits = json.loads(json.dumps(values), parse_float=lambda text: float(f"{float(text):.9g}"))
     parts = [f"  {json.dumps(part)}: {{\n" + ",\n".join(f"   {json.dumps(name)}: {json.dumps(value)}"
              for name, value in found.items()) + "\n  }" for part, found in digits.items()]
-    RECORD.write_text(f'{{\n "method_version": {METHOD_VERSION},\n "values": {{\n' + ",\n".join(parts) + "\n }\n}\n",
-                      encoding="utf-8")
+    head = f'{{\n "method_version": {METHOD_VERSION},\n "values": {{\n'
+    RECORD.write_text(head + ",\n".join(parts) + "\n }\n}\n", encoding="utf-8")
     print(f"{RECORD.name}: version {METHOD_VERSION}, {len(changed)} numbers moved")
 
 
