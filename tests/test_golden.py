@@ -168,14 +168,15 @@ def inputs():
 
 def pairing():
     """Pairs of whole-numbered features, in which most distances tie, and of those of the network."""
-    local = np.floor(3 * uniform(1, 41, 3, 4)).astype(np.float32)
-    ties = run_pairs(torch.from_numpy(local), 20)
+    whole = [np.floor(3 * uniform(1, 41, 3, width)).astype(np.float32) for width in (4, 2)]
+    ties, part_ties = (run_pairs(torch.from_numpy(local), 20) for local in whole)
     _, features = run_embed(filled(network(12), torch.float32), pictures(12, 3)[0])
     pairs = run_pairs(features, 18)
     for seed in range(5):  # another processor's rounding does not change them
         noise = 1 + 1e-5 * (torch.from_numpy(uniform(seed, *features.shape)).float() - 0.5)
         assert exact_pairs(*run_pairs(features * noise, 18)[:2]) == exact_pairs(*pairs[:2])
     return {"tied": exact_pairs(*ties[:2]), "tied distance": ties[2].tolist(),
+            "tied parts": exact_pairs(*part_ties[:2]),
             "network": exact_pairs(*pairs[:2]), "network distance": pairs[2].tolist()}
 
 
