@@ -24,7 +24,7 @@ from bnta_lib.adaption import adapt
 from bnta_lib.rendered import benchmark
 from bnta_lib.data.folders import write_folder
 from bnta_lib.data.sets import ReIDSet
-from bnta_lib.model import BNTANet, bn_layers, folded, preserve_modes
+from bnta_lib.model import BNTANet, bn_layers, fused, preserve_modes
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.settings import Settings, settings
 from bnta_lib.site.crops import read_crops
@@ -39,7 +39,7 @@ def forward(model: BNTANet, images: Tensor, batch: int = 64) -> Tensor:
     """Local features (N, H, C_l): what Algorithm 1 needs, and no more."""
     with preserve_modes(model):
         model.eval()
-        backbone = model.backbone if model.scale.is_cuda else folded(model.backbone)
+        backbone = model.backbone if model.scale.is_cuda else fused(model.backbone)
         return torch.cat([model.local_features(model.stripe_pool(backbone(model.normalised(chunk))))
                           for chunk in images.split(batch)])
 

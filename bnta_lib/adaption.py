@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from bnta_lib.deltas import QUANTITIES, Delta, bn_digest, bn_tensors, images_digest, load_bn_tensors
 from bnta_lib.losses import matching_tta_loss, positioning_loss
-from bnta_lib.model import BNTANet, bn_layers, conv_layers, embed, in_layers, preserve_modes
+from bnta_lib.model import BNTANet, bn_layers, embed, layers_of, preserve_modes
 from bnta_lib.pairing import Pairs, check_sizes, nearest_pairs
 from bnta_lib.settings import Settings
 
@@ -251,11 +251,11 @@ def configure_model(model, norms, layers, quantities, follow_bnneck, momentum) -
         if layer is not model.bnneck:  # outside the gradient of both losses
             free += [getattr(layer, kind) for kind in affine]
     if "in" in layers:
-        free += [p for layer in in_layers(model).values() for p in layer.parameters()]
+        free += [p for layer in layers_of(model, "in").values() for p in layer.parameters()]
     if "conv" in layers:
         # G and M's classifiers take no part in Eq. (13): they would get no gradient.
         unused = {id(m) for m in (model.fc_g, *model.fc_m)}
-        free += [p for layer in conv_layers(model).values() if id(layer) not in unused
+        free += [p for layer in layers_of(model, "conv").values() if id(layer) not in unused
                  for p in layer.parameters()]
     for parameter in free:
         parameter.requires_grad_(True)

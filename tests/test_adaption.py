@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from bnta_lib.adaption import adapt, change_rates
-from bnta_lib.model import bn_layers, conv_layers, embed, in_layers
+from bnta_lib.model import bn_layers, embed, layers_of
 from bnta_lib.pairing import nearest_pairs
 
 NAMES = {"mean": "running_mean", "var": "running_var", "gamma": "weight", "beta": "bias"}
@@ -173,8 +173,7 @@ def test_a_quantity_moves_that_was_not_chosen_or_stays_that_was(
 
 @pytest.mark.parametrize("layers", subsets(("bn", "in", "conv")), ids="+".join)
 def test_a_layer_moves_that_was_not_chosen_or_stays_that_was(model, images, every_part, layers):
-    kinds = {"bn": bn_layers, "in": in_layers, "conv": conv_layers}
-    chosen = {name for kind in layers for name in kinds[kind](model)}
+    chosen = {name for kind in layers for name in layers_of(model, kind)}
     chosen -= {"fc_g", *(f"fc_m.{h}" for h in range(3))}  # outside both losses
     result = adapt(model, images, layers=layers, **every_part)
     names = moved(model, result.model)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Polygon, Rectangle
 from torch import Tensor
 
-from bnta_lib.model import BNTANet, bn_layers, in_layers, preserve_modes
+from bnta_lib.model import BNTANet, bn_layers, layers_of, preserve_modes
 from bnta_lib.settings import Settings
 from bnta_lib.figures.base import COLOURS, TEXT_WIDTH, show_image, stages
 
@@ -69,7 +69,7 @@ def trace_shapes(model: BNTANet, images: Tensor) -> pd.DataFrame:
         own += [model.backbone.bn1] if part == "stem" else []
         rows.append({
             "part": part, "shape": shape, "BN layers": sum(len(bn_layers(m)) for m in own),
-            "IN layers": sum(len(in_layers(m)) for m in own),
+            "IN layers": sum(len(layers_of(m, "in")) for m in own),
             "weights": sum(p.numel() for m in own for p in m.parameters()),
         })
     return pd.DataFrame(rows)
@@ -363,7 +363,7 @@ def stripe_choices_figure(choices: dict[str, int], stripes: int) -> Figure:
 
 def bn_figure(model: BNTANet) -> Figure:
     """All BN layers from shallow to deep: a bar a layer, its height the channels (log scale)."""
-    layers, inner = bn_layers(model), in_layers(model)
+    layers, inner = bn_layers(model), layers_of(model, "in")
     figure, axis = plt.subplots(figsize=(TEXT_WIDTH, 2.0), layout="constrained")
     channels = [layer.num_features for layer in layers.values()]
     for i, (name, count) in enumerate(zip(layers, channels), 1):
