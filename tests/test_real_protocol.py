@@ -31,7 +31,7 @@ from bnta_lib.data.splits import (
 from bnta_lib.data.records import Found, Sample
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.evaluation import evaluate
-from bnta_lib.suite.reproduce import parameters_of
+from bnta_lib.settings import data_folder
 from bnta_lib.settings import PAPER_SOURCES, run_name, settings
 from bnta_lib.weights import weights_path
 
@@ -421,7 +421,7 @@ def test_real_without_a_folder_or_sets_falls_back_to_the_embedded(monkeypatch, t
         load_targets(tiny, "real")
     monkeypatch.setenv("BNTA_DATA", str(tree))
     assert real_root("real") == tree and run_name("smoke", "real") == run_name("smoke", tree)
-    assert parameters_of("smoke", "real")["data"] == str(tree), "kernels are given the folder"
+    assert data_folder("real") == tree.resolve(), "kernels are given the folder"
 
 
 def test_a_users_own_folder_is_taken_for_published_sets(tmp_path, tree, tiny):

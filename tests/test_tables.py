@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from bnta_lib import BNTANet, settings
-from bnta_lib.suite import pages, tables
+from bnta_lib.suite import report, tables
 from bnta_lib.suite.ablations import TABLE_3, TABLE_4, TABLE_5
 
 
@@ -201,7 +201,7 @@ def test_markup_in_a_folders_name_is_followed(tmp_path, monkeypatch, name):
     monkeypatch.setattr(tables, "figures_dir", lambda profile: tmp_path)
     table = pd.DataFrame({(name, "R1"): ["1"], (name, "of"): [name]}, index=pd.Index([name], name="set"))
     text = tables.save_table(table, "t", "smoke", f"On {name}.")[1].read_text()
-    shown = pages.markdown_html(text, tmp_path)
+    shown = report.markdown_html(text)
     assert not set(re.findall(r"<(\w+)", shown)) - {*"table thead tbody tr th td p".split()}
     line = " ".join(name.split())
     cells = [html.unescape(cell) for cell in re.findall("<t[dh](?: [^>]*)?>(.*?)</t[dh]>", shown)]

@@ -29,7 +29,7 @@ import torch
 from bnta_lib.adaption import adapt
 from bnta_lib.data import load_targets
 from bnta_lib.files import a_path, atomic_folder
-from bnta_lib.suite.report import EXECUTED, NOTEBOOKS, check_out, finished_in
+from bnta_lib.suite.report import EXECUTED, NOTEBOOKS, finished
 from bnta_lib.suite.store import machine, of_the_suite, stored, write_rows
 from bnta_lib.settings import AT_SIZE, ROOT, Settings, device_of, figures_dir, settings as load_settings
 from bnta_lib.training import OutOfTime, shortened, trained_model, trained_on, training_history
@@ -81,7 +81,7 @@ def run_notebooks(chosen: Settings, clock: Clock) -> None:
     for path in notebooks:  # those of earlier weights must not pass for these
         if (out / path.name).is_file() and (out / path.name).stat().st_mtime < newest:
             (out / path.name).unlink()
-    done = {path.name for path in finished_in(out, notebooks).notebooks}
+    done = {path.name for path in notebooks if finished(out / path.name, path)}
     for path in (path for path in notebooks if path.name not in done):
         if clock.left() < LEAST:
             raise OutOfTime(f"before {path.stem}")
@@ -172,7 +172,6 @@ def main(arguments: list[str] | None = None) -> int:
     if options.minutes is not None and not options.minutes > 0:
         parser.error(f"--minutes is more than 0; got {options.minutes:g}")
     try:
-        check_out(options.out, "--out")
         chosen = load_settings(options.profile)
         epochs = chosen.epochs if options.epochs is None else options.epochs
         others = epochs if options.other_epochs is None else options.other_epochs
