@@ -37,9 +37,7 @@ def extent(mask: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_shapes_and_types_fit_together(bank):
     grid = bank.part.shape
     assert grid[4:] == (body_bank.HEIGHT, body_bank.WIDTH)
-    assert grid[:4] == tuple(
-        map(len, (bank.shapes, bank.phases, bank.views_deg, bank.elevations_deg))
-    )
+    assert grid[:4] == tuple(map(len, (bank.shapes, bank.phases, bank.views_deg, bank.elevations_deg)))
     assert grid[0] >= 10 and bank.phases.count(None) >= 1 and grid[2] == 12
     assert bank.alpha.shape == grid and bank.rest.shape == (*grid, 3)
     assert bank.normal.shape == (*grid, 2) and bank.normal.dtype == torch.int8
@@ -55,10 +53,8 @@ def test_people_vary(bank):
     assert all(1.0 < s.height_m < 2.0 for s in bank.shapes)
     # A heavy body fills more of the same frame than a slim one.
     area = (bank.part > 0).sum((1, 2, 3, 4, 5))
-    builds = [s.build for s in bank.shapes]
-    assert max(area[k] for k, b in enumerate(builds) if b == "slim") < min(
-        area[k] for k, b in enumerate(builds) if b == "heavy"
-    )
+    slim, heavy = (area[[s.build == build for s in bank.shapes]] for build in ("slim", "heavy"))
+    assert slim.max() < heavy.min()
 
 
 def test_every_map_shows_a_whole_person(bank):
@@ -147,9 +143,7 @@ def test_the_second_half_of_the_cycle_mirrors_the_first(bank):
 
 def test_spans_cover_both_legs_from_the_waist_to_the_ankles(bank):
     part = bank.part.flatten(0, 3)
-    left, right, height = (
-        span.flatten(0, 3).long() for span in (bank.span_left, bank.span_right, bank.span_y)
-    )
+    left, right, height = (span.flatten(0, 3).long() for span in (bank.span_left, bank.span_right, bank.span_y))
     columns = torch.arange(body_bank.WIDTH)
     used = (right > left).unsqueeze(-1)
     span = used & (columns >= left.unsqueeze(-1)) & (columns <= right.unsqueeze(-1))
@@ -166,17 +160,11 @@ def test_a_missing_bank_names_the_remedy(tmp_path):
         load_bank(tmp_path / "none.bin")
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda data: data[:-1000], "bytes of maps instead of"),
-        (lambda data: data[:200], "header"),
-        (lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], "digest"),
-        (lambda data: b"BODYBNK0" + data[8:], "version"),
-        (lambda data: b"", "version"),
-    ],
-    ids=["cut short", "cut in the header", "one bit flipped", "another version", "empty"],
-)
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda data: data[:-1000], "digest"), (lambda data: data[:200], "header"),
+    (lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], "digest"),
+    (lambda data: b"BODYBNK0" + data[8:], "version"), (lambda data: b"", "version"),
+], ids=["cut short", "cut in the header", "one bit flipped", "another version", "empty"])  # fmt: skip
 def test_a_damaged_bank_is_refused(tmp_path, damage, message):
     path = tmp_path / body_bank.FILE_NAME
     path.write_bytes(damage(FILE.read_bytes()))

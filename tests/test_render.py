@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from bnta_lib.rendered import places, render, scene
+
+from bnta_lib.rendered import camera, people, places, render, scene
 from bnta_lib.rendered.domains import COLOURS, DOMAINS
 
 SIZE = (96, 48)
@@ -32,7 +33,7 @@ def sha(images: torch.Tensor) -> str:
 
 @pytest.mark.parametrize("name", DOMAINS)
 def test_pixels_are_those_of_this_version(name):
-    assert sha(sample(name)) == DIGESTS[name], "pixels changed: raise scene.VERSION"
+    assert sha(sample(name)) == DIGESTS[name], "pixels changed: raise people.VERSION"
 
 
 def test_larger_pictures_are_those_of_this_version():
@@ -81,10 +82,10 @@ def test_a_person_looks_more_like_itself_than_like_others():
 def test_stripes_are_there_from_every_side():
     """A person in stripes has more up-and-down change on the torso than plain, at each view."""
     domain = DOMAINS["CUHK02"]
-    rows = scene.people(domain, np.arange(1, 400))
+    rows = people.people(domain, np.arange(1, 400))
     striped = (rows["row_share"] > 0) & (rows["column_share"] == 0) & (rows["rows_per_height"] < 20)
     p = {k: v[striped][:1].repeat(12, 0) for k, v in rows.items()}
-    p["palette"][:, scene.TOP], p["palette"][:, scene.PRINT] = 0.8, 0.1
+    p["palette"][:, people.TOP], p["palette"][:, people.PRINT] = 0.8, 0.1
     p |= {"open": 0 * p["open"], "backpack": 0 * p["open"], "hair_end": 2 + 0 * p["open"]}
     views = np.arange(12)
     angle = np.radians(30.0 * views)
@@ -94,7 +95,7 @@ def test_stripes_are_there_from_every_side():
     frames = scene.map_frames()
     row = torch.arange(128.0).repeat(12, 1) + 0.5
     col = torch.arange(64.0).repeat(12, 1) + 0.5
-    rgb, alpha = render.paint(render._tensors(p, "cpu"), render._tensors(s, "cpu"), row, col)
+    rgb, alpha = render.paint(render.as_tensors(p, "cpu"), render.as_tensors(s, "cpu"), row, col)
     for k in range(12):
         top, middle = int(frames.shoulders[maps[k]]), int(frames.middle[maps[k]])
         line = rgb[:, k, top + 6 : top + 26, middle].mean(0)
@@ -102,14 +103,14 @@ def test_stripes_are_there_from_every_side():
 
 
 def test_nothing_of_a_bag_is_painted_on_skin_of_those_without():
-    rows = scene.people(DOMAINS["CUHK02"], np.arange(1, 200))
+    rows = people.people(DOMAINS["CUHK02"], np.arange(1, 200))
     assert ((rows["backpack"] > 0) == (rows["straps"] > 0)).all()
     assert not ((rows["backpack"] > 0) & (rows["sling"] != 0)).any()
 
 
 def test_people_are_the_same_in_every_call():
-    one = scene.people(DOMAINS["GRID"], np.array([7]))
-    many = scene.people(DOMAINS["GRID"], np.arange(1, 20))
+    one = people.people(DOMAINS["GRID"], np.array([7]))
+    many = people.people(DOMAINS["GRID"], np.arange(1, 20))
     assert all(np.array_equal(many[name][6], one[name][0]) for name in one)
 
 
@@ -124,17 +125,17 @@ def test_domains_do_not_share_people_and_name_known_things():
     for domain in DOMAINS.values():
         assert set(domain.places) <= set(places.KINDS)
         assert set(domain.tops) | set(domain.lowers) <= set(COLOURS)
-        assert set(domain.garments) <= set(scene.TOPS) and set(domain.legs) <= set(scene.LOWERS)
+        assert set(domain.garments) <= set(people.TOPS) and set(domain.legs) <= set(people.LOWERS)
         assert len(domain.stands_for) > 30
 
 
 def test_cosine_transform_is_orthonormal_and_a_fine_coder_changes_little():
     x = torch.rand(3, 2, 96, 48)
     block = torch.rand(8, 8, 5)
-    there = render._cosine(render._cosine(block, 0), 1)
+    there = camera._cosine(camera._cosine(block, 0), 1)
     assert torch.allclose(there.square().sum(), block.square().sum(), rtol=1e-4)
-    assert torch.allclose(render._cosine_back(render._cosine_back(there, 0), 1), block, atol=1e-5)
-    fine, rough = (render.jpeg(x, torch.full((2,), q)) for q in (99.0, 20.0))
+    assert torch.allclose(camera._cosine_back(camera._cosine_back(there, 0), 1), block, atol=1e-5)
+    fine, rough = (camera.jpeg(x, torch.full((2,), q)) for q in (99.0, 20.0))
     assert (fine - x).abs().max() < 0.03 < (rough - x).abs().max()
 
 

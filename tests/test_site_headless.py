@@ -34,7 +34,7 @@ def run(folder, **parameters):
     return nbformat.read(folder / "record.ipynb", as_version=4)
 
 
-def test_a_headless_run_leaves_out_the_delta_or_the_ranking(tmp_path):
+def test_one_command_writes_the_delta_the_ranking_and_the_record(tmp_path):
     crops = tmp_path / "my crops"
     write_crops(crops / "<script>alert(1)<", range(20))
     write_crops(crops / "b", range(20, 40))
@@ -64,15 +64,15 @@ def test_a_headless_run_leaves_out_the_delta_or_the_ranking(tmp_path):
     said = "".join(o.get("text", "") for c in record.cells if c.cell_type == "code" for o in c.outputs)
     assert (out / "ranked.earlier.csv").read_text() == "of another delta"
     assert "1 of 2 probes are among the crops themselves" in said
-    assert "1 file passed over" in said and "notes <b>.txt: no image ending" in said
+    assert "1 skipped file" in said and "notes <b>.txt: no image" in said
     assert "No estimate: my crops has no tracks" in said
     html = "".join(o.data.get("text/html", "") for c in record.cells if c.cell_type == "code"
                    for o in c.outputs if "data" in o)  # fmt: skip
     assert "&lt;script&gt;" in html and "<script>" not in html
 
 
-def test_a_headless_run_ends_well_without_its_probes(tmp_path):
+def test_missing_probes_end_the_run_before_anything_is_written(tmp_path):
     write_crops(tmp_path / "crops", range(5))
-    with pytest.raises(NotebookFailure, match="nowhere is not there: probes takes"):
+    with pytest.raises(NotebookFailure, match="there is no folder .*nowhere: probes is"):
         run(tmp_path, images=tmp_path / "crops", probes=tmp_path / "nowhere", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

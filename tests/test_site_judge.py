@@ -10,7 +10,7 @@ from bnta_lib.settings import settings
 from bnta_lib.site import judge, rendered_site
 from bnta_lib.site.crops import Site
 from bnta_lib.site.rendered import site_domain
-from bnta_lib.site.study import agreement, agreement_sentence, read_study
+from bnta_lib.site.study import PATH, agreement
 
 
 @pytest.fixture(autouse=True)
@@ -24,34 +24,33 @@ def made(tracks, times) -> Site:
                 torch.tensor(tracks), torch.tensor(times))
 
 
-def test_early_and_late_crops_are_not_the_first_and_the_last():
+def test_the_first_and_the_last_crop_of_a_track_are_searched():
     trial = judge.track_trial(made([2, 1, 1, 2, 3, 1, 2], [5, 9, 3, 1, 0, 4, 2]))
     assert trial.probe.tolist() == [2, 3] and trial.gallery.tolist() == [1, 0]
 
 
-def test_ranks_of_tracks_are_not_those_of_a_plain_sort():
+def test_rank_1_of_tracks_is_that_of_a_plain_sort():
     random = torch.Generator().manual_seed(0)
     site = made([k for k in range(1, 31) for _ in range(3)], [0, 1, 2] * 30)
-    features = torch.randn(90, 5, generator=random) + 2 * torch.randn(30, 5, generator=random
-                                                                      ).repeat_interleave(3, 0)
-    ranks = judge.track_ranks(features, judge.track_trial(site), settings("smoke"))
+    people = torch.randn(30, 5, generator=random).repeat_interleave(3, 0)
+    features = torch.randn(90, 5, generator=random) + 2 * people
     unit = features.double() / features.double().norm(dim=1, keepdim=True)
-    for track in range(30):
-        d = (unit[2::3] - unit[3 * track]).norm(dim=1)
-        assert ranks[track] == 1 + (d < d[track]).sum()
+    hits = [int((unit[2::3] - unit[3 * track]).norm(dim=1).argmin()) == track for track in range(30)]
+    found = judge.estimate(features, features, judge.track_trial(site), settings("smoke"))
+    assert 0 < sum(hits) < 30 and found.before[0] == found.after[0] == pytest.approx(100 * np.mean(hits))
 
 
-@pytest.mark.parametrize("tracks, says", [
+@pytest.mark.parametrize("tracks, message", [
     (None, "has no tracks"), ([1, 1, 1], "has 1 track with"), ([1, 2, 3], "has 0 tracks with"),
 ])  # fmt: skip
-def test_an_estimate_is_made_of_too_little(tracks, says):
+def test_too_few_tracks_are_refused(tracks, message):
     site = made([1, 1, 1], [0, 1, 2])
     site = Site("s", site.images, site.files, None if tracks is None else torch.tensor(tracks), site.times)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         judge.track_trial(site)
 
 
-def test_the_interval_covers_too_rarely():
+def test_the_interval_covers_as_often_as_it_says():
     random, covered = np.random.default_rng(1), 0
     for k in range(200):
         low, high = judge.interval(random.random(80) < 0.7, seed=k, draws=400)
@@ -59,13 +58,13 @@ def test_the_interval_covers_too_rarely():
     assert 0.9 <= covered / 200 <= 0.985
 
 
-def test_no_error_in_few_tracks_counts_as_certain():
+def test_no_error_in_few_tracks_is_not_certainty():
     assert judge.interval(np.ones(30, bool)) == (pytest.approx(0.9), 1.0)
     assert judge.interval(np.zeros(30, bool)) == (0.0, pytest.approx(0.1))
     assert judge.interval(np.zeros(30)) == (pytest.approx(-0.1), pytest.approx(0.1))
 
 
-def test_the_difference_is_not_paired():
+def test_the_difference_is_paired():
     site = made([k for k in range(1, 61) for _ in range(2)], [0, 1] * 60)
     trial, current = judge.track_trial(site), settings("smoke")
     good = torch.eye(60).repeat_interleave(2, 0)
@@ -77,20 +76,10 @@ def test_the_difference_is_not_paired():
     assert found.verdict == "better" and judge.estimate(good, bad, trial, current).verdict == "worse"
     same = judge.estimate(good, good, trial, current)
     assert same.verdict == "not resolved" and same.difference == pytest.approx((0, -5, 5))
-    assert "60 tracks" in same.sentence() and list(same.table().index) == ["before", "after", "difference"]
+    assert same.table()["verdict"].to_dict() == {"before": "", "after": "", "difference": "not resolved"}
 
 
-@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_features_that_are_no_numbers_are_ranked(broken, small):
-    probe, gallery = torch.zeros(2, 4), torch.ones(3, 4)
-    for side in (probe, gallery):
-        side[1, 2] = broken
-        with pytest.raises(ValueError, match="NaN or infinite"):
-            judge.ranked(probe, gallery, small)
-        side[1, 2] = 0
-
-
-def test_a_ranked_table_is_not_by_distance(tmp_path):
+def test_a_ranked_table_is_ordered_by_distance(tmp_path):
     random = torch.Generator().manual_seed(0)
     probe, gallery = torch.randn(3, 4, generator=random), torch.randn(7, 4, generator=random)
     images = torch.zeros(7, 3, 4, 2, dtype=torch.uint8)
@@ -101,11 +90,11 @@ def test_a_ranked_table_is_not_by_distance(tmp_path):
     back = pd.read_csv(tmp_path / "o ut" / "ranked.csv")
     assert list(back) == ["probe", "rank", "gallery", "distance"] and len(back) == 15
     for k, name in enumerate(probes.files):
-        own = back[back["probe"] == name]
+        rows = back[back["probe"] == name]
         expected = (gallery - probe[k]).norm(dim=1)
-        assert own["rank"].tolist() == [1, 2, 3, 4, 5]
-        assert own["gallery"].tolist() == ["stuvwxy"[i] for i in expected.argsort()[:5]]
-        np.testing.assert_allclose(own["distance"], expected.sort().values[:5], atol=2e-6)
+        assert rows["rank"].tolist() == [1, 2, 3, 4, 5]
+        assert rows["gallery"].tolist() == ["stuvwxy"[i] for i in expected.argsort()[:5]]
+        np.testing.assert_allclose(rows["distance"], expected.sort().values[:5], atol=2e-6)
     assert "&lt;i&gt;" in table.to_html() and "<i>" not in table.to_html()
     boxes = torch.arange(28).view(7, 4)
     of_video = judge.ranked_table(probes, Site("g", images, tuple("stuvwxy"), boxes=boxes), probe, gallery,
@@ -114,16 +103,7 @@ def test_a_ranked_table_is_not_by_distance(tmp_path):
     assert [row.tolist() for row in place] == [boxes["stuvwxy".index(g)].tolist() for g in of_video["gallery"]]
 
 
-def test_the_advice_is_the_same_whatever_the_estimate():
-    def found(low, high):
-        return judge.Estimate(40, (50, 40, 60), (50, 40, 60), ((low + high) / 2, low, high), 3, 3)
-
-    assert "use it" in judge.advice(found(1, 3)) and "does harm" in judge.advice(found(-3, -1))
-    assert "neither helps nor harms for certain" in judge.advice(found(-1, 3))
-    assert "Nothing here says" in judge.advice(None)
-
-
-def test_a_crop_is_its_own_neighbour_or_changes_go_unseen():
+def test_neighbours_leave_out_the_crop_itself_and_changes_come_first():
     features = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
     before, after = judge.neighbours(features, features, settings("smoke"), k=20)
     assert before.shape == (12, 11) and torch.equal(before, after)
@@ -132,11 +112,9 @@ def test_a_crop_is_its_own_neighbour_or_changes_go_unseen():
     other[3] = -features[3]
     before, after = judge.neighbours(features, other, settings("smoke"), k=3)
     assert judge.most_changed(before, after, 1)[0] == 3
-    with pytest.raises(ValueError, match="single crop"):
-        judge.neighbours(features[:1], features[:1], settings("smoke"))
 
 
-def test_a_rendered_site_is_of_the_benchmark_or_not_what_it_says():
+def test_a_rendered_site_is_a_domain_of_its_own_with_tracks_of_one_person():
     site = rendered_site((96, 48), 3, people=10, shots=3)
     assert torch.equal(site.images, rendered_site((96, 48), 3, people=10, shots=3).images)
     assert site_domain(3).code not in {domain.code for domain in DOMAINS.values()}
@@ -146,30 +124,21 @@ def test_a_rendered_site_is_of_the_benchmark_or_not_what_it_says():
         assert len(torch.unique(site.pids[rows])) == len(torch.unique(site.cameras[rows])) == 1
     target = judge.true_target(site)
     assert len(target.splits[0].probe) == len(torch.unique(site.tracks))
-    # Plain colours already tell tracks apart better than chance, and people of a camera do differ.
-    colours = site.images.float().mean((2, 3))
-    ranks = judge.track_ranks(colours, judge.track_trial(site), settings("smoke", normalise_features=False))
-    assert (ranks == 1).float().mean() > 3 / len(ranks)
-    with pytest.raises(ValueError, match="numbered 0 to"):
-        site_domain(-1)
-    with pytest.raises(ValueError, match="not known"):
-        judge.true_target(made([1, 1], [0, 1]))
+    # Plain colours already tell tracks apart better than chance: the people of a camera differ.
+    colours, trial = site.images.float().mean((2, 3)), judge.track_trial(site)
+    found = judge.estimate(colours, colours, trial, settings("smoke", normalise_features=False))
+    assert found.before[0] > 300 / len(trial.probe)
 
 
-def test_agreement_is_miscounted():
+def test_agreement_counts_signs():
     study = pd.DataFrame({
         "site": [0, 0, 1, 1], "estimate": [1.0, -2.0, 0.0, 3.0], "true": [2.0, 1.0, 1.0, 0.0],
         "verdict": ["better", "worse", "not resolved", "not resolved"],
         "before": [90.0, 90.0, 80.0, 80.0], "true before": [60.0, 60.0, 70.0, 70.0]})  # fmt: skip
-    found = agreement(study)
-    assert (found["moved"], found["same"], found["other"], found["resolved"], found["right"],
-            found["gap"]) == (3, 1, 1, 2, 1, 20)  # fmt: skip
-    assert "1 of 3" in agreement_sentence(study)
+    assert agreement(study).tolist()[:7] == [4, 3, 1, 1, 2, 1, 1] and agreement(study).iloc[-1] == 20
 
 
-def test_the_recorded_study_is_missing_or_of_other_columns(tmp_path):
-    study = read_study()
+def test_the_recorded_study_has_its_sites_and_adaptions():
+    study = pd.read_csv(PATH)
     assert study["site"].nunique() >= 10 and study["adaption"].nunique() == 4
     assert (study["low"] <= study["estimate"]).all() and (study["estimate"] <= study["high"]).all()
-    with pytest.raises(FileNotFoundError, match="bnta_lib.site.study"):
-        read_study(tmp_path / "none.csv")

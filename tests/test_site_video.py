@@ -12,8 +12,8 @@ from PIL import Image
 
 from bnta_lib.settings import settings
 from bnta_lib.site import load_site, read_video
-from bnta_lib.site.rendered import rendered_video
 from bnta_lib.site.video import cut, read_videos, region
+from walkers import write_video
 
 SIZE = (96, 48)
 CLIP = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
@@ -23,7 +23,7 @@ CLIP = Path("/usr/share/doc/opencv-doc/examples/data/vtest.avi")
 def clip(tmp_path_factory):
     """A video of three people who cross one after the other; its path and true boxes."""
     path = tmp_path_factory.mktemp("vi déo") / "three.avi"
-    return path, rendered_video(path, 0, people=3, seconds=9, scale=1)
+    return path, write_video(path, 0, crowd=3, seconds=9)
 
 
 def written(path: Path, frames, code="MJPG", rate=12.5) -> Path:
@@ -40,9 +40,9 @@ def still(n=40, size=(120, 160)):
     return [cv2.resize(grid, size[::-1])] * n
 
 
-def test_a_person_is_missed_or_two_become_one(clip):
+def test_each_person_is_one_track(clip):
     path, truth = clip
-    site = read_video(path, SIZE, most=5)
+    site = read_video(path, SIZE, max_per_track=5)
     assert len(torch.unique(site.tracks)) == 3, "three people cross, one after the other"
     starts = [min(f for f, boxes in enumerate(truth) if boxes[k]) for k in range(3)]
     order = np.argsort(starts)
@@ -54,7 +54,7 @@ def test_a_person_is_missed_or_two_become_one(clip):
     assert site.notes[0].startswith("three.avi: 112 frames") and len(site.notes) == 1
 
 
-def test_a_crop_shows_little_of_the_person(clip):
+def test_a_crop_is_cut_around_a_person(clip):
     path, truth = clip
     site = read_video(path, SIZE)
     capture, frames = cv2.VideoCapture(str(path)), []
@@ -75,14 +75,14 @@ def resize(pixels):
     return cv2.resize(pixels, (SIZE[1], SIZE[0]), interpolation=cv2.INTER_AREA)
 
 
-def test_a_video_of_a_few_tracks_is_no_site(clip):
+def test_a_video_and_a_folder_of_videos_are_sites(clip):
     site = load_site(clip[0], settings("smoke"))
     assert site.images.shape[1:] == (3, 96, 48) and len(site) >= 12
     folder = load_site(clip[0].parent, settings("smoke"))
     assert len(folder) == len(site) and folder.cameras.unique().tolist() == [1]
 
 
-def test_videos_of_a_folder_share_tracks_or_a_bad_one_stops_them(clip, tmp_path):
+def test_videos_of_a_folder_are_cameras_and_a_bad_one_is_passed_over(clip, tmp_path):
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"not a video" * 100)
     both = read_videos([clip[0], bad, clip[0]], SIZE, "hall")
@@ -92,7 +92,7 @@ def test_videos_of_a_folder_share_tracks_or_a_bad_one_stops_them(clip, tmp_path)
         read_videos([bad], SIZE, "hall")
 
 
-def test_a_file_that_is_named_like_an_address_is_asked_for_there(tmp_path, monkeypatch):
+def test_a_file_named_like_an_address_is_not_downloaded(tmp_path, monkeypatch):
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -115,18 +115,18 @@ def test_a_file_that_is_named_like_an_address_is_asked_for_there(tmp_path, monke
     assert not asked
 
 
-def test_a_video_that_gives_nothing_is_not_named(tmp_path):
+def test_a_video_that_gives_nobody_is_named(tmp_path):
     current = settings("smoke")
     (tmp_path / "no.mp4").write_bytes(b"not a video" * 100)
     with pytest.raises(ValueError, match="no.mp4 cannot be decoded as a video"):
         load_site(tmp_path / "no.mp4", current)
     (tmp_path / "empty.avi").write_bytes(b"")
-    with pytest.raises(ValueError, match="empty.avi is empty"):
+    with pytest.raises(ValueError, match="empty.avi cannot be decoded as a video: it is empty"):
         load_site(tmp_path / "empty.avi", current)
     written(tmp_path / "none.avi", still(1)[:1])
     whole = (tmp_path / "none.avi").read_bytes()
     (tmp_path / "none.avi").write_bytes(whole[: whole.index(b"movi") + 4])
-    with pytest.raises(ValueError, match="none.avi (holds no frame|cannot be decoded)"):
+    with pytest.raises(ValueError, match="none.avi.*(nobody was found in 0 frames|cannot be decoded)"):
         load_site(tmp_path / "none.avi", current)
     with pytest.raises(ValueError, match="nobody was found in 40 frames"):
         load_site(written(tmp_path / "still.avi", still()), current)
@@ -145,16 +145,16 @@ def walker(n, size, height, colour, rate=10.0):
     return frames
 
 
-def test_large_frames_are_cut_small_or_one_track_is_too_few(tmp_path):
+def test_crops_of_a_large_frame_are_cut_at_its_full_size(tmp_path):
     frames = walker(32, (2160, 3840), 700, (20, 30, 220))
-    site = load_site(written(tmp_path / "large.avi", frames, rate=10), settings("smoke"), most=6)
+    site = load_site(written(tmp_path / "large.avi", frames, rate=10), settings("smoke"), max_per_track=6)
     assert site.tracks.unique().tolist() == [1] and len(site) >= 4
     assert site.boxes[:, 3].float().median() > 600, "cut from the small copy"
     middle = site.images[:, :, 40:56, 20:28].float().mean((0, 2, 3))
     assert middle[0] > 150 and middle[1:].max() < 80, "blue and red are mixed up, or a crop missed"
 
 
-def test_the_real_clip_gives_few_people():
+def test_a_real_clip_gives_tracks_of_people():
     if not CLIP.is_file():
         pytest.skip("no real clip on this machine: apt-get install opencv-doc")
     site = load_site(CLIP, settings("smoke"))

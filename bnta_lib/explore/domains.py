@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bnta_lib.rendered import render, scene
+from bnta_lib.rendered import render
 from bnta_lib.rendered.domains import DOMAINS
 from bnta_lib.model import BNTANet
 
@@ -50,12 +50,8 @@ def scene_of(name: str, size: tuple[int, int], people: int = 48, camera: int | N
         raise ValueError(f"{name} has cameras 0 to {domain.cameras - 1}, no {camera}")
     ids, numbers = np.arange(1, people + 1), np.zeros(people, int)
     cams = np.arange(people) % domain.cameras if camera is None else np.full(people, camera)
-    who = scene.people(domain, ids)
-    other = scene.people(domain, render.STRANGERS + (ids * 131 + cams * 17 + numbers) % (1 << 23))
-    shot = scene.shots(domain, ids, cams, numbers, who, other)
-    inside = min(size[0], render.MAP_ROWS), min(size[1], render.MAP_COLS)
-    tensors = [render._tensors(rows, "cpu") for rows in (who, other, shot)]
-    return Scene(name, size, render.compose(domain, *tensors, inside), shot)
+    picture, shot = render.stage(domain, ids, cams, numbers, size)
+    return Scene(name, size, picture, shot)
 
 
 def seen(of: Scene, people: int | None = None, **turned: float) -> Tensor:
@@ -68,11 +64,7 @@ def seen(of: Scene, people: int | None = None, **turned: float) -> Tensor:
         raise ValueError(f"{min(odd)!r} cannot be turned: choose of {', '.join(TURNED)}")
     shot = {name: value[:people] for name, value in of.shot.items()}
     shot |= {name: np.full_like(shot[name], value) for name, value in turned.items()}
-    curves = torch.from_numpy(scene.tone_curves(shot)).float()
-    picture = render.through_camera(of.picture[:, :people], render._tensors(shot, "cpu"), curves)
-    if of.size != tuple(picture.shape[2:]):
-        picture = render.enlarge(picture, *of.size)
-    return (picture * 255 + 0.5).floor().clamp(0, 255).to(torch.uint8).permute(1, 0, 2, 3)
+    return render.photograph(of.picture[:, :people], shot, of.size)
 
 
 @torch.no_grad()

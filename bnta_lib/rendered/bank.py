@@ -1,9 +1,9 @@
 """The body bank: maps of walking people from which the embedded benchmark is rendered.
 
 `data/build_body_bank.py` draws a parametric body (MakeHuman's assets, CC0) in S shapes, G poses,
-V views and E camera elevations. A map says for every pixel which part of the body it shows,
-where on the body *at rest* that point lies, and which way the surface faces. A garment is then a
-function of part and rest coordinates, and looks the same from every view.
+V views and E camera elevations. For every pixel a map gives the part of the body, the point on the body
+*at rest*, and the direction of the surface. A garment is then a function of part and rest coordinates, and
+looks the same from every view.
 """
 
 from __future__ import annotations
@@ -112,19 +112,11 @@ def normal_values(normal: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def load_bank(path: str | Path | None = None) -> Bank:
-    """Read the bank, by default the committed one; kept in memory after the first call.
+    """Load the bank, by default the committed one; kept in memory after the first call.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not a bank of this version, is cut short, or is damaged.
+    Raises as `read_bank`.
     """
-    path = ROOT / "data" / FILE_NAME if path is None else Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no body bank at {path}; restore it from the repository or run "
-            "'python data/build_body_bank.py'."
-        )
-    header, payload = _read(path)
+    header, payload = read_bank(path)
     streams, start = {}, 0
     for name, size in header["streams"].items():
         streams[name] = np.frombuffer(lzma.decompress(payload[start : start + size]), np.uint8)
@@ -138,8 +130,7 @@ def load_bank(path: str | Path | None = None) -> Bank:
     pixel, mirror = _pixels(inside, grid, walking)
 
     def levels(name: str, low: int, high: int, count: int) -> np.ndarray:
-        steps = np.cumsum(streams[name], dtype=np.uint8)
-        return np.rint(np.linspace(low, high, count)).astype(np.int16)[steps]
+        return np.rint(np.linspace(low, high, count)).astype(np.int16)[np.cumsum(streams[name], dtype=np.uint8)]
 
     def maps(values: np.ndarray, mirrored: np.ndarray, kind: type) -> torch.Tensor:
         shape = (grid[0], 2 * grid[1], *grid[2:], HEIGHT, WIDTH, *values.shape[1:])
@@ -150,9 +141,7 @@ def load_bank(path: str | Path | None = None) -> Bank:
     cover = np.rint(np.arange(COVER_LEVELS + 1) * 255 / COVER_LEVELS)[streams["cover"]]
     rest = [levels(f"rest{k}", 0, 255, 2**bits) for k, bits in enumerate(REST_BITS)]
     x, y, z = (values.astype(np.uint8) for values in rest)
-    right, up = (
-        levels(f"normal{k}", -127, 127, 2**NORMAL_BITS - 1).astype(np.int8) for k in range(2)
-    )
+    right, up = (levels(f"normal{k}", -127, 127, 2**NORMAL_BITS - 1).astype(np.int8) for k in range(2))
     shown = maps(part, _OTHER_SIDE[part], np.uint8)
     left, last, height = (torch.from_numpy(row) for row in _spans(shown.numpy()))
     phases = header["phases"][:walking]
@@ -161,15 +150,12 @@ def load_bank(path: str | Path | None = None) -> Bank:
         alpha=maps(cover, cover, np.uint8),
         rest=maps(np.stack([x, y, z], 1), np.stack([255 - x, y, z], 1), np.uint8),
         normal=maps(np.stack([right, up], 1), np.stack([-right, up], 1), np.int8),
-        span_left=left,
-        span_right=last,
-        span_y=height,
+        span_left=left, span_right=last, span_y=height,
         shapes=tuple(Shape(**row) for row in header["shapes"]),
         phases=(*phases, *(phase + 0.5 for phase in phases), *[None] * 2 * (grid[1] - walking)),
-        views_deg=tuple(header["views_deg"]),
-        elevations_deg=tuple(header["elevations_deg"]),
+        views_deg=tuple(header["views_deg"]), elevations_deg=tuple(header["elevations_deg"]),
         digest=header["sha256"],
-    )
+    )  # fmt: skip
 
 
 def _pixels(stored: np.ndarray, grid: list[int], walking: int) -> tuple[np.ndarray, np.ndarray]:
@@ -184,8 +170,8 @@ def _pixels(stored: np.ndarray, grid: list[int], walking: int) -> tuple[np.ndarr
     drawn = np.ravel_multi_index((shape, pose + stands * walking, view, elevation), full)
     moved = pose + np.where(stands, grid[1], walking)
     mirrored = np.ravel_multi_index((shape, moved, -view % grid[2], elevation), full)
-    number, place = np.divmod(stored, HEIGHT * WIDTH)
-    column, row = np.divmod(place, HEIGHT)
+    number, within = np.divmod(stored, HEIGHT * WIDTH)
+    column, row = np.divmod(within, HEIGHT)
     start = row * WIDTH
     return (
         drawn[number] * (HEIGHT * WIDTH) + start + column,
@@ -193,26 +179,27 @@ def _pixels(stored: np.ndarray, grid: list[int], walking: int) -> tuple[np.ndarr
     )
 
 
-def _read(path: Path) -> tuple[dict, bytes]:
-    """Header and compressed streams of a bank file, checked against the digest inside."""
+def read_bank(path: str | Path | None = None) -> tuple[dict, bytes]:
+    """Header and compressed streams of a bank file, by default the committed one.
+
+    Raises FileNotFoundError if there is none, ValueError if it is damaged or of another version.
+    """
+    path = ROOT / "data" / FILE_NAME if path is None else Path(path)
+    remedy = "restore it from the repository or run 'python data/build_body_bank.py'"
+    if not path.is_file():
+        raise FileNotFoundError(f"no body bank at {path}: {remedy}")
     data = path.read_bytes()
-    remedy = "restore it from the repository or run 'python data/build_body_bank.py'."
     if data[:8] != MAGIC:
-        raise ValueError(f"{path} is not a body bank of version {MAGIC.decode()}; {remedy}")
+        raise ValueError(f"{path} is not a body bank of version {MAGIC.decode()}: {remedy}")
     size = int.from_bytes(data[8:12], "little")
+    header, payload = data[12 : 12 + size], data[12 + size :]
     try:
-        header = json.loads(data[12 : 12 + size])
-        expected, digest = sum(header["streams"].values()), header["sha256"]
+        header = json.loads(header)
+        intact = hashlib.sha256(payload).hexdigest() == header["sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"the header of the body bank {path} is damaged; {remedy}") from error
-    payload = data[12 + size :]
-    if len(payload) != expected:
-        raise ValueError(
-            f"the body bank {path} holds {len(payload)} bytes of maps instead of {expected}; "
-            f"{remedy}"
-        )
-    if hashlib.sha256(payload).hexdigest() != digest:
-        raise ValueError(f"the body bank {path} does not match its digest; {remedy}")
+        raise ValueError(f"the header of the body bank {path} is damaged: {remedy}") from error
+    if not intact:
+        raise ValueError(f"the body bank {path} is damaged, it does not match its digest: {remedy}")
     return header, payload
 
 

@@ -1,17 +1,16 @@
 """The embedded benchmark: five rendered sources and three targets with Table 1's counts.
 
-A set is determined by its name, its counts and `scene.VERSION`: the same pixels on every machine.
+A set is determined by its name, its counts and `people.VERSION`: the same pixels on every machine.
 It does not depend on the seed of an experiment. Rendered sets are kept in `settings.cache_dir`.
 
-People never recur: a number of a person belongs to one domain, and within a source the held-out
-people have numbers of their own.
+People never recur: a person's number belongs to one domain, and the held-out people of a source have
+numbers of their own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import multiprocessing
 import os
 from collections.abc import Iterable
@@ -20,18 +19,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from joblib import Parallel, delayed, parallel_config
 from tqdm.auto import tqdm
 
-from bnta_lib.rendered import bank, render, scene
-from bnta_lib.rendered.domains import DOMAINS, Domain
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.files import atomic
-from bnta_lib.settings import ROOT, cache_dir, worker_count
-from bnta_lib.workers import side_by_side
+from bnta_lib.rendered.bank import read_bank
+from bnta_lib.rendered.domains import DOMAINS, Domain
+from bnta_lib.rendered.people import VERSION
+from bnta_lib.rendered.render import render
+from bnta_lib.settings import cache_dir, worker_count
 
-VERSION = scene.VERSION
 HELD_OUT = 1 << 20  # numbers of held-out people start here
 DISTRACTORS = 1 << 21  # and those of distractors here
 SOURCES = ("CUHK02", "CUHK03", "Market-1501", "DukeMTMC-reID", "CUHK-SYSU")
@@ -40,8 +38,8 @@ PAIRS_OF_VIPER, PAIRS_OF_GRID, DISTRACTORS_OF_GRID = 632, 250, 775
 PEOPLE_OF_ILIDS, IMAGES_OF_ILIDS = 119, 476
 SLOW = 1500  # images from which a progress bar is worth showing
 MANY = 2000  # and from which processes save more than it takes to start them
-BLOCK = 256  # images that a process is asked for at once
-MOST = 16  # processes where nobody asks for more: each holds all bodies, 0.9 GB
+BLOCK = 256  # images of one job
+MAX_WORKERS = 16  # by default: each holds all bodies, 0.9 GB
 
 Plan = tuple[np.ndarray, np.ndarray, np.ndarray]  # person number, camera from 0, shot; (N,) each
 
@@ -181,108 +179,56 @@ def _splits(data: ReIDSet, name: str, splits: int, people: int) -> tuple[Split, 
 
 def _rendered(name: str, plan: Plan, pids: np.ndarray, size: tuple[int, int], device: str,
               photometric: bool, progress: bool) -> ReIDSet:  # fmt: skip
-    """The set of a plan, out of the cache or rendered into it.
-
-    Raises OSError, saying where and how much is needed, where it cannot be kept.
-    """
     domain = DOMAINS[name.removesuffix(" held out")]
-    path = cache_dir() / "sets" / f"{_key(domain, plan, size, photometric)}.safetensors"
-    pid_tensor, camids = torch.from_numpy(pids.copy()).long(), torch.from_numpy(plan[1] + 1).long()
-    kept = _read(path)
-    if kept is not None:
-        return ReIDSet(name, kept, pid_tensor, camids)
-    # A process that was started for other work has its cores' share already.
-    alone = len(pids) < MANY or str(device) != "cpu" or multiprocessing.parent_process() is not None
-    if not alone and (workers := worker_count(min(MOST, os.cpu_count() or 1))) > 1:
-        return ReIDSet(name, _side_by_side(path, domain, plan, size, photometric, workers, progress),
-                       pid_tensor, camids)
-    images = render.render(domain, *plan, size, device, photometric,
-                           progress=progress and len(pids) > SLOW)
-    _write(path, images)
-    return ReIDSet(name, images, pid_tensor, camids)
+    images = cached_images(domain, plan, size, device, photometric, progress)
+    return ReIDSet(name, images, torch.from_numpy(pids.copy()).long(), torch.from_numpy(plan[1] + 1).long())
 
 
-def _side_by_side(path: Path, domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool,
-                  workers: int, progress: bool) -> torch.Tensor:  # fmt: skip
-    """A set's images, rendered by processes into the file that :func:`_write` would have written.
+def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], device: str = "cpu",
+                  photometric: bool = True, progress: bool = False) -> torch.Tensor:  # fmt: skip
+    """Images uint8 (N, 3, H, W) of a plan, mapped from the cache; rendered into it if they are not there.
 
-    They are mapped from it: no more of them is in any memory than is being made.
+    Many images are rendered by several processes, `BLOCK` at a time. This process alone writes, beside
+    the file's path, and moves the file there when it is whole. Raises OSError, with what to do, if it
+    cannot be written.
     """
+    path = cache_dir() / "sets" / f"{_key(domain, plan, size, photometric)}.npy"
     shape = len(plan[0]), 3, *size
+    if (images := _read(path, shape)) is not None:
+        return images
     parts = [slice(k, k + BLOCK) for k in range(0, shape[0], BLOCK)]
-    with atomic(path) as temporary:
-        start = _room(temporary, shape)
-        images, sha = np.memmap(temporary, np.uint8, "r", start, shape), hashlib.sha256()
-        jobs = ((temporary, start + part.start * math.prod(shape[1:]), domain.name,
-                 [column[part] for column in plan], size, photometric) for part in parts)
-        with (tqdm(total=shape[0], desc=domain.name, unit="image", disable=not progress) as bar,
-              closing(side_by_side(_render_part, jobs, min(workers, len(parts)))) as done):
-            for part, _ in zip(parts, done, strict=True):
-                sha.update(images[part])
-                bar.update(len(images[part]))
-        with open(temporary, "r+b") as file:
-            file.seek(start + math.prod(shape))
-            file.write(sha.digest())
-    return load_file(path)["images"]
-
-
-def _room(path: Path, shape: tuple[int, ...]) -> int:
-    """A file of :func:`_write` with all but its content; returns the place of the first pixel."""
-    end = math.prod(shape)
-    about = {"images": {"dtype": "U8", "shape": shape, "data_offsets": [0, end]},
-             "sha256": {"dtype": "U8", "shape": [32], "data_offsets": [end, end + 32]}}
-    header = json.dumps(about, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    with open(path, "wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        start = file.tell()
-        file.truncate(start + end + 32)
-        if hasattr(os, "posix_fallocate"):  # a disk that is too small is found before the work
-            os.posix_fallocate(file.fileno(), 0, start + end + 32)
-    return start
-
-
-def _render_part(path: Path, place: int, name: str, plan: Plan, size: tuple[int, int],
-                 photometric: bool) -> None:  # fmt: skip
-    """Render some of a set's images into their place of its file."""
-    # By its name: a domain that is handed over is another one to the tables that were made for it.
-    images = render.render(DOMAINS[name], *plan, size, photometric=photometric)
-    with open(path, "r+b") as file:
-        file.seek(place)
-        file.write(images.numpy())
+    jobs = (delayed(render)(domain, *(column[part] for column in plan), size, device, photometric)
+            for part in parts)
+    # A process that was started for other work has its share of the cores already.
+    alone = shape[0] < MANY or device != "cpu" or multiprocessing.parent_process() is not None
+    workers = 1 if alone else min(worker_count(min(MAX_WORKERS, os.cpu_count() or 1)), len(parts))
+    with (atomic(path) as temporary, open(temporary, "wb") as file, parallel_config("loky", inner_max_num_threads=1),
+          closing(Parallel(workers, return_as="generator", batch_size=1)(jobs)) as blocks,
+          tqdm(total=shape[0], desc=domain.name, unit="image", disable=not progress or shape[0] < SLOW) as bar):
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            file.write(block.numpy())
+            bar.update(len(block))
+    return _read(path, shape)
 
 
 def _key(domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool) -> str:
     """File name of a set: all that its pixels depend on, hashed; `VERSION` stands for the code."""
     sha = hashlib.sha256(json.dumps([VERSION, repr(domain), *size, photometric]).encode())
-    try:
-        sha.update((ROOT / "data" / bank.FILE_NAME).read_bytes())
-    except OSError as error:
-        raise type(error)(f"cannot read data/{bank.FILE_NAME}, the bodies that people are rendered "
-                          f"from ({error.strerror}): restore it from version control") from error
+    sha.update(read_bank()[0]["sha256"].encode())
     for column in plan:
         sha.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
     return f"{domain.name}-{len(plan[0])}-{size[0]}x{size[1]}-{sha.hexdigest()[:16]}"
 
 
-def _read(path: Path) -> torch.Tensor | None:
-    """Images of a kept set, or None where there is none or it is damaged (it is made again)."""
-    if not path.is_file():
-        return None
+def _read(path: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
+    """Images of a kept set; None if there is none of this shape."""
     try:
-        kept = load_file(path)
-        images = kept["images"]
-        whole = bytes(kept["sha256"].numpy()) == hashlib.sha256(images.numpy()).digest()
-    except (SafetensorError, KeyError, OSError):
+        images = np.load(path, mmap_mode="c")  # copied where it is written to, as torch requires
+    except (OSError, ValueError):  # none, or cut short
         return None
-    return images if whole and images.dtype == torch.uint8 else None
-
-
-def _write(path: Path, images: torch.Tensor) -> None:
-    """Keep images, whole or not at all: written beside the place, then moved there."""
-    sha = torch.tensor(list(hashlib.sha256(images.numpy()).digest()), dtype=torch.uint8)
-    with atomic(path) as temporary:
-        save_file({"images": images, "sha256": sha}, temporary)
+    return torch.from_numpy(images) if images.shape == shape and images.dtype == np.uint8 else None
 
 
 def mixed(sets: Iterable[ReIDSet], images: int, name: str) -> ReIDSet:

@@ -45,13 +45,13 @@ JEANS = {
 }
 LIGHT_LOWERS = {
     "denim": 16, "black": 18, "dark denim": 12, "light denim": 9, "khaki": 8, "beige": 8,
-    "white": 6,    "grey": 8, "navy": 8, "charcoal": 4, "pink": 1, "red": 1, "olive": 2, "sky": 1,
+    "white": 6, "grey": 8, "navy": 8, "charcoal": 4, "pink": 1, "red": 1, "olive": 2, "sky": 1,
 }
 SUITED = {"black": 28, "charcoal": 18, "navy": 16, "grey": 10, "dark denim": 10, "beige": 6,
           "khaki": 4, "denim": 6, "brown": 4}
 
 
-@dataclass(frozen=True, eq=False)  # hashed by identity, to key tables made once
+@dataclass(frozen=True)
 class Domain:
     """One set. A camera draws its own value once from each range, a shot varies little around it.
 
@@ -115,6 +115,9 @@ class Domain:
     heavy: float = 0.12
     tone: Range = (0.1, 0.6)  # of skin, 0 palest, 1 darkest
     fair: float = 0.15  # share of fair, red or grey hair
+
+    def __hash__(self) -> int:  # its tables are made once, also in a process that was sent a copy
+        return self.code
 
 
 DOMAINS: dict[str, Domain] = {d.name: d for d in (

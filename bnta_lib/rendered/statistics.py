@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bnta_lib.rendered import render
-from bnta_lib.rendered.domains import DOMAINS
 from bnta_lib.data.sets import ReIDSet
+from bnta_lib.rendered.domains import DOMAINS
+from bnta_lib.rendered.render import render
 
 # Unit of all: per cent of the full range of a pixel.
 STATISTICS = ("brightness", "contrast", "saturation", "warmth", "sharpness")
@@ -48,9 +48,9 @@ def statistics_of(sets: dict[str, ReIDSet], limit: int = 1000) -> pd.DataFrame:
     """
     tables = []
     for name, data in sets.items():
-        chosen = torch.linspace(0, len(data) - 1, min(limit, len(data))).round().long()
-        table = image_statistics(data.images[chosen])
-        table.insert(0, "camera", data.camids[chosen].numpy())
+        selected = torch.linspace(0, len(data) - 1, min(limit, len(data))).round().long()
+        table = image_statistics(data.images[selected])
+        table.insert(0, "camera", data.camids[selected].numpy())
         table.insert(0, "set", name)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
@@ -69,8 +69,8 @@ def through_cameras(
         raise ValueError(f"unknown domain {home!r}: the domains are {', '.join(DOMAINS)}")
     ids = np.array(people)
     shot = (ids, np.full(len(ids), camera), np.zeros(len(ids), int))
-    pictures = {"neutral": render.render(DOMAINS[home], *shot, size, photometric=False)}
+    pictures = {"neutral": render(DOMAINS[home], *shot, size, photometric=False)}
     for name, other in DOMAINS.items():
         seen = replace(DOMAINS[home], **{field: getattr(other, field) for field in _CAMERA})
-        pictures[name] = render.render(seen, *shot, size)
+        pictures[name] = render(seen, *shot, size)
     return pictures

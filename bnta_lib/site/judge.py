@@ -1,15 +1,16 @@
-"""What can be said of retrieval at a site without a label: from tracks, and in rankings to look at.
+"""What can be known of retrieval at a site without a label: from tracks, and in rankings to look at.
 
-The early crop of every track is a probe, the late ones of all tracks are the gallery, and that of
-its own track is the right answer. This rank 1 needs nobody's labels, but it is no rank 1 across cameras:
-a track stays before one camera, in one place and light, within seconds, which is easier; and one
-person in two tracks counts as two, which makes the estimate too low. What it can tell is the
-*direction* in which adaption moves retrieval, as far as its interval is clear of zero.
+The early crop of every track is a probe, the late ones of all tracks are the gallery, and that of the
+probe's track is the right answer. This rank 1 needs no labels, but it is no rank 1 across cameras: a track
+stays before one camera, in one place and light, within seconds, which is easier; and one person in two
+tracks counts as two, which makes the estimate too low. It can tell the *direction* in which adaption moves
+retrieval, as far as its interval is clear of zero.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,6 @@ from bnta_lib.settings import Settings
 from bnta_lib.site.crops import Site
 
 DRAWS = 2000  # of the bootstrap
-FEWEST = 2  # tracks
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,11 @@ class Trial:
 
     probe: Tensor  # int64 (T,): the early crop of each track
     gallery: Tensor  # int64 (T,): the late crop of each track
-    tracks: Tensor  # int64 (N,): the site's tracks
 
     def labels(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Track of probe and gallery, then a camera of each: the early and the late one."""
-        return (self.tracks[self.probe], self.tracks[self.gallery],
-                torch.ones_like(self.probe), torch.full_like(self.gallery, 2))
+        track = torch.arange(1, len(self.probe) + 1)
+        return track, track, torch.ones_like(track), torch.full_like(track, 2)
 
 
 def track_trial(site: Site) -> Trial:
@@ -47,41 +46,28 @@ def track_trial(site: Site) -> Trial:
     rank 1 has no room to move. Tracks of a single crop are left out. Raises ValueError for a site
     without tracks, or with fewer than two that have an early and a late crop.
     """
-    if site.tracks is None or site.times is None:
+    if site.tracks is None:
         raise ValueError(f"{site.name} has no tracks: rank 1 cannot be estimated without labels. "
                          "Give a video, or a folder for each track and tracks='folders'")
-    probe, gallery = [], []
-    for track in torch.unique(site.tracks):
-        rows = (site.tracks == track).nonzero()[:, 0]
-        rows = rows[torch.argsort(site.times[rows], stable=True)]
-        if len(rows) > 1:
-            probe.append(rows[:1])
-            gallery.append(rows[-1:])
-    if len(probe) < FEWEST:
-        raise ValueError(f"{site.name} has {len(probe)} track{'s' * (len(probe) != 1)} with an early "
-                         f"and a late crop: an estimate of rank 1 needs at least {FEWEST}, and is "
-                         "of use from some thirty on")
-    return Trial(torch.cat(probe), torch.cat(gallery), site.tracks)
-
-
-def track_ranks(features: Tensor, trial: Trial, settings: Settings) -> Tensor:
-    """Rank (T,), from 1, at which each track's early crop finds its late one."""
-    scores = evaluate(features[trial.probe], features[trial.gallery], *trial.labels(),
-                      settings.normalise_features)
-    return scores.rank
+    crops = pd.DataFrame({"track": site.tracks.numpy(), "time": site.times.numpy(), "row": range(len(site))})
+    rows = crops.sort_values(["track", "time"], kind="stable").groupby("track")["row"].agg(["first", "last", "size"])
+    rows = rows[rows["size"] > 1]
+    if len(rows) < 2:
+        raise ValueError(f"{site.name} has {len(rows)} track{'s' * (len(rows) != 1)} with an early and a late "
+                         "crop: an estimate of rank 1 needs at least 2, and is of use from some thirty on")
+    return Trial(torch.tensor(rows["first"].tolist()), torch.tensor(rows["last"].tolist()))
 
 
 def interval(values: np.ndarray, seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
     """95 % interval of the mean of ``values`` (T,) in -1..1: bootstrap over tracks, percentiles.
 
-    Where all values are equal a bootstrap knows of no other: with nothing else seen in T tracks,
-    the share of others is below 3 / T (rule of three), and the interval is as wide as that.
+    If all values are equal a bootstrap knows of no other: with nothing else seen in T tracks, the share of
+    others is below 3 / T (rule of three), and the interval is as wide as that.
     """
     n = len(values)
     if (values == values[0]).all():
-        low, high = values[0] - 3 / n, values[0] + 3 / n
-        bounds = (0, 1) if values[0] in (0.0, 1.0) and values.dtype == bool else (-1, 1)
-        return float(max(low, bounds[0])), float(min(high, bounds[1]))
+        lowest = 0 if values.dtype == bool else -1
+        return float(max(values[0] - 3 / n, lowest)), float(min(values[0] + 3 / n, 1))
     random = np.random.default_rng(seed)
     means = values[random.integers(0, n, (draws, n))].mean(1)
     return tuple(float(q) for q in np.percentile(means, (2.5, 97.5)))
@@ -105,59 +91,31 @@ class Estimate:
         return "better" if low > 0 else "worse" if high < 0 else "not resolved"
 
     def table(self) -> pd.DataFrame:
-        """A row each for before, after and the difference."""
-        rows = {"before": self.before, "after": self.after, "difference": self.difference}
-        return pd.DataFrame.from_dict(rows, orient="index", columns=["R1", "low", "high"])
-
-    def sentence(self) -> str:
-        """The estimate in words, with its interval."""
-        (b, *_), (a, *_), (d, low, high) = self.before, self.after, self.difference
-        return (f"{self.tracks} tracks: rank 1 from early to late crop {b:.1f} % before and {a:.1f} % "
-                f"after, {d:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}; {self.won} tracks "
-                f"won, {self.lost} lost): {self.verdict}")
+        """A row each for before, after and the difference, which has the verdict."""
+        rows = {"before": (*self.before, ""), "after": (*self.after, ""),
+                "difference": (*self.difference, self.verdict)}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["R1", "low", "high", "verdict"])
 
 
-def estimate(
-    before: Tensor, after: Tensor, trial: Trial, settings: Settings, seed: int = 0
-) -> Estimate:
+def estimate(before: Tensor, after: Tensor, trial: Trial, settings: Settings, seed: int = 0) -> Estimate:
     """The estimate from features (N, C) of all crops by the model before and after adaption."""
-    hits = [(track_ranks(f, trial, settings) == 1).numpy() for f in (before, after)]
-    values = []
-    for hit in hits:
-        values.append((100 * hit.mean(), *(100 * np.array(interval(hit, seed)))))
+    hits = [(evaluate(features[trial.probe], features[trial.gallery], *trial.labels(),
+                      settings.normalise_features).rank == 1).numpy() for features in (before, after)]
     change = hits[1].astype(float) - hits[0].astype(float)
-    values.append((100 * change.mean(), *(100 * np.array(interval(change, seed)))))
-    numbers = [tuple(map(float, value)) for value in values]
-    return Estimate(len(change), *numbers, int((change > 0).sum()), int((change < 0).sum()))
-
-
-def advice(found: Estimate | None) -> str:
-    """What to do with a delta, in a sentence, by the estimate from tracks; None where there is none."""
-    if found is None:
-        return ("Nothing here says whether this delta helps: search for a few people whom you know, with it "
-                "and without, before you use it.")
-    if found.verdict == "better":
-        return ("By tracks the delta helps: use it, and look at a few searches across cameras, which no track "
-                "can judge.")
-    if found.verdict == "worse":
-        return "By tracks the delta does harm: do not use it, unless searches across cameras say otherwise."
-    return (f"By {found.tracks} tracks the delta neither helps nor harms for certain: search for a few people "
-            "whom you know, with it and without, or give it more crops.")
+    rows = [(float(100 * x.mean()), *(100 * bound for bound in interval(x, seed))) for x in (*hits, change)]
+    return Estimate(len(change), *rows, int((change > 0).sum()), int((change < 0).sum()))
 
 
 def true_target(site: Site) -> Target:
-    """Retrieval across cameras where persons are known: the early crop of every track as probe.
+    """Retrieval across cameras at a rendered site: the early crop of every track as probe.
 
-    The gallery holds all other crops; those of the probe's person by its own camera are left out
-    by the protocol. Raises ValueError for a site whose persons are not known.
+    The gallery holds all other crops; the protocol leaves out those of the probe's person by the probe's
+    camera.
     """
-    if site.pids is None or site.cameras is None:
-        raise ValueError(f"who is who is not known at {site.name}: rank 1 across cameras needs labels")
     probe = track_trial(site).probe
-    rest = torch.ones(len(site), dtype=torch.bool)
-    rest[probe] = False
-    data = ReIDSet(site.name, site.images, site.pids, site.cameras)
-    return Target(data, (Split(probe, rest.nonzero()[:, 0]),))
+    gallery = torch.ones(len(site), dtype=torch.bool)
+    gallery[probe] = False
+    return Target(ReIDSet(site.name, site.images, site.pids, site.cameras), (Split(probe, gallery.nonzero()[:, 0]),))
 
 
 def track_ranking(features: Tensor, trial: Trial, settings: Settings, k: int = 10) -> Ranking:
@@ -166,61 +124,46 @@ def track_ranking(features: Tensor, trial: Trial, settings: Settings, k: int = 1
                        min(k, len(trial.gallery)), settings.normalise_features)
 
 
-def ranked(
-    probe: Tensor, gallery: Tensor, settings: Settings, k: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Rows of the gallery (P, k), nearest first, and their distances (P, k), of features (., C).
-
-    Raises ValueError for features that are NaN or infinite.
-    """
-    if not (torch.isfinite(probe).all() and torch.isfinite(gallery).all()):
-        raise ValueError("features hold NaN or infinite values: the model or the images are broken")
-    d = distances(probe, gallery, settings.normalise_features)
-    order = d.argsort(dim=1, stable=True)[:, :k]
-    return order, d.gather(1, order)
-
-
-def ranked_table(
-    probes: Site, site: Site, probe: Tensor, gallery: Tensor, settings: Settings, k: int | None = None
-) -> pd.DataFrame:
-    """A row for each probe and place: probe, rank, gallery, distance; the first ``k`` places.
+def ranked_table(probes: Site, site: Site, probe: Tensor, gallery: Tensor, settings: Settings,
+                 k: int | None = None) -> pd.DataFrame:  # fmt: skip
+    """The ``k`` nearest crops of each probe, a row each: probe, rank, gallery, distance.
 
     Of a video also left, top, width, height: where in its frame the crop was cut, in pixels.
     ``probe`` (P, C) and ``gallery`` (N, C): features of the crops of ``probes`` and ``site``.
     """
-    order, d = ranked(probe, gallery, settings, k)
-    places = order.shape[1]
+    distance, order = distances(probe, gallery, settings.normalise_features).sort(dim=1, stable=True)
+    distance, order = distance[:, :k], order[:, :k]
     table = pd.DataFrame({
-        "probe": np.repeat(np.array(probes.files, object), places),
-        "rank": np.tile(np.arange(1, places + 1), len(probe)),
+        "probe": np.repeat(np.array(probes.files, object), order.shape[1]),
+        "rank": np.tile(np.arange(1, order.shape[1] + 1), len(probe)),
         "gallery": np.array(site.files, object)[order.flatten().numpy()],
-        "distance": d.flatten().numpy(),
+        "distance": distance.flatten().numpy(),
     })
     if site.boxes is not None:
         table[["left", "top", "width", "height"]] = site.boxes[order.flatten()].numpy()
     return table
 
 
-def neighbours(
-    before: Tensor, after: Tensor, settings: Settings, k: int = 10,
-    probes: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def save_ranked(table: pd.DataFrame, path: str | Path) -> None:
+    """Write :func:`ranked_table` as CSV, whole or not at all; six decimals of the distance."""
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.6f", encoding="utf-8")
+
+
+def neighbours(before: Tensor, after: Tensor, settings: Settings, k: int = 10,
+               probes: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The ``k`` nearest crops before and after, each (P, k), from features (N, C) of the site.
 
     ``probes``: features (P, C) of the probes before and after; without them each crop is a probe
-    among the others. Raises ValueError for a site of a single crop.
+    among the others.
     """
-    own = probes is None
-    k = min(k, len(before) - own)
-    if k < 1:
-        raise ValueError("a single crop has no neighbours")
-    found = []
-    for side, gallery in enumerate((before, after)):
-        d = distances(gallery if own else probes[side], gallery, settings.normalise_features)
-        if own:
+    nearest = []
+    for gallery, probe in zip((before, after), probes or (before, after), strict=True):
+        d = distances(probe, gallery, settings.normalise_features)
+        if probes is None:
             d.fill_diagonal_(torch.inf)
-        found.append(d.argsort(dim=1, stable=True)[:, :k])
-    return tuple(found)
+        nearest.append(d.argsort(dim=1, stable=True)[:, : min(k, len(gallery) - (probes is None))])
+    return tuple(nearest)
 
 
 def most_changed(before: Tensor, after: Tensor, each: int = 2) -> Tensor:
@@ -230,13 +173,6 @@ def most_changed(before: Tensor, after: Tensor, each: int = 2) -> Tensor:
     """
     new = (~(after[:, :, None] == before[:, None, :]).any(2)).sum(1)
     order = torch.argsort(new, descending=True, stable=True)
-    each = max(1, min(each, len(order) // 2))
     middle = len(order) // 2
-    chosen = [*order[:each].tolist(), *order[middle : middle + each].tolist()]
-    return torch.tensor(list(dict.fromkeys(chosen)))
-
-
-def save_ranked(table: pd.DataFrame, path) -> None:
-    """Write :func:`ranked_table` as CSV, whole or not at all; six decimals of the distance."""
-    with atomic(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6f", encoding="utf-8")
+    each = max(1, min(each, middle))
+    return torch.tensor(list(dict.fromkeys(torch.cat([order[:each], order[middle : middle + each]]).tolist())))
