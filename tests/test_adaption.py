@@ -136,8 +136,6 @@ def test_arguments_of_another_kind_are_taken_or_not_named(used, images, settings
         (dict(seed=1.5), "seed is a whole number of at most 64 bits; got 1.5"),
         (dict(seed="1"), "seed is a whole number of at most 64 bits; got '1'"),
         (dict(seed=2**64), "seed is a whole number of at most 64 bits"),
-        (dict(K=2.5), "K is a whole number of pairs, got 2.5"),
-        (dict(K=True), "K is a whole number of pairs, got True"),
         (dict(layers=5), "layers is a tuple of bn, in, conv; got 5"),
         (dict(local=np.zeros((10, 3, 8))), "local features are a torch tensor .* got a ndarray"),
         (dict(pairs=nearest_pairs(torch.rand(10, 3, 8), 5).first(0)), "not 5 pairs of 10 images: 0 pairs, the last image is number -1$"),
