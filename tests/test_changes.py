@@ -58,12 +58,12 @@ def test_overlap_counts_the_papers_layers_and_what_a_lot_would_give():
     paper = changes.PAPER_LAYERS["mean"]
     tables = changes.paper_overlap(rates_of(lambda t, q, i, s: 1.0 * (i in paper) + i / 1000))
     row = tables.set_index("quantity").loc["mean"]
-    assert row["found"] == 5 and row["both"] == list(paper)
+    assert row["shared"] == 5 and row["both"] == list(paper)
     assert row["expected"] == pytest.approx(10 / 60 * 5)
     # All five in ten of sixty: C(55, 5) / C(60, 10).
     assert row["p"] == pytest.approx(3478761 / 75394027566)
     other = tables.set_index("quantity").loc["gamma"]  # of 2, 6, 9, 42, 51 none is on top here
-    assert other["found"] == 0 and other["both"] == [] and other["p"] == pytest.approx(1)
+    assert other["shared"] == 0 and other["both"] == [] and other["p"] == pytest.approx(1)
 
 
 def test_targets_that_differ_are_told_from_splits_that_do():

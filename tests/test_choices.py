@@ -20,6 +20,7 @@ from bnta_lib.weights import model_settings
 matplotlib.use("Agg")
 TARGETS = ("VIPeR", "GRID", "iLIDS")
 EVERY = (*CHOICES.values(), READINGS, AFFINE)
+COUNTS = [f"{word}: values" for word in ("holds", "does not hold", "not resolved", "diverged")]
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,7 @@ def made(gain, targets=TARGETS, splits=5) -> pd.DataFrame:
     return pd.DataFrame(rows).drop(columns="where")
 
 
-def test_a_value_differs_from_its_default_in_the_named_setting_alone():
+def test_value_differs_from_its_default_in_the_named_setting_alone():
     fields = {"momentum": {"tta_momentum"}, "optimiser": {"tta_optimizer", "tta_lr"},
               "epochs": {"tta_epochs"}, "bnneck": {"follow_bnneck"}, "distance": {"normalise_features"},
               "stripes": {"model"}, "reduction": {"matching_reduction"}, "margin": {"margin"},
@@ -71,7 +72,7 @@ def test_a_value_differs_from_its_default_in_the_named_setting_alone():
             assert own.adapter == "bnta" and own.sample is None
 
 
-def test_values_and_labels_are_told_apart():
+def test_labels_are_unique_and_name_the_number():
     for choice in EVERY:
         assert sum(value.default for value in choice.values) == 1
         labels = [value.label for value in choice.values]
@@ -132,7 +133,7 @@ def places(height):
 
 
 @pytest.mark.parametrize("name", ["momentum", "optimiser", "reduction", "margin", "lambda3", "bnneck"])
-def test_what_is_left_out_as_idle_changes_nothing(name, models, small):
+def test_idle_settings_change_nothing(name, models, small):
     """Each part alone, with all of the value's settings, does what it does without the idle."""
     images = places(96)["dots"].data.images
     run = CHOICES[name].values[-1].run
@@ -166,7 +167,7 @@ def test_every_value_is_measured_against_its_own_reference(models, small, monkey
     assert set(gains["choice"]) == {choice.name for choice in EVERY}
 
 
-def test_a_value_that_diverges_is_said_to_and_takes_no_other_with_it(
+def test_value_that_diverges_is_named_and_takes_no_other_with_it(
         models, small, monkeypatch, tmp_path):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
 
@@ -177,16 +178,13 @@ def test_a_value_that_diverges_is_said_to_and_takes_no_other_with_it(
 
     monkeypatch.setattr(experiments, "_measure", fake)
     rows = choices.choice_rows(models, places(96), small, places(128), progress=False)
-    assert choices.diverged(rows) == [
-        "optimiser: sgd 0.05, updating all, on dots",
-        "optimiser: sgd 0.05, updating γ+β, on dots",
-        "affine: sgd 0.05, 1 epoch, updating γ+β, on dots",
-        "affine: sgd 0.05, 4 epochs, updating γ+β, on dots"]
+    assert choices.diverged(rows).values.tolist() == [
+        ["optimiser", "sgd 0.05", "all", "dots"], ["optimiser", "sgd 0.05", "gamma+beta", "dots"],
+        ["affine", "sgd 0.05, 1 epoch", "gamma+beta", "dots"], ["affine", "sgd 0.05, 4 epochs", "gamma+beta", "dots"]]
     measured = set(choices.split_gains(rows).query("updated == 'all'")["value_label"])
     assert "sgd 0.05" not in measured and {"sgd 0.005", "adam 0.005"} <= measured
     table = choices.survival(rows)
-    assert table.set_index("conclusion").loc["adaption raises rank 1", choices.DIVERGED] == 1
-    assert "diverged under 1" in choices.survival_sentence(table.iloc[0])
+    assert table.loc["adaption raises rank 1", "diverged: values"] == 1
     drawn = every_figure(rows)
     for name in ("optimiser", "affine", "overview"):
         texts = [text.get_text() for axis in drawn[name].axes for text in axis.texts]
@@ -204,7 +202,7 @@ def test_a_run_at_the_usual_rates_that_diverges_is_an_error(models, small, monke
         choices.choice_rows(models, places(96), small, places(128), progress=False)
 
 
-def test_a_gain_without_its_reference_is_an_error():
+def test_gain_without_its_reference_is_refused():
     rows = made(lambda *_: 1.0)
     lost = rows[~((rows["choice"] == "stripes") & (rows["updated"] == "none"))]
     with pytest.raises(ValueError, match="stripes: height"):
@@ -224,6 +222,7 @@ def test_gains_and_their_intervals_agree_with_scipy():
     assert (row["low"], row["high"], row["p"]) == pytest.approx((*interval, oracle.pvalue))
     assert row["more"] == pytest.approx(1.5) and not row["default"]
     assert gains.loc["momentum", "0.1", "all", "GRID"]["more"] == 0
+    assert (row["verdict"], row["more_verdict"]) == ("holds", "holds")
 
 
 def test_survival_counts_what_holds_and_names_what_turns_the_sign():
@@ -238,60 +237,55 @@ def test_survival_counts_what_holds_and_names_what_turns_the_sign():
             return 5.0 if (choice, label) == ("momentum", "1") else 1.0
         return 2.0
 
-    table = choices.survival(made(gain)).set_index(["conclusion", "target"])
+    table = choices.survival(made(gain)).set_index("target", append=True)
     all_values = sum(len(c.values) - 1 for c in CHOICES.values())
     everywhere = sum(len(c.values) - 1 for c in CHOICES.values() if c.everywhere)
     viper, grid, ilids = (table.loc["adaption raises rank 1", t] for t in TARGETS)
-    assert (grid["default"], grid["values"]) == ("holds", all_values)
-    assert grid[list(choices.STATUS)].tolist() == [all_values - 2, 2, 0, 0]
-    assert grid["flips"] == "optimiser: adam 0.005; distance: raw"
-    assert (viper["default"], viper["holds"]) == ("does not hold", 1)
-    assert viper["flips"] == "momentum: 0.01"
-    assert (ilids["default"], ilids["flips"]) == ("not resolved", "")
-    assert ilids["not resolved"] == ilids["values"] == everywhere
+    assert (grid["under the defaults"], grid["other values"]) == ("holds", all_values)
+    assert grid[COUNTS].tolist() == [all_values - 2, 2, 0, 0]
+    assert grid["sign turned by"] == "optimiser: adam 0.005; distance: raw"
+    assert (viper["under the defaults"], viper["holds: values"]) == ("does not hold", 1)
+    assert viper["sign turned by"] == "momentum: 0.01"
+    assert (ilids["under the defaults"], ilids["sign turned by"]) == ("not resolved", "no sign to turn")
+    assert ilids["not resolved: values"] == ilids["other values"] == everywhere
     # Asked with the momentum's five values, the epochs' two, the rates' five, the other reading.
     order = table.loc["γ and β alone do more than μ and σ² alone", "GRID"]
-    assert (order["values"], order["does not hold"], order["flips"]) == (13, 1, "momentum: 1")
-    alone = table.loc["γ and β alone raise rank 1", "GRID"]
-    assert alone["choices"] == "optimiser 5, epochs 2, readings 1"
+    assert (order["other values"], order["does not hold: values"], order["sign turned by"]) == (13, 1, "momentum: 1")
     # No rate can touch what the statistics do alone, no momentum what gamma and beta do.
-    assert table.loc["μ and σ² alone raise rank 1", "GRID"]["values"] == 5 + 2 + 1
-    assert table.loc["γ and β alone raise rank 1", "GRID"]["values"] == 5 + 2 + 1
+    assert table.loc["γ and β alone raise rank 1", "GRID"]["of which choices"] == "optimiser 5, epochs 2, readings 1"
+    assert table.loc["μ and σ² alone raise rank 1", "GRID"]["other values"] == 5 + 2 + 1
 
 
-def test_a_gain_that_is_not_resolved_is_not_called_one():
-    assert choices.status(0.1, 2) == "holds" and choices.status(-2, -0.1) == "does not hold"
-    assert choices.status(-1, 2) == choices.status(float("nan"), float("nan")) == "not resolved"
-    one = choices.survival(made(lambda *_: 3.0, splits=1))
-    assert set(one["default"]) == {"not resolved"}
-    assert "there is none to turn" in choices.survival_sentence(one.iloc[0])
-    assert set(choices.survival_table(one)["sign turned by"]) == {"no sign to turn"}
-    assert not one[["holds", "does not hold"]].to_numpy().any()
+def test_one_split_resolves_no_conclusion():
+    table = choices.survival(made(lambda *_: 3.0, splits=1))
+    assert set(table["under the defaults"]) == {"not resolved"}
+    assert set(table["sign turned by"]) == {"no sign to turn"}
+    assert not table[["holds: values", "does not hold: values"]].to_numpy().any()
 
 
-def test_holm_is_that_of_the_definition():
-    p = pd.Series([0.01, np.nan, 0.04, 0.02, 0.5])
-    found = choices.holm(p).tolist()  # 4 tests: 0.01 * 4, 0.02 * 3, 0.04 * 2, 0.5 * 1
-    assert found[0] == pytest.approx(0.04) and np.isnan(found[1])
-    assert found[2:] == pytest.approx([0.08, 0.06, 0.5])
-    assert choices.holm(pd.Series([0.04, 0.03])).tolist() == pytest.approx([0.06, 0.06])  # monotone
-
-
-def test_the_caveat_counts_each_comparison_once():
-    rows = made(lambda c, v, u, t: 0.0)
-    table = choices.judged(rows)
+def test_each_comparison_is_counted_once():
+    table = choices.judged(made(lambda c, v, u, t: 0.0))
     assert not table.duplicated(["conclusion", "target", "choice", "value_label"]).any()
-    assert choices.caveat(table).startswith(f"{len(table)} comparisons: ")
+    counts = choices.comparisons(table)
+    assert counts["comparisons"] == len(table) and counts["resolved"] == 0
 
 
-def test_a_folder_is_the_paper_s_own_target():
+def test_table_of_a_choice_has_a_row_a_target_and_value():
+    gains = choices.gain_rows(made(lambda c, v, u, t: 4.0 if (c, v) == ("momentum", "1") else 1.0))
+    table = choices.choice_table(gains, "momentum")
+    assert len(table) == 3 * len(CHOICES["momentum"].values)
+    row = table.loc[("GRID", "1")]
+    assert (row["verdict"], row["more_verdict"]) == ("holds", "holds") and row["more"] == pytest.approx(3)
+
+
+def test_folder_takes_the_place_of_the_papers_target():
     rows = made(lambda *_: 1.0, targets=("shop",))
     assert set(choices.survival(rows)["target"]) == {"shop"}
     picks = choices.picks(choices.gain_rows(rows))
     assert picks.loc["shop", "elsewhere"] == "" and np.isnan(picks.loc["shop", "elsewhere gain"])
 
 
-def test_a_value_picked_elsewhere_knows_nothing_of_the_target():
+def test_value_picked_elsewhere_knows_nothing_of_the_target():
     def gain(choice, label, updated, target):
         if (choice, label) == ("momentum", "1"):
             return 9.0 if target == "GRID" else -5.0
@@ -301,26 +295,6 @@ def test_a_value_picked_elsewhere_knows_nothing_of_the_target():
     assert picks.loc["GRID", ["best", "elsewhere"]].tolist() == ["momentum: 1", "epochs: 4"]
     gains = picks.loc["GRID", ["default", "best gain", "elsewhere gain"]].tolist()
     assert gains == pytest.approx([0, 9, 3])
-
-
-def test_sentences_say_what_the_rows_say():
-    rows = made(lambda c, v, u, t: {"affine": 7.0 if v == "sgd 0.5, 4 epochs" else 0.2}.get(
-        c, 4.0 if v == "1" and c == "momentum" else 1.0))
-    gains = choices.gain_rows(rows)
-    line = choices.choice_sentence(gains, CHOICES["momentum"]).splitlines()[1]
-    assert line.startswith("GRID: ") and "to +4.0 (1) points, +1.0 with the default 0.1" in line
-    assert "above the default's: 1; below it: none resolved" in line
-    sentence = choices.affine_sentence(gains)
-    assert "the most of 10 settings is +7.0" in sentence and "+6.4 on its GRID" in sentence
-    assert sentence.endswith("reach that here: sgd 0.5, 4 epochs.")
-    assert "of 6 rows of Table 5" in choices.readings_sentence(gains)
-    assert "Nothing hangs on it here (the same gain" in choices.idle_sentence(gains, CHOICES["margin"])
-    assert choices.idle_sentence(gains, CHOICES["momentum"]) == ""
-    assert choices.stripe_heights(settings("laptop")) == {"height": 96, "other height": 128}
-    small, large = (choices.stripes_sentence(settings(p)) for p in ("laptop", "paper"))
-    assert "96 x 48 pixels, 6 rows in 6 stripes, none shared" in small
-    assert "128 x 48 pixels, 8 rows in 6 stripes, overlapping" in small
-    assert "384 x 128 pixels, 24 rows in 6 stripes, none shared" in large
 
 
 def every_figure(rows):

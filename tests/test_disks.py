@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from bnta_lib import DeltaBank, adapt
-from bnta_lib.suite import store as results, run, tables
+from bnta_lib.suite import store as results, run, writer
 from bnta_lib.figures import base
 from bnta_lib.site.judge import save_ranked
 from bnta_lib.weights import save_model
@@ -20,7 +20,7 @@ NUMBERS = pd.DataFrame({"unit": "%", "value": range(2_000)})
 def writers(model, images, small, small_disk, monkeypatch):
     """What is written, by name; each into a folder of its own on the small disk, where all fits twice."""
     subprocess.run(["mount", "-o", "remount,size=1M", str(small_disk)], check=True)
-    for module in (tables, base):
+    for module in (writer, base):
         monkeypatch.setattr(module, "figures_dir", lambda run: small_disk / run)
     monkeypatch.setenv("BNTA_CACHE", str(small_disk / "row"))
     delta = adapt(model, images, small).delta
@@ -45,8 +45,8 @@ def writers(model, images, small, small_disk, monkeypatch):
         "delta": lambda: delta.save(small_disk / "delta" / "d.safetensors"),
         "bank": bank,
         "row": a_row,
-        "rows": lambda: tables.save_rows(NUMBERS, "rows", "rows"),
-        "table": lambda: tables.save_table(NUMBERS, "t", "smoke_table"),
+        "rows": lambda: writer.save_rows(NUMBERS, "rows", "rows"),
+        "table": lambda: writer.save_table(NUMBERS, "t", "smoke_table"),
         "export": lambda: results.write_rows(NUMBERS, small_disk / "export" / "rows.csv"),
         "ranking": lambda: save_ranked(NUMBERS, small_disk / "ranking" / "ranked.csv"),
         "figure": figure,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bnta_lib import BNTANet, adapt, settings
-from bnta_lib.suite import experiments, tables
+from bnta_lib.suite import experiments, stats
 from bnta_lib.adaption import pair_losses
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import evaluate
@@ -207,7 +207,7 @@ def test_other_settings_than_the_profiles_are_not_said(models, targets, small):
     assert set(other["setting"] ) != set(one["setting"])
     assert "tta_lr=0.05" in other["setting"][0] and "tta_momentum=1.0" in other["setting"][0]
     with pytest.raises(ValueError, match="different setting"):
-        tables.summarise(pd.concat([one, other]))
+        stats.summarise(pd.concat([one, other]))
     usual = settings("smoke")
     assert experiments.Run("BNTA").setting_with(usual) == experiments.Run("BNTA").setting
 

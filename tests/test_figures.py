@@ -187,7 +187,7 @@ def test_whiskers_of_two_kinds_are_not_named():
 @pytest.mark.parametrize("target", ["GRID", "my_folder"])
 def test_gains_show_every_split_and_the_papers_difference_only_on_its_target(splits, target):
     rows = pd.DataFrame([
-        {"experiment": e, "target": t, "method": run.method, "split": s, "seed": 0, "metric": "R1",
+        {"table": e, "target": t, "method": run.method, "split": s, "seed": 0, "metric": "R1",
          "value": 10.0 * i + s % 3 * i}
         for e, ts in (("table_5", (target, "other")), ("table_5_restore", (target,)))
         for t in ts for i, run in enumerate(TABLE_5["alone"]) for s in range(splits)])

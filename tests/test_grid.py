@@ -11,6 +11,7 @@ from bnta_lib import BNTANet, settings
 from bnta_lib.suite import experiments, grid
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.figures import grid as draw
+from bnta_lib.suite.stats import FAILS, HOLDS
 
 matplotlib.use("Agg")
 GALLERIES = [4, 5, 6, 7, 9, 12, 60, 61, 125, 316, 900, 5000]
@@ -123,27 +124,36 @@ def rows_of(effect, splits=10, noise=1.0, seed=0, ns=NS, ks=KS, target="GRID"):
     return pd.DataFrame(rows)
 
 
-def answers(tests, **chosen):
+def verdicts(tests, **chosen):
     for column, value in chosen.items():
         tests = tests[tests[column] == value]
-    return set(tests.apply(grid.answer, axis=1))
+    return set(tests["verdict"])
 
 
 def test_a_peak_inside_rises_and_declines():
     rows = rows_of(lambda n, k: -3 * abs(np.log2(k / 32)))
     for tests in (grid.peak_in_k(rows), grid.peak_in_k(rows, pooled=True)):
-        assert answers(tests) == {"as the paper says"}
+        assert verdicts(tests) == {HOLDS}
     tests = grid.peak_in_k(rows)
     assert tests["N"].tolist() == [n for n in NS for _ in range(2)]
     assert (tests["best"] == 32).all() and tests["inside"].all()
     assert tests["difference"].between(4.5, 7.5).all()  # two steps of 3 points on either side
 
 
-def test_an_ever_rising_line_is_said_to_decline_nowhere():
+def test_ever_rising_line_declines_nowhere():
     tests = grid.peak_in_k(rows_of(lambda n, k: 3 * np.log2(k)))
-    assert answers(tests, part="rise") == {"as the paper says"}
-    assert answers(tests, part="decline") == {"the opposite"}
+    assert verdicts(tests, part="rise") == {HOLDS}
+    assert verdicts(tests, part="decline") == {FAILS}
     assert not tests["inside"].any()
+
+
+def test_targets_are_kept_apart_and_one_split_has_no_row():
+    rows = pd.concat([rows_of(lambda n, k: -3 * abs(np.log2(k / 32)), target="A"),
+                      rows_of(lambda n, k: 3 * abs(np.log2(k / 32)), target="B")])
+    assert verdicts(grid.peak_in_k(rows), target="A") == {HOLDS}
+    assert verdicts(grid.peak_in_k(rows), target="B") == {FAILS}
+    one = rows[rows["split"] == 0]
+    assert grid.peak_in_k(one).empty and grid.trend_in_n(one, pooled=True).empty
 
 
 def test_noise_alone_makes_no_peak_more_often_than_its_interval_says():
@@ -157,39 +167,17 @@ def test_a_larger_n_brings_its_points_a_doubling():
     rows = rows_of(lambda n, k: 2 * np.log2(n), noise=0.3)
     tests = grid.trend_in_n(rows)
     assert tests["K"].tolist() == list(KS)
-    assert tests["difference"].between(1.6, 2.4).all() and answers(tests) == {"as the paper says"}
+    assert tests["difference"].between(1.6, 2.4).all() and verdicts(tests) == {HOLDS}
     pooled = grid.trend_in_n(rows, pooled=True)
     assert pooled["sizes"].tolist() == [len(KS)]
     assert pooled["difference"].iloc[0] == pytest.approx(tests["difference"].mean())
-    assert answers(grid.trend_in_n(rows_of(lambda n, k: -2 * np.log2(n)))) == {"the opposite"}
+    assert verdicts(grid.trend_in_n(rows_of(lambda n, k: -2 * np.log2(n)))) == {FAILS}
 
 
 def test_without_a_trend_an_interval_misses_zero_about_as_often_as_it_says():
     tests = [grid.trend_in_n(rows_of(lambda n, k: 0, seed=seed, ks=(8,))) for seed in range(200)]
     tests = pd.concat(tests)
     assert 0.01 < ((tests["low"] > 0) | (tests["high"] < 0)).mean() < 0.11
-
-
-def test_targets_are_kept_apart():
-    rows = pd.concat([rows_of(lambda n, k: -3 * abs(np.log2(k / 32)), target="A"),
-                      rows_of(lambda n, k: 3 * abs(np.log2(k / 32)), target="B")])
-    assert answers(grid.peak_in_k(rows), target="A") == {"as the paper says"}
-    assert answers(grid.peak_in_k(rows), target="B") == {"the opposite"}
-
-
-def test_one_split_gives_no_interval_and_says_so():
-    rows = rows_of(lambda n, k: 0, splits=1)
-    for test, over in ((grid.peak_in_k, "N"), (grid.trend_in_n, "K")):
-        assert test(rows).empty and test(rows, pooled=True).empty
-        (sentence,) = grid.claim_sentences(test(rows), test(rows, pooled=True), over)
-        assert "no interval" in sentence
-
-
-def test_sentences_count_every_n_and_name_the_answer():
-    rows = rows_of(lambda n, k: -3 * abs(np.log2(k / 32)))
-    rise, decline = grid.claim_sentences(grid.peak_in_k(rows), grid.peak_in_k(rows, True), "N")
-    assert rise.startswith("GRID, rise: of 3 values of N, as the paper says at 3;")
-    assert decline.startswith("GRID, decline") and decline.endswith("as the paper says.")
 
 
 # ---- cells and figures

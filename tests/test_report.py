@@ -19,8 +19,8 @@ HOSTILE = "<img src=x onerror=alert(1)> & 'people' #1"
 CLAIMS = """id,where,claim,target,paper,here,low,high,unit,verdict,note
 2.1,Table 2,adaption beats no adaption,GRID,8.7,4.59,3.69,5.48,points,holds,higher on 10 of 10
 2.2,Table 2,adaption beats no adaption,VIPeR,4.9,-0.96,-1.56,-0.36,points,does not hold,
-2.3,Table 2,beats,"<b onclick=""x"">bold</b>",1.7,1.67,-0.58,3.91,points,not resolved here,
-4.1,Fig. 4,takes no longer,all,,2.13,,,s,not resolved here,one split
+2.3,Table 2,beats,"<b onclick=""x"">bold</b>",1.7,1.67,-0.58,3.91,points,not resolved,
+4.1,Fig. 4,takes no longer,all,,2.13,,,s,not resolved,one split
 """
 
 
@@ -158,9 +158,9 @@ def test_verdicts_are_shown_by_word_and_symbol_and_counted(browser, place):
     page = browser.new_page()
     page.goto((build(place) / "index.html").as_uri())
     shown = page.locator("#verdicts .verdict").all_inner_texts()
-    assert shown == ["✓ holds", "✗ does not hold", *["○ not resolved here"] * 2]
+    assert shown == ["✓ holds", "✗ does not hold", *["○ not resolved"] * 2]
     counts = page.locator(".counts li").all_inner_texts()
-    assert [" ".join(c.split()) for c in counts] == ["1 ✓ holds", "1 ✗ does not hold", "2 ○ not resolved here"]
+    assert [" ".join(c.split()) for c in counts] == ["1 ✓ holds", "1 ✗ does not hold", "2 ○ not resolved"]
     rows = [cells.split("\t") for cells in page.locator("#verdicts tr").all_inner_texts()]
     assert [c.strip() for c in rows[2][2:5]] == ["+8.7", "+4.6", "+3.7 to +5.5"]
     assert [" ".join(c.split()) for c in rows[-1][2:5]] == ["–", "2.13 s", "–"]

@@ -23,8 +23,8 @@ def rows():
             frozen = 40 + 2 * torch.randn((), generator=noise).item()
             off = 0.1 * torch.randn((), generator=noise).item()
             for adapter, value in (("none", frozen), ("bnta", frozen + gain + off)):
-                made.append({"target": "dots", "split": split, "seed": 0, "model": model, "people": 10,
-                             "method": f"{model}; {adapter}", "metric": "R1", "value": value})
+                made.append({"target": "dots", "split": split, "seed": 0, "training": model, "adapter": adapter,
+                             "metric": "R1", "value": value})
     return pd.DataFrame(made)
 
 
@@ -58,28 +58,28 @@ def test_a_weaker_training_is_another_training_and_the_default_is_not():
 
 
 def test_gains_are_those_of_each_rung(rows):
-    gains = strength.strength_gains(rows)
+    gains = strength.strength_gains(rows, dict.fromkeys(GAINS, 10))
+    assert set(gains["people"]) == {10} and set(gains["verdict"]) == {"holds"}
     assert list(gains[gains["ladder"] == "people"]["share"]) == [1 / 8, 1 / 4, 1 / 2, 1]
     for row in gains.itertuples():
         assert row.low < GAINS[row.model] < row.high and abs(row.frozen - 40) < 3
 
 
-def test_a_gain_that_grows_is_found_and_one_that_does_not_is_not(rows):
+def test_slope_of_a_growing_gain_is_found_but_trainings_of_one_run_resolve_nothing(rows):
     trend = strength.strength_trend(rows).set_index("ladder")
     assert trend.loc["people", "low"] < 1.0 < trend.loc["people", "high"] and trend.loc["people", "low"] > 0
     assert trend.loc["epochs", "low"] < 0 < trend.loc["epochs", "high"]
-    words = strength.trend_sentences(trend.reset_index())
-    assert "the gain grows" in words[0] and "not resolved" in words[1]
+    assert set(trend["verdict"]) == {"not resolved"} and set(trend["reason"]) == {"one training each"}
 
 
 def test_what_is_missing_is_left_out_and_a_short_ladder_has_no_line(rows):
-    few = rows[rows["model"].isin(["bnta", "people_half"])]
-    assert set(strength.strength_gains(few)["model"]) == {"bnta", "people_half"}
+    few = rows[rows["training"].isin(["bnta", "people_half"])]
+    assert set(strength.strength_gains(few, {})["model"]) == {"bnta", "people_half"}
     assert strength.strength_trend(few).empty
 
 
 def test_the_figure_draws_both_ladders_and_other_profiles(rows):
-    gains = strength.strength_gains(rows)
+    gains = strength.strength_gains(rows, {})
     figure = strength_figure(gains, others={"paper": gains})
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert {"share of people", "share of epochs", "people, paper profile"} <= set(labels)

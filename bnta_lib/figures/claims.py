@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnta_lib.suite.tables import RATE, SHARE
+from bnta_lib.suite.stats import RATE, SHARE
 from bnta_lib.figures.base import TEXT_WIDTH
 
 # Colour and marker of a verdict: blue, vermilion and grey tell apart for every eye.
 VERDICTS = {"holds": ("#0072B2", "o"), "does not hold": ("#D55E00", "X"),
-            "not resolved here": ("0.45", "s")}
+            "not resolved": ("0.45", "s")}
 # The least that a claim needs to hold; times have the paper's diamond for that.
 THRESHOLDS = {"points": 0, RATE: 0, SHARE: 50}
 UNITS = {"points": "points of rank 1", "s": "seconds of adaption (a level)",
@@ -88,7 +88,7 @@ def _symbols(text: str) -> str:
 
 def _legend() -> list[Line2D]:
     ours = [Line2D([], [], color=colour, marker=marker, markersize=4.5, markeredgewidth=0,
-                   linewidth=1.3, label=f"here: {verdict.removesuffix(' here')}")
+                   linewidth=1.3, label=f"here: {verdict}")
             for verdict, (colour, marker) in VERDICTS.items()]
     return [*ours, Line2D([], [], linestyle="", marker="D", markerfacecolor="none", color="black",
                           markersize=4.5, markeredgewidth=0.8, label="paper, cited")]

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from bnta_lib.suite.grid import NONE, grid_cells
+from bnta_lib.suite.grid import grid_cells
 from bnta_lib.figures.base import TEXT_WIDTH
 
 PAPERS = "GRID"  # the target of the paper's figure
@@ -24,7 +24,7 @@ def figure_4(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     every cell whether its own includes 0.
     """
     cells, targets = grid_cells(rows, metric), list(rows["target"].unique())
-    frozen = rows[(rows["method"] == NONE.method) & (rows["metric"] == metric)]
+    frozen = rows[(rows["N"] == 0) & (rows["metric"] == metric)]
     frozen = frozen.groupby("target")["value"].mean()
     figure, axes = plt.subplots(2, len(targets), figsize=(_width(targets), 4.8), squeeze=False,
                                 sharex="col", layout="constrained",

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bnta_lib.suite.tables import QUANTITY_SYMBOLS, differences, gains, paired_test, reading_of
+from bnta_lib.suite.stats import differences, paired_test
+from bnta_lib.suite.tables import gains, reading_of
 from bnta_lib.figures.adaption import LOSS_NAMES, SYMBOLS
 from bnta_lib.figures.base import COLOURS, TEXT_WIDTH
 
@@ -90,7 +91,7 @@ def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     cited = set(tests.loc[tests["paper"].notna(), "target"])
     targets = sorted(tests["target"].unique(), key=lambda name: name not in cited)
     methods = list(tests["method"].unique())
-    readings = [reading_of(experiment) for experiment in tests["experiment"].unique()]
+    readings = [reading_of(table) for table in tests["table"].unique()]
     # In each row, from above: the dots and the mean of each reading, then the paper's diamond.
     places = np.linspace(-0.36, 0.36, 2 * len(readings) + 1)
     figure, axes = plt.subplots(
@@ -102,7 +103,7 @@ def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
         for y in range(0, len(methods), 2):
             axis.axhspan(y - 0.5, y + 0.5, color="0.95", zorder=0, linewidth=0)
         for test in tests[tests["target"] == target].itertuples(index=False):
-            reading, own = reading_of(test.experiment), rows[rows["experiment"] == test.experiment]
+            reading, own = reading_of(test.table), rows[rows["table"] == test.table]
             split = differences(own, test.method, test.against, metric).query("target == @target")
             y = methods.index(test.method) + places
             first = 2 * readings.index(reading)
@@ -137,7 +138,7 @@ def _row_name(method: str) -> str:
         symbols = {"id": "$L_{id}$", "pos": LOSS_NAMES["pos"], "mat": "$L_{mat}$"}
         before = ", ".join(symbols[name] for name in training.split("+"))
         return f"{before} → " + ", ".join(LOSS_NAMES[name] for name in adaption.split("+"))
-    names = {short: SYMBOLS[name] for short, name in zip(QUANTITY_SYMBOLS, SYMBOLS)}
+    names = dict(zip(("mu", "var", "gamma", "beta"), SYMBOLS.values()))
     if set(parts := method.split("+")) <= names.keys():
         return ", ".join(names[part] for part in parts)
     return method

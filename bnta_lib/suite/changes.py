@@ -1,4 +1,4 @@
-"""How far adaption moves each BN layer, from layer to layer and from target to target (Figure 3).
+"""Change rates of the BN layers, from layer to layer and from target to target (Figure 3).
 
 The rows come from :func:`bnta_lib.suite.experiments.change_rows`. A change rate is the sum over
 channels of |after - before| divided by the sum of |before|: it is large where much moved, and
@@ -27,7 +27,7 @@ TOP = 10
 def change_rates_by_split(changes: pd.DataFrame) -> pd.DataFrame:
     """The change rates among the rows: target, split, quantity, index, layer, rate (per cent).
 
-    NaN where the quantity was 0 in every channel, as beta of `bnneck` is: it has no rate.
+    NaN if the quantity was 0 in every channel, as beta of `bnneck` is: it has no rate.
     """
     rates = changes[changes["metric"].str.startswith("rate ")]
     rates = rates.assign(quantity=rates["metric"].str.removeprefix("rate "),
@@ -48,9 +48,8 @@ def top_layers(rates: pd.DataFrame, quantity: str, top: int = TOP) -> list[int]:
 
     ``rates``: of :func:`mean_rates` or :func:`change_rates_by_split`.
     """
-    own = rates[rates["quantity"] == quantity]
-    own = own.groupby(["target", "index"])["rate"].mean().groupby("index").mean()
-    return sorted(own.nlargest(top).index.tolist())
+    means = rates[rates["quantity"] == quantity].groupby(["target", "index"])["rate"].mean()
+    return sorted(means.groupby("index").mean().nlargest(top).index.tolist())
 
 
 def figure_3_table(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
@@ -58,9 +57,9 @@ def figure_3_table(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     means = mean_rates(rates)
     means["text"] = [f"{r:.3g}" if np.isnan(s) else f"{r:.3g} ± {s:.2g}"
                      for r, s in zip(means["rate"], means["std"])]
-    chosen = [means[(means["quantity"] == q) & means["index"].isin(top_layers(means, q, top))]
-              for q in QUANTITIES]
-    table = pd.concat(chosen).pivot(index=["quantity", "index", "layer"], columns="target",
+    shown = [means[(means["quantity"] == q) & means["index"].isin(top_layers(means, q, top))]
+             for q in QUANTITIES]
+    table = pd.concat(shown).pivot(index=["quantity", "index", "layer"], columns="target",
                                     values="text")
     table = table.reindex(list(QUANTITIES), level="quantity")[list(rates["target"].unique())]
     return table.rename(columns="S→{}".format).rename_axis(columns=None).reset_index()
@@ -69,7 +68,7 @@ def figure_3_table(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
 def paper_overlap(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     """How many of the layers that the paper names are among our top ones, a row a quantity.
 
-    Columns: quantity, paper (indices), ours (indices), both (those in common), found (how many),
+    Columns: quantity, paper (indices), ours (indices), both (those in common), shared (how many),
     expected (by chance: top / layers of the named), p (of so many or more by chance).
     """
     rows, layers = [], rates["index"].nunique()
@@ -78,7 +77,7 @@ def paper_overlap(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
         both = [index for index in paper if index in ours]
         chance = stats.hypergeom(layers, len(ours), len(paper))
         rows.append({"quantity": quantity, "paper": list(paper), "ours": ours, "both": both,
-                     "found": len(both), "expected": float(chance.mean()),
+                     "shared": len(both), "expected": float(chance.mean()),
                      "p": float(chance.sf(len(both) - 1))})
     return pd.DataFrame(rows)
 
@@ -100,9 +99,14 @@ def between_targets(rates: pd.DataFrame) -> pd.DataFrame:
     })[by_layer["rate"].max() > 0]
     table["wider"] = 100.0 * (table["between"] > table["within"])
     table["ratio"] = table["between"] / table["within"]
-    found = table.groupby("quantity", sort=False).agg(
+    by_quantity = table.groupby("quantity").agg(
         layers=("wider", "size"), share=("wider", "mean"), ratio=("ratio", "median"))
-    return found.reset_index()
+    return _ordered(by_quantity.reset_index())
+
+
+def _ordered(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows in the paper's order of the quantities, whatever that of the store."""
+    return table.sort_values("quantity", key=lambda names: names.map(list(QUANTITIES).index)).reset_index(drop=True)
 
 
 def steps_at(targets: Mapping[str, Target], settings: Settings) -> dict[str, int]:
@@ -133,30 +137,22 @@ def moved_and_size(rates: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
     return table.assign(moved=table["rate"] * table["size"] / 100)
 
 
-WHY_NOTE = (
-    "share: how much of the spread of log rate over the layers that moved goes with what was there before, per cent; "
-    "the rest goes with what moved; below 0 or above 100 where the two pull against each other. largest: the layer of "
-    "the largest rate; rank: its place from the smallest before among so many layers. agree: how many of the top "
-    "layers by rate are top ones by plain movement."
-)
-
-
 def small_before(parts: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     """How much of the rates' spread over layers comes from what they divide by, a row a quantity.
 
     ``parts``: of :func:`moved_and_size`. Columns: quantity, share (per cent of the variance of
     log rate over the layers that moved: the covariance with -log size; what is left goes with
-    log moved; beyond 0 to 100 where the two pull against each other), largest (index of the
+    log moved; beyond 0 to 100 if the two pull against each other), largest (index of the
     largest rate), rank (of that layer from the smallest size: 1 is the smallest) among layers
     (how many moved), agree (how many of the top layers by rate are top ones by what moved).
     """
     rows = []
-    for quantity, own in parts[parts["rate"] > 0].groupby("quantity", sort=False):
-        covariance = np.cov(np.log(own["rate"]), -np.log(own["size"]))
-        first = own.loc[own["rate"].idxmax()]
-        agree = set(own.nlargest(top, "rate")["index"]) & set(own.nlargest(top, "moved")["index"])
+    for quantity, moved in parts[parts["rate"] > 0].groupby("quantity", sort=False):
+        covariance = np.cov(np.log(moved["rate"]), -np.log(moved["size"]))
+        first = moved.loc[moved["rate"].idxmax()]
+        agree = set(moved.nlargest(top, "rate")["index"]) & set(moved.nlargest(top, "moved")["index"])
         rows.append({"quantity": quantity, "share": 100 * covariance[0, 1] / covariance[0, 0],
                      "largest": int(first["index"]),
-                     "rank": int((own["size"] <= first["size"]).sum()), "layers": len(own),
+                     "rank": int((moved["size"] <= first["size"]).sum()), "layers": len(moved),
                      "agree": len(agree)})
-    return pd.DataFrame(rows)
+    return _ordered(pd.DataFrame(rows))

@@ -1,8 +1,8 @@
-"""What the paper leaves open: how the gain of adaption hangs on each such choice.
+"""What the paper leaves open: how the gain of adaption depends on each such choice.
 
 :data:`CHOICES` holds, for each choice, the values tried, one of them the suite's default. The gain
 of a value is the rank 1 after adaption minus that of the same network without adaption, read in the
-same way, on the same split. :func:`survival` says which conclusions outlive a change of a choice.
+same way, on the same split. :func:`survival` shows which conclusions outlive a change of a choice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from bnta_lib.data.sets import Target
 from bnta_lib.suite.experiments import Run, run_rows
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import Settings
-from bnta_lib.suite.tables import TIE, paired_test, paper_numbers, row_name, signed
+from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, VERDICTS, describe_by, holm
+from bnta_lib.suite.tables import paper_rank_1
 from bnta_lib.weights import model_settings
 
 # What a run updates: all four quantities, or a pair of them alone, as Table 5 has it.
@@ -220,55 +221,59 @@ def _check_defaults(settings: Settings) -> None:
                 raise ValueError(f"the sweep varies one choice at a time around {key}={value}; "
                                  f"these settings have {key}={known[key]}")
 
+# ---- gains
 
-_MORE = {"more": "difference", "more_low": "low", "more_high": "high"}
+
+KEYS = ["choice", "value_label", "target", "split"]
 
 
 def split_gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Gain of every value on every split, seeds averaged first.
 
     ``rows``: of :func:`choice_rows`. Columns: choice, value_label, updated, target, split, gain
-    (points over the value's own reference on that split).
+    (points over the value's own reference on that split). Raises ValueError for a value without one.
     """
-    keys = ["choice", "value_label", "updated", "target", "split"]
-    mean = rows[rows["metric"] == metric].groupby(keys, sort=False)["value"].mean().reset_index()
-    before = mean[mean["updated"] == NONE].drop(columns="updated")
-    before = before.rename(columns={"value": "before"})
-    after, shared = mean[mean["updated"] != NONE], [k for k in keys if k != "updated"]
-    both = after.merge(before, on=shared, how="left", validate="many_to_one")
-    if both["before"].isna().any():
-        odd = both[both["before"].isna()].iloc[0]
-        raise ValueError(f"no run without adaption for {odd['choice']}: {odd['value_label']}")
-    return both.assign(gain=both["value"] - both["before"]).drop(columns=["value", "before"])
+    scores = rows[rows["metric"] == metric]
+    mean = scores.groupby([*KEYS, "updated"], sort=False)["value"].mean().reset_index()
+    before = mean[mean["updated"] == NONE].set_index(KEYS)["value"].rename("before")
+    gains = mean[mean["updated"] != NONE].join(before, on=KEYS)
+    for row in gains[gains["before"].isna()].itertuples():
+        raise ValueError(f"no run without adaption for {row.choice}: {row.value_label}")
+    gains["gain"] = gains["value"] - gains["before"]
+    return gains[["choice", "value_label", "updated", "target", "split", "gain"]]
 
 
 def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Mean gain of every value: a row a value, target and what was updated.
 
-    Columns: choice, value_label, updated, default (bool), then those of :func:`paired_test`
-    (target, difference in points from the value's own reference, low and high of its 95 %
-    interval, p, better, splits), and more, more_low, more_high: the gain minus that of the
-    choice's default value on the same splits.
+    Columns: choice, value_label, updated, default (bool), target, then those of
+    :func:`~bnta_lib.suite.stats.describe` (difference: points from the value's own reference), and
+    more, more_low, more_high, more_verdict: the same of the gain minus that of the choice's default
+    value on the same splits.
     """
-    gains = split_gains(rows, metric).rename(columns={"value_label": "method", "gain": "value"})
-    gains = gains.assign(metric="gain", seed=0)
+    gains = split_gains(rows, metric)
     defaults = {c.name: c.default.label for c in (*CHOICES.values(), READINGS, AFFINE)}
-    tables = []
-    for (choice, updated), own in gains.groupby(["choice", "updated"], sort=False):
-        nothing = own.drop_duplicates(["target", "split"]).assign(method=NONE, value=0.0)
-        for label in own["method"].unique():
-            both = own[own["method"] == label]
-            test = paired_test(pd.concat([both, nothing]), label, NONE, "gain")
-            test = test.dropna(subset="difference").drop(columns="seed_std").assign(
-                choice=choice, value_label=label, updated=updated,
-                default=label == defaults[choice])
-            more = paired_test(own, label, defaults[choice], "gain").set_index("target")
-            for column, source in _MORE.items():
-                test[column] = test["target"].map(more[source])
-            tables.append(test)
-    table = pd.concat(tables, ignore_index=True)
-    first = ["choice", "value_label", "updated", "default"]
-    return table[[*first, *(c for c in table.columns if c not in first)]]
+    gains["default"] = gains["value_label"] == gains["choice"].map(defaults)
+    same = ["choice", "updated", "target", "split"]
+    usual = gains[gains["default"]].set_index(same)["gain"].rename("usual")
+    gains = gains.join(usual, on=same)
+    keys = ["choice", "updated", "value_label", "default", "target"]
+    names = {"difference": "more", "low": "more_low", "high": "more_high", "verdict": "more_verdict"}
+    more = describe_by(gains.assign(difference=gains["gain"] - gains["usual"]), keys)
+    more = more[[*keys, *names]].rename(columns=names)
+    return describe_by(gains, keys, "gain").merge(more, on=keys)
+
+
+def choice_table(gains: pd.DataFrame, choice: str, updated: str = ALL) -> pd.DataFrame:
+    """The gains of one choice, as :func:`gain_rows` has them: a row a value and target."""
+    shown = gains[(gains["choice"] == choice) & (gains["updated"] == updated)]
+    columns = ["default", "difference", "low", "high", "verdict", "more", "more_low", "more_high", "more_verdict"]
+    return shown.set_index(["target", "value_label"])[columns].sort_index(level="target", sort_remaining=False)
+
+
+def diverged(rows: pd.DataFrame) -> pd.DataFrame:
+    """Values with which adaption diverged: choice, value_label, updated, target."""
+    return rows.loc[rows["metric"] == DIVERGED, ["choice", "value_label", "updated", "target"]]
 
 
 # ---- which conclusions survive
@@ -279,7 +284,7 @@ class Conclusion:
     """A statement of the paper: updating one thing gives more rank 1 than updating another."""
 
     text: str
-    source: str  # where the paper says so
+    source: str  # where the paper states it
     updated: str
     against: str
     everywhere: bool = False  # asked on each target, or on the paper's own
@@ -293,49 +298,54 @@ CONCLUSIONS = (
                "gamma+beta", "mu+var"),
     Conclusion("all four do more than γ and β alone", "Table 5", ALL, "gamma+beta"),
 )
-STATUS = ("holds", "does not hold", "not resolved", DIVERGED)
-
-
-def status(low: float, high: float) -> str:
-    """Of a difference that should be positive, from its 95 % interval: one of STATUS's first three.
-
-    "holds": above zero; "does not hold": below, so that the opposite is resolved; "not resolved":
-    it contains zero, or there is none (one split, or no spread).
-    """
-    return "holds" if low > 0 else "does not hold" if high < 0 else "not resolved"
 
 
 def judged(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Every conclusion under every value that bears on it, and once under the defaults.
 
-    Columns: conclusion, source, target, choice ("" for the defaults), value_label, difference,
-    low, high (points), p, holm (p by Holm's correction over all of these rows), status, flips
-    (the sign is resolved, and is not that resolved under the defaults). A value is left out where
-    it cannot touch the conclusion, or where one side was not measured with it.
+    Columns: conclusion, source, target, choice ("" for the defaults), value_label, those of
+    :func:`~bnta_lib.suite.stats.describe`, holm (p by Holm's correction over all of these rows) and
+    flips (the sign is resolved, and is not that resolved under the defaults). The verdict of a value
+    with which a side diverged is DIVERGED. A value is left out if it cannot touch the conclusion, or
+    if one side was not measured with it.
     """
-    gains, tables = split_gains(rows, metric), []
-    lost = rows[rows["metric"] == DIVERGED]
-    first = next(iter(CHOICES.values()))
-    for conclusion in CONCLUSIONS:
-        sides = [s for s in (conclusion.updated, conclusion.against) if s != NONE]
-        usual = _judge(gains, lost, conclusion, first, first.default)
-        tables.append(usual.assign(choice="", value_label=""))
-        for choice in (*CHOICES.values(), READINGS):
-            for value in choice.values:
-                if not value.default and any(_touched(choice, value, side) for side in sides):
-                    tables.append(_judge(gains, lost, conclusion, choice, value))
-    table = pd.concat([t for t in tables if len(t)], ignore_index=True)
-    resolved = [status(low, high) for low, high in zip(table["low"], table["high"])]
-    table["status"] = np.where(table["difference"].isna(), DIVERGED, resolved)
+    gains = split_gains(rows, metric).pivot_table(index=KEYS, columns="updated", values="gain", sort=False)
+    lost = diverged(rows).drop_duplicates()
+    targets = [*gains.index.get_level_values("target"), *lost["target"]]
+    tables = [_under_each_value(conclusion, gains.assign(**{NONE: 0.0}), lost, own_target(dict.fromkeys(targets)))
+              for conclusion in CONCLUSIONS]
+    table = pd.concat(tables, ignore_index=True)
     table["holm"] = holm(table["p"])
-    keys = ["conclusion", "target"]
-    before = table[table["choice"] == ""].set_index(keys)["status"].rename("before")
-    before = table.join(before, on=keys)["before"]
-    opposite = {"holds": "does not hold", "does not hold": "holds"}
-    table["flips"] = table["status"] == before.map(opposite)
-    order = ["conclusion", "source", "target", "choice", "value_label", "difference", "low", "high",
-             "p", "holm", "status", "flips"]
-    return table[order]
+    before = table[table["choice"] == ""].set_index(["conclusion", "target"])["verdict"].rename("before")
+    opposite = table.join(before, on=["conclusion", "target"])["before"].map({HOLDS: FAILS, FAILS: HOLDS})
+    return table.assign(flips=table["verdict"] == opposite)
+
+
+def _under_each_value(
+    conclusion: Conclusion, gains: pd.DataFrame, lost: pd.DataFrame, paper_target: str
+) -> pd.DataFrame:
+    """Rows of :func:`judged` for one conclusion: under the defaults first, then value by value."""
+    sides = {conclusion.updated, conclusion.against}
+    first = next(iter(CHOICES.values()))
+    order = [(first.name, first.default.label)] + [
+        (choice.name, value.label) for choice in (*CHOICES.values(), READINGS) for value in choice.values
+        if not value.default and any(_touched(choice, value, side) for side in sides - {NONE})]
+    sides_lost = lost[lost["updated"].isin(sides)].drop_duplicates(KEYS[:3])
+    tests = [pd.DataFrame()]
+    if sides <= set(gains.columns):
+        both = (gains[conclusion.updated] - gains[conclusion.against]).dropna().rename("difference").reset_index()
+        broken = both.merge(sides_lost, how="left", on=KEYS[:3])["updated"].notna()
+        tests = [describe_by(both[~broken], KEYS[:3])]
+    tests.append(sides_lost[KEYS[:3]].assign(verdict=DIVERGED, reason="", difference=np.nan, p=np.nan))
+    table = pd.concat(tests, ignore_index=True)
+    places = pd.Series(range(len(order)), pd.MultiIndex.from_tuples(order, names=KEYS[:2]), name="place")
+    table = table.join(places, on=KEYS[:2]).dropna(subset="place").sort_values("place", kind="stable")
+    if not conclusion.everywhere:
+        table = table[table["target"] == paper_target]
+    table.loc[table["place"] == 0, ["choice", "value_label"]] = ""
+    table.insert(0, "source", conclusion.source)
+    table.insert(0, "conclusion", conclusion.text)
+    return table.drop(columns="place")
 
 
 def _touched(choice: Choice, value: Value, side: str) -> bool:
@@ -344,211 +354,62 @@ def _touched(choice: Choice, value: Value, side: str) -> bool:
         return side != ALL
     if side == ALL:
         return True
-    ours, usual = (replace(alone(v.run, side), method="") for v in (value, choice.default))
-    return ours != usual
-
-
-def _judge(
-    gains: pd.DataFrame, lost: pd.DataFrame, conclusion: Conclusion, choice: Choice, value: Value
-) -> pd.DataFrame:
-    """A row a target: the difference of both sides under one value, empty where one diverged.
-
-    No rows where a side was not measured with this value.
-    """
-    gains, lost = (t[(t["choice"] == choice.name) & (t["value_label"] == value.label)]
-                   for t in (gains, lost))
-    nothing = gains.drop_duplicates(["target", "split"]).assign(updated=NONE, gain=0.0)
-    frame = pd.concat([gains, nothing]).rename(columns={"updated": "method", "gain": "value"})
-    frame = frame.assign(metric="gain", seed=0)
-    sides, tables = {conclusion.updated, conclusion.against}, []
-    targets = [*gains["target"], *lost["target"]]
-    for target in dict.fromkeys(targets):
-        if conclusion.everywhere or target == own_target(dict.fromkeys(targets)):
-            own, broken = frame[frame["target"] == target], lost[lost["target"] == target]
-            if sides & set(broken["updated"]):
-                tables.append(pd.DataFrame([{"target": target}]))
-            elif sides <= set(own["method"]):
-                tables.append(paired_test(own, conclusion.updated, conclusion.against, "gain"))
-    about = {"conclusion": conclusion.text, "source": conclusion.source, "choice": choice.name,
-             "value_label": value.label}
-    return pd.concat(tables).assign(**about) if tables else pd.DataFrame()
-
-
-def holm(p: pd.Series) -> pd.Series:
-    """Holm's correction of p values for their number; missing ones are no tests and stay so."""
-    known = p.dropna().sort_values()
-    factor = np.arange(len(known), 0, -1)
-    return (known * factor).cummax().clip(upper=1).reindex(p.index)
+    value, default = (replace(alone(v.run, side), method="") for v in (value, choice.default))
+    return value != default
 
 
 def survival(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """Which conclusions survive: a row a conclusion and target.
+    """Which conclusions survive, as it is printed: a row a conclusion and target.
 
-    Columns: conclusion, source, target, default (status under the defaults), points (the
-    difference there), values (how many other values bear on it), choices (those whose values these
-    are, each with its number), one for each of STATUS (how many of them), flips (under which the
-    resolved sign is the opposite of the defaults').
+    Columns: conclusion, paper (where it stands), target, the verdict under the defaults, the
+    difference there, how many other values bear on it, which choices these are of, how many of them
+    give each verdict, and those under which the resolved sign is the opposite of the defaults'.
     """
-    result = []
-    for (text, source, target), own in judged(rows, metric).groupby(
+    table = []
+    for (text, source, target), group in judged(rows, metric).groupby(
             ["conclusion", "source", "target"], sort=False):
-        usual, others = own[own["choice"] == ""].iloc[0], own[own["choice"] != ""]
+        usual, others = group[group["choice"] == ""].iloc[0], group[group["choice"] != ""]
         flips = others[others["flips"]]
-        result.append({
-            "conclusion": text, "source": source, "target": target, "default": usual["status"],
-            "points": usual["difference"], "values": len(others),
-            "choices": ", ".join(f"{c} {n}" for c, n in others["choice"].value_counts(sort=False).items()),
-            **{word: int((others["status"] == word).sum()) for word in STATUS},
-            "flips": "; ".join(f"{c}: {v}" for c, v in zip(flips["choice"], flips["value_label"])),
+        turned = "; ".join(f"{c}: {v}" for c, v in zip(flips["choice"], flips["value_label"])) or "none"
+        counts = others["choice"].value_counts(sort=False)
+        table.append({
+            "conclusion": text, "paper": source, "target": target, "under the defaults": usual["verdict"],
+            "points of rank 1": usual["difference"], "other values": len(others),
+            "of which choices": ", ".join(f"{choice} {n}" for choice, n in counts.items()),
+            **{f"{word}: values": int((others["verdict"] == word).sum()) for word in (*VERDICTS, DIVERGED)},
+            "sign turned by": turned if usual["verdict"] in (HOLDS, FAILS) else "no sign to turn",
         })
-    return pd.DataFrame(result)
+    return pd.DataFrame(table).set_index("conclusion")
 
 
-# ---- in words
-
-
-def survival_sentence(row: pd.Series) -> str:
-    """A row of :func:`survival` in words."""
-    counts = ", ".join(f"{word} under {row[word]}" for word in STATUS
-                       if row[word] or word != DIVERGED)
-    flips = ("Its sign is not resolved under the defaults: there is none to turn."
-             if row["default"] not in STATUS[:2] else f"Its sign is turned by {row['flips']}."
-             if row["flips"] else "No value turns its sign.")
-    return (f"{row['target']}: that {row['conclusion']} ({row['source']}) {_is(row['default'])} "
-            f"under the defaults ({signed(row['points'])} points); of {row['values']} other values "
-            f"({row['choices']}): {counts}. {flips}")
-
-
-def survival_table(survival: pd.DataFrame) -> pd.DataFrame:
-    """:func:`survival` as it is printed."""
-    names = {"source": "paper", "default": "under the defaults", "points": "points of rank 1",
-             "values": "other values", "choices": "of which choices",
-             **{word: f"{word}: values" for word in STATUS}, "flips": "sign turned by"}
-    table = survival.assign(flips=survival["flips"].where(
-        survival["default"].isin(STATUS[:2]), "no sign to turn").replace("", "none"))
-    return table.rename(columns=names).set_index("conclusion")
-
-
-def survival_note(table: pd.DataFrame) -> str:
-    """What to know beside :func:`survival_table`; ``table``: of :func:`judged`."""
-    return (
-        "Under the defaults: what the 95 % interval of the difference says, in points of rank 1, one "
-        "adaption seed (Tables 2 to 5 average more, so that they can differ in the last digit). Other "
-        "values: how many values of the open choices bear on the conclusion, of which choices, and "
-        "under how many of them it holds, does not hold, is not resolved, or adaption diverged. What "
-        "γ and β alone do is asked of the optimiser's rates, of the epochs and of Table 5's other "
-        "reading: the momentum moves μ and σ² alone, and the sweep over γ and β alone is not counted. "
-        "A value turns the sign where the opposite of what is resolved under the defaults is resolved. "
-        + caveat(table))
-
-
-def _is(word: str) -> str:
-    return {"not resolved": "is not resolved", DIVERGED: "cannot be asked (adaption diverged)",
-            "does not hold": "does not hold (the opposite is resolved)"}.get(word, word)
-
-
-def _interval(row: pd.Series) -> str:
-    if np.isnan(row["low"]):
-        return "no interval"
-    return f"95 % interval {signed(row['low'])} to {signed(row['high'])}"
-
-
-def caveat(table: pd.DataFrame) -> str:
-    """How many comparisons :func:`judged` makes, and how many outlive Holm's correction."""
-    tests, resolved = int(table["p"].notna().sum()), table["status"].isin(STATUS[:2])
-    left = int((table.loc[resolved, "holm"] < 0.05).sum())
-    return (f"{tests} comparisons: were there nothing to find, about {0.05 * tests:.0f} of them "
-            f"would still look resolved. {int(resolved.sum())} are, and {left} of these remain at "
-            "5 % after Holm's correction for their number.")
-
-
-def diverged(rows: pd.DataFrame) -> list[str]:
-    """Values with which adaption diverged, each with its target and what was updated."""
-    lost = rows[rows["metric"] == DIVERGED]
-    return [f"{row.choice}: {row.value_label}, updating {row_name(row.updated)}, on {row.target}"
-            for row in lost.itertuples()]
-
-
-def choice_sentence(gains: pd.DataFrame, choice: Choice) -> str:
-    """What a choice does to the gain, a line a target; ``gains``: of :func:`gain_rows`."""
-    lines = []
-    chosen = gains[(gains["choice"] == choice.name) & (gains["updated"] == ALL)]
-    for target, own in chosen.groupby("target", sort=False):
-        least, most = own.loc[own["difference"].idxmin()], own.loc[own["difference"].idxmax()]
-        usual = own[own["default"]].iloc[0]
-        if most["difference"] == least["difference"]:
-            lines.append(f"{target}: gain {signed(usual['difference'])} points with every value.")
-            continue
-        lines.append(
-            f"{target}: gain {signed(least['difference'])} ({least['value_label']}) to "
-            f"{signed(most['difference'])} ({most['value_label']}) points, {signed(usual['difference'])} "
-            f"with the default {usual['value_label']}; above the default's: "
-            f"{_names(own, own['more_low'] > 0)}; below it: {_names(own, own['more_high'] < 0)}.")
-    return "\n".join(lines)
-
-
-def idle_sentence(gains: pd.DataFrame, choice: Choice) -> str:
-    """That nothing hangs on a number of the losses, and why; empty where half a point does."""
-    own = gains[(gains["choice"] == choice.name) & (gains["updated"] == ALL)]
-    most = own["more"].abs().max()
-    if most >= 0.5:
-        return ""
-    apart = f"at most {most:.1f} points" if most > TIE else "the same gain with every value"
-    return (f"Nothing hangs on it here ({apart}): L_pos is near zero "
-            "from the start, so that L_mat is nearly all of Eq. (13), whatever its weight; the few "
-            "steps of Adam move γ and β by about η_tta each, however large the loss is; and μ and σ², "
-            "which carry the gain, follow the images and no loss.")
-
-
-def _names(table: pd.DataFrame, chosen: pd.Series) -> str:
-    return ", ".join(table.loc[chosen, "value_label"]) or "none resolved"
-
-
-def readings_sentence(gains: pd.DataFrame) -> str:
-    """Where the two readings of "update only ..." differ, from :func:`gain_rows`."""
-    own = gains[(gains["choice"] == READINGS.name) & (gains["value_label"] == "restore")]
-    own = own[own["updated"] != ALL]
-    apart = own[(own["more_low"] > 0) | (own["more_high"] < 0)]
-    named = [f"{row_name(row['updated'])} ({signed(row['more'])} points)"
-             for _, row in apart.iterrows()]
-    return (f"{own['target'].iloc[0]}: of {len(own)} rows of Table 5, restoring the others "
-            f"instead of leaving them out changes {len(apart)}"
-            + (f": {', '.join(named)}." if named else "."))
+def comparisons(judged: pd.DataFrame) -> pd.Series:
+    """How many comparisons :func:`judged` makes, are resolved, and stay so after Holm's correction."""
+    resolved = judged[judged["verdict"].isin((HOLDS, FAILS))]
+    return pd.Series({"comparisons": judged["p"].notna().sum(), "resolved": len(resolved),
+                      "resolved by chance, at most": 0.05 * judged["p"].notna().sum(),
+                      "resolved after Holm's correction": (resolved["holm"] < 0.05).sum()}, name="number")
 
 
 def paper_affine_gain() -> float:
     """Points of rank 1 that Table 5 credits gamma and beta alone with, on the paper's GRID."""
-    cited = paper_numbers().query("table == '5'").set_index("row")["value"].astype(float)
+    cited = paper_rank_1("5")[1]
     return cited["gamma+beta"] - cited["None"]
-
-
-def affine_sentence(gains: pd.DataFrame) -> str:
-    """The most rank 1 that gamma and beta alone bring, beside the paper's; from R1's gains."""
-    paper = paper_affine_gain()
-    own = gains[gains["choice"] == AFFINE.name]
-    usual, most = own[own["default"]].iloc[0], own.loc[own["difference"].idxmax()]
-    reached = own[own["difference"] >= paper]["value_label"]
-    names = ", ".join(reached) if len(reached) else "none"
-    return (f"{own['target'].iloc[0]}, γ and β alone: {signed(usual['difference'])} points "
-            f"({_interval(usual)}) with {usual['value_label']}; the most of {len(own)} settings is "
-            f"{signed(most['difference'])} ({_interval(most)}) with {most['value_label']}. The "
-            f"paper's is {signed(paper)} on its GRID. Settings that reach that here: {names}.")
 
 
 def picks(gains: pd.DataFrame) -> pd.DataFrame:
     """What choosing a value by its result would bring: a row a target.
 
     Columns: default (gain, points), best (the value with the largest gain on the target itself),
-    best gain, elsewhere (the value with the largest mean gain on the other targets; empty where
-    there is no other), elsewhere gain (on this one). "best" needs the target's labels, which a new
-    place does not have: no fair choice. Only values with the usual reference compete.
+    best gain, elsewhere (the value with the largest mean gain on the other targets; empty if there
+    is no other), elsewhere gain (on this one). "best" needs the target's labels, which a new place
+    does not have: no fair choice. Only values with the usual reference compete.
     """
     same = [c.name for c in CHOICES.values()
             if c.everywhere and c.name not in ("distance", "stripes")]
-    own = gains[gains["choice"].isin(same) & (gains["updated"] == ALL)]
-    label = own["choice"] + ": " + own["value_label"]
-    wide = own.assign(label=label).pivot(index="label", columns="target", values="difference")
-    usual, rows = own[(own["choice"] == same[0]) & own["default"]], []
+    gains = gains[gains["choice"].isin(same) & (gains["updated"] == ALL)]
+    label = gains["choice"] + ": " + gains["value_label"]
+    wide = gains.assign(label=label).pivot(index="label", columns="target", values="difference")
+    usual, rows = gains[(gains["choice"] == same[0]) & gains["default"]], []
     for target, default in usual.set_index("target")["difference"].items():
         best, others = wide[target].idxmax(), wide.drop(columns=target)
         elsewhere = others.mean(axis=1).idxmax() if len(others.columns) else None
@@ -562,15 +423,3 @@ def stripe_heights(settings: Settings) -> dict[str, int]:
     """The input height in pixels of each value of the choice "stripes"."""
     return {value.label: model_settings(settings, value.run.model).height
             for value in CHOICES["stripes"].values}
-
-
-def stripes_sentence(settings: Settings) -> str:
-    """Which maps the two values of the choice "stripes" cut into stripes, and how."""
-    words = []
-    for label, name in (("height", "bnta"), ("other height", "other_stripes")):
-        chosen = model_settings(settings, name)
-        rows = chosen.height // (16 * chosen.last_stride)
-        cut = "none shared" if rows % chosen.stripes == 0 else "overlapping bins"
-        words.append(f"{label}: {chosen.height} x {chosen.width} pixels, {rows} rows in "
-                     f"{chosen.stripes} stripes, {cut}")
-    return "; ".join(words) + "."

@@ -136,7 +136,8 @@ def run_rows(
     # The store knows data and runs by their digests: the names and words are those of who asks.
     tables = [
         bench.rows((name, number, split, seed)).assign(
-            dataset=name, split=split, experiment=experiment, method=runs[number].method,
+            dataset=name, split=split, experiment=experiment, table=experiment, method=runs[number].method,
+            training=runs[number].model, adapter=runs[number].adapter,
             setting=runs[number].setting_with(settings))
         for name, number, split, seed in units
     ]

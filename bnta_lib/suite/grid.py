@@ -2,7 +2,8 @@
 
 The paper reads two tendencies from its figure: at a given N, rank 1 first rises and then declines
 as K grows; at a given K, a larger N usually helps. :func:`peak_in_k` and :func:`trend_in_n` put
-them as differences on the same splits, with intervals.
+them as differences on the same splits, with intervals. The rows have integer columns N and K; both
+are 0 without adaption.
 """
 
 from __future__ import annotations
@@ -12,20 +13,111 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from bnta_lib.data.sets import Target
 from bnta_lib.suite.experiments import Run, run_rows
 from bnta_lib.model import BNTANet
 from bnta_lib.pairing import check_sizes
 from bnta_lib.settings import Settings
-from bnta_lib.suite.tables import TIE, paired_tests, signed
+from bnta_lib.suite.stats import describe_by, slopes
 
-NONE = Run("BNTA w/o TTA", adapter="none")
 PARTS = ("features", "pairing", "steps")  # what the time of an adaption is made of
 # Student's t for peak_in_k. The choices for the splits lean on each other's values: at 0.95 noise
 # alone clears zero about twice as often as it should, at this level about as often as it should.
 PEAK_LEVEL = 0.975
+
+
+def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
+    """A row a cell: target, N, K, value, std, difference, low, high, better, splits, verdict, seconds.
+
+    value and std (per cent) over splits. difference, low, high (points, 95 % interval) against no
+    adaption on the same splits. seconds: of features, pairing and steps together, the median over
+    splits, which a busy machine moves least.
+    """
+    keys = ["target", "N", "K"]
+    scores = rows[rows["metric"] == metric]
+    frozen = scores[scores["N"] == 0].set_index(["target", "split"])["value"].rename("frozen")
+    scores = scores[scores["N"] > 0].join(frozen, on=["target", "split"])
+    tests = describe_by(scores.assign(difference=scores["value"] - scores["frozen"]), keys)
+    cells = scores.groupby(keys, sort=False)["value"].agg(value="mean", std="std").reset_index()
+    seconds = rows[rows["metric"].isin(PARTS)].groupby([*keys, "split"], sort=False)["value"].sum()
+    seconds = seconds.groupby(level=keys, sort=False).median().rename("seconds").reset_index()
+    return cells.merge(tests.drop(columns=["p", "reason"]), on=keys).merge(seconds, on=keys)
+
+
+def peak_in_k(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
+    """Whether rank 1 rises from the smallest K to a K inside, and declines from it to the largest.
+
+    The best of many noisy values always looks like a peak. So the K inside is chosen for every
+    split on the *other* splits alone, and its value on the split is compared with those at both
+    ends. Two rows (``part``: "rise", "decline") for each target and each N that has three values
+    of K or more; ``pooled``: for each target, averaged over its N on every split. Columns:
+    target, part, N, best (K of the highest mean, on all splits and over all K) and inside (whether
+    that is neither end), or sizes (how many N), if pooled; difference (points; positive as the
+    paper has it), low, high (interval over splits, widened for the choice, see PEAK_LEVEL), splits,
+    verdict. No row for a single split. Splits share people, which no widening mends.
+    """
+    tests = []
+    for target, n, table in _tables(rows, "N", "K", metric, least=3):
+        values = table.to_numpy()
+        inner = values[:, 1:-1]
+        others = inner.sum(0) - inner  # of each K inside, summed over the other splits
+        selected = inner[np.arange(len(inner)), others.argmax(1)]
+        best = int(table.mean().idxmax())
+        inside = table.columns[0] < best < table.columns[-1]
+        for part, end in (("rise", values[:, 0]), ("decline", values[:, -1])):
+            tests.append(pd.DataFrame({"target": target, "N": n, "part": part, "best": best, "inside": inside,
+                                       "split": table.index, "difference": selected - end}))
+    return _tests(tests, ["target", "N", "part", "best", "inside"], ["target", "part"], pooled, PEAK_LEVEL)
+
+
+def trend_in_n(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
+    """Points of rank 1 that a doubling of N brings at the same K: the slope over log2 N.
+
+    A row for each target and each K that has two values of N or more; ``pooled``: for each
+    target, averaged over its K on every split. Columns: target, K (sizes, how many, if pooled),
+    difference (points a doubling, a straight line fitted on every split), low, high (95 % interval
+    over splits), splits, verdict. No row for a single split.
+    """
+    tests = [pd.DataFrame({"target": target, "K": k, "split": table.index, "difference": slopes(table)})
+             for target, k, table in _tables(rows, "K", "N", metric, least=2)]
+    return _tests(tests, ["target", "K"], ["target"], pooled)
+
+
+def _tables(rows, each: str, along: str, metric: str, least: int) -> Iterator[tuple]:
+    """(target, value of ``each``, splits x values of ``along``), of adapted runs alone."""
+    chosen = rows[(rows["metric"] == metric) & (rows["N"] > 0)]
+    for (target, value), group in chosen.groupby(["target", each], sort=False):
+        table = group.pivot_table(index="split", columns=along, values="value")
+        if table.shape[1] >= least and len(table) > 1:
+            yield target, int(value), table
+
+
+def _tests(
+    tables: list[pd.DataFrame], each: list[str], pool: list[str], pooled: bool, level: float = 0.95
+) -> pd.DataFrame:
+    """Test of the differences over splits, a row for each group; ``pooled``: averaged over sizes."""
+    if not tables:
+        return pd.DataFrame()
+    values, keys = pd.concat(tables), each
+    if pooled:
+        sizes = values.groupby([*pool, "split"], sort=False)["difference"].agg(["size", "mean"])
+        values, keys = sizes.reset_index().rename(columns={"size": "sizes", "mean": "difference"}), [*pool, "sizes"]
+    return describe_by(values, keys, level=level).drop(columns=["p", "better", "reason"])
+
+
+def time_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of each cell: target, N, K, features, pairing, steps; medians over splits."""
+    times = rows[rows["metric"].isin(PARTS)]
+    table = times.pivot_table(index=["target", "N", "K"], columns="metric", values="value",
+                              aggfunc="median", sort=False)
+    return table[list(PARTS)].rename_axis(columns=None).reset_index()
+
+
+# ---- the cells, and their measurement
+
+
+NONE = Run("BNTA w/o TTA", adapter="none")
 
 
 def pair_counts(n_gallery: int, default: int = 128) -> list[int]:
@@ -76,132 +168,3 @@ def grid_rows(
     rows = pd.concat(tables, ignore_index=True)
     cells = rows["method"].str.extract(r"^N=(?P<N>\d+), K=(?P<K>\d+)$")
     return rows.join(cells.fillna("0").astype(int))
-
-
-def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """A row a cell: target, N, K, value, std, difference, low, high, better, splits, seconds.
-
-    ``rows``: of :func:`grid_rows`. value and std (per cent) over splits; difference, low, high
-    (points, 95 % interval) against no adaption on the same splits; seconds: of features, pairing
-    and steps together, the median over splits, which a busy machine moves least.
-    """
-    keys = ["target", "method", "N", "K"]
-    values = rows[rows["metric"] == metric].groupby(keys, sort=False)["value"]
-    cells = values.agg(value="mean", std="std").reset_index()
-    tests = pd.concat([paired_tests(own, NONE.method, metric).assign(target=target)
-                       for target, own in rows.groupby("target", sort=False)])
-    tests = tests[["target", "method", "difference", "low", "high", "better", "splits"]]
-    seconds = rows[rows["metric"].isin(PARTS)].groupby([*keys, "split"], sort=False)["value"].sum()
-    seconds = seconds.groupby(level=keys, sort=False).median().rename("seconds").reset_index()
-    cells = cells.merge(tests, on=["target", "method"]).merge(seconds, on=keys)
-    return cells.drop(columns="method")
-
-
-def peak_in_k(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
-    """Whether rank 1 rises from the smallest K to a K inside, and declines from it to the largest.
-
-    The best of many noisy values always looks like a peak. So the K inside is chosen for every
-    split on the *other* splits alone, and its value on the split is compared with those at both
-    ends. Two rows (``part``: "rise", "decline") for each target and each N that has three values
-    of K or more; ``pooled``: for each target, averaged over its N on every split. Columns:
-    target, N (``sizes``, how many, where pooled), part, best (K of the highest mean, on all
-    splits and over all K), inside (whether that is neither end), difference (points; positive as
-    the paper has it), low, high (95 % interval over splits, widened for the choice, see
-    PEAK_LEVEL), splits. No row for a single split. Splits share people, which no widening mends.
-    """
-    found = []
-    for target, n, table in _tables(rows, "N", "K", metric, least=3):
-        values = table.to_numpy()
-        inner = values[:, 1:-1]
-        others = inner.sum(0) - inner  # what the other splits say of each K inside
-        chosen = inner[np.arange(len(inner)), others.argmax(1)]
-        best = int(table.mean().idxmax())
-        inside = table.columns[0] < best < table.columns[-1]
-        for part, end in (("rise", values[:, 0]), ("decline", values[:, -1])):
-            found.append({"target": target, "N": n, "part": part, "best": best,
-                          "inside": inside, "values": chosen - end})
-    keys = ["target", "part"] if pooled else None
-    return _tests(found, keys, "N", PEAK_LEVEL)
-
-
-def trend_in_n(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
-    """Points of rank 1 that a doubling of N brings at the same K: the slope over log2 N.
-
-    A row for each target and each K that has two values of N or more; ``pooled``: for each
-    target, averaged over its K on every split. Columns: target, K (``sizes``, how many, where
-    pooled), difference (points a doubling, a straight line fitted on every split), low, high
-    (95 % interval over splits), splits. No row for a single split.
-    """
-    found = []
-    for target, k, table in _tables(rows, "K", "N", metric, least=2):
-        doublings = np.log2(table.columns.to_numpy(float))
-        slopes = np.polyfit(doublings, table.to_numpy().T, 1)[0]
-        found.append({"target": target, "K": k, "values": slopes})
-    return _tests(found, ["target"] if pooled else None, "K")
-
-
-def answer(row: pd.Series) -> str:
-    """What the interval of a row of :func:`peak_in_k` or :func:`trend_in_n` says of the claim."""
-    if row["low"] > 0:
-        return "as the paper says"
-    return "the opposite" if row["high"] < 0 else "not resolved"
-
-
-def claim_sentences(each: pd.DataFrame, pooled: pd.DataFrame, over: str) -> list[str]:
-    """One sentence a target (and part) on :func:`peak_in_k` (``over`` "N") or
-    :func:`trend_in_n` ("K"): each value of ``over`` by itself counted, and all of them averaged."""
-    if each.empty:
-        return ["Too few splits or cells: no interval can be given."]
-    keys, sentences = [k for k in ("target", "part") if k in each], []
-    for values, own in each.groupby(keys, sort=False):
-        row = pooled[(pooled[keys] == list(values)).all(axis=1)].iloc[0]
-        counts = own.apply(answer, axis=1).value_counts()
-        counted = f"of {len(own)} values of {over}, " + ", ".join(
-            f"{word} at {count}" for word, count in counts.items())
-        sure = "no interval" if np.isnan(row["low"]) else (
-            f"95 % interval {signed(row['low'], 2)} to {signed(row['high'], 2)}")
-        sentences.append(f"{', '.join(values)}: {counted}; averaged over them "
-                         f"{signed(row['difference'], 2)} points ({sure}): {answer(row)}.")
-    return sentences
-
-
-def time_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of each cell: target, N, K, features, pairing, steps; medians over splits."""
-    own = rows[rows["metric"].isin(PARTS)]
-    table = own.pivot_table(index=["target", "N", "K"], columns="metric", values="value",
-                            aggfunc="median", sort=False)
-    return table[list(PARTS)].rename_axis(columns=None).reset_index()
-
-
-def _tables(rows, each: str, along: str, metric: str, least: int) -> Iterator[tuple]:
-    """(target, value of ``each``, splits x values of ``along``), of adapted runs alone."""
-    chosen = rows[(rows["metric"] == metric) & (rows["N"] > 0)]
-    for (target, value), own in chosen.groupby(["target", each], sort=False):
-        table = own.pivot_table(index="split", columns=along, values="value")
-        if table.shape[1] >= least and len(table) > 1:
-            yield target, int(value), table
-
-
-def _tests(
-    found: list[dict], keys: list[str] | None, over: str, level: float = 0.95
-) -> pd.DataFrame:
-    """Mean and interval of each row's values over splits; averaged over rows of the same keys."""
-    table = pd.DataFrame(found)
-    if table.empty:
-        return table
-    if keys is not None:
-        table = table.groupby(keys, sort=False, as_index=False).agg(
-            sizes=(over, "count"), values=("values", lambda v: np.mean(list(v), axis=0)))
-    values = table.pop("values")
-    ends = [_interval(np.asarray(v), level) for v in values]
-    table["difference"] = [float(np.mean(v)) for v in values]
-    table["low"], table["high"] = zip(*ends)
-    return table.assign(splits=[len(v) for v in values])
-
-
-def _interval(values: np.ndarray, level: float) -> tuple[float, float]:
-    """Interval of Student's t for the mean; NaN where the values do not differ."""
-    if np.ptp(values) <= TIE:
-        return float("nan"), float("nan")
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values)
-    return float(values.mean() - half), float(values.mean() + half)

@@ -50,7 +50,7 @@ FIGURES = {
                  "change most."),
     "figure_4": ("Figure 4", "Rank 1 and the time that adaption takes, over N images and K pairs."),
 }
-VERDICTS = {"holds": ("holds", "✓"), "does not hold": ("fails", "✗"), "not resolved here": ("open", "○")}
+VERDICTS = {"holds": ("holds", "✓"), "does not hold": ("fails", "✗"), "not resolved": ("open", "○")}
 GENERATOR = "bnta_lib.suite.report"
 _KINDS = (".png", ".pdf", ".csv", ".md", ".tex")
 

@@ -1,0 +1,125 @@
+"""One writer of tables: CSV, Markdown and LaTeX, with what they were measured on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from bnta_lib.files import atomic
+from bnta_lib.settings import caution, figures_dir
+
+# The images that a table of any run may be of, and not of the run's data; see :func:`save_table`.
+RENDERED = "rendered counterparts of the paper's data sets"
+
+# What begins markup within a line of Markdown; an underscore between letters, as in L_mat, does not.
+_MARKUP = re.compile(r"[\\`*~$\[|<&]|(?<![^\W_])_|_(?![^\W_])")
+
+
+def _text(value: object) -> object:
+    """Text on one line that Markdown shows as it is: names of folders may hold markup."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(value.splitlines())) if isinstance(value, str) else value
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as GitHub Markdown. Levels of index and columns are joined with a space."""
+    flat = table.map(_text).rename(index=_text)
+    if isinstance(flat.columns, pd.MultiIndex):
+        flat.columns = [" ".join(map(str, labels)) for labels in flat.columns]
+    flat.columns = list(map(_text, flat.columns))
+    flat = flat.reset_index(names=[name or "" for name in flat.index.names])
+    # Text stays as it is printed: 48.0 is not 48.
+    return flat.to_markdown(index=False, disable_numparse=True)
+
+
+_TEX = str.maketrans({
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$",
+    "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}",
+    "<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "×": r"$\times$", "≤": r"$\leq$",
+    "→": r"$\rightarrow$", "²": "$^2$", "η": r"$\eta$", "φ": r"$\varphi$", "λ": r"$\lambda$",
+    "μ": r"$\mu$", "σ": r"$\sigma$", "γ": r"$\gamma$", "β": r"$\beta$"})
+_LOSS = re.compile(r"\bL\\_([a-z]+)(\\textasciicircum\{\}([a-z]+))?\b")
+
+
+def _tex(value: object) -> str:
+    """A cell or heading in LaTeX: L_mat^tta as a symbol, all else as it is."""
+    if not isinstance(value, str):
+        value = "–" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
+    return _LOSS.sub(_loss, value.translate(_TEX))
+
+
+def _loss(match: re.Match) -> str:
+    above = rf"^{{\mathrm{{{match[3]}}}}}" if match[3] else ""
+    return rf"$L_{{\mathrm{{{match[1]}}}}}{above}$"
+
+
+def latex(table: pd.DataFrame) -> str:
+    r"""A table as a LaTeX ``tabular`` (needs booktabs), without a caption.
+
+    Upper levels of the columns become spanning headings. A label of the index that repeats is
+    printed once. Letters beyond Latin and Greek need a LaTeX that reads Unicode.
+    """
+    depth = table.index.nlevels
+    flat = table.reset_index(names=[name or "" for name in table.index.names],
+                             col_level=table.columns.nlevels - 1).map(_tex)
+    numbers = flat.iloc[:, depth:].apply(lambda column: column.str.match(r"[-+]?\d|(--)?$").all())
+    # A label is left out if it and all before it are as in the row above.
+    same = flat.iloc[:, :depth - 1].eq(flat.iloc[:, :depth - 1].shift()).cummin(axis=1)
+    flat.iloc[:, :depth - 1] = flat.iloc[:, :depth - 1].mask(same, "")
+    flat = flat.rename(columns=_tex)
+    return flat.style.hide(axis="index").to_latex(
+        hrules=True, multicol_align="c",
+        column_format="l" * depth + "".join("r" if number else "l" for number in numbers))
+
+
+def provenance(table: pd.DataFrame, run: str, rows: pd.DataFrame | None, images: str | None) -> str:
+    """What a table was measured on: profile, images, splits and adaption seeds.
+
+    ``images``: None for what the run's name says.
+    """
+    if images is None:
+        images = "images of the folder that the run was given" if "_" in run else RENDERED
+    parts = [f"Profile {run.partition('_')[0]}{', ' if images else ''}{images}.", caution(run)]
+    if rows is not None:
+        targets = rows.groupby("target" if "target" in rows else "set", sort=False)
+        counts = {name: targets[name].nunique() for name in ("split", "seed") if name in rows}
+        parts += [f"{name.capitalize()}s: " + (f"{n.iloc[0]}." if n.nunique() == 1 else ", ".join(
+            f"{target} {count}" for target, count in n.items()) + ".") for name, n in counts.items()]
+    if table.map(lambda value: isinstance(value, str) and "±" in value).any(axis=None):
+        parts.append("±: standard deviation over splits, adaption seeds averaged first.")
+    return " ".join(filter(None, parts))
+
+
+def save_table(table: pd.DataFrame, name: str, run: str, note: str = "", rows: pd.DataFrame | None = None,
+               images: str | None = None) -> list[Path]:
+    """Write ``name``.csv, .md and .tex under the run's figures; returns the paths.
+
+    The note, plain text, and the :func:`provenance` stand below the table in Markdown, and above it
+    as comments in LaTeX. ``rows``: those that the table was made from.
+    """
+    note = f"{note}\n\n{provenance(table, run, rows, images)}".strip()
+    # A rounded -0.0 is written as 0.0.
+    table = table.apply(lambda column: column + 0.0 if column.dtype.kind == "f" else column)
+    below = "".join(f"{_text(line)}\n" for line in note.splitlines())
+    above = "".join(f"% {line}\n" for line in note.splitlines())
+    texts = {"csv": table.to_csv(), "md": f"{markdown(table)}\n\n{below}", "tex": above + latex(table)}
+    return [_write(figures_dir(run) / f"{name}.{kind}", text) for kind, text in texts.items()]
+
+
+def save_rows(rows: pd.DataFrame, name: str, run: str) -> Path:
+    """Write tidy rows as ``name``.csv under the run's figures; returns the path.
+
+    What differs from one machine to the next is left out, so that the same rows are the same
+    bytes on all: seconds, the machine, the day, and rows measured in seconds.
+    """
+    kept = rows[rows["unit"] != "s"] if "unit" in rows else rows
+    kept = kept.drop(columns=["seconds", "machine", "code", "measured_on", "recorded", "table"],
+                     errors="ignore")
+    return _write(figures_dir(run) / f"{name}.csv", kept.round(6).to_csv(index=False))
+
+
+def _write(path: Path, text: str) -> Path:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path

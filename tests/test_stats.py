@@ -1,0 +1,152 @@
+"""Intervals, paired tests and verdicts, against scipy and cases by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from bnta_lib.suite import stats
+from bnta_lib.suite.stats import FAILS, HOLDS, NO_SPREAD, ONE_EACH, ONE_SPLIT, OPEN
+
+
+def tidy(values: dict, **columns) -> pd.DataFrame:
+    """values[target, method]: a list over splits of lists over seeds; every metric the same."""
+    return pd.DataFrame([
+        {"target": t, "method": m, "split": i, "seed": j, "metric": metric, "value": v} | columns
+        for (t, m), splits in values.items() for i, seeds in enumerate(splits)
+        for j, v in enumerate(seeds) for metric in stats.METRICS
+    ])
+
+
+@pytest.fixture
+def rows():
+    random = np.random.default_rng(3)
+    return tidy({
+        (t, m): (40 + 5 * k + random.normal(0, 3, (6, 2 if m == "BNTA" else 1))).tolist()
+        for k, t in enumerate(("VIPeR", "GRID")) for m in ("Baseline", "BNTA w/o TTA", "BNTA")
+    })
+
+
+def test_summary_averages_seeds_before_it_spreads_over_splits():
+    rows = tidy({("VIPeR", "BNTA"): [[10, 20], [20, 40], [30, 60]]})  # by split: 15, 30, 45
+    summary = stats.summarise(rows)
+    assert summary.loc["BNTA", ("VIPeR", "R1", "mean")] == pytest.approx(30)
+    assert summary.loc["BNTA", ("VIPeR", "R1", "std")] == pytest.approx(15)  # n - 1
+
+
+def test_rows_that_are_there_twice_or_on_other_splits_are_refused(rows):
+    stats.summarise(rows)
+    again = rows.query("method == 'BNTA' and target == 'VIPeR' and metric == 'R1' and split == 3")
+    with pytest.raises(ValueError, match="these rows are there twice: BNTA VIPeR R1 3"):
+        stats.summarise(pd.concat([rows, again.assign(value=99.0)]))
+    with pytest.raises(ValueError, match="different splits of VIPeR .Baseline 6, BNTA w/o TTA 6, BNTA 5."):
+        stats.summarise(rows.query("not (method == 'BNTA' and target == 'VIPeR' and split == 0)"))
+
+
+def test_paired_test_agrees_with_scipy(rows):
+    result = stats.paired_test(rows, "BNTA", "BNTA w/o TTA")
+    assert result["target"].tolist() == ["VIPeR", "GRID"]
+    for row in result.itertuples():
+        scores = rows[(rows["target"] == row.target) & (rows["metric"] == "R1")]
+        ours, theirs = (scores[scores["method"] == m].groupby("split")["value"].mean().to_numpy()
+                        for m in ("BNTA", "BNTA w/o TTA"))
+        oracle = scipy_stats.ttest_rel(ours, theirs)
+        assert row.difference == pytest.approx((ours - theirs).mean())
+        assert row.p == pytest.approx(oracle.pvalue)
+        assert (row.low, row.high) == pytest.approx(tuple(oracle.confidence_interval(0.95)))
+        assert (row.better, row.splits) == ((ours > theirs).sum(), 6)
+
+
+def test_splits_are_paired_whatever_the_order_of_the_rows(rows):
+    one = stats.paired_test(rows, "BNTA", "Baseline").set_index("target")
+    two = stats.paired_test(rows.sample(frac=1, random_state=0), "BNTA", "Baseline").set_index("target")
+    pd.testing.assert_frame_equal(one, two.loc[one.index])
+
+
+def test_interval_by_hand_at_two_levels():
+    values = [1.0, 2.0, 3.0, 4.0, 5.0]  # mean 3, standard error 0.7071; t of 4 degrees of freedom
+    assert stats.interval(values) == pytest.approx((3 - 2.7764 * 0.70711, 3 + 2.7764 * 0.70711), abs=1e-4)
+    assert stats.interval(values, 0.975) == pytest.approx((3 - 3.4954 * 0.70711, 3 + 3.4954 * 0.70711), abs=1e-4)
+
+
+def test_seed_spread_is_that_of_the_method_itself():
+    rows = tidy({("VIPeR", "BNTA"): [[10, 12], [20, 24]], ("VIPeR", "BNTA w/o TTA"): [[9], [30]]})
+    row = stats.paired_test(rows, "BNTA", "BNTA w/o TTA").iloc[0]
+    assert row["seed_std"] == pytest.approx((np.sqrt(2) + np.sqrt(8)) / 2)
+
+
+def test_difference_of_rounding_is_a_tie():
+    ours = [[30 + 7e-15], [0.1 + 0.2], [31], [29]]
+    rows = tidy({("iLIDS", "BNTA"): ours, ("iLIDS", "Baseline"): [[30], [0.3], [30], [30]]})
+    assert stats.paired_test(rows, "BNTA", "Baseline").iloc[0]["better"] == 1
+    assert stats.paired_test(rows, "Baseline", "BNTA").iloc[0]["better"] == 1
+
+
+@pytest.mark.parametrize("values, reason", [
+    ([2.0], ONE_SPLIT), ([2.0, 2.0], NO_SPREAD), ([0.3, 0.1 + 0.2, 0.3 + 1e-12], NO_SPREAD)])
+def test_one_split_or_no_spread_gives_no_interval_and_its_reason(values, reason):
+    test = stats.describe(values)
+    assert test["difference"] == pytest.approx(np.mean(values))
+    assert np.isnan([test["low"], test["high"], test["p"]]).all()
+    assert (test["verdict"], test["reason"]) == (OPEN, reason)
+
+
+@pytest.mark.parametrize("low, high, limits, word", [
+    (0.5, 3, (), HOLDS), (-3, -0.5, (), FAILS), (-1, 3, (), OPEN),
+    (-0.9, 0.9, (-1, 1), HOLDS), (1.1, 2, (-1, 1), FAILS), (-2, -1.1, (-1, 1), FAILS), (0.5, 1.5, (-1, 1), OPEN),
+    (3, 4, (-math.inf, 6.8), HOLDS), (7, 8, (-math.inf, 6.8), FAILS), (6, 7, (-math.inf, 6.8), OPEN)])
+def test_verdict_follows_the_interval_and_not_the_mean(low, high, limits, word):
+    assert stats.verdict({"low": low, "high": high, "splits": 10}, *limits) == (word, "")
+
+
+def test_unmeasured_method_is_named(rows):
+    with pytest.raises(ValueError, match="Tent"):
+        stats.paired_test(rows, "Tent", "BNTA")
+
+
+def test_paired_tests_cover_every_other_method(rows):
+    result = stats.paired_tests(rows)
+    assert result[["method", "target"]].values.tolist() == [
+        ["Baseline", "VIPeR"], ["Baseline", "GRID"], ["BNTA", "VIPeR"], ["BNTA", "GRID"]]
+    assert (result["against"] == "BNTA w/o TTA").all()
+
+
+def test_trainings_of_one_run_each_are_not_told_apart():
+    splits = [[40], [41], [42], [43]]
+    better = [[50 + v] for v in (0, 1.1, 2.2, 3.3)]
+    rows = pd.concat([tidy({("GRID", "one"): better}, training="bnta", weights="a"),
+                      tidy({("GRID", "same"): splits}, training="bnta", weights="a"),
+                      tidy({("GRID", "other"): splits}, training="baseline", weights="b")])
+    same = stats.paired_test(rows, "one", "same").iloc[0]
+    other = stats.paired_test(rows, "one", "other").iloc[0]
+    assert (same["verdict"], same["reason"]) == (HOLDS, "")
+    assert (other["verdict"], other["reason"]) == (OPEN, ONE_EACH) and other["low"] > 0
+    twice = pd.concat([rows, rows.assign(weights=rows["weights"] + " again")])
+    assert stats.one_training_each(rows) and not stats.one_training_each(twice)
+
+
+def test_slope_is_points_a_doubling():
+    table = pd.DataFrame({100: [1.0, 5], 200: [3.0, 5], 400: [5.0, 5]})
+    assert stats.slopes(table) == pytest.approx([2, 0])
+
+
+def test_holm_is_that_of_the_definition():
+    p = pd.Series([0.01, np.nan, 0.04, 0.02, 0.5])
+    corrected = stats.holm(p).tolist()  # 4 tests: 0.01 * 4, 0.02 * 3, 0.04 * 2, 0.5 * 1
+    assert corrected[0] == pytest.approx(0.04) and np.isnan(corrected[1])
+    assert corrected[2:] == pytest.approx([0.08, 0.06, 0.5])
+    assert stats.holm(pd.Series([0.04, 0.03])).tolist() == pytest.approx([0.06, 0.06])  # monotone
+
+
+@pytest.mark.parametrize("value, unit, text", [
+    (-0.04, "points", "0.0"), (0.04, "points", "0.0"), (-0.06, "points", "-0.1"), (1, "points", "+1.0"),
+    (0.0069, stats.RATE, "+0.0069"), (-0.836, stats.RATE, "-0.84"), (4.84, stats.RATE, "+4.8"),
+    (0.0, stats.RATE, "0.0"), (1.77, "s", "1.8"), (-0.04, "s", "0.0"), (98.3, stats.SHARE, "98.3")])
+def test_printed_number_is_neither_minus_zero_nor_rounded_away(value, unit, text):
+    assert stats.in_unit(value, unit) == text
+
+
+def test_small_p_is_never_printed_as_zero():
+    assert stats.p_text(pd.Series([3e-7, np.nan, 0.04])).fillna("").tolist() == ["3e-07", "", "0.04"]
