@@ -28,7 +28,7 @@ PARTS = (
     "background", "scalp", "face", "neck", "torso", "pelvis",
     "upper_arm_l", "upper_arm_r", "forearm_l", "forearm_r", "hand_l", "hand_r",
     "thigh_l", "thigh_r", "shin_l", "shin_r", "foot_l", "foot_r",
-)  # fmt: skip
+)
 PART = {name: number for number, name in enumerate(PARTS)}
 ARMS = tuple(PART[f"{p}_{s}"] for p in ("upper_arm", "forearm", "hand") for s in "lr")
 LEGS = tuple(PART[f"{p}_{s}"] for p in ("thigh", "shin", "foot") for s in "lr")
@@ -146,8 +146,7 @@ def load_bank(path: str | Path | None = None) -> Bank:
     left, last, height = (torch.from_numpy(row) for row in _spans(shown.numpy()))
     phases = header["phases"][:walking]
     return Bank(
-        part=shown,
-        alpha=maps(cover, cover, np.uint8),
+        part=shown, alpha=maps(cover, cover, np.uint8),
         rest=maps(np.stack([x, y, z], 1), np.stack([255 - x, y, z], 1), np.uint8),
         normal=maps(np.stack([right, up], 1), np.stack([-right, up], 1), np.int8),
         span_left=left, span_right=last, span_y=height,
@@ -155,7 +154,7 @@ def load_bank(path: str | Path | None = None) -> Bank:
         phases=(*phases, *(phase + 0.5 for phase in phases), *[None] * 2 * (grid[1] - walking)),
         views_deg=tuple(header["views_deg"]), elevations_deg=tuple(header["elevations_deg"]),
         digest=header["sha256"],
-    )  # fmt: skip
+    )
 
 
 def _pixels(stored: np.ndarray, grid: list[int], walking: int) -> tuple[np.ndarray, np.ndarray]:

@@ -44,36 +44,43 @@ MAX_WORKERS = 16  # by default: each holds all bodies, 0.9 GB
 Plan = tuple[np.ndarray, np.ndarray, np.ndarray]  # person number, camera from 0, shot; (N,) each
 
 
-# ---------------------------------------------------------------- sources
-
-
-def source(name: str, people: int, images: int, size: tuple[int, int], *, device: str = "cpu",
-           photometric: bool = True, progress: bool = False) -> ReIDSet:  # fmt: skip
+def source(name: str, people: int, images: int, size: tuple[int, int], **options) -> ReIDSet:
     """A labelled source of so many people and images; pids are 1..people.
 
-    Raises ValueError for an unknown name or fewer images than people.
+    Options are those of `cached_images`. Raises ValueError for an unknown name or fewer images than people.
     """
-    if name not in SOURCES:
-        raise ValueError(f"unknown source {name!r}: the sources are {', '.join(SOURCES)}")
     if not 1 <= people <= images:
         raise ValueError(f"{name}: cannot show {people} people in {images} images")
-    plan = _source_plan(DOMAINS[name], 1, people, images)
-    return _rendered(name, plan, plan[0], size, device, photometric, progress)
+    plan = _source_plan(_domain(name, SOURCES), 1, people, images)
+    return _rendered(name, plan, plan[0], size, options)
 
 
-def heldout(name: str, people: int, size: tuple[int, int], *, splits: int = 10, device: str = "cpu",
-            photometric: bool = True, progress: bool = False) -> Target:  # fmt: skip
+def heldout(name: str, people: int, size: tuple[int, int], *, splits: int = 10, **options) -> Target:
     """People of a source that training never sees, four images each, as a target.
 
     The probe is one image of a camera, the gallery one image of another, for every person.
-    Raises ValueError for an unknown name.
+    Options are those of `cached_images`. Raises ValueError for an unknown name.
     """
-    if name not in SOURCES:
-        raise ValueError(f"unknown source {name!r}: the sources are {', '.join(SOURCES)}")
-    plan = _source_plan(DOMAINS[name], HELD_OUT, people, 4 * people)
-    data = _rendered(f"{name} held out", plan, plan[0] - HELD_OUT + 1, size, device, photometric,
-                     progress)
+    plan = _source_plan(_domain(name, SOURCES), HELD_OUT, people, 4 * people)
+    data = _rendered(f"{name} held out", plan, plan[0] - HELD_OUT + 1, size, options)
     return Target(data, _splits(data, "heldout", splits, people))
+
+
+def target(name: str, size: tuple[int, int], *, splits: int = 10, **options) -> Target:
+    """An unseen target with its pool of images and ``splits`` seeded splits of Table 1's counts.
+
+    Options are those of `cached_images`. Raises ValueError for an unknown name.
+    """
+    _domain(name, TARGETS)
+    plan = {"VIPeR": _viper_plan, "GRID": _grid_plan, "iLIDS": _ilids_plan}[name]()
+    data = _rendered(name, plan, np.where(plan[0] >= DISTRACTORS, 0, plan[0]), size, options)
+    return Target(data, _splits(data, name, splits, {"VIPeR": 316, "GRID": 125, "iLIDS": 60}[name]))
+
+
+def _domain(name: str, names: tuple[str, ...]) -> Domain:
+    if name not in names:
+        raise ValueError(f"unknown set {name!r}: choose one of {', '.join(names)}")
+    return DOMAINS[name]
 
 
 def _source_plan(domain: Domain, first: int, people: int, images: int) -> Plan:
@@ -85,8 +92,8 @@ def _source_plan(domain: Domain, first: int, people: int, images: int) -> Plan:
     ids = np.arange(first, first + people)
     rng = np.random.Generator(np.random.Philox(key=(VERSION << 72) | (domain.code << 64) | first))
     least = 2 if images >= 2 * people else 1
-    even = images == 4 * people  # as in CUHK02: four images of everyone
-    share = np.ones(people) if even else rng.uniform(0.5, 1.5, people)
+    # As in CUHK02: four images of everyone.
+    share = np.ones(people) if images == 4 * people else rng.uniform(0.5, 1.5, people)
     wanted = least + share / np.cumsum(share)[-1] * (images - least * people)
     count = np.floor(wanted).astype(int)
     rest = np.argsort(count - wanted, kind="stable")[: images - int(count.sum())]
@@ -95,29 +102,11 @@ def _source_plan(domain: Domain, first: int, people: int, images: int) -> Plan:
     cams = []
     for k in count.tolist():
         if domain.paired:
-            pair = int(rng.integers(domain.cameras // 2))
-            seen = np.array([2 * pair, 2 * pair + 1])
+            seen = 2 * int(rng.integers(domain.cameras // 2)) + np.arange(2)
         else:
             seen = rng.permutation(domain.cameras)[: max(2, k // 2)]
         cams.append(seen[np.arange(k) % len(seen)])
     return np.repeat(ids, count), np.concatenate(cams), numbers
-
-
-# ---------------------------------------------------------------- targets
-
-
-def target(name: str, size: tuple[int, int], *, splits: int = 10, device: str = "cpu",
-           photometric: bool = True, progress: bool = False) -> Target:  # fmt: skip
-    """An unseen target with its pool of images and ``splits`` seeded splits of Table 1's counts.
-
-    Raises ValueError for an unknown name.
-    """
-    if name not in TARGETS:
-        raise ValueError(f"unknown target {name!r}: the targets are {', '.join(TARGETS)}")
-    plan = {"VIPeR": _viper_plan, "GRID": _grid_plan, "iLIDS": _ilids_plan}[name]()
-    pids = np.where(plan[0] >= DISTRACTORS, 0, plan[0])
-    data = _rendered(name, plan, pids, size, device, photometric, progress)
-    return Target(data, _splits(data, name, splits, {"VIPeR": 316, "GRID": 125, "iLIDS": 60}[name]))
 
 
 def _viper_plan() -> Plan:
@@ -146,7 +135,7 @@ def _ilids_plan() -> Plan:
         count[k] = np.clip(count[k] - np.sign(surplus), 2, 8)
     ids = np.repeat(np.arange(1, PEOPLE_OF_ILIDS + 1), count)
     cams = [rng.permutation(DOMAINS["iLIDS"].cameras)[: 2 + (k > 4)][np.arange(k) % (2 + (k > 4))]
-            for k in count.tolist()]  # fmt: skip
+            for k in count.tolist()]
     return ids, np.concatenate(cams), np.concatenate([np.arange(k) for k in count])
 
 
@@ -174,18 +163,13 @@ def _splits(data: ReIDSet, name: str, splits: int, people: int) -> tuple[Split, 
     return tuple(out)
 
 
-# ---------------------------------------------------------------- rendering, once
-
-
-def _rendered(name: str, plan: Plan, pids: np.ndarray, size: tuple[int, int], device: str,
-              photometric: bool, progress: bool) -> ReIDSet:  # fmt: skip
-    domain = DOMAINS[name.removesuffix(" held out")]
-    images = cached_images(domain, plan, size, device, photometric, progress)
+def _rendered(name: str, plan: Plan, pids: np.ndarray, size: tuple[int, int], options: dict) -> ReIDSet:
+    images = cached_images(DOMAINS[name.removesuffix(" held out")], plan, size, **options)
     return ReIDSet(name, images, torch.from_numpy(pids.copy()).long(), torch.from_numpy(plan[1] + 1).long())
 
 
 def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], device: str = "cpu",
-                  photometric: bool = True, progress: bool = False) -> torch.Tensor:  # fmt: skip
+                  photometric: bool = True, progress: bool = False) -> torch.Tensor:
     """Images uint8 (N, 3, H, W) of a plan, mapped from the cache; rendered into it if they are not there.
 
     Many images are rendered by several processes, `BLOCK` at a time. This process alone writes, beside

@@ -78,7 +78,7 @@ def coarser(picture: Tensor, share: Tensor) -> Tensor:
 # Rows of the orthonormal 8-point cosine transform, first half; the second follows by symmetry.
 _COSINES = np.rint(2**30 * np.array(
     [[np.cos((2 * n + 1) * k * np.pi / 16) * (0.5 if k else 0.125**0.5) for n in range(4)]
-     for k in range(8)])) / 2**30  # fmt: skip
+     for k in range(8)])) / 2**30
 
 
 def jpeg(picture: Tensor, quality: Tensor) -> Tensor:

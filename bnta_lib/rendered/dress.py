@@ -23,7 +23,7 @@ MAP_ROWS, MAP_COLS = body_bank.HEIGHT, body_bank.WIDTH
 # Groups of the bank's parts, each one test in `paint`.
 NOTHING, SCALP, FACE, NECK, TRUNK, ARM, HAND, LEG, FOOT = range(9)
 GROUPS = (NOTHING, SCALP, FACE, NECK, TRUNK, TRUNK, ARM, ARM, ARM, ARM, HAND, HAND,
-          LEG, LEG, LEG, LEG, FOOT, FOOT)  # fmt: skip
+          LEG, LEG, LEG, LEG, FOOT, FOOT)
 
 Rows = dict[str, Tensor]  # parameters, one row an image
 
@@ -32,7 +32,7 @@ def as_tensors(rows: dict[str, np.ndarray], device: str = "cpu") -> Rows:
     """Parameters as tensors: int64, or float32."""
     return {name: torch.from_numpy(np.ascontiguousarray(value)).to(device)
             if value.dtype.kind == "i" else torch.from_numpy(value.astype(np.float32)).to(device)
-            for name, value in rows.items()}  # fmt: skip
+            for name, value in rows.items()}
 
 
 def cell(value: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def _look_up(maps: Tensor, row: Tensor, col: Tensor, cloth_end: Tensor, cos: Ten
         alpha=torch.where(cloth, 1.0, alpha), x=torch.where(cloth, t * cos - front * sin, x),
         y=torch.where(cloth, height, y), z=torch.where(cloth, front * cos + t * sin, z),
         right=torch.where(cloth, 0.8 * t, right), up=torch.where(cloth, 0.0, up),
-        group=group, cloth=cloth, arm=arm, leg=leg & ~cloth, trunk=trunk | cloth)  # fmt: skip
+        group=group, cloth=cloth, arm=arm, leg=leg & ~cloth, trunk=trunk | cloth)
 
 
 def _kinds(of: _Surface, c: Rows) -> Tensor:
@@ -161,8 +161,7 @@ def _kinds(of: _Surface, c: Rows) -> Tensor:
     gap = trunk & facing & (across < c["open"])
     kind.masked_fill_(gap & on_top, INNER)
     kind.masked_fill_(gap & (y < 0.5), LOWER)
-    kind.masked_fill_(((group == NECK) | trunk) & (of.z < 0.05) & (y > c["hair_end"]) & (across < 0.5),
-                      HAIR)
+    kind.masked_fill_(((group == NECK) | trunk) & (of.z < 0.05) & (y > c["hair_end"]) & (across < 0.5), HAIR)
     straps = (c["straps"] > 0) & facing & (y > 0.64) & ((across - 0.5).abs() < 0.08)
     hips = torch.where(c["sling_cross"] > 0, 0.95 - (y - 0.5) * 4.24, 0.72)
     straps = straps | ((c["sling"] != 0) & (y > 0.5) & ((of.x * c["sling"] - hips).abs() < 0.07))
@@ -198,7 +197,7 @@ def _hang_bags(of: _Surface, c: Rows, maps: Tensor, row: Tensor, col: Tensor, co
          0.26, 0.16 * cos.abs() + 0.34 * sin.abs(), c["sling"] * sin < 0.3),
         (c["carried"].abs() * c["carried_size"], hand_row + 0.34 * unit, hand_col,
          0.34, 0.16 * cos.abs() + 0.34 * sin.abs(), hand_row > 0),
-    ):  # fmt: skip
+    ):
         reach = unit * size + 1e-3
         v = (row[:, :, None] - centre_row) / (half_height * reach)
         u = (col[:, None] - centre_col) / (half_width * reach)

@@ -23,7 +23,7 @@ TOPS = {
     "jumper": ((0.93, 1.0), (0.49, 0.54), 0.0), "jacket": ((0.96, 1.0), (0.46, 0.52), 0.5),
     "hoodie": ((0.95, 1.0), (0.47, 0.51), 0.3), "coat": ((0.97, 1.0), (0.22, 0.40), 0.35),
     "dress": ((0.0, 0.35), (0.20, 0.40), 0.0),
-}  # fmt: skip
+}
 LOWERS = {  # hem (rest height)
     "trousers": (0.03, 0.05), "jeans": (0.03, 0.05), "leggings": (0.05, 0.08),
     "shorts": (0.27, 0.37), "skirt": (0.14, 0.42),
@@ -106,7 +106,7 @@ def _draw_bodies(domain: Domain, draw: Draws, p: Parameters) -> tuple[np.ndarray
 
 
 def _draw_hair(domain: Domain, draw: Draws, p: Parameters, woman: np.ndarray, old: np.ndarray,
-               ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+               ) -> tuple[np.ndarray, np.ndarray]:
     """Length of the hair; returns colours (N, 3) of skin and hair."""
     tone = draw.uniform(*domain.tone)[:, None]
     skin = (1 - tone) * np.array((0.86, 0.68, 0.58)) + tone * np.array((0.30, 0.19, 0.14))
@@ -121,7 +121,7 @@ def _draw_hair(domain: Domain, draw: Draws, p: Parameters, woman: np.ndarray, ol
 
 
 def _draw_garments(domain: Domain, draw: Draws, p: Parameters, woman: np.ndarray,
-                   ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+                   ) -> tuple[np.ndarray, np.ndarray]:
     """Where garments begin and end; returns the names (N,) of tops and lowers."""
     names = np.array(list(TOPS))
     top = names[draw.choice([domain.garments.get(name, 0) for name in TOPS])]
@@ -186,7 +186,7 @@ def _draw_accessories(domain: Domain, draw: Draws, p: Parameters, woman: np.ndar
 
 
 def _draw_palette(domain: Domain, draw: Draws, skin: np.ndarray, hair: np.ndarray, woman: np.ndarray,
-                  in_jeans: np.ndarray) -> np.ndarray:  # fmt: skip
+                  in_jeans: np.ndarray) -> np.ndarray:
     """Colours (N, 13, 3) of the kinds of pixel."""
     main, second = draw.colour(domain.tops), draw.colour(domain.tops)
     plainer = draw.colour(PRINTS, 0.08)

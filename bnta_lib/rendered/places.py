@@ -153,42 +153,53 @@ class _Scene:
         self.fill(mask, colour, texture)
 
     def paint_wall(self, kind: str) -> None:
-        rng, x, y, wall = self.rng, self.wx, self.wy, self.row < self.wall
+        wall = self.row < self.wall
         if kind in ("trees", "road"):
-            self.fill(wall, (0.62, 0.66, 0.70), 0.08 * self.rough)
-            leaves = wall & (self.rough + 0.5 * self.grain > -0.55 + 0.12 * np.maximum(y - 3, 0))
-            green = np.array((0.22, 0.27, 0.16)) * rng.uniform(0.7, 1.5)
-            self.fill(leaves, green, 0.45 * self.rough + 0.45 * self.grain)
-            for trunk in rng.uniform(0, x.max(), 7):
-                self.fill(wall & (np.abs(x - trunk) < rng.uniform(0.08, 0.2)), (0.22, 0.18, 0.14),
-                          0.3 * self.grain)
-            if kind == "road":
-                self.fill(wall & (y < 0.8), self.grey(0.36, 0.45), 0.1 * self.grain)
-                for car in rng.uniform(0, x.max(), 3):
-                    self.car(car, 0.1, self.grey(0.12, 0.75, 0.08))
-            return
+            return self._paint_trees(wall, kind == "road")
         base = {
-            "brick": np.array((0.43, 0.32, 0.26)) * rng.uniform(0.8, 1.25),
+            "brick": np.array((0.43, 0.32, 0.26)) * self.rng.uniform(0.8, 1.25),
             "panels": self.grey(0.5, 0.75), "doors": self.grey(0.55, 0.72, 0.06),
             "glass": self.grey(0.35, 0.5), "shop": self.grey(0.4, 0.65, 0.06),
             "station": self.grey(0.62, 0.76, 0.04), "windows": self.grey(0.55, 0.65),
             "desks": self.grey(0.6, 0.75),
         }[kind]
         self.fill(wall, base, 0.05 * self.rough + 0.03 * self.grain)
+        if kind in ("brick", "glass", "windows"):
+            self._paint_panes(wall, base, kind)
+        elif kind in ("shop", "station"):
+            (self._paint_shops if kind == "shop" else self._paint_posters)(wall, base)
+        else:
+            self._paint_interior(wall, base, kind)
+
+    def _paint_trees(self, wall: np.ndarray, road: bool) -> None:
+        rng, x, y = self.rng, self.wx, self.wy
+        self.fill(wall, (0.62, 0.66, 0.70), 0.08 * self.rough)
+        leaves = wall & (self.rough + 0.5 * self.grain > -0.55 + 0.12 * np.maximum(y - 3, 0))
+        green = np.array((0.22, 0.27, 0.16)) * rng.uniform(0.7, 1.5)
+        self.fill(leaves, green, 0.45 * self.rough + 0.45 * self.grain)
+        for trunk in rng.uniform(0, x.max(), 7):
+            self.fill(wall & (np.abs(x - trunk) < rng.uniform(0.08, 0.2)), (0.22, 0.18, 0.14), 0.3 * self.grain)
+        if road:
+            self.fill(wall & (y < 0.8), self.grey(0.36, 0.45), 0.1 * self.grain)
+            for car in rng.uniform(0, x.max(), 3):
+                self.car(car, 0.1, self.grey(0.12, 0.75, 0.08))
+
+    def _paint_panes(self, wall: np.ndarray, base: np.ndarray, kind: str) -> None:
+        rng, x, y = self.rng, self.wx, self.wy
         if kind == "brick":
             course = np.floor(y / 0.16)
             lines = (np.mod(y, 0.16) < 0.035) | (np.mod(x + 0.2 * np.mod(course, 2), 0.4) < 0.04)
             self.fill(wall & lines, base * 1.25, 0.05 * self.rough)
-        if kind in ("brick", "glass", "windows"):
-            low, high, wide = {"brick": (0.9, 2.4, 3.2), "glass": (0.1, 3.2, 1.3),
-                               "windows": (0.5, 5.0, 1.9)}[kind]
-            u = np.mod(x + rng.uniform(0, 3), wide)
-            pane = wall & (y > low) & (y < high) & (u > (0.35 * wide if kind == "brick" else 0.1))
-            light = {"brick": 0.22, "glass": rng.uniform(0.2, 0.5), "windows": 0.92}[kind]
-            self.fill(pane, light * np.array((0.95, 1.0, 1.05)),
-                      (0.06 if kind == "windows" else 0.3) * self.rough)
-            self.fill(pane & (np.abs(u - 0.68 * wide) < 0.04), base)
-        elif kind == "panels":
+        low, high, wide = {"brick": (0.9, 2.4, 3.2), "glass": (0.1, 3.2, 1.3), "windows": (0.5, 5.0, 1.9)}[kind]
+        u = np.mod(x + rng.uniform(0, 3), wide)
+        pane = wall & (y > low) & (y < high) & (u > (0.35 * wide if kind == "brick" else 0.1))
+        light = {"brick": 0.22, "glass": rng.uniform(0.2, 0.5), "windows": 0.92}[kind]
+        self.fill(pane, light * np.array((0.95, 1.0, 1.05)), (0.06 if kind == "windows" else 0.3) * self.rough)
+        self.fill(pane & (np.abs(u - 0.68 * wide) < 0.04), base)
+
+    def _paint_interior(self, wall: np.ndarray, base: np.ndarray, kind: str) -> None:
+        rng, x, y = self.rng, self.wx, self.wy
+        if kind == "panels":
             seams = (np.mod(x, rng.uniform(1, 2)) < 0.04) | (np.mod(y, 1.3) < 0.03)
             self.fill(wall & seams, base * 0.8)
             self.fill(wall & (y < rng.uniform(0.1, 1.0)), self.grey(0.3, 0.55, 0.06))
@@ -197,28 +208,32 @@ class _Scene:
             self.fill(wall & (u < 1.0) & (y < 2.1), self.grey(0.25, 0.5, 0.08), 0.05 * self.rough)
             self.fill(wall & (np.abs(u - 0.5) < 0.5) & (np.abs(y - 2.1) < 0.04), base * 0.7)
             self.fill(wall & (y < 0.12), base * 0.5)
-        elif kind == "shop":
-            for left in np.arange(0, x.max(), rng.uniform(3.4, 5)):
-                sign, u = self.grey(0.2, 0.6, 0.18), x - left
-                front = wall & (u > 0.15) & (u < 3.4)
-                self.fill(front & (y > 0.45) & (y < 2.4), self.grey(0.12, 0.5), 0.5 * self.rough)
-                for _ in range(8):  # what lies in the window
-                    a, b = rng.uniform(0.2, 3.0), rng.uniform(0.5, 1.8)
-                    goods = front & (np.abs(u - a) < 0.2) & (np.abs(y - b) < 0.28)
-                    self.fill(goods, self.grey(0.15, 0.75, 0.12))
-                self.fill(front & (y > 2.4) & (y < 3.1), sign)
-                self.fill(front & (np.abs(u - rng.uniform(0.8, 2.6)) < 0.03) & (y < 2.4), base)
-        elif kind == "station":
-            lines = (np.mod(x, 0.3) < 0.03) | (np.mod(y, 0.2) < 0.025)
-            self.fill(wall & lines, base * 0.85)
-            self.fill(wall & (y > 2.2) & (y < 2.6), self.grey(0.2, 0.4, 0.12))
-            for left in np.arange(rng.uniform(0, 2), x.max(), rng.uniform(2.5, 4)):
-                poster = wall & (x > left) & (x < left + 1.4) & (y > 0.5) & (y < 2.1)
-                self.fill(poster, self.grey(0.25, 0.7, 0.12), 0.5 * self.rough)
-        elif kind == "desks":
+        else:  # desks
             self.fill(wall & (y < 1.1), self.grey(0.25, 0.5, 0.06))
             self.fill(wall & (np.abs(y - 1.1) < 0.05), (0.8, 0.8, 0.8))
             self.fill(wall & (y > 2.3) & (y < 3.0), self.grey(0.1, 0.35, 0.1), 0.2 * self.grain)
+
+    def _paint_shops(self, wall: np.ndarray, base: np.ndarray) -> None:
+        rng, x, y = self.rng, self.wx, self.wy
+        for left in np.arange(0, x.max(), rng.uniform(3.4, 5)):
+            sign, u = self.grey(0.2, 0.6, 0.18), x - left
+            front = wall & (u > 0.15) & (u < 3.4)
+            self.fill(front & (y > 0.45) & (y < 2.4), self.grey(0.12, 0.5), 0.5 * self.rough)
+            for _ in range(8):  # what lies in the window
+                a, b = rng.uniform(0.2, 3.0), rng.uniform(0.5, 1.8)
+                goods = front & (np.abs(u - a) < 0.2) & (np.abs(y - b) < 0.28)
+                self.fill(goods, self.grey(0.15, 0.75, 0.12))
+            self.fill(front & (y > 2.4) & (y < 3.1), sign)
+            self.fill(front & (np.abs(u - rng.uniform(0.8, 2.6)) < 0.03) & (y < 2.4), base)
+
+    def _paint_posters(self, wall: np.ndarray, base: np.ndarray) -> None:
+        rng, x, y = self.rng, self.wx, self.wy
+        lines = (np.mod(x, 0.3) < 0.03) | (np.mod(y, 0.2) < 0.025)
+        self.fill(wall & lines, base * 0.85)
+        self.fill(wall & (y > 2.2) & (y < 2.6), self.grey(0.2, 0.4, 0.12))
+        for left in np.arange(rng.uniform(0, 2), x.max(), rng.uniform(2.5, 4)):
+            poster = wall & (x > left) & (x < left + 1.4) & (y > 0.5) & (y < 2.1)
+            self.fill(poster, self.grey(0.25, 0.7, 0.12), 0.5 * self.rough)
 
     def put(self, thing: str, col: float, row: float) -> None:
         """A thing whose foot stands on the floor at (row, col)."""

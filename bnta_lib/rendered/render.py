@@ -32,7 +32,7 @@ STRANGERS = 1 << 24  # person numbers from here on are passers-by
 
 def render(domain: Domain, ids: np.ndarray, cams: np.ndarray, numbers: np.ndarray,
            size: tuple[int, int], device: str | torch.device = "cpu", photometric: bool = True,
-           progress: bool = False) -> Tensor:  # fmt: skip
+           progress: bool = False) -> Tensor:
     """Images uint8 (N, 3, H, W), on the CPU, of people ``ids`` by cameras ``cams`` (from 0).
 
     ``numbers`` (N,) distinguishes shots of the same person by the same camera. With
@@ -49,7 +49,7 @@ def render(domain: Domain, ids: np.ndarray, cams: np.ndarray, numbers: np.ndarra
 
 
 def stage(domain: Domain, ids: np.ndarray, cams: np.ndarray, numbers: np.ndarray, size: tuple[int, int],
-          device: str = "cpu", photometric: bool = True) -> tuple[Tensor, Parameters]:  # fmt: skip
+          device: str = "cpu", photometric: bool = True) -> tuple[Tensor, Parameters]:
     """Scenes before the camera (3, B, h, w), and their rows of `scene.shots`; arguments as in `render`."""
     who = people(domain, ids)
     other = people(domain, STRANGERS + (ids * 131 + cams * 17 + numbers) % (1 << 23))
@@ -85,8 +85,7 @@ def compose(domain: Domain, who: Rows, other: Rows, s: Rows, size: tuple[int, in
     col = s["box_col"][:, None] + j * s["box_cols"][:, None]
     # The same points in the plate.
     y = s["foot_row"][:, None] + (row - frames["foot"][:, None]) * s["scale"][:, None]
-    x = (s["foot_col"][:, None]
-         + (col - frames["middle"][:, None]) * (s["scale"] * who["width"])[:, None])
+    x = (s["foot_col"][:, None] + (col - frames["middle"][:, None]) * (s["scale"] * who["width"])[:, None])
     picture = background(plate_table(domain, device), s["plate"], y, x)
     picture = cast_shadow(picture, y, x, s["foot_row"], s["foot_col"], s["scale"] * frames["tall"], s)
     picture = _add_strangers(picture, y, x, other, s, 1)
@@ -131,12 +130,12 @@ def background(plates: Tensor, plate: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 
 def cast_shadow(picture: Tensor, y: Tensor, x: Tensor, foot_row: Tensor, foot_col: Tensor,
-                tall: Tensor, s: Rows) -> Tensor:  # fmt: skip
+                tall: Tensor, s: Rows) -> Tensor:
     """Darken the ground around the feet, and away from the light where the sun shines."""
     light = s["light"][:, 0]
     for strength, sideways, half_width, half_height in (
         (0.45 + 0 * light, 0.0, 0.20, 0.035), (s["sun"], -0.45, 0.48, 0.045),
-    ):  # fmt: skip
+    ):
         u = (x - (foot_col + sideways * light * tall)[:, None]) / (half_width * tall)[:, None]
         v = (y - (foot_row - 0.02 * tall)[:, None]) / (half_height * tall)[:, None]
         depth = (1 - (v * v)[:, :, None] - (u * u)[:, None]).clamp_min(0).sqrt()

@@ -64,7 +64,7 @@ def cameras(domain: Domain) -> tuple[CameraSetting, ...]:
                          for k in range(domain.sites)),
             azimuth=domain.azimuths[c % len(domain.azimuths)], steep=steep, light=light,
             gain=np.array(domain.gain) * (1 + rng.uniform(-domain.cast, domain.cast, 3)),
-            haze_colour=np.array(domain.haze_colour) / 255, **value))  # fmt: skip
+            haze_colour=np.array(domain.haze_colour) / 255, **value))
     return tuple(settings)
 
 
@@ -117,7 +117,7 @@ def map_number(shape: np.ndarray, pose: np.ndarray, view: np.ndarray, elevation)
 
 
 def shots(domain: Domain, ids: np.ndarray, cams: np.ndarray, numbers: np.ndarray, who: Parameters,
-          stranger: Parameters, photometric: bool = True) -> Parameters:  # fmt: skip
+          stranger: Parameters, photometric: bool = True) -> Parameters:
     """Draw how each image is taken: pose, view, place in the plate, box, company, camera.
 
     ``ids``, ``cams`` (from 0), ``numbers`` (N,); ``who`` and ``stranger`` are rows of `people`.
@@ -130,7 +130,7 @@ def shots(domain: Domain, ids: np.ndarray, cams: np.ndarray, numbers: np.ndarray
     shot_by = [settings[c] for c in cams.tolist()]
     taken = {name: np.array([getattr(camera, name) for camera in shot_by], float) for name in (
         "azimuth", "steep", "light", "sun", "gain", "exposure", "gamma", "contrast", "haze",
-        "haze_colour", "saturation", "resolution", "blur", "noise", "quality")}  # fmt: skip
+        "haze_colour", "saturation", "resolution", "blur", "noise", "quality")}
     steep = taken.pop("steep").astype(int)
     s: Parameters = {}
     _draw_pose(domain, s, walk, track, draw, who, taken.pop("azimuth"), steep)
@@ -161,7 +161,7 @@ def _body_heights(p: Parameters) -> np.ndarray:
 
 
 def _draw_pose(domain: Domain, s: Parameters, walk: Draws, track: Draws, draw: Draws, who: Parameters,
-               azimuth: np.ndarray, steep: np.ndarray) -> None:  # fmt: skip
+               azimuth: np.ndarray, steep: np.ndarray) -> None:
     """The body's map: which way the person goes, and in which pose."""
     bank = body_bank.load_bank()
     direction = np.where(walk.chance(0.5), 180.0, 0.0) + walk.normal(domain.wander)
@@ -190,7 +190,7 @@ class _Ground:
 
 
 def _draw_place(domain: Domain, s: Parameters, track: Draws, draw: Draws, cams: np.ndarray,
-                shot_by: list[CameraSetting], who: Parameters) -> _Ground:  # fmt: skip
+                shot_by: list[CameraSetting], who: Parameters) -> _Ground:
     """Where the person stands, in plate rows, so that the size follows from perspective."""
     site = track.choice(np.ones(domain.sites))
     plates = [camera.plates[k] for camera, k in zip(shot_by, site.tolist(), strict=True)]
@@ -218,7 +218,7 @@ def _draw_box(domain: Domain, s: Parameters, draw: Draws, who: Parameters) -> No
 
 
 def _draw_stranger(domain: Domain, s: Parameters, draw: Draws, ground: _Ground, stranger: Parameters,
-                   steep: np.ndarray) -> np.ndarray:  # fmt: skip
+                   steep: np.ndarray) -> np.ndarray:
     """Somebody else behind (1) or in front (2), or nobody (0); returns where a thing stands in front."""
     bank, foot = body_bank.load_bank(), s["foot_row"]
     view = np.floor(draw.uniform(0, len(bank.views_deg))).astype(int)

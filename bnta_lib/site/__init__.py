@@ -32,7 +32,7 @@ __all__ = [
 
 
 def check_choices(images: str | Path, probes: str | Path | None, out: str | Path | None, *, N: int, places: int,
-                  seed: int) -> None:  # fmt: skip
+                  seed: int) -> None:
     """Check the parameters of notebook 11, and that results can be written, before anything is read.
 
     Raises ValueError for a parameter, OSError if ``out`` cannot be written to.
@@ -59,7 +59,7 @@ def check_choices(images: str | Path, probes: str | Path | None, out: str | Path
 
 
 def load_site(images: str | Path, settings: Settings, *, number: int = 0, tracks: str | None = None,
-              max_per_track: int = 8, progress: bool = False) -> Site:  # fmt: skip
+              max_per_track: int = 8, progress: bool = False) -> Site:
     """Load the crops of a site, at the input size of ``settings``.
 
     images         "rendered"; a folder of crops with any names; a video; or a folder of videos

@@ -62,7 +62,7 @@ class Site:
 
 
 def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None = None,
-               progress: bool = False) -> Site:  # fmt: skip
+               progress: bool = False) -> Site:
     """Read every image below ``folder``, whatever its name, resized to ``size`` = (H, W).
 
     tracks  "folders": each folder that holds images is one track, in the order of file names

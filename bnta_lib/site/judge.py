@@ -125,7 +125,7 @@ def track_ranking(features: Tensor, trial: Trial, settings: Settings, k: int = 1
 
 
 def ranked_table(probes: Site, site: Site, probe: Tensor, gallery: Tensor, settings: Settings,
-                 k: int | None = None) -> pd.DataFrame:  # fmt: skip
+                 k: int | None = None) -> pd.DataFrame:
     """The ``k`` nearest crops of each probe, a row each: probe, rank, gallery, distance.
 
     Of a video also left, top, width, height: where in its frame the crop was cut, in pixels.
@@ -151,7 +151,7 @@ def save_ranked(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def neighbours(before: Tensor, after: Tensor, settings: Settings, k: int = 10,
-               probes: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+               probes: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """The ``k`` nearest crops before and after, each (P, k), from features (N, C) of the site.
 
     ``probes``: features (P, C) of the probes before and after; without them each crop is a probe

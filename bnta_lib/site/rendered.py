@@ -45,11 +45,11 @@ def site_domain(number: int = 0) -> Domain:
         azimuths=(0, float(rng.uniform(60, 120)), float(rng.uniform(150, 210)), -30.0),
         camera_height=(2.4, 3.6), steep=float(rng.uniform(0.1, 0.6)),
         occlusion=float(rng.uniform(0.03, 0.2)), passers_by=float(rng.uniform(0.05, 0.3)),
-    )  # fmt: skip
+    )
 
 
 def rendered_site(size: tuple[int, int], number: int = 0, people: int = 100, shots: int = 6, *,
-                  progress: bool = False) -> Site:  # fmt: skip
+                  progress: bool = False) -> Site:
     """Site ``number``: ``people`` people, each seen by two or three of four cameras.
 
     A track is ``shots`` crops of one person by one camera: place and direction stay, pose, box

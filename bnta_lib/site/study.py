@@ -26,9 +26,7 @@ from bnta_lib.training import trained_model
 PATH = ROOT / "data" / "site_study.csv"
 SITES, PEOPLE, SHOTS = 12, 80, 6
 ADAPTIONS = {
-    "default": {},
-    "10 epochs": {"tta_epochs": 10},
-    "rate × 40": {"tta_lr": 0.02},
+    "default": {}, "10 epochs": {"tta_epochs": 10}, "rate × 40": {"tta_lr": 0.02},
     "momentum 1": {"tta_momentum": 1.0},
 }
 
@@ -53,7 +51,7 @@ def study_rows(model: BNTANet, settings: Settings, sites: range = range(SITES), 
             rows.append((number, name, result.tracks, result.before[0], *result.difference, result.verdict,
                          true_before, true_after - true_before))
     return pd.DataFrame(rows, columns=["site", "adaption", "tracks", "before", "estimate", "low", "high",
-                                       "verdict", "true before", "true"])  # fmt: skip
+                                       "verdict", "true before", "true"])
 
 
 def agreement(study: pd.DataFrame) -> pd.Series:
@@ -71,7 +69,7 @@ def agreement(study: pd.DataFrame) -> pd.Series:
         "rank correlation of both changes": float(study["estimate"].rank().corr(study["true"].rank())),
         "rank 1 by tracks minus the true one, before adaption, points":
             float((first["before"] - first["true before"]).mean()),
-    })  # fmt: skip
+    })
 
 
 def main(arguments: list[str] | None = None) -> None:

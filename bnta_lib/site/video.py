@@ -71,7 +71,7 @@ class _Track:
 
 
 def read_video(path: str | Path, size: tuple[int, int], *, max_per_track: int = 8, search: Search | None = None,
-               progress: bool = False) -> Site:  # fmt: skip
+               progress: bool = False) -> Site:
     """Crops of the people who move through a video, at most ``max_per_track`` a track, spread in time.
 
     size    (H, W) that crops are resized to; they are cut from the frame at its full size
@@ -105,7 +105,7 @@ def read_video(path: str | Path, size: tuple[int, int], *, max_per_track: int = 
         torch.tensor([k for k, *_ in rows]), torch.tensor([frame for _, frame, _, _ in rows]),
         torch.ones(len(rows), dtype=torch.int64), notes=tuple(notes),
         boxes=torch.tensor([box for *_, box in rows]),
-    )  # fmt: skip
+    )
 
 
 def read_videos(paths: Sequence[Path], size: tuple[int, int], name: str, **options) -> Site:
@@ -129,7 +129,7 @@ def read_videos(paths: Sequence[Path], size: tuple[int, int], name: str, **optio
         torch.cat([site.cameras * k for k, site in enumerate(sites, 1)]),
         skipped=skipped, notes=tuple(note for site in sites for note in site.notes),
         boxes=torch.cat([site.boxes for site in sites]),
-    )  # fmt: skip
+    )
 
 
 def _opened(path: Path) -> cv2.VideoCapture:
