@@ -1,11 +1,9 @@
-"""Adaption against the passes through the network that it cannot avoid.
+"""Adaption against the passes through the network that it cannot avoid: ``python benchmarks/adaption.py``.
 
-``python benchmarks/adaption.py [--device cuda] [--csv benchmarks/results.csv]`` adapts to the N = 900
-gallery images of GRID's counterpart with K = 128 pairs. The rival is written out here: forward passes
-of the N images in eval mode, and forward and backward passes of 2K images with gradients of gamma and
-beta alone, in the same batches. It chooses no pairs, has no loss but a sum, and takes no step.
-
-On a GPU a row more has the images decoded from JPEG files first.
+Adapts to the N = 900 gallery images of GRID's counterpart with K = 128 pairs. The rival is written out here:
+forward passes of the N images in eval mode, and forward and backward passes of 2K images with gradients of gamma
+and beta alone, in the same batches. It chooses no pairs, has no loss but a sum, and takes no step. With ``--device
+cuda`` another row decodes the images from JPEG files first.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import common
 import torch
@@ -21,17 +18,15 @@ from common import Row
 from torch import Tensor
 
 from bnta_lib.adaption import adapt
-from bnta_lib.rendered import benchmark
 from bnta_lib.data.folders import write_folder
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.model import BNTANet, bn_layers, fused, preserve_modes
 from bnta_lib.pairing import nearest_pairs
+from bnta_lib.rendered import benchmark
 from bnta_lib.settings import Settings, settings
 from bnta_lib.site.crops import read_crops
 
 N, K = 900, 128
-GOAL, GPU_GOAL = "<= 1.2x", "< 0.5 s"
-PAPERS = "the paper states 6.8 s for this N and K on a Titan Xp: another machine and program"
 
 
 @torch.no_grad()
@@ -56,64 +51,58 @@ def forward_backward(model: BNTANet, images: Tensor, batch: int) -> None:
             model.zero_grad(set_to_none=True)
 
 
-def network(own: Settings, device: str) -> BNTANet:
-    """A network whose statistics are those of images; no time depends on what is learnt."""
+def network(settings: Settings, device: str) -> BNTANet:
+    """A network of random weights: no time depends on what is learnt."""
     torch.manual_seed(0)
-    return BNTANet(751, own).to(device).eval()
+    return BNTANet(751, settings).to(device).eval()
 
 
-def gallery(own: Settings, n: int) -> Tensor:
+def gallery(settings: Settings, n: int) -> Tensor:
     """Images of GRID's counterpart, uint8 (n, 3, h, w), n <= 900."""
-    target = benchmark.target("GRID", own.size, splits=1)
+    target = benchmark.target("GRID", settings.size, splits=1)
     return target.data.images[target.splits[0].gallery[:n]]
 
 
-def measured(own: Settings, images: Tensor, k: int, device: str = "cpu", rounds: int = 1) -> Iterator[Row]:
+def measured(settings: Settings, images: Tensor, k: int, device: str, rounds: int) -> Iterator[Row]:
     """The row of one network; ours is measured between the two halves of its rival."""
-    model, n = network(own, device), len(images)
-    adapt(model, images[:8], own, K=4)  # warms up
-    parts = {"forward": [], "ours": [], "backward": [], "pairing": []}
+    model, n = network(settings, device), len(images)
+    adapt(model, images[:8], settings, K=4)  # warms up
+    local, times = forward(model, images), []
     for _ in range(rounds):
-        local = []
-        parts["forward"].append(common.seconds(lambda: local.append(forward(model, images)), device))
-        parts["ours"].append(common.seconds(lambda: adapt(model, images, own, K=k), device))
-        parts["backward"].append(common.seconds(
-            lambda: forward_backward(model, images[: 2 * k], 2 * own.tta_batch), device))
-        parts["pairing"].append(common.seconds(lambda: nearest_pairs(local[0], k)))
-    took = {name: min(values) for name, values in parts.items()}
-    bare = took["forward"] + took["backward"]
-    note = (f"{took['forward']:.3g} s forward ({1000 * took['forward'] / n:.3g} ms an image) and "
-            f"{took['backward']:.3g} s forward and backward ({1000 * took['backward'] / (2 * k):.3g} ms an "
-            f"image); pairing {took['pairing']:.2g} s")
-    note += f"; {PAPERS}" if (n, k, own.profile) == (N, K, "paper") else ""
-    about = f"{own.profile} network {own.height}x{own.width}, N={n}, K={k}, {device}"
-    yield Row(f"adaption ({about})", took["ours"], "s", bare, "bare passes through the network", GOAL,
-              note=note)
+        times.append((common.seconds(lambda: forward(model, images), device),
+                      common.seconds(lambda: adapt(model, images, settings, K=k), device),
+                      common.seconds(lambda: forward_backward(model, images[: 2 * k], 2 * settings.tta_batch), device),
+                      common.seconds(lambda: nearest_pairs(local, k), device)))
+    once, ours, twice, pairing = map(min, zip(*times))
+    about = f"{settings.profile} network {settings.height}x{settings.width}, N={n}, K={k}, {device}"
+    yield Row(f"adaption ({about})", ours, "s", once + twice, "bare passes through the network", "<= 1.2x",
+              note=f"{once:.3g} s forward ({1000 * once / n:.3g} ms an image) and {twice:.3g} s forward and backward "
+              f"({500 * twice / k:.3g} ms an image); pairing {pairing:.2g} s")
     if device == "cuda":
-        yield from decoded(own, images, k, device, about)
+        yield decoded(model, settings, images, k, device, about)
 
 
-def decoded(own: Settings, images: Tensor, k: int, device: str, about: str) -> Iterator[Row]:
+def decoded(model: BNTANet, settings: Settings, images: Tensor, k: int, device: str, about: str) -> Row:
     """The row of an adaption that begins with JPEG files."""
-    model, ones = network(own, device), torch.ones(len(images), dtype=torch.int64)
+    ones = torch.ones(len(images), dtype=torch.int64)
     with tempfile.TemporaryDirectory() as folder:
         write_folder(ReIDSet("gallery", images, ones, ones), folder)
-        files = common.least(lambda: read_crops(folder, own.size), 3)
-        both = common.least(lambda: adapt(model, read_crops(folder, own.size).images, own, K=k), 3, device)
-    yield Row(f"adaption from files ({about})", both, "s", goal=GPU_GOAL,
-              note=f"{files:.2g} s of it decoding {len(images)} JPEG files, as read_crops does it")
+        files = min(common.seconds(lambda: read_crops(folder, settings.size)) for _ in range(3))
+        both = min(common.seconds(lambda: adapt(model, read_crops(folder, settings.size).images, settings, K=k), device)
+                   for _ in range(3))
+    return Row(f"adaption from files ({about})", both, "s", goal="< 0.5 s",
+               note=f"{files:.2g} s of it decoding {len(images)} JPEG files, as read_crops does it")
 
 
-def rows(device: str) -> Iterator[Row]:
-    laptop = settings("laptop")
+def rows(device: str, quick: bool) -> Iterator[Row]:
+    if quick:
+        smoke = settings("smoke")
+        yield from measured(smoke, gallery(smoke, 16), 4, device, 1)
+        return
+    laptop, paper = settings("laptop"), replace(settings("paper"), pretrained=False)
     yield from measured(laptop, gallery(laptop, N), K, device, rounds=3)
-    paper = replace(settings("paper"), pretrained=False)
     yield from measured(paper, gallery(paper, N), K, device, rounds=1 if device == "cpu" else 5)
 
 
-def main() -> None:
-    common.main_on_device(__doc__, Path(__file__).stem, rows)
-
-
 if __name__ == "__main__":
-    main()
+    common.main(__doc__, rows, cuda=True)

@@ -1,10 +1,8 @@
-"""What the guards measure in adaptions that are sound and in ones that do harm.
+"""What guarding an adaption takes, and what the guards measure in sound adaptions and in ones that do harm.
 
-The thresholds of :class:`bnta_lib.site.guards.Guards` were chosen from these runs: laptop profile, the
-committed weights, guards that measure and stop nothing. ``python benchmarks/guards.py`` runs them
-again (about five minutes of one core) and writes ``figures/laptop/guards.csv``, ``.png``, ``.pdf``;
-``--figure`` draws what the CSV holds. ``--cost [--csv benchmarks/results.csv]`` measures instead what
-guarding an adaption takes, which is the part of this that the speed suite runs.
+``python benchmarks/guards.py`` measures the first. ``--study`` runs the adaptions from which the thresholds of
+:class:`bnta_lib.site.guards.Guards` were chosen (laptop profile, committed weights, guards that measure and stop
+nothing; about five minutes of one core) and writes ``figures/laptop/guards.csv``, ``.png`` and ``.pdf``.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 
 import common
 import matplotlib.pyplot as plt
@@ -22,13 +21,12 @@ from common import Row
 
 from bnta_lib.adaption import adapt
 from bnta_lib.data import load_targets
-from bnta_lib.data.sets import Target
-from bnta_lib.suite.experiments import sample_of, score
 from bnta_lib.figures.base import save_figure, use_style
 from bnta_lib.files import atomic
+from bnta_lib.model import embed
+from bnta_lib.settings import figures_dir, settings
 from bnta_lib.site.guards import Guards
-from bnta_lib.model import BNTANet, embed
-from bnta_lib.settings import Settings, figures_dir, settings
+from bnta_lib.suite.experiments import sample_of, score
 from bnta_lib.training import trained_model
 
 OPEN = Guards(min_images=0, max_duplicates=1, max_move=math.inf, min_spread=0)
@@ -47,7 +45,7 @@ def cases(name: str, target, others: dict):
     """Every adaption on a target: kind, case, split, images, settings that differ."""
     data, split = target.data.images, target.splits[0]
     gallery = data[split.gallery]
-    for number in range(3):
+    for number in range(min(3, len(target.splits))):
         yield "sound", "gallery", number, data[target.splits[number].gallery], {}
     for n in (4, 8, 16, 32, 48):
         yield "few images", f"N = {n}", 0, data[sample_of(split, n)], {}
@@ -84,42 +82,23 @@ def stopped(row) -> str:
     return ""
 
 
-def run(profile: str = "laptop") -> pd.DataFrame:
+def run(profile: str, quick: bool) -> pd.DataFrame:
     """A row a run; ``gain`` is of rank 1 in points, ``stopped`` the default guard that would stop it."""
-    own = settings(profile)
-    model, targets = trained_model(own), load_targets(own)
-    rows = []
+    current, rows = settings(profile), []
+    model, targets = trained_model(current), load_targets(current)
+    torch.set_num_threads(1)
     for name, target in targets.items():
         features, _ = embed(model, target.data.images)
-        before = [score(model, target, split, own, features).row()["R1"] for split in target.splits]
-        for kind, case, number, images, change in cases(name, target, targets):
-            chosen = replace(own, **change)
+        before = [score(model, target, split, current, features).row()["R1"] for split in target.splits]
+        for kind, case, number, images, change in islice(cases(name, target, targets), 2 if quick else None):
+            result = adapt(model, images, replace(current, **change), guards=OPEN)
+            after = score(result.model, target, target.splits[number], current).row()["R1"]
+            measured = result.guarded.set_index("guard")["measured"]
             row = {"kind": kind, "case": case, "target": name, "split": number, "N": len(images),
-                   "R1": before[number]}
-            result = adapt(model, images, chosen, guards=OPEN)
-            after = score(result.model, target, target.splits[number], own).row()["R1"]
-            found = result.guarded.set_index("guard")["measured"]
-            row |= {"gain": after - before[number], "different": found["images"],
-                    "duplicates": found["duplicates"], "move": found["move"], "spread": found["spread"]}
+                   "R1": before[number], "gain": after - before[number], "different": measured["images"],
+                   "duplicates": measured["duplicates"], "move": measured["move"], "spread": measured["spread"]}
             rows.append(row | {"stopped": stopped(row)})
-            print(", ".join(f"{k} {v:.3g}" if isinstance(v, float) else str(v) for k, v in row.items()),
-                  flush=True)
     return pd.DataFrame(rows)
-
-
-def cost(own: Settings, model: BNTANet, targets: dict[str, Target], guards: Guards = Guards(),
-         repeats: int = 3) -> Iterator[Row]:
-    """Processor seconds of an adaption to each gallery with guards and without: the least of some."""
-    for name, target in targets.items():
-        images, least = target.data.images[target.splits[0].gallery], {}
-        for _ in range(repeats):
-            for chosen in (None, guards):
-                start = time.process_time()
-                adapt(model, images, own, guards=chosen)
-                least[chosen] = min(least.get(chosen, math.inf), time.process_time() - start)
-        without, guarded = least.values()
-        yield Row(f"guarded adaption ({own.profile}, {name}, N={len(images)})", guarded, "s", without,
-                  "the same without guards", note="processor seconds")
 
 
 def draw(rows: pd.DataFrame) -> plt.Figure:
@@ -151,30 +130,35 @@ def draw(rows: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def main() -> None:
-    parser = common.parser(__doc__)
-    parser.add_argument("--cost", action="store_true", help="measure what guarding takes, and nothing else")
-    parser.add_argument("--figure", action="store_true", help="draw the CSV's rows, and run nothing")
-    options = parser.parse_args()
-    own = settings("laptop")
-    if options.cost:
-        common.run("guards", cost(own, trained_model(own), load_targets(own)), options.csv)
-        return
-    path = figures_dir("laptop") / "guards.csv"
-    if options.figure:
-        if not path.is_file():
-            parser.error(f"no {path}: run without --figure first")
-        rows = pd.read_csv(path, keep_default_na=False)
-        rows["stopped"] = [stopped(row) for _, row in rows.iterrows()]
-    else:
-        torch.set_num_threads(1)
-        rows = run()
-    with atomic(path) as temporary:
-        rows.round(4).to_csv(temporary, index=False)
-    use_style()
-    for written in (path, *save_figure(draw(rows), "guards", "laptop")):
-        print(written.relative_to(figures_dir("laptop").parents[1]))
+def study(device: str, quick: bool) -> Iterator[Row]:
+    """Runs every case and writes figures/laptop/guards.csv, .png and .pdf; yields how many a guard stopped."""
+    cases = run("smoke" if quick else "laptop", quick)
+    if not quick:
+        with atomic(figures_dir("laptop") / "guards.csv") as temporary:
+            cases.round(4).to_csv(temporary, index=False)
+        use_style()
+        save_figure(draw(cases), "guards", "laptop")
+    stopped = cases[cases["stopped"] != ""]
+    yield Row("adaptions that a guard stops", len(stopped), "adaptions", note=f"of {len(cases)}")
+
+
+def rows(device: str, quick: bool) -> Iterator[Row]:
+    """Processor seconds of an adaption to each gallery with guards and without: the least of some."""
+    current = settings("smoke" if quick else "laptop")
+    model = trained_model(current)
+    for name, target in load_targets(current).items():
+        images, least = target.data.images[target.splits[0].gallery], {}
+        for _ in range(1 if quick else 3):
+            for guards in (None, OPEN if quick else Guards()):
+                start = time.process_time()
+                adapt(model, images, current, guards=guards)
+                least[guards] = min(least.get(guards, math.inf), time.process_time() - start)
+        without, guarded = least.values()
+        yield Row(f"guarded adaption ({current.profile}, {name}, N={len(images)})", guarded, "s", without,
+                  "the same without guards", note="processor seconds")
+        if quick:
+            return
 
 
 if __name__ == "__main__":
-    main()
+    common.main(__doc__, rows, study=study)

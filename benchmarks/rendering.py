@@ -1,19 +1,15 @@
 """Rendering a source of the embedded benchmark: ``python benchmarks/rendering.py``.
 
-Images a second of :func:`bnta_lib.rendered.benchmark.source` into an empty cache, so with parameters,
-pixels, digest and the file. One thread a process. With several processes each renders a source of its
-own, all begin together, and the rate is that of all images until the last process ends; the rival is
-then the rate of one process, and the ratio how many times as fast all of them are.
+Images a second of :func:`bnta_lib.rendered.benchmark.source` into an empty cache: parameters, pixels, digest and
+the file. One thread a process. Several processes render one source of which each takes blocks; the rival is then
+the rate of one process, and the ratio how many times as fast all of them are.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import common
 import torch
@@ -25,59 +21,33 @@ from bnta_lib.settings import settings
 SOURCE = "Market-1501"
 
 
-def in_process(size: tuple[int, int], images: int, number: int) -> float:
-    """Seconds of rendering so many images, when all processes have warmed up."""
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["BNTA_CACHE"] = folder
-        benchmark.source(SOURCE, 16, 64, size)  # reads the bodies and draws the places
-        _BEGIN.wait()
-        # The number makes another set of each process's.
-        return common.seconds(lambda: benchmark.source(SOURCE, images // 8 + number, images, size))
-
-
-def _share(barrier) -> None:
-    global _BEGIN
-    _BEGIN = barrier
-
-
 def rate(size: tuple[int, int], images: int, processes: int) -> float:
-    """Images a second of so many processes, each rendering ``images``."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _share, (context.Barrier(processes),)) as pool:
-        took = list(pool.map(in_process, *zip(*[(size, images, number) for number in range(processes)])))
-    return processes * images / max(took)
+    """Images a second of this process alone, or of so many that it starts."""
+    before = {name: os.environ.get(name) for name in ("BNTA_CACHE", "BNTA_WORKERS")}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"BNTA_CACHE": folder, "BNTA_WORKERS": str(processes)}
+        try:
+            # Reads the bodies and draws the places, in every process.
+            benchmark.source(SOURCE, 256, benchmark.MANY if processes > 1 else 256, (16, 8))
+            return images / common.seconds(lambda: benchmark.source(SOURCE, images // 8, images, size))
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def measured(size: tuple[int, int], images: int, counts: tuple[int, ...], goal: str) -> Iterator[Row]:
-    """A row for each number of processes, the first of them one; the goal is that of one."""
-    name, single = f"rendering {size[0]}x{size[1]}", None
-    for processes in counts:
-        found = rate(size, images, processes)
-        if single is None:
-            single = found
-            yield Row(f"{name}, one core", found, "images/s", goal=goal,
-                      note=f"{images:,} images of {SOURCE}")
-        else:
-            yield Row(f"{name}, {processes} processes", found, "images/s", single, "one process",
-                      note=f"{found / single / processes:.0%} of so many times one process's rate")
-
-
-def counts(cores: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and all cores."""
-    return tuple(sorted({*(2**i for i in range(cores.bit_length())), cores}))
-
-
-def rows() -> Iterator[Row]:
-    cores = counts(os.cpu_count() or 1)
-    yield from measured(settings("laptop").size, 4_096, cores, ">= 500 images/s")
-    yield from measured(settings("paper").size, 1_024, cores, "")
-
-
-def main() -> None:
-    chosen = common.parser(__doc__).parse_args()
-    common.run(Path(__file__).stem, rows(), chosen.csv)
+def rows(device: str, quick: bool) -> Iterator[Row]:
+    torch.set_num_threads(1)
+    cores = os.cpu_count() or 1
+    sizes = ((settings("laptop").size, 4_096, ">= 500 images/s"), (settings("paper").size, 1_024, ""))
+    for size, images, goal in sizes:
+        images = images // 32 if quick else images
+        name, single = f"rendering {size[0]}x{size[1]}", rate(size, images, 1)
+        yield Row(f"{name}, one core", single, "images/s", goal=goal, note=f"{images:,} images of {SOURCE}")
+        for processes in sorted({*(2**i for i in range(1, cores.bit_length())), cores} - {1}):
+            several = rate(size, images * processes, processes)
+            yield Row(f"{name}, {processes} processes", several, "images/s", single, "one process",
+                      note=f"{several / single / processes:.0%} of so many times one process's rate")
 
 
 if __name__ == "__main__":
-    main()
+    common.main(__doc__, rows)
