@@ -122,10 +122,10 @@ def test_row_that_was_not_measured_and_unknown_kind_are_refused():
         claim("larger", ("ours",))
 
 
-def changes(values, splits=6) -> pd.DataFrame:
+def changes(values, splits=6, steps=None) -> pd.DataFrame:
     """Rates of ten layers: values[target][layer], with the same spread over splits in all."""
     return pd.DataFrame([
-        {"target": t, "split": s, "metric": "rate mean", "index": i, "layer": f"bn{i}",
+        {"target": t, "split": s, "metric": "rate mean", "steps": (steps or {}).get(t, 4), "index": i, "layer": f"bn{i}",
          "value": v + 0.1 * (-1) ** s * (s + i)}
         for t, own in values.items() for i, v in enumerate(own, 1) for s in range(splits)])
 
@@ -169,9 +169,8 @@ def test_targets_differ_where_most_layers_do(differing, word):
     row = judge.judge({"Fig. 3": rows}, [made]).iloc[0]
     assert row["verdict"] == word and row["here"] == 10 * differing
     assert "steps" not in row["note"]
-    third = changes({"C": 10 * [9]})
-    steps = pd.concat([rows, third]).assign(steps=lambda own: own["target"].map({"A": 4, "B": 4, "C": 1}))
-    note = judge.judge({"Fig. 3": steps}, [made]).iloc[0]["note"]
+    third = pd.concat([rows, changes({"C": 10 * [9]}, steps={"C": 1})])
+    note = judge.judge({"Fig. 3": third}, [made]).iloc[0]["note"]
     assert note.endswith(f"among A and B alone, of 4 steps each: {10 * differing} % of the layers")
     for few in (rows[rows["target"] == "A"], rows[rows["split"] == 0]):
         assert judge.judge({"Fig. 3": few}, [made]).iloc[0]["verdict"] == OPEN

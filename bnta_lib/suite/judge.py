@@ -4,16 +4,14 @@ Every sentence that compares two numbers is a row of ``data/paper_claims.csv``. 
 each a verdict (see :func:`bnta_lib.suite.stats.verdict`), by its kind:
 
 * "greater": the rows ``method``, added up, minus the rows ``against``, is above zero.
-* "highest": the row is above every other row of its table; one resolved above it refutes it.
+* "highest": the row is above every other row of its table. One resolved above it refutes it.
 * "small effect": the difference lies within :data:`MARGIN` of zero.
 * "layers": the mean change rate of the BN layers named is above that of all others, and most of
   those named are among the ten that change most, from which the paper reads them off.
-* "differ": change rates differ between targets (analysis of variance over splits, 5 % a layer) at
-  more than half of the BN layers. :data:`CHANCE` per cent or less, as chance alone gives, refutes it.
+* "differ": change rates differ between targets (analysis of variance over splits) at more than half
+  of the BN layers. No more than chance alone gives refutes it.
 * "trend": a difference over the cells of Figure 4 (see :mod:`bnta_lib.suite.grid`) is above zero.
 * "at most": a time, or a ratio of times, is no larger than the paper's, on the paper's network.
-
-A comparison of rows of several trainings is not resolved while one of them was trained once.
 """
 
 from __future__ import annotations
@@ -38,8 +36,7 @@ from bnta_lib.suite.tables import paper_numbers, row_name
 # What still is "quite a small, and even negligible effect", points of rank 1: about one probe of
 # the 125 that a split of GRID has (0.8 points), the smallest step that rank 1 can take there.
 MARGIN = 1.0
-LAYER_LEVEL = 0.05
-CHANCE = 100 * LAYER_LEVEL  # per cent of layers that differ at that level if none does
+LAYER_LEVEL = 0.05  # of the analysis of variance of a layer; the share that differs by chance
 COLUMNS = ["id", "where", "claim", "target", "paper", "here", "low", "high", "unit", "verdict", "note"]
 
 
@@ -217,29 +214,25 @@ def _differ(claim: Claim, rows: pd.DataFrame, limits: tuple) -> dict:
     splits = rates.groupby("target")["split"].nunique()
     if len(splits) < 2 or splits.min() < 2:
         return _level(math.nan, SHARE, OPEN, "needs two targets that move, with two splits each")
-    share, layers = _share_that_differs(rates)
+    share = _share_that_differs(rates)
     spread = between_targets(change_rates_by_split(rates)).iloc[0]["ratio"]
-    return _level(share, SHARE, HOLDS if share > 50 else FAILS if share <= CHANCE else OPEN,
-                  "a share and no difference", f"of {layers} layers that moved; spread between targets "
-                  f"{spread:.1f} times that between splits (median)", _of_equal_steps(rates))
+    notes = ["a share and no difference", f"of {rates['index'].nunique()} layers that moved",
+             f"spread between targets {spread:.1f} times that between splits (median)"]
+    # Statistics move once in each step: targets of equally many steps compare better.
+    steps = rates.groupby("target", sort=False)["steps"].first()
+    alike = steps[steps == steps.mode().iloc[0]]
+    if 1 < len(alike) < len(steps):
+        among = _share_that_differs(rates[rates["target"].isin(alike.index)])
+        notes.append(f"among {' and '.join(alike.index)} alone, of {alike.iloc[0]} steps each: {among:.0f} % of the layers")
+    word = HOLDS if share > 50 else FAILS if share <= 100 * LAYER_LEVEL else OPEN
+    return _level(share, SHARE, word, *notes)
 
 
-def _share_that_differs(rates: pd.DataFrame) -> tuple[float, int]:
-    """Per cent of the layers on which an analysis of variance separates the targets, and of how many."""
+def _share_that_differs(rates: pd.DataFrame) -> float:
+    """Per cent of the layers on which an analysis of variance separates the targets."""
     levels = [stats.f_oneway(*(v.to_numpy() for _, v in layer.groupby("target")["value"])).pvalue
               for _, layer in rates.groupby("index")]
-    return 100 * float(np.mean([p < LAYER_LEVEL for p in levels])), len(levels)
-
-
-def _of_equal_steps(rates: pd.DataFrame) -> str:
-    """The same share among targets with equally many steps of adaption, if not all are such."""
-    steps = rates.drop_duplicates("target").set_index("target").get("steps", pd.Series(dtype=int))
-    alike = steps[steps == steps.mode().iloc[0]] if len(steps) else steps
-    if not 1 < len(alike) < len(steps):
-        return ""
-    share, _ = _share_that_differs(rates[rates["target"].isin(alike.index)])
-    return (f"among {' and '.join(alike.index)} alone, of {alike.iloc[0]} steps each: "
-            f"{share:.0f} % of the layers")
+    return 100 * float(np.mean([p < LAYER_LEVEL for p in levels]))
 
 
 def _trend(claim: Claim, rows: pd.DataFrame, limits: tuple) -> dict:
