@@ -97,7 +97,7 @@ def test_stripes_are_there_from_every_side():
     col = torch.arange(64.0).repeat(12, 1) + 0.5
     rgb, alpha = render.paint(render.as_tensors(p, "cpu"), render.as_tensors(s, "cpu"), row, col)
     for k in range(12):
-        top, middle = int(frames.shoulders[maps[k]]), int(frames.middle[maps[k]])
+        top, middle = int(frames["shoulders"][maps[k]]), int(frames["middle"][maps[k]])
         line = rgb[:, k, top + 6 : top + 26, middle].mean(0)
         assert line.max() - line.min() > 0.3, f"no stripes at {30 * k} degrees"
 

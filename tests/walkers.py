@@ -22,15 +22,16 @@ def write_video(path: Path, number: int, crowd: int, seconds: float, fps: float 
     person, None if it is not wholly in the picture.
     """
     domain = site_domain(number)
-    camera = scene.cameras(domain)[0]
-    still = camera.plates[0].pixels.transpose(1, 2, 0).astype(np.float32) / 255
+    plates, table = scene.cameras(domain)
+    still = plates[0][0].pixels.transpose(1, 2, 0).astype(np.float32) / 255
     rng = np.random.Generator(np.random.Philox(key=(domain.code << 64) | 77))
-    walkers = walkers_of(domain, np.arange(1, crowd + 1), camera, seconds, rng)
+    walkers = walkers_of(domain, np.arange(1, crowd + 1), plates[0][0], seconds, rng)
+    light = {"light": table["light"][:1], "sun": table["sun"][:1]}
     noise = rng.normal(0, 0.008, (places.ROWS, 2 * places.COLS, 3)).astype(np.float32)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, (places.COLS, places.ROWS))
     truth = []
     for frame in range(round(seconds * fps)):
-        picture, boxes = draw(still, walkers, frame / fps)
+        picture, boxes = draw(still, walkers, frame / fps, light)
         truth.append(boxes)
         start = int(rng.integers(places.COLS))  # another part of the noise in every frame
         pixels = ((picture + noise[:, start : start + places.COLS]).clip(0, 1) * 255 + 0.5).astype(np.uint8)
@@ -39,9 +40,9 @@ def write_video(path: Path, number: int, crowd: int, seconds: float, fps: float 
     return truth
 
 
-def walkers_of(domain, ids, camera, seconds, rng) -> list[dict]:
+def walkers_of(domain, ids, plate, seconds, rng) -> list[dict]:
     """Who walks where and when: a person enters at one side, at a depth of its own."""
-    who, plate, walkers = people(domain, ids), camera.plates[0], []
+    who, walkers = people(domain, ids), []
     nearest = places.ROWS - 8.0
     furthest = max(plate.wall + 6, plate.horizon + 0.55 * (nearest - plate.horizon))
     depth = np.linspace(furthest, nearest, len(ids))[rng.permutation(len(ids))]
@@ -54,12 +55,12 @@ def walkers_of(domain, ids, camera, seconds, rng) -> list[dict]:
             "tall": (depth[k] - plate.horizon) / plate.height * load_bank().shapes[shape].height_m,
             # Everybody needs a third of the time to cross, and starts after the one before.
             "start": 1.0 + 0.7 * seconds / len(ids) * k, "speed": (places.COLS + 80) / (0.42 * seconds),
-            "right": to_right, "light": camera.light, "sun": camera.sun,
+            "right": to_right,
         })  # fmt: skip
     return sorted(walkers, key=lambda walker: walker["foot"])  # the nearest is painted last
 
 
-def draw(still: np.ndarray, walkers: list[dict], time: float) -> tuple[np.ndarray, Boxes]:
+def draw(still: np.ndarray, walkers: list[dict], time: float, light: dict) -> tuple[np.ndarray, Boxes]:
     """The picture (rows, cols, 3) at a time, and the box of everyone who is wholly in it."""
     picture, boxes, frames = still.copy(), [], scene.map_frames()
     for walker in walkers:
@@ -67,9 +68,9 @@ def draw(still: np.ndarray, walkers: list[dict], time: float) -> tuple[np.ndarra
         column = gone if walker["right"] else places.COLS - gone
         pose = int(1.8 * 8 * (time - walker["start"])) % 8 if time > walker["start"] else 0
         number = int(scene.map_number(walker["shape"], pose, walker["view"], 0))
-        zoom = walker["tall"] / frames.tall[number]  # frame pixels a map pixel
-        top = walker["foot"] - zoom * (frames.top[number] + frames.tall[number])
-        left = column - zoom * frames.middle[number]
+        zoom = walker["tall"] / frames["tall"][number]  # frame pixels a map pixel
+        top = walker["foot"] - zoom * (frames["top"][number] + frames["tall"][number])
+        left = column - zoom * frames["middle"][number]
         y0, y1 = max(int(top), 0), min(int(top + zoom * 128), places.ROWS)
         x0, x1 = max(int(left), 0), min(int(left + zoom * 64), places.COLS)
         height, width = walker["tall"], 0.42 * walker["tall"]
@@ -78,8 +79,8 @@ def draw(still: np.ndarray, walkers: list[dict], time: float) -> tuple[np.ndarra
         if x1 <= x0 or y1 <= y0:
             continue
         angle = np.radians(load_bank().views_deg[walker["view"]])
-        shot = as_tensors({"map": np.array([number]), "cos": np.array([np.cos(angle)]), "sin": np.array([np.sin(angle)]),
-                           "light": walker["light"][None], "sun": np.array([walker["sun"]])})
+        shot = as_tensors({"map": np.array([number]), "cos": np.array([np.cos(angle)]),
+                           "sin": np.array([np.sin(angle)]), **light})
         row, col = ((np.arange(a, b) + 0.5 - edge) / zoom for a, b, edge in ((y0, y1, top), (x0, x1, left)))
         rgb, alpha = paint(walker["who"], shot, torch.from_numpy(row).float()[None], torch.from_numpy(col).float()[None])
         rgb, alpha = rgb[:, 0].permute(1, 2, 0).numpy(), alpha[0, :, :, None].numpy()

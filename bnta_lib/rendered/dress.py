@@ -60,8 +60,7 @@ def body_table(device: str) -> tuple[Tensor, Tensor]:
 @functools.cache
 def frame_table(device: str) -> Rows:
     """`scene.map_frames` as tensors."""
-    frames = scene.map_frames()
-    return as_tensors({**vars(frames), "foot": frames.top + frames.tall}, device)
+    return as_tensors(scene.map_frames(), device)
 
 
 @functools.cache

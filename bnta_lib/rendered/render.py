@@ -71,7 +71,7 @@ def photograph(scenes: Tensor, shot: Parameters, size: tuple[int, int]) -> Tenso
 @functools.cache
 def plate_table(domain: Domain, device: str) -> Tensor:
     """Plates of a domain's cameras, float32 (3, plates * ROWS * COLS) in 0..1."""
-    pixels = np.stack([p.pixels for c in scene.cameras(domain) for p in c.plates], 1).reshape(3, -1)
+    pixels = np.stack([plate.pixels for plates in scene.cameras(domain)[0] for plate in plates], 1).reshape(3, -1)
     return torch.from_numpy(pixels).to(device).float() * (1 / 255)
 
 

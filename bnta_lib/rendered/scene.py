@@ -8,7 +8,7 @@ one row an image.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,32 +22,19 @@ THING_COLOURS = {"black": 5, "charcoal": 4, "grey": 4, "navy": 3, "brown": 2, "b
                  "light grey": 2, "red": 1}
 
 
-@dataclass(frozen=True)
-class CameraSetting:
-    """One camera of a domain: its plates, where it looks, and what it does to colours."""
-
-    plates: tuple[places.Plate, ...]
-    azimuth: float
-    steep: bool
-    light: np.ndarray  # (3,) direction to the light: image right, up, towards the camera
-    sun: float
-    gain: np.ndarray  # (3,)
-    exposure: float
-    gamma: float
-    contrast: float
-    haze: float
-    haze_colour: np.ndarray
-    saturation: float
-    resolution: float
-    blur: float
-    noise: float
-    quality: float
+# What a camera with true colours and a sharp, noiseless picture has.
+NEUTRAL = {"gain": 1.0, "exposure": 1.0, "gamma": 1.0, "contrast": 1.0, "haze": 0.0, "saturation": 1.0,
+           "resolution": 1.0, "blur": 0.06, "noise": 0.0, "quality": 98.0}
 
 
 @functools.cache
-def cameras(domain: Domain) -> tuple[CameraSetting, ...]:
-    """The cameras of a domain, in order."""
-    settings = []
+def cameras(domain: Domain) -> tuple[tuple[tuple[places.Plate, ...], ...], Parameters]:
+    """The plates of each camera of a domain, and the cameras' parameters, a row a camera.
+
+    azimuth, steep; light (3,), the direction to it (image right, up, towards the camera); sun; and what the
+    camera does to colours and detail: see `domains.Domain`.
+    """
+    plates, rows = [], []
     for c in range(domain.cameras):
         rng = np.random.Generator(np.random.Philox(key=(VERSION << 72) | (domain.code << 64) | c))
         steep = bool(rng.random() < domain.steep)
@@ -56,40 +43,23 @@ def cameras(domain: Domain) -> tuple[CameraSetting, ...]:
         height = rng.uniform(middle, high) if steep else rng.uniform(low, middle)
         light = np.array((rng.uniform(-0.7, 0.7), rng.uniform(0.4, 0.8), rng.uniform(0.2, 0.6)))
         light /= np.sqrt(light[0] * light[0] + light[1] * light[1] + light[2] * light[2])
-        value = {name: rng.uniform(*getattr(domain, name)) for name in (
-            "sun", "exposure", "gamma", "contrast", "haze", "saturation", "resolution", "blur",
-            "noise", "quality")}
-        settings.append(CameraSetting(
-            plates=tuple(places.draw(domain.places[(c + k) % len(domain.places)], height, rng)
-                         for k in range(domain.sites)),
-            azimuth=domain.azimuths[c % len(domain.azimuths)], steep=steep, light=light,
-            gain=np.array(domain.gain) * (1 + rng.uniform(-domain.cast, domain.cast, 3)),
-            haze_colour=np.array(domain.haze_colour) / 255, **value))
-    return tuple(settings)
-
-
-def neutral(camera: CameraSetting) -> CameraSetting:
-    """The same camera in the same place with true colours and a sharp, noiseless picture."""
-    return replace(camera, gain=np.ones(3), exposure=1.0, gamma=1.0, contrast=1.0, haze=0.0,
-                   saturation=1.0, resolution=1.0, blur=0.06, noise=0.0, quality=98.0)
-
-
-@dataclass(frozen=True)
-class MapFrames:
-    """Where the body is in each of the bank's maps (M,), in pixels of the map."""
-
-    top: np.ndarray  # first row
-    tall: np.ndarray  # rows from crown to soles
-    middle: np.ndarray  # column
-    shoulders: np.ndarray  # first row of the torso
-    torso: np.ndarray  # rows from there to the waist
-    hand_row: np.ndarray  # (M, 2), left and right; -99 where hidden
-    hand_col: np.ndarray
+        row = {name: rng.uniform(*getattr(domain, name)) for name in (
+            "sun", "exposure", "gamma", "contrast", "haze", "saturation", "resolution", "blur", "noise", "quality")}
+        plates.append(tuple(places.draw(domain.places[(c + k) % len(domain.places)], height, rng)
+                            for k in range(domain.sites)))
+        gain = np.array(domain.gain) * (1 + rng.uniform(-domain.cast, domain.cast, 3))
+        rows.append({"azimuth": domain.azimuths[c % len(domain.azimuths)], "steep": steep, "light": light,
+                     "gain": gain, "haze_colour": np.array(domain.haze_colour) / 255, **row})
+    return tuple(plates), {name: np.array([row[name] for row in rows], float) for name in rows[0]}
 
 
 @functools.cache
-def map_frames() -> MapFrames:
-    """The frames of all maps of the bank, in the order of `map_number`."""
+def map_frames() -> Parameters:
+    """Where the body is in each of the bank's maps, a row a map in the order of `map_number`, in its pixels.
+
+    top: first row; tall: rows from crown to soles; foot: their end; middle: column; shoulders: first row of the
+    torso; torso: rows from there to the waist; hand_row, hand_col (2,): left and right, -99 if hidden.
+    """
     part = body_bank.load_bank().part.numpy().reshape(-1, body_bank.HEIGHT, body_bank.WIDTH)
 
     def extent(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,8 +76,9 @@ def map_frames() -> MapFrames:
         seen = hand.any((1, 2))
         rows.append(np.where(seen, low, -99.0))
         cols.append(np.where(seen, (first + last) / 2, -99.0))
-    return MapFrames(top, end - top, (left + right) / 2, shoulders, waist - shoulders,
-                     np.stack(rows, 1), np.stack(cols, 1))
+    return {"top": top, "tall": end - top, "foot": top + (end - top), "middle": (left + right) / 2,
+            "shoulders": shoulders, "torso": waist - shoulders, "hand_row": np.stack(rows, 1),
+            "hand_col": np.stack(cols, 1)}
 
 
 def map_number(shape: np.ndarray, pose: np.ndarray, view: np.ndarray, elevation) -> np.ndarray:
@@ -126,15 +97,14 @@ def shots(domain: Domain, ids: np.ndarray, cams: np.ndarray, numbers: np.ndarray
     track = Draws(domain, np.stack([ids, cams + 1, 0 * ids], 1), 16)
     draw = Draws(domain, np.stack([ids, cams + 1, numbers + 1], 1), 64)
     walk = Draws(domain, np.stack([ids, 0 * ids, 0 * ids + 1], 1), 4) if domain.same_walk else track
-    settings = cameras(domain) if photometric else tuple(map(neutral, cameras(domain)))
-    shot_by = [settings[c] for c in cams.tolist()]
-    taken = {name: np.array([getattr(camera, name) for camera in shot_by], float) for name in (
-        "azimuth", "steep", "light", "sun", "gain", "exposure", "gamma", "contrast", "haze",
-        "haze_colour", "saturation", "resolution", "blur", "noise", "quality")}
+    plates, table = cameras(domain)
+    taken = {name: value[cams] for name, value in table.items()}
+    if not photometric:
+        taken |= {name: np.full_like(taken[name], value) for name, value in NEUTRAL.items()}
     steep = taken.pop("steep").astype(int)
     s: Parameters = {}
     _draw_pose(domain, s, walk, track, draw, who, taken.pop("azimuth"), steep)
-    ground = _draw_place(domain, s, track, draw, cams, shot_by, who)
+    ground = _draw_place(domain, s, track, draw, cams, plates, who)
     _draw_box(domain, s, draw, who)
     blocked = _draw_stranger(domain, s, draw, ground, stranger, steep)
     _draw_thing(s, draw, ground, blocked)
@@ -190,17 +160,17 @@ class _Ground:
 
 
 def _draw_place(domain: Domain, s: Parameters, track: Draws, draw: Draws, cams: np.ndarray,
-                shot_by: list[CameraSetting], who: Parameters) -> _Ground:
+                plates: tuple[tuple[places.Plate, ...], ...], who: Parameters) -> _Ground:
     """Where the person stands, in plate rows, so that the size follows from perspective."""
     site = track.choice(np.ones(domain.sites))
-    plates = [camera.plates[k] for camera, k in zip(shot_by, site.tolist(), strict=True)]
-    horizon, height, wall = np.array([(p.horizon, p.height, p.wall) for p in plates]).T
+    floors = [plates[c][k] for c, k in zip(cams.tolist(), site.tolist(), strict=True)]
+    horizon, height, wall = np.array([(plate.horizon, plate.height, plate.wall) for plate in floors]).T
     nearest = places.ROWS - 8.0
     ground = _Ground(horizon, height, np.maximum(wall + 6, horizon + 0.5 * (nearest - horizon)))
     depth = 0.85 * track.uniform() + 0.15 * draw.uniform()
     s["foot_row"] = ground.furthest + (nearest - ground.furthest) * depth
     s["foot_col"] = 60 + (places.COLS - 120) * (0.9 * track.uniform() + 0.1 * draw.uniform())
-    tall = map_frames().tall[s["map"]]
+    tall = map_frames()["tall"][s["map"]]
     s["scale"] = ground.metre(s["foot_row"]) * _body_heights(who) / tall  # plate pixels a map pixel
     s["plate"] = cams * domain.sites + site
     return ground
@@ -209,12 +179,12 @@ def _draw_place(domain: Domain, s: Parameters, track: Draws, draw: Draws, cams: 
 def _draw_box(domain: Domain, s: Parameters, draw: Draws, who: Parameters) -> None:
     """The box around the person, in pixels of its map."""
     frames = map_frames()
-    box = frames.tall[s["map"]] / 0.9 * (1 + draw.normal(domain.zoom))
+    box = frames["tall"][s["map"]] / 0.9 * (1 + draw.normal(domain.zoom))
     cut = np.where(draw.chance(domain.cut), draw.uniform(0.72, 0.95), 1.0)
-    s["box_row"] = frames.top[s["map"]] - 0.05 * box + draw.normal(domain.shift) * box
+    s["box_row"] = frames["top"][s["map"]] - 0.05 * box + draw.normal(domain.shift) * box
     s["box_rows"] = box * cut
     wide = s["box_cols"] = 0.5 * box * (1 + draw.normal(domain.stretch)) / who["width"]
-    s["box_col"] = frames.middle[s["map"]] - wide / 2 + draw.normal(domain.shift) * wide
+    s["box_col"] = frames["middle"][s["map"]] - wide / 2 + draw.normal(domain.shift) * wide
 
 
 def _draw_stranger(domain: Domain, s: Parameters, draw: Draws, ground: _Ground, stranger: Parameters,
@@ -233,7 +203,7 @@ def _draw_stranger(domain: Domain, s: Parameters, draw: Draws, ground: _Ground, 
     s["other_row"] = np.where(s["other"] == 2, foot + draw.uniform(6, 22), behind)
     apart = np.where(s["other"] == 2, draw.uniform(0.32, 0.62), draw.uniform(0.25, 0.75))
     s["other_col"] = s["foot_col"] + towards * apart * ground.metre(foot)
-    tall = map_frames().tall[s["other_map"]]
+    tall = map_frames()["tall"][s["other_map"]]
     s["other_scale"] = ground.metre(s["other_row"]) * _body_heights(stranger) / tall
     return blocked & ~by_person
 
