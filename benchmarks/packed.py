@@ -12,6 +12,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import common
 import numpy as np
@@ -19,8 +20,8 @@ from common import Row
 from joblib import Parallel, delayed, parallel_config
 from PIL import Image
 
-from bnta_lib.data.packed import BLOCK, open_pack, packed
-from bnta_lib.data.records import Found, Sample
+from bnta_lib.data.packed import BLOCK, open_pack, pack
+from bnta_lib.data.published import Found, Sample
 
 SIZE = (256, 128)  # height and width of the paper's input
 
@@ -61,7 +62,8 @@ def measured(folder: Path, height: int, width: int, count: int, times: int, roun
 
     def rate(workers: int) -> float:
         packs = []
-        took = common.seconds(lambda: packs.append(packed(found, SIZE, workers=workers, progress=False)))
+        with mock.patch.dict(os.environ, BNTA_WORKERS=str(workers)):
+            took = common.seconds(lambda: packs.append(pack(found, SIZE, progress=False)))
         opened.append(1000 * common.seconds(lambda: open_pack(packs[0].folder)))
         shutil.rmtree(packs[0].folder)
         return len(found) / took

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["bnta_lib.training", "bnta_lib.suite.report", "bnta_lib.data.downloads"])
+CONTEXT.set_forkserver_preload(["bnta_lib.training", "bnta_lib.suite.report", "bnta_lib.data.archives"])
 PATIENCE = 300  # seconds after which a process counts as stuck
 
 

@@ -103,7 +103,7 @@ def weights(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
 def image(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
     """A crop, in the formats that the sets and cameras come in."""
     import numpy as np
-    from bnta_lib.data.records import Sample, read_image
+    from bnta_lib.data.published import Sample, read_image
     from PIL import Image
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 12, 3), np.uint8))
@@ -120,9 +120,8 @@ def image(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
 def _in_tree(place: Path, name: str, layout: str, file: str) -> tuple[list[bytes], Callable[[Path], object]]:
     """One .mat file of a published tree; the survey of the tree must not fail, whatever it holds."""
     import real_trees
-    from bnta_lib.data.layouts import survey
+    from bnta_lib.data.published import read_image, survey
     from bnta_lib.data.splits import target_splits
-    from bnta_lib.data.records import read_image
     from bnta_lib.settings import settings
 
     top = real_trees.tree(name, layout, place / "tree", people=3)
@@ -132,7 +131,7 @@ def _in_tree(place: Path, name: str, layout: str, file: str) -> tuple[list[bytes
     def read(path: Path) -> None:
         os.replace(path, mat)
         try:
-            found = survey(place / "tree").found
+            found, _ = survey(place / "tree")
         except EXPECTED as error:
             raise AssertionError(f"the survey gave up: {error}") from error
         if name == "GRID":

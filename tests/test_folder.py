@@ -5,8 +5,8 @@ import pytest
 import torch
 from bnta_lib.data import load_sources, load_targets, thinned
 from bnta_lib.data.folders import read_folder, read_target, write_folder
-from bnta_lib.data.packed import packed
-from bnta_lib.data.records import Sample
+from bnta_lib.data.packed import pack
+from bnta_lib.data.published import Found, Sample
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.settings import settings
 from bnta_lib.site import read_crops
@@ -90,13 +90,13 @@ def test_other_folders_are_split_across_cameras(tmp_path):
             assert len(same) and (cams[same] != cams[probe]).all()
 
 
-def test_a_folder_of_one_camera_is_refused_as_target(tmp_path):
+def test_folder_of_one_camera_is_refused_as_target(tmp_path):
     write_folder(made([1, 1, 2], [1, 1, 1]), tmp_path, "png")
     with pytest.raises(ValueError, match="two cameras"):
         read_target(tmp_path, SIZE)
 
 
-def test_a_folder_serves_as_source_and_as_target(tmp_path):
+def test_folder_serves_as_source_and_as_target(tmp_path):
     write_folder(made([5, 5, 9, 9, 0], [1, 2, 1, 2, 2]), tmp_path / "mine", "png")
     chosen = settings("smoke", height=32, width=16)
     source = load_sources(chosen, tmp_path / "mine")
@@ -105,7 +105,7 @@ def test_a_folder_serves_as_source_and_as_target(tmp_path):
     assert list(targets) == ["mine"] and len(targets["mine"].splits) == chosen.splits
 
 
-def test_a_deep_or_turned_photograph_is_misread(tmp_path):
+def test_16_bit_grey_and_turned_photographs_are_read_right(tmp_path):
     ramp = np.linspace(0, 65535, 48).astype(np.uint16)
     Image.fromarray(np.tile(ramp, (96, 1))).save(tmp_path / "0001_c1_0.png")  # 16-bit grey
     upright = Image.fromarray(np.tile(np.arange(96, dtype=np.uint8)[:, None], (1, 48)))
@@ -122,7 +122,7 @@ def crops(*folders):
         write_folder(made([1, 1], [1, 2]), folder, "png")
 
 
-def test_a_hidden_folder_is_read_as_crops(tmp_path):
+def test_hidden_folders_are_passed_over(tmp_path):
     crops(tmp_path / "own" / "cam1")
     before = read_folder(tmp_path / "own", SIZE), read_crops(tmp_path / "own", SIZE).files
     crops(*(tmp_path / "own" / name / "files" for name in (".Trash-1000", "__MACOSX", "@eaDir")))
@@ -132,7 +132,7 @@ def test_a_hidden_folder_is_read_as_crops(tmp_path):
     assert len(read_folder(tmp_path / ".mine", SIZE)) == len(read_crops(tmp_path / ".mine", SIZE)) == 2
 
 
-def test_a_linked_folder_is_passed_over_or_read_twice(tmp_path):
+def test_linked_folders_are_read_once(tmp_path):
     crops(tmp_path / "disk" / "cam1", tmp_path / "own" / "z")
     for name, goal in (("cam1", "disk/cam1"), ("again", "disk/cam1"), ("loop", "own"), ("a", "own/z")):
         (tmp_path / "own" / name).symlink_to(tmp_path / goal)
@@ -143,7 +143,7 @@ def test_a_linked_folder_is_passed_over_or_read_twice(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["0002_c1_0.png", "cam2", "0000_c0_itself.png"])
-def test_a_link_that_leads_nowhere_is_dropped_without_a_word(tmp_path, name):
+def test_link_that_leads_nowhere_is_named(tmp_path, name):
     crops(tmp_path)
     (tmp_path / name).symlink_to(name if "itself" in name else tmp_path / "gone" / name)
     with pytest.raises(ValueError, match=f"{name} is a link that leads nowhere: mend or delete it"):
@@ -156,7 +156,7 @@ def test_a_link_that_leads_nowhere_is_dropped_without_a_word(tmp_path, name):
 
 
 @pytest.mark.parametrize("values", [(0, 65_536), (-5, 999), (1 << 20, 1 << 21)])
-def test_grey_values_of_32_bits_wrap_round(tmp_path, values):
+def test_grey_values_of_32_bits_are_refused(tmp_path, values):
     file = tmp_path / "0001_c1_0.png"
     grey = np.tile(np.linspace(*values, 16).astype(np.int32), (32, 1))
     Image.fromarray(grey).save(file, "TIFF")
@@ -167,7 +167,7 @@ def test_grey_values_of_32_bits_wrap_round(tmp_path, values):
 
 
 @pytest.mark.parametrize("name", ["alpha", "colour", "palette"])
-def test_transparent_places_differ_by_who_reads_the_file(tmp_path, monkeypatch, name):
+def test_transparent_pixels_are_white_for_every_reader(tmp_path, monkeypatch, name):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "own" / "0001_c1_0.png"
     file.parent.mkdir()
@@ -184,16 +184,16 @@ def test_transparent_places_differ_by_who_reads_the_file(tmp_path, monkeypatch, 
     image = read_folder(file.parent, SIZE).images[0]
     assert (image[:, :16] == 255).all() and (image[:2, 16:] == 0).all() and (image[2, 16:] == 255).all()
     assert torch.equal(image, read_crops(file.parent, SIZE).images[0])
-    assert torch.equal(image, packed([Sample(file, 1, 1)], SIZE, progress=False).images[0])
+    assert torch.equal(image, pack(Found("one", "made", tmp_path, (Sample(file, 1, 1),)), SIZE, progress=False).images[0])
 
 
-def test_a_share_of_one_person_is_named_as_two_people():
+def test_share_of_one_person_keeps_that_person():
     kept = thinned(made([1, 1], [1, 2]), 0.25)
     assert kept.name == "made, 1 of 1 people" and kept.pids.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("bits", [np.uint16, np.int32])
-def test_values_of_8_bits_in_a_wider_file_become_black(tmp_path, bits):
+def test_values_of_8_bits_in_a_wider_file_are_refused(tmp_path, bits):
     file = tmp_path / "0001_c1_0.png"
     Image.fromarray(np.tile(np.arange(256), (96, 1)).astype(bits)).save(file, "TIFF")
     with pytest.raises(ValueError, match=f"{file.name} cannot .* are 0 to 255, of 65535 that it has room for"):

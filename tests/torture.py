@@ -33,8 +33,8 @@ from bnta_lib import BNTANet, Delta, adapt, settings, trained_model
 from bnta_lib.suite import experiments, parallel as sweeps
 from bnta_lib.rendered import benchmark
 from bnta_lib.data.archives import prepare
-from bnta_lib.data.packed import packed
-from bnta_lib.data.records import Sample
+from bnta_lib.data.packed import pack as make_pack
+from bnta_lib.data.published import Found, Sample
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.settings import ROOT, SOURCES, cache_dir, figures_dir, run_name
 from bnta_lib.training import training_history
@@ -90,10 +90,9 @@ def pack(folder: Path, shared: Path) -> str:
             noise = np.random.default_rng(k).integers(0, 256, (40, 20, 3), np.uint8)
             Image.fromarray(noise).save(making / f"{k:04d}.bmp")
         making.rename(crops)
-    samples = [Sample(file, k // 7 + 1, 1) for k, file in enumerate(sorted(crops.iterdir()))]
-    there = packed(samples, (128, 64), workers=2, progress=False)
-    assert not there.damaged()
-    return _sha(there.images.numpy().tobytes(), there.checks.numpy().tobytes(), there.pids.numpy().tobytes())
+    samples = tuple(Sample(file, k // 7 + 1, 1) for k, file in enumerate(sorted(crops.iterdir())))
+    made = make_pack(Found("crops", "made", crops, samples), (128, 64), progress=False).verified()
+    return _sha(made.images.numpy().tobytes(), made.pids.numpy().tobytes())
 
 
 def rendering(folder: Path, shared: Path) -> str:

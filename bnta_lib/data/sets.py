@@ -1,4 +1,4 @@
-"""What a person re-identification set is here: crops with labels, and the splits of a target."""
+"""A set of person crops, and a target with its splits."""
 
 from __future__ import annotations
 
@@ -10,38 +10,34 @@ import torch
 
 @dataclass(frozen=True)
 class ReIDSet:
-    """A set of N person crops.
+    """N labelled person crops.
 
-    ``digest`` is the SHA-256 of pixels and labels, or the ``known_digest`` of who has one that says as much;
-    a copy by :func:`dataclasses.replace` gets its own. Do not write into the tensors: it would not follow.
-    Raises ValueError where the tensors do not fit each other or a label is out of range.
+    ``digest`` is the SHA-256 of shape, pixels and labels, or ``known_digest`` if the caller has one that
+    identifies them as well. Do not write into the tensors: the digest would not follow.
+
+    Raises:
+        ValueError: the tensors do not fit each other, or a label is out of range.
     """
 
     name: str
     images: torch.Tensor  # uint8 (N, 3, H, W), RGB
     pids: torch.Tensor  # int64 (N,), person; 0 is a distractor that matches nobody
     camids: torch.Tensor  # int64 (N,), camera, from 1
-    known_digest: InitVar[str] = ""  # where it need not be computed
+    known_digest: InitVar[str] = ""
     origin: str = "embedded"  # or "published", "own folder": sets of one name are told apart by it
     digest: str = field(init=False)
 
     def __post_init__(self, known_digest: str) -> None:
-        images, n = self.images, len(self.images)
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(
-                f"{self.name}: images must be uint8 of shape (N, 3, H, W), "
-                f"not {images.dtype} of shape {tuple(images.shape)}"
-            )
-        for what, labels, least in (("pids", self.pids, 0), ("camids", self.camids, 1)):
-            if labels.dtype != torch.int64 or labels.shape != (n,):
-                raise ValueError(
-                    f"{self.name}: {what} must be int64 of shape ({n},), "
-                    f"not {labels.dtype} of shape {tuple(labels.shape)}"
-                )
-            if n and int(labels.min()) < least:
-                raise ValueError(f"{self.name}: {what} must be {least} or more")
-        own = known_digest or digest(self.images, self.pids, self.camids)
-        object.__setattr__(self, "digest", own)
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
+            raise ValueError(f"{self.name}: images must be uint8 of shape (N, 3, H, W), "
+                             f"not {self.images.dtype} of shape {tuple(self.images.shape)}")
+        for name, labels, lowest in (("pids", self.pids, 0), ("camids", self.camids, 1)):
+            if labels.dtype != torch.int64 or labels.shape != (len(self),):
+                raise ValueError(f"{self.name}: {name} must be int64 of shape ({len(self)},), "
+                                 f"not {labels.dtype} of shape {tuple(labels.shape)}")
+            if len(labels) and int(labels.min()) < lowest:
+                raise ValueError(f"{self.name}: {name} must be {lowest} or more")
+        object.__setattr__(self, "digest", known_digest or digest(self.images, self.pids, self.camids))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -56,7 +52,7 @@ class ReIDSet:
 class Split:
     """Probe and gallery of one trial, as indices into a set.
 
-    Raises ValueError where an image is both probe and gallery.
+    Raises ValueError if either is empty, or if an image is in both.
     """
 
     probe: torch.Tensor  # int64 (P,)
@@ -71,18 +67,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Target:
-    """An unseen set with the splits it is evaluated on. Raises ValueError for a bad index."""
+    """An unseen set with the splits that it is evaluated on. Raises ValueError for a bad index."""
 
     data: ReIDSet
     splits: tuple[Split, ...]
     protocol: str = ""  # how the splits of a published set were made, a sentence for under a table
 
     def stored_as(self, name: str) -> str:
-        """The data set of measured rows: published sets and embedded ones share their names."""
+        """The data set's name in measured rows: published and embedded sets share their names."""
         return name if self.data.origin == "embedded" else f"{name}, {self.data.origin}"
 
     def split(self, number: int) -> Split:
-        """One of the splits. Raises ValueError where it has no such."""
+        """One of the splits. Raises ValueError for a number that does not exist."""
         if not 0 <= number < len(self.splits):
             raise ValueError(f"{self.data.name} has {len(self.splits)} splits, numbered from 0: there is no {number}")
         return self.splits[number]
@@ -97,7 +93,7 @@ class Target:
 
 
 def digest(images: torch.Tensor, pids: torch.Tensor, camids: torch.Tensor) -> str:
-    """sha256 of shape, pixels and labels, as hexadecimal digits."""
+    """SHA-256 of shape, pixels and labels, as hexadecimal digits."""
     sha = hashlib.sha256(repr(tuple(images.shape)).encode())
     for tensor in (images, pids, camids):
         sha.update(tensor.cpu().contiguous().numpy())
