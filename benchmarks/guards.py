@@ -19,13 +19,12 @@ import pandas as pd
 import torch
 from common import Row
 
-from bnta_lib.adaption import adapt
 from bnta_lib.data import load_targets
 from bnta_lib.figures.base import save_figure, use_style
 from bnta_lib.files import atomic
 from bnta_lib.model import embed
 from bnta_lib.settings import figures_dir, settings
-from bnta_lib.site.guards import Guards
+from bnta_lib.site.guards import Guards, guarded_adapt
 from bnta_lib.suite.experiments import sample_of, score
 from bnta_lib.training import trained_model
 
@@ -91,9 +90,9 @@ def run(profile: str, quick: bool) -> pd.DataFrame:
         features, _ = embed(model, target.data.images)
         before = [score(model, target, split, current, features).row()["R1"] for split in target.splits]
         for kind, case, number, images, change in islice(cases(name, target, targets), 2 if quick else None):
-            result = adapt(model, images, replace(current, **change), guards=OPEN)
+            result, table = guarded_adapt(model, images, replace(current, **change), OPEN)
             after = score(result.model, target, target.splits[number], current).row()["R1"]
-            measured = result.guarded.set_index("guard")["measured"]
+            measured = table.set_index("guard")["measured"]
             row = {"kind": kind, "case": case, "target": name, "split": number, "N": len(images),
                    "R1": before[number], "gain": after - before[number], "different": measured["images"],
                    "duplicates": measured["duplicates"], "move": measured["move"], "spread": measured["spread"]}

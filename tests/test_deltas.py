@@ -109,10 +109,8 @@ def test_a_delta_fits_a_model_it_was_not_made_for(model, images, settings):
 
 
 def test_a_delta_without_the_other_changed_layers_is_given_out(model, images, settings, tmp_path):
-    delta = adapt(model, images, settings, layers=("bn", "in")).delta
-    for use in (lambda: delta.apply(model), lambda: delta.save(tmp_path / "a")):
-        with pytest.raises(ValueError, match="changed more than batch-norm layers"):
-            use()
+    with pytest.raises(ValueError, match="changed more than batch-norm layers"):
+        adapt(model, images, settings, layers=("bn", "in")).delta.save(tmp_path / "a")
     assert not list(tmp_path.iterdir())
 
 
@@ -129,11 +127,6 @@ def test_a_broken_delta_file_is_read(delta, tmp_path):
     safetensors.torch.save_file({"x": torch.zeros(3)}, path)
     with pytest.raises(ValueError, match="is no delta of batch-norm tensors"):
         Delta.load(path)
-
-
-def test_deltas_have_left_the_places_where_they_are_imported_from():
-    assert adaption.Delta is Delta is bnta_lib.Delta and bnta_lib.DeltaBank is DeltaBank
-    assert adaption.bn_digest is bn_digest and adaption.QUANTITIES == NAMES
 
 
 def test_a_delta_does_not_say_what_it_belongs_to(model, images, settings, tmp_path):

@@ -29,7 +29,7 @@ from bnta_lib.suite.experiments import TABLE_2, change_rows, run_rows, score, sh
 from bnta_lib.explore import domains, layers, nk, retrieval
 from bnta_lib.figures.network import stripes_figure, trace_shapes
 from bnta_lib.suite.grid import NONE, grid_runs
-from bnta_lib.site.guards import Guards
+from bnta_lib.site.guards import Guards, guarded_adapt
 from bnta_lib.suite.headroom import KINDS, headroom_rows
 from bnta_lib.losses import matching_tta_loss, positioning_loss
 from bnta_lib.model import BNTANet, embed
@@ -177,13 +177,14 @@ def same(cpu, gpu) -> None:
     *({"quantities": (name,)} for name in ("mean", "var", "gamma", "beta")),
     {"quantities": ("mean", "beta"), "reading": "restore"}, {"quantities": ("gamma",), "reading": "restore"},
     {"losses": ("pos",)}, {"losses": ("mat",)}, {"losses": ()}, {"follow_bnneck": False},
-    {"guards": Guards(min_images=0)},
     {"settings": {"tta_optimizer": "sgd", "matching_reduction": "mean", "tta_epochs": 2}},
 ], ids=lambda options: ", ".join(map(str, options.values())) or "defaults")  # fmt: skip
 def test_an_adaption_mixes_devices(on_both, images, own, options):
     chosen = replace(own, **options.get("settings", {}))
     options = {k: v for k, v in options.items() if k != "settings"}
     on_both(lambda model: adapt(model, images, chosen, **options))
+    free = Guards(min_images=0, max_move=float("inf"), min_spread=0)
+    on_both(lambda model: guarded_adapt(model, images, chosen, free, **options)[0])
 
 
 def test_features_or_losses_mix_devices(on_both, images, own):
