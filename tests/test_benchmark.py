@@ -1,5 +1,10 @@
 """The embedded benchmark: Table 1's counts, splits, people apart, and a cache to be trusted."""
 
+import os
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -150,6 +155,25 @@ def test_an_interrupted_set_leaves_no_file(tmp_path, monkeypatch, several):
         benchmark.source("CUHK02", 15, 60, TINY)
     assert not list((tmp_path / "sets").iterdir())
     assert len(benchmark.source("CUHK02", 15, 60, TINY)) == 60
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_no_worker_and_no_set(tmp_path):
+    code = ("from bnta_lib.rendered import benchmark as b; b.MANY, b.BLOCK = 0, 64; "
+            "b.source('CUHK02', 200, 20_000, (16, 8))")
+    run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL,
+                           env={**os.environ, "BNTA_CACHE": str(tmp_path), "BNTA_WORKERS": "2"})
+    while not any(path.stat().st_size > 10_000 for path in tmp_path.glob("sets/.*")):
+        assert run.poll() is None
+        time.sleep(0.1)
+    workers = subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(run.pid)], text=True).split()
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 30
+    while alive := [pid for pid in workers if os.path.exists(f"/proc/{pid}")]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.1)
+    assert len(workers) >= 2 and not list(tmp_path.glob("sets/*.npy"))
 
 
 @pytest.mark.parametrize("images, parent, workers", [(39, None, "2"), (40, object(), "2"), (40, None, "1")])

@@ -13,6 +13,8 @@ import hashlib
 import json
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -186,7 +188,8 @@ def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], device: str
     # A process that was started for other work has its share of the cores already.
     alone = shape[0] < MANY or device != "cpu" or multiprocessing.parent_process() is not None
     workers = 1 if alone else min(worker_count(min(MAX_WORKERS, os.cpu_count() or 1)), len(parts))
-    with (atomic(path) as temporary, open(temporary, "wb") as file, parallel_config("loky", inner_max_num_threads=1),
+    loky = parallel_config("loky", inner_max_num_threads=1, initializer=_end_with, initargs=(os.getpid(),))
+    with (atomic(path) as temporary, open(temporary, "wb") as file, loky,
           closing(Parallel(workers, return_as="generator", batch_size=1)(jobs)) as blocks,
           tqdm(total=shape[0], desc=domain.name, unit="image", disable=not progress or shape[0] < SLOW) as bar):
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -195,6 +198,17 @@ def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], device: str
             file.write(block.numpy())
             bar.update(len(block))
     return _read(path, shape)
+
+
+def _end_with(parent: int) -> None:
+    """End this process within a second of its parent's end: it may stand still in a pipe that nobody reads."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _key(domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool) -> str:
