@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from common import Row
 
+from bnta_lib.adaption import adapt
 from bnta_lib.data import load_targets
 from bnta_lib.figures.base import save_figure, use_style
 from bnta_lib.files import atomic
@@ -150,7 +151,7 @@ def rows(device: str, quick: bool) -> Iterator[Row]:
         for _ in range(1 if quick else 3):
             for guards in (None, OPEN if quick else Guards()):
                 start = time.process_time()
-                adapt(model, images, current, guards=guards)
+                guarded_adapt(model, images, current, guards) if guards else adapt(model, images, current)
                 least[guards] = min(least.get(guards, math.inf), time.process_time() - start)
         without, guarded = least.values()
         yield Row(f"guarded adaption ({current.profile}, {name}, N={len(images)})", guarded, "s", without,

@@ -58,7 +58,7 @@ def everything(model, images, own):
     """The work of all notebooks that a GPU does: training, adaption, baselines, scores, shift."""
     trained, _ = train(people(images), replace(own, epochs=1, batch=4), progress=False, device="cpu")
     result = adapt(model, images, own, K=3, layers=("bn", "in", "conv"))
-    adabn(model, images), tent(model, images, own)
+    adabn(model, images, own), tent(model, images, own)
     features, _ = embed(result.model, images)
     pids, camids = torch.arange(10) % 5 + 1, torch.arange(10) // 5 + 1
     scores = evaluate(features[:5], features[5:], pids[:5], pids[5:], camids[:5], camids[5:])

@@ -198,7 +198,7 @@ def test_features_or_losses_mix_devices(on_both, images, own):
 
 
 def test_a_rival_mixes_devices(on_both, images, own):
-    on_both(lambda model: (adabn(model, images, 4), tent(model, images, own, 4)))
+    on_both(lambda model: (adabn(model, images, own, batch=4), tent(model, images, own, batch=4)))
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ def test_a_gpu_pairs_or_ranks_otherwise_than_the_cpu(full_precision, monkeypatch
         assert model.scale.device.type == device
         features, local = embed(model, gallery)
         result = adapt(model, gallery, own, local=local)
-        rivals = [adabn(model, gallery), tent(model, gallery, own)]
+        rivals = [adabn(model, gallery, own), tent(model, gallery, own)]
         found[device] = features, result, [score(m, target, split, own).row()["R1"]
                                            for m in (model, result.model, *rivals)]
     (features, cpu, ranks), (features_2, gpu, ranks_2) = found.values()

@@ -54,7 +54,7 @@ def run_adapt(model, images, **more):
 
 
 def run_adabn(model, images):
-    return adabn(model, images, batch=16, seed=3)
+    return adabn(model, images, options(), batch=16, seed=3)
 
 
 def run_tent(model, images):

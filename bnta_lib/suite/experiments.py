@@ -334,9 +334,9 @@ def _measure(run, model, shared, split, settings, seed) -> list[dict]:
             model, steps = result.model, result.seconds
         seconds = {"features": each * len(chosen), "pairing": pairing, "steps": steps}
     elif run.adapter == "adabn":
-        model = adabn(model, target.data.images[split.gallery], 2 * settings.tta_batch, seed)
+        model = adabn(model, target.data.images[split.gallery], settings, seed=seed)
     else:
-        model = tent(model, target.data.images[split.gallery], settings, 2 * settings.tta_batch, seed)
+        model = tent(model, target.data.images[split.gallery], settings, seed=seed)
     scores = score(model, target, split, settings, features)
     left_out = {"unmatched": scores.unmatched} if scores.unmatched else {}
     seconds = {part: round(value, 4) for part, value in seconds.items()}
