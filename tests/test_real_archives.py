@@ -180,7 +180,7 @@ def test_what_is_no_archive_is_refused(tmp_path, data):
 @pytest.mark.parametrize("name", [".X", "__MACOSX", "@eaDir"])
 def test_archive_is_not_unpacked_to_where_no_reader_looks(tmp_path, name):
     archive = zipped(tmp_path / f"{name}.zip", [("a", b"1")])
-    with pytest.raises(ValueError, match=f"not looked for in a folder '{name}'"):
+    with pytest.raises(ValueError, match=f"not looked for in '{name}'"):
         prepare(archive, tmp_path / "root")
     with pytest.raises(FileNotFoundError, match="no such archive"):
         prepare(tmp_path / "none.zip", tmp_path)

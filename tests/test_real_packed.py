@@ -5,7 +5,6 @@ import os
 import subprocess
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -278,29 +277,6 @@ def test_read_only_cache_is_read(tmp_path, small_disk, monkeypatch):
     assert torch.equal(quiet(found).images, by_pillow(found.samples))
     with pytest.raises(OSError):
         quiet(found, (32, 32))
-
-
-def test_opening_and_drawing_read_no_whole_pack(tmp_path, monkeypatch):
-    # 6 GB; a hole in the file takes no disk.
-    shape = (121_765, 3, 128, 128)
-    samples = tuple(Sample(Path("-"), i // 7 + 1, i % 6 + 1) for i in range(shape[0]))
-    found = Found("full", "made", Path("/"), samples)
-    monkeypatch.setattr(packing, "BLOCK", shape[0])
-    monkeypatch.setattr(packing, "_decode", lambda *_: [])
-    monkeypatch.setattr(packing, "_sha256", lambda file: "")
-    monkeypatch.delattr(os, "posix_fallocate")
-    pack(found, shape[2:], progress=False)
-
-    def resident():
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmRSS"))
-
-    before = resident()
-    data = pack(found, shape[2:], progress=False).as_set("all", mixed=True)
-    drawn = list(torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:32].split(8))
-    for batch in prefetch_batches(data.images, drawn, torch.device("cpu")):
-        assert batch.shape == (8, *shape[1:]) and not batch.any()
-    assert resident() - before < 300  # MB
 
 
 # ---------------------------------------------------------------- training from it, and the command

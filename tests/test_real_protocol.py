@@ -1,6 +1,5 @@
 """Published targets: who is probe and gallery, and that what is trained and printed says so."""
 
-import importlib
 import json
 import shutil
 from dataclasses import replace
@@ -268,41 +267,6 @@ def test_torchreids_files_name_images_of_the_splits(tree, tmp_path):
     assert held["prid2011/splits_single_shot.json"] == committed_splits("PRID")
 
 
-def torchreid_reader(name: str):
-    """torchreid's own reader, of either of its package layouts; skips where it is not installed."""
-    for package in ("torchreid.reid.data.datasets.image", "torchreid.data.datasets.image"):
-        try:
-            return getattr(importlib.import_module(package), name)
-        except ImportError as error:
-            why = str(error)
-    pytest.skip(f"torchreid is not installed ({why})")
-
-
-@pytest.mark.parametrize("name, folder, splits", [
-    ("VIPeR", "viper", 20), ("GRID", "grid", 10), ("iLIDS", "ilids", 10), ("PRID", "prid2011", 10)])
-def test_torchreid_reads_the_same_splits_from_its_files(tree, tmp_path, name, folder, splits):
-    read = torchreid_reader(name)
-    (tmp_path / folder).mkdir()
-    (tmp_path / folder / real_trees.TOP[name]).symlink_to(tree / real_trees.TOP[name])
-    own = find_sets(tree)[name]
-    write_splits({name: own}, tmp_path)
-    both = replace(PAPER, viper_probe="both")
-    if name == "PRID":  # torchreid takes it for granted that all people are there
-        own = whole("PRID")
-    of_images, _ = target_splits(own, both)
-    assert len(of_images) == splits
-    for number in (0, 1, splits - 1):
-        theirs = read(root=str(tmp_path), split_id=number, verbose=False)
-        for side, items in (("probe", theirs.query), ("gallery", theirs.gallery)):
-            rows = getattr(of_images[number], side).tolist()
-            ours = sorted((own.samples[row].part, own.samples[row].file.name) for row in rows)
-            their = sorted((Path(item[0]).parent.name if own.samples[0].part else "", Path(item[0]).name)
-                           for item in items)
-            assert ours == their
-        labels = {item[1] for item in theirs.train}
-        assert labels == set(range(len(labels)))
-
-
 # ---- what `data` names
 
 
@@ -472,7 +436,7 @@ def test_splits_of_a_part_of_a_set_are_named_as_such(tmp_path, capsys):
     assert main(["splits", str(tmp_path / "sets"), str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err.startswith("cannot write")
     assert main(["splits", str(tmp_path / "sets"), str(tmp_path / "out")]) == 0
-    assert "VIPeR: these are not the splits of the published set, which is not whole here" in capsys.readouterr().err
+    assert "VIPeR is not whole: these are not the published set's splits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changed", ["source", "target"])  # a target may come after the training

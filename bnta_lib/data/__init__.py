@@ -9,38 +9,29 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from bnta_lib.data import folders
-from bnta_lib.data.check import found_table
+from bnta_lib.data.check import found_table as found_table
 from bnta_lib.data.integrity import problems, shared
 from bnta_lib.data.packed import pack, pack_folder
 from bnta_lib.data.published import REAL_TARGETS, Found, find_sets
-from bnta_lib.data.sets import ReIDSet, Split, Target
-from bnta_lib.data.splits import protocol_note, target_splits, with_protocol
+from bnta_lib.data.sets import ReIDSet, Split as Split, Target
+from bnta_lib.data.splits import protocol_note as protocol_note, target_splits, with_protocol as with_protocol
 from bnta_lib.rendered import benchmark
-from bnta_lib.rendered.benchmark import SOURCES, TARGETS
-from bnta_lib.settings import Settings, data_folder
-
-__all__ = [
-    "REAL_TARGETS", "ReIDSet", "SOURCES", "Split", "TARGETS", "Target", "find_real", "found_table", "load_published",
-    "load_source", "load_source_samples", "load_sources", "load_targets", "mixture", "pictures_in_both",
-    "pictures_seen", "protocol_note", "real_mixture", "real_root", "thinned", "training_sources", "with_protocol",
-]  # fmt: skip
+from bnta_lib.settings import SOURCES, TARGETS, Settings, data_folder
 
 
 def load_sources(settings: Settings, data: str | Path = "embedded", *, device: str = "cpu",
                  progress: bool = False) -> ReIDSet:
     """All sources mixed into one training set, with pids 1..M over all; distractors are left out.
 
-    ``settings.people_share`` below 1 keeps a share of the people. The name of published sets says which of the
-    paper's five there are, with their counts, and how many unreadable images were left out of their pack.
-
-    Raises:
-        FileNotFoundError, ValueError: a folder does not serve, or a pack is damaged.
+    ``settings.people_share`` below 1 keeps a share of the people. The name says what was mixed.
+    Raises FileNotFoundError or ValueError if a folder does not serve, or a pack is damaged.
     """
     if data == "embedded":
         names = training_sources(settings)
@@ -89,31 +80,34 @@ def load_source(settings: Settings, name: str, part: str = "train", **options) -
 def training_sources(settings: Settings, data: str | Path = "embedded") -> list[str]:
     """Names of the sources that a model for ``data`` is trained on; for a user's own folder, the embedded."""
     root = real_root(data)
-    return [name for name in SOURCES if (settings.people.get(name) if root is None else name in find_real(root))]
+    there = settings.people if root is None else find_real(root)
+    return [name for name in SOURCES if there.get(name)]
 
 
 def load_source_samples(settings: Settings, data: str | Path = "embedded", *,
                         progress: bool = False) -> dict[str, ReIDSet]:
     """Some images of each source, to look at and to compare a target's with.
 
-    Of the embedded ones (and for a user's own folder) they show people whom training never sees; of published ones
+    Embedded ones (also for a user's own folder) show people whom training never sees. Published ones are
     up to four images of 100 people of those trained on. Raises FileNotFoundError if ``data`` has no source.
     """
     if (root := real_root(data)) is None:
         return {name: load_source(settings, name, "heldout", progress=progress).data for name in SOURCES}
     real_mixture(root)  # raises if there is none
-    return {name: pack(_some_of(find_real(root)[name]), settings.size, progress=progress).verified().as_set(name)
-            for name in training_sources(settings, data)}
+    packs = {name: pack(_some_of(find_real(root)[name]), settings.size, progress=progress)
+             for name in training_sources(settings, data)}
+    return {name: made.verified().as_set(name) for name, made in packs.items()}
 
 
 def load_targets(settings: Settings, data: str | Path = "embedded", **options) -> dict[str, Target]:
     """The targets by name: the embedded three, those of the published ones that are there, or a folder.
 
-    ``options``: device, progress, and photometric (False renders the embedded people by cameras of true colours,
-    without blur and noise). Warns of what would falsify a score. Raises as :func:`load_sources`.
+    ``options``: device, progress, and photometric (False renders embedded people without cameras' colours,
+    blur and noise). Warns of what would falsify a score. Raises as :func:`load_sources`.
     """
     if data == "embedded":
-        return {name: benchmark.target(name, settings.size, splits=settings.splits, **options) for name in TARGETS}
+        return {name: benchmark.target(name, settings.size, splits=settings.splits, **options)
+                for name in TARGETS}
     if (root := real_root(data)) is None:
         own = folders.read_target(data, settings.size, settings.splits)
         targets = {own.data.name: own}
@@ -121,7 +115,8 @@ def load_targets(settings: Settings, data: str | Path = "embedded", **options) -
         targets = {name: _real_target(found, settings, options.get("progress", False))
                    for name, found in find_real(root).items() if name in REAL_TARGETS}
         if not targets:
-            raise FileNotFoundError(f"{root} holds none of the targets {', '.join(REAL_TARGETS)}; {_look(root)}")
+            names = ", ".join(REAL_TARGETS)
+            raise FileNotFoundError(f"{root} holds none of the targets {names}; {_look(root)}")
     for target in targets.values():
         for sentence in problems(target):
             warnings.warn(sentence, stacklevel=2)
@@ -132,7 +127,8 @@ def _real_target(found: Found, settings: Settings, progress: bool) -> Target:
     splits, protocol = target_splits(found, settings)
     made = pack(found, settings.size, progress=progress).verified()
     if made.unreadable:
-        raise ValueError(f"{found.name}: its splits need every image; replace these:\n" + "\n".join(made.unreadable))
+        words = f"the splits of {found.name} need every image; replace these:"
+        raise ValueError("\n".join([words, *made.unreadable]))
     return Target(made.as_set(found.name), splits, protocol)
 
 
@@ -156,18 +152,17 @@ def real_root(data: str | Path) -> Path | None:
 
 def find_real(root: Path) -> dict[str, Found]:
     """The published sets below ``root`` by name; searched again only if a folder has changed."""
-    stamp = hash(tuple((folder, os.stat(folder).st_mtime_ns) for folder, _ in folders.walk(root, lambda error: None)))
-    if (root, stamp) not in _FOUND:
-        _FOUND.clear()
-        _FOUND[root, stamp] = find_sets(root)
-    return _FOUND[root, stamp]
+    every = folders.walk(root, lambda error: None)
+    stamp = tuple((folder, os.stat(folder).st_mtime_ns) for folder, _ in every)
+    if _FOUND.get(root, ("",))[0] != stamp:
+        _FOUND[root] = stamp, find_sets(root)
+    return _FOUND[root][1]
 
 
-_FOUND: dict[tuple[Path, int], dict[str, Found]] = {}
+_FOUND: dict[Path, tuple[tuple, dict[str, Found]]] = {}
 
 
-@dataclass(frozen=True)
-class Mixture:
+class Mixture(NamedTuple):
     """The sources that are there, as one training set."""
 
     sets: tuple[Found, ...]  # in the paper's order, distractors left out
@@ -178,16 +173,16 @@ class Mixture:
 
 def mixture(found: Mapping[str, Found]) -> Mixture:
     """The sources among ``found``. Raises FileNotFoundError if there is none."""
-    sets = tuple(replace(found[name], samples=tuple(sample for sample in found[name].samples if sample.pid > 0))
+    sets = tuple(replace(found[name], samples=tuple(s for s in found[name].samples if s.pid > 0))
                  for name in SOURCES if name in found)
     if not sets:
         raise FileNotFoundError(f"none of the sources {', '.join(SOURCES)} is there")
     images, people = sum(map(len, sets)), sum(own.people for own in sets)
-    words = [f"{own.name}{' labeled' * own.layout.endswith('_labeled')} ({len(own):,} images, {own.people:,} people)"
-             for own in sets]
+    words = ", ".join(f"{own.name}{' labeled' * own.layout.endswith('_labeled')} ({len(own):,} images, "
+                      f"{own.people:,} people)" for own in sets)
     missing = [name for name in SOURCES if name not in found]
     without = f"; without {', '.join(missing)}" if missing else ""
-    return Mixture(sets, images, people, f"{images:,} images of {people:,} people: {', '.join(words)}{without}")
+    return Mixture(sets, images, people, f"{images:,} images of {people:,} people: {words}{without}")
 
 
 def real_mixture(root: Path) -> Mixture:
@@ -200,12 +195,12 @@ def real_mixture(root: Path) -> Mixture:
 
 def load_published(settings: Settings, root: Path, *, progress: bool = False) -> dict[str, ReIDSet]:
     """The published sets below ``root`` to look at: some images of each source, all of each target."""
-    return {name: pack(_some_of(own) if name in SOURCES else own, settings.size, progress=progress).as_set(name)
-            for name, own in find_real(root).items()}
+    parts = {name: _some_of(own) if name in SOURCES else own for name, own in find_real(root).items()}
+    return {name: pack(own, settings.size, progress=progress).as_set(name) for name, own in parts.items()}
 
 
 def pictures_in_both(settings: Settings, root: Path, sources: ReIDSet) -> dict[str, int]:
-    """How many pictures of each target below ``root`` are among ``sources``, pixel by pixel; those with any."""
+    """How many pictures of each target below ``root`` are among ``sources``, pixel by pixel, if any."""
     packs = {name: pack(own, settings.size, progress=False, skip_unreadable=True)
              for name, own in find_real(root).items() if name in REAL_TARGETS}
     counts = {name: shared(sources.images, own.images) for name, own in packs.items()}

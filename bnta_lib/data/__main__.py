@@ -29,7 +29,7 @@ OPTIONS = {
     "name": {"choices": list(SETS), "help": "of a set"},
     "root": {"type": a_path, "help": "the folder below which the sets lie"},
     "archive": {"type": a_path}, "out": {"type": a_path, "help": "torchreid's folder of data sets"},
-    "--url": {"type": not_empty, "help": "address of a copy, if the owner's server has the archive no longer"},
+    "--url": {"type": not_empty, "help": "address of a copy, if the owner's server has none"},
     "--deep": {"action": "store_true", "help": "decode every image"},
     "--profile": {"choices": list(PROFILES), "help": "whose image size (default: $BNTA_PROFILE, laptop)"},
     "--skip-unreadable": {"action": "store_true", "help": "leave out images that cannot be decoded"},
@@ -73,8 +73,9 @@ def _fetch(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace) -> int:
     folder = prepare(args.archive, args.root)
     sets = find_sets(folder)
-    print(f"{folder}:", *(f"{name}, {len(found):,} images of {found.people:,} people" for name, found in sets.items()),
-          *([] if sets else ["none of the published sets; an archive inside has to be prepared too"]), sep="\n  ")
+    lines = [f"{name}, {len(found):,} images of {found.people:,} people" for name, found in sets.items()]
+    lines = lines or ["none of the published sets; an archive inside has to be prepared too"]
+    print(f"{folder}:", *lines, sep="\n  ")
     return 0
 
 
@@ -111,7 +112,7 @@ def _splits(args: argparse.Namespace) -> int:
         print(f"wrote {path}")
     for name in TORCHREID:
         if name in sets and differing(sets[name]):
-            print(f"{name}: these are not the splits of the published set, which is not whole here", file=sys.stderr)
+            print(f"{name} is not whole: these are not the published set's splits", file=sys.stderr)
     return 0
 
 

@@ -31,7 +31,7 @@ def prepare(archive: str | Path, root: str | Path) -> Path:
     if not archive.is_file():
         raise FileNotFoundError(f"no such archive: {archive}")
     if folder.name.startswith(PASSED_OVER):
-        raise ValueError(f"{archive}: sets are not looked for in a folder {folder.name!r}: rename the archive")
+        raise ValueError(f"{archive}: sets are not looked for in {folder.name!r}: rename the archive")
     if folder.is_dir() and any(folder.iterdir()):
         return folder
     with atomic_folder(folder) as part:
@@ -40,8 +40,8 @@ def prepare(archive: str | Path, root: str | Path) -> Path:
         except Exception as error:  # what readers raise for a damaged file shares no base class
             if isinstance(error, OSError) and error.errno or isinstance(error, ImportError):
                 raise
-            raise ValueError(f"{archive} is not unpacked ({error}): it is damaged, hostile, encrypted or no zip, tar "
-                             "or 7z; download it again, or unpack it by hand") from error
+            raise ValueError(f"{archive} is not unpacked ({error}): it is damaged, hostile, encrypted or no "
+                             "zip, tar or 7z; download it again, or unpack it by hand") from error
     return folder
 
 
@@ -75,7 +75,7 @@ def fetch(name: str, root: str | Path, url: str | None = None, progress: bool = 
 
     entry, hint = SETS[name], "python -m bnta_lib.data prepare ARCHIVE ROOT"
     if not entry.url:
-        raise ValueError(f"{name} is not downloaded. Ask for it: {entry.ask}. What you have is unpacked by: {hint}")
+        raise ValueError(f"{name} is not downloaded. Ask for it: {entry.ask}. To unpack yours: {hint}")
     url, known_hash = url or entry.url, None if url else entry.known_hash
     pooch.get_logger().setLevel("WARNING")  # it would ask users to write the digest into their code
     try:
@@ -85,6 +85,6 @@ def fetch(name: str, root: str | Path, url: str | None = None, progress: bool = 
             archive.unlink()
             raise ValueError("a web page or another file came")
     except Exception as error:  # of requests, or of pooch
-        raise OSError(f"{url} does not send the archive ({error}): look for it at {entry.ask}, give the address of a "
-                      f"copy that you may use by --url, or unpack one by: {hint}") from error
+        raise OSError(f"{url} does not send the archive ({error}): look for it at {entry.ask}, give the "
+                      f"address of a copy that you may use by --url, or unpack one by: {hint}") from error
     return archive

@@ -1,4 +1,4 @@
-"""Whether a folder holds the published sets whole: counts against those of the publications and of the paper."""
+"""Whether a folder holds the published sets whole: its counts beside those of the publications."""
 
 from __future__ import annotations
 
@@ -24,22 +24,19 @@ def found_table(found: Mapping[str, Found]) -> pd.DataFrame:
     """
     rows = {}
     for name, entry in SETS.items():
-        here = found.get(name)
-        rows[name] = _row("source" if name in PAPER_SOURCES else "target", here.layout if here else "",
-                          (entry.people, here.people if here else 0), (entry.images, len(here) if here else 0))
-    sources = pd.DataFrame({name: rows[name] for name in PAPER_SOURCES}).T.drop(columns=["role", "layout", "equal"])
-    counts = sources.sum().tolist()
-    rows["mixture"] = _row("sources", f"{sum(n in found for n in PAPER_SOURCES)} of 5", counts[:2], counts[2:])
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("set")
+        here = found.get(name) or Found(name, "", Path(), ())
+        rows[name] = ["source" if name in PAPER_SOURCES else "target", here.layout, entry.people, here.people,
+                      entry.images, len(here)]
+    sums = [sum(counts) for counts in zip(*(rows[name][2:] for name in PAPER_SOURCES))]
+    rows["mixture"] = ["sources", f"{sum(name in found for name in PAPER_SOURCES)} of 5", *sums]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=[
+        "role", "layout", "people, published", "people, here", "images, published", "images, here"])
+    equal = (table.iloc[:, 2] == table.iloc[:, 3]) & (table.iloc[:, 4] == table.iloc[:, 5])
+    return table.assign(equal=equal).rename_axis("set")
 
 
-def _row(role: str, layout: str, people, images) -> dict:
-    return {"role": role, "layout": layout, "people, published": people[0], "people, here": people[1],
-            "images, published": images[0], "images, here": images[1],
-            "equal": people[0] == people[1] and images[0] == images[1]}
-
-
-def check(root: str | Path, *, deep: bool = False, progress: bool = False) -> tuple[pd.DataFrame, list[str], list[str]]:
+def check(root: str | Path, *, deep: bool = False,
+          progress: bool = False) -> tuple[pd.DataFrame, list[str], list[str]]:
     """Table of the published sets below ``root``, what differs from the publications, and notes.
 
     ``deep`` decodes every image. Nothing is written. Raises as :func:`bnta_lib.data.published.survey`.
@@ -62,14 +59,16 @@ def differing(found: Found) -> list[str]:
     images, people = Counter(sample.part for sample in found.samples), Counter()
     for _, part in {(sample.pid, sample.part) for sample in found.samples if sample.pid}:
         people[part] += 1
-    counts = [(f"{part}: ", images[part], people[part], *published) for part, published in entry.parts.items()]
+    counts = [("", len(found), found.people, entry.images, entry.people),
+              *((f"{part}: ", images[part], people[part], *counts) for part, counts in entry.parts.items())]
     sentences = [
         f"{part}{here:,}{f' of {of_images:,}' if of_images else ''} images, {shown:,} of {of_people:,} people"
-        for part, here, shown, of_images, of_people in [("", len(found), found.people, entry.images, entry.people), *counts]
+        for part, here, shown, of_images, of_people in counts
         if (here, shown) != (of_images or here, of_people)]
     if found.layout.endswith("_labeled"):
         sentences.append("these are the boxes drawn by hand; the paper's are the detected ones")
-    sentences += (f"{count:,} left out: {reason}" for reason, count in found.left_out.items() if not entry.market)
+    if not entry.market:  # its rule drops junk and distractors
+        sentences += (f"{count:,} left out: {reason}" for reason, count in found.left_out.items())
     if entry.official:
         try:
             official_splits(found)
@@ -80,16 +79,13 @@ def differing(found: Found) -> list[str]:
 
 def _unreadable(found: Found, progress: bool) -> list[str]:
     """A sentence for each image that cannot be decoded."""
-    chunks = [found.samples[start : start + 256] for start in range(0, len(found), 256)]
-    done = Parallel(min(worker_count(), len(chunks)), return_as="generator")(map(delayed(_errors), chunks))
-    return [error for errors in tqdm(done, found.name, len(chunks), disable=not progress) for error in errors]
+    done = Parallel(worker_count(), return_as="generator")(map(delayed(_error), found.samples))
+    return [error for error in tqdm(done, found.name, len(found), disable=not progress) if error]
 
 
-def _errors(samples: tuple[Sample, ...]) -> list[str]:
-    errors = []
-    for sample in samples:
-        try:
-            read_image(sample)
-        except (OSError, ValueError) as error:
-            errors.append(str(error))
-    return errors
+def _error(sample: Sample) -> str:
+    try:
+        read_image(sample)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""

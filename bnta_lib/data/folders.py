@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 from bnta_lib.data.sets import ReIDSet, Split, Target
 
 NAMING = re.compile(r"([-\d]+)_c(\d+)")
-NAMING_SAYS = ("expected names such as 0002_c1s1_000451_03.jpg (person 2, camera 1), as Market-1501 has them, "
-               "ending in .jpg, .jpeg, .png or .bmp")
+NAMING_SAYS = ("expected names such as 0002_c1s1_000451_03.jpg (person 2, camera 1), as Market-1501 has "
+               "them, ending in .jpg, .jpeg, .png or .bmp")
 # Pillow knows more formats. Some of those start other programs (EPS) or are rarely checked for faults.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 PASSED_OVER = (".", "__MACOSX", "@eaDir")  # beginnings of names of hidden folders and of systems' own
@@ -30,10 +30,8 @@ _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp"}
 def read_folder(path: str | Path, size: tuple[int, int]) -> ReIDSet:
     """All crops below ``path`` (recursive), resized to ``size`` = (H, W), sorted by path.
 
-    Raises:
-        FileNotFoundError: there is no such folder.
-        PermissionError: a folder cannot be read.
-        ValueError: no image has the naming, one cannot be decoded, or a link leads nowhere.
+    Raises as :func:`files_below`, and ValueError if no image has the naming, one cannot be decoded, or a link
+    leads nowhere.
     """
     return _read(Path(path), _find(Path(path)), size)
 
@@ -87,22 +85,20 @@ def is_crop(name: str) -> bool:
 
 
 def write_folder(data: ReIDSet, path: str | Path, ending: str = "jpg") -> Path:
-    """Write ``data`` as such a folder: JPEG of quality 95, or PNG. Raises ValueError for another ``ending``."""
+    """Write ``data`` as such a folder, as JPEG or PNG. Raises ValueError for another ``ending``."""
     if ending not in ("jpg", "png"):
         raise ValueError(f"cannot write {ending!r}: choose jpg or png")
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
+    Path(path).mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(data.images):
         name = f"{int(data.pids[i]):04d}_c{int(data.camids[i])}s1_{i:06d}_00.{ending}"
-        picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-        picture.save(path / name, **({"quality": 95} if ending == "jpg" else {}))
-    return path
+        Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(Path(path, name), quality=95)
+    return Path(path)
 
 
 def walk(root: str | Path, refuse: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
-    """Each folder from ``root`` down with its file names, sorted; ``refuse`` gets the error of an unreadable one.
+    """Each folder from ``root`` down once, with its file names; linked ones, by that path, come last.
 
-    Linked folders come last and each folder once, so that a folder has its own path if that lies below ``root``.
+    ``refuse`` gets the error of a folder that cannot be read.
     """
     waiting, visited = [os.fspath(root)], set()
     while waiting:
@@ -128,8 +124,8 @@ def files_below(folder: str | Path) -> list[Path]:
         raise FileNotFoundError(f"no such folder: {folder}; give one that holds person crops")
 
     def refuse(error: OSError) -> None:  # to pass it over would lose data in silence
-        raise PermissionError(f"cannot read the folder {error.filename}: {error.strerror}; give yourself the right "
-                              "to read it, or move it out of the way")
+        raise PermissionError(f"cannot read the folder {error.filename}: {error.strerror}; give yourself the "
+                              "right to read it, or move it out of the way")
 
     paths = (Path(place, name) for place, names in walk(folder, refuse) for name in names if name[0] != ".")
     return sorted(path for path in paths if path.is_file() or not path.exists())  # no pipe: it would block
@@ -157,7 +153,8 @@ def _read(path: Path, crops: list[tuple[Path, int, int]], size: tuple[int, int])
         try:
             images[i] = resized(upright_rgb(opened_image(file)), size)
         except Exception as error:  # decoders raise anything if bytes are not what the format says
-            raise ValueError(f"{file} cannot be decoded as an image ({error}): replace or delete it") from error
+            raise ValueError(f"{file} cannot be decoded as an image ({error}): replace or "
+                             "delete it") from error
     pids, camids = torch.tensor([labels for _, *labels in crops]).T.contiguous()
     if not camids.min():  # some sets count their cameras from 0
         camids += 1
@@ -187,8 +184,8 @@ def upright_rgb(picture: Image.Image) -> Image.Image:
         if grey.min() < 0 or grey.max() > 65_535:
             raise ValueError(f"its grey values are {grey.min()} to {grey.max()}, and 0 to 65535 are known")
         if 0 < grey.max() <= 255:  # black, if the upper byte were kept
-            raise ValueError(f"its grey values are {grey.min()} to {grey.max()}, of 65535 that it has room for: "
-                             "save it with 8 bits")
+            raise ValueError(f"its grey values are {grey.min()} to {grey.max()}, of 65535 that it has room "
+                             "for: save it with 8 bits")
         picture = Image.fromarray((grey >> 8).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")

@@ -35,7 +35,8 @@ def shared(sources: Tensor, pictures: Tensor) -> int:
     Raises ValueError if the two are of different sizes.
     """
     if sources.shape[1:] != pictures.shape[1:]:
-        raise ValueError(f"pictures of {tuple(sources.shape[1:])} and {tuple(pictures.shape[1:])} do not compare")
+        sizes = [tuple(images.shape[1:]) for images in (sources, pictures)]
+        raise ValueError(f"pictures of {sizes[0]} and {sizes[1]} do not compare")
     line = sources.shape[2] // 2  # of a pack, which may not fit in memory, only this line is read
     wanted = {_key(image) for image in pictures[:, :, line]}
     known = {_key(image) for image in sources if _key(image[:, line]) in wanted}

@@ -1,8 +1,8 @@
 """A packed cache: the images of published sets, decoded once into one memory-mapped file.
 
 A pack is a folder ``<cache>/packed/<sets>-<N>-<H>x<W>-<key>/`` with ``images.npy`` (uint8 (N, 3, H, W)),
-``labels.npy`` (int64 (2, N): persons, cameras) and ``pack.json``. The key is a digest of labels, of paths below the
-set's folder, and of the files' sizes and times. A pack gets its name when it is whole.
+``labels.npy`` (int64 (2, N): persons, cameras) and ``pack.json``. The key is a digest of labels, paths below
+the set's folder, and the files' sizes and times. A pack gets its name when it is whole.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Packed:
     camids: Tensor  # int64 (N,)
     counts: dict[str, int]  # images of each set
     digest: str  # SHA-256 of images.npy as it was written
-    unreadable: tuple[str, ...] = ()  # images that were left out, a sentence each
+    unreadable: list[str]  # images that were left out, a sentence each
 
     def as_set(self, name: str, mixed: bool = False) -> ReIDSet:
-        """Its images as one set. ``mixed``: with pids 1..M and cameras distinct over all its sets, for training.
+        """Its images as one set. ``mixed``: pids 1..M and cameras are distinct over all sets, for training.
 
         Raises ValueError if a set to mix has distractors (person 0), who have no identity to learn.
         """
@@ -72,8 +72,8 @@ def pack(found: Found | Sequence[Found], size: tuple[int, int], *, progress: boo
            skip_unreadable: bool = False) -> Packed:
     """The samples of one set, or of several in one file, decoded and resized to ``size`` = (H, W).
 
-    A pack that exists is opened, or else made by ``$BNTA_WORKERS`` processes. ``skip_unreadable`` leaves images
-    out that cannot be decoded, and names them in the result.
+    A pack that exists is opened, or else made by ``$BNTA_WORKERS`` processes. ``skip_unreadable`` leaves out
+    images that cannot be decoded, and names them in the result.
 
     Raises:
         ValueError: there is no sample, or images cannot be decoded (all are named), or the pack is damaged.
@@ -95,7 +95,7 @@ def open_pack(folder: Path) -> Packed:
         about = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
         images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c"))
         pids, camids = torch.from_numpy(np.load(folder / "labels.npy"))
-        return Packed(folder, images, pids, camids, about["counts"], about["digest"], tuple(about["unreadable"]))
+        return Packed(folder, images, pids, camids, about["counts"], about["digest"], about["unreadable"])
     except Exception as error:  # NumPy parses a header as Python, and what that raises shares no base class
         raise ValueError(f"{folder} is damaged ({error}): delete it, and it is packed again") from error
 
@@ -137,10 +137,11 @@ def _make(folder: Path, sets: Sequence[Found], size: tuple[int, int], progress: 
         jobs = (delayed(_decode)(file, start, samples[start : start + BLOCK], size) for start in starts)
         with parallel_config("loky", inner_max_num_threads=1):
             blocks = Parallel(min(worker_count(), len(starts)), return_as="generator")(jobs)
-            bad = dict(row for rows in tqdm(blocks, folder.name, len(starts), disable=not progress) for row in rows)
+            blocks = tqdm(blocks, folder.name, len(starts), disable=not progress)
+            bad = dict(row for block in blocks for row in block)
         if len(bad) > (len(samples) - 1) * skip:
-            raise ValueError("\n".join([f"{len(bad)} images cannot be decoded: replace them, or leave them out "
-                                        "(pack --skip-unreadable)", *bad.values()]))
+            words = f"{len(bad)} images cannot be decoded: replace them or pack with --skip-unreadable"
+            raise ValueError("\n".join([words, *bad.values()]))
         keep = np.setdiff1d(np.arange(len(samples)), list(bad))
         if bad:
             kept = open_memmap(part / "kept.npy", "w+", np.uint8, (len(keep), 3, *size))
@@ -149,13 +150,13 @@ def _make(folder: Path, sets: Sequence[Found], size: tuple[int, int], progress: 
             os.replace(part / "kept.npy", file)
         np.save(part / "labels.npy", np.ascontiguousarray(labels[keep].T))
         ends = np.searchsorted(keep, np.cumsum([0, *map(len, sets)])).tolist()
-        about = {"counts": {own.name: b - a for own, a, b in zip(sets, ends, ends[1:])}, "digest": _sha256(file),
-                 "unreadable": list(bad.values())}
+        counts = {own.name: b - a for own, a, b in zip(sets, ends, ends[1:])}
+        about = {"counts": counts, "digest": _sha256(file), "unreadable": list(bad.values())}
         (part / "pack.json").write_text(json.dumps(about), encoding="utf-8")
 
 
-def _decode(file: Path, start: int, samples: Sequence[Sample], size: tuple[int, int]) -> list[tuple[int, str]]:
-    """Decode a block into its place in the file; row and sentence of each image that cannot be decoded."""
+def _decode(file: Path, start: int, samples: Sequence[Sample], size: tuple[int, int]) -> list:
+    """Decode a block into its place in the file; (row, sentence) of each image that cannot be decoded."""
     images, bad = open_memmap(file, "r+"), []
     for row, sample in enumerate(samples, start):
         try:

@@ -61,7 +61,7 @@ class Found:
 class Published:
     """A set as its owner publishes it.
 
-    A pattern of ``layouts`` is the end of an image's path without its ending. Its groups are pid, cam (a number,
+    A pattern of ``layouts`` is the end of an image's path without its ending, with groups pid, cam (a number,
     or a and b), part and pair. A pattern without a folder must fit most images of a folder.
     """
 
@@ -88,7 +88,7 @@ def _by_camera(pid: int, cam: int, part: str) -> tuple[int, int, str]:
 
 
 def _cuhk03_mat(file: Path, folders: Mapping[str, list[str]]) -> list[Found]:
-    """CUHK03 from cuhk-03.mat (HDF5): by pair of cameras, cells of ten images a person, five by either camera."""
+    """CUHK03 from cuhk-03.mat (HDF5): by pair of cameras, cells of ten images a person, five by either."""
     copies = []
     with extra("h5py").File(file) as mat:
         for kind in ("detected", "labeled"):
@@ -112,7 +112,7 @@ def _sysu_boxes(file: Path, folders: Mapping[str, list[str]]) -> list[Found]:
 
     base = file.parent.parent if file.parent.name.lower() == "annotation" else file.parent
     pictures = {name.lower(): Path(folder, name) for folder, names in folders.items()
-                if Path(folder).is_relative_to(base) for name in names if re.fullmatch(r"s\d+\..*", name.lower())}
+                if Path(folder).is_relative_to(base) for name in names}
     samples, left_out = [], Counter()
     for person in scipy.io.loadmat(file, variable_names=["Person"])["Person"].ravel():
         number = re.fullmatch(r"p0*([1-9]\d{0,8})", str(person["idname"].item()))
@@ -122,7 +122,7 @@ def _sysu_boxes(file: Path, folders: Mapping[str, list[str]]) -> list[Found]:
             if number and picture and min(width, height) > 0:
                 samples.append(Sample(picture, int(number[1]), 1, box=(left, top, width, height)))
             else:
-                left_out["appearance without its picture, without area, or of a person not named p and a number"] += 1
+                left_out["appearance without picture or area, or of a person not named p and a number"] += 1
     if not samples:
         raise ValueError(f"none of the pictures that it names is below {base}")
     return [Found("CUHK-SYSU", "scenes", base, tuple(samples), left_out)]
@@ -135,12 +135,13 @@ _VIPER = r"p(?P<pid>\d{3})_c(?P<cam>[12])_d\d{3}"
 
 SETS = {
     "CUHK02": Published(
-        *PAPER_SOURCES["CUHK02"], {"pairs": (r"p(?P<pair>[1-5])/cam(?P<cam>[12])/(?P<pid>\d{1,6})_.*",)}, _CUHK,
-        parts={f"P{k}": (4 * n, n) for k, n in enumerate((971, 306, 107, 193, 239), 1)},
+        *PAPER_SOURCES["CUHK02"], {"pairs": (r"p(?P<pair>[1-5])/cam(?P<cam>[12])/(?P<pid>\d{1,6})_.*",)},
+        _CUHK, parts={f"P{k}": (4 * n, n) for k, n in enumerate((971, 306, 107, 193, 239), 1)},
         label=lambda pid, cam, part: _by_pair(pid, 2 * int(part[1]) - 2 + cam, part)),
     "CUHK03": Published(
-        *PAPER_SOURCES["CUHK03"], {"mat_detected": (), "mat_labeled": (), "images_detected": (f".*detected.*/{_CUHK03}",),
-                                   "images_labeled": (f".*label.*/{_CUHK03}",), "images": (_CUHK03,)}, _CUHK,
+        *PAPER_SOURCES["CUHK03"],
+        {"mat_detected": (), "mat_labeled": (), "images_detected": (f".*detected.*/{_CUHK03}",),
+         "images_labeled": (f".*label.*/{_CUHK03}",), "images": (_CUHK03,)}, _CUHK,
         parts={f"P{k}": (None, n) for k, n in enumerate((843, 440, 77, 58, 49), 1)}, label=_by_pair,
         mat=(r"cuhk[-_ ]?03\.mat", _cuhk03_mat)),
     "Market-1501": Published(
@@ -150,8 +151,9 @@ SETS = {
         parts={"train": (12_936, 751), "query": (3_368, 750), "gallery": (13_115, 750)}),
     "DukeMTMC-reID": Published(
         *PAPER_SOURCES["DukeMTMC-reID"], {"folders": (_TRIPLE + r"(?P<pid>\d{4})_c(?P<cam>[1-8])_f\d+",)},
-        "nowhere: its authors withdrew it in April 2019, since people were recorded outdoors and put on an open site "
-        "against what their review board had approved; it is read where you hold it lawfully, and never fetched",
+        "nowhere: its authors withdrew it in April 2019, since people were recorded outdoors and put on an "
+        "open site against what their review board had approved; it is never fetched, and read if you hold "
+        "it lawfully",
         market=True, parts={"train": (16_522, 702), "query": (2_228, 702), "gallery": (17_661, 1_110)}),
     "CUHK-SYSU": Published(
         *PAPER_SOURCES["CUHK-SYSU"], {"scenes": (), "cropped_jpg": (r"p(?P<pid>(?!0+_)\d{1,6})_s\d+_\d+",),
@@ -174,7 +176,8 @@ SETS = {
     "iLIDS": Published(  # it does not name its cameras: each image counts as a camera's own
         476, 119, {"persons": (r"persons/(?P<pid>(?!0000)\d{4})(?P<cam>(?!000)\d{3})",
                                r"(?P<pid>(?!0000)\d{4})(?P<cam>00[1-8])(?=\.j)")},
-        "http://www.eecs.qmul.ac.uk/~jason/", url="http://www.eecs.qmul.ac.uk/~jason/data/i-LIDS_Pedestrian.tgz"),
+        "http://www.eecs.qmul.ac.uk/~jason/",
+        url="http://www.eecs.qmul.ac.uk/~jason/data/i-LIDS_Pedestrian.tgz"),
     "PRID": Published(  # not among the paper's targets; from 201 on, either camera numbers people of its own
         1_134, 934, {"single_shot": (r"cam_(?P<cam>[ab])/person_(?P<pid>(?!0000)\d{4})",)},
         "https://www.tugraz.at/institute/icg/research/team-bischof/lrs/downloads/PRID11/ (read its terms)",
@@ -185,7 +188,7 @@ REAL_TARGETS = tuple(name for name in SETS if name not in PAPER_SOURCES)
 
 
 def find_sets(root: str | Path) -> dict[str, Found]:
-    """The published sets below ``root`` by name; warns of what could not be read. Raises as :func:`survey`."""
+    """:func:`survey` without its problems, of which it warns."""
     sets, problems = survey(root)
     for problem in problems:
         warnings.warn(visible(problem), stacklevel=2)
@@ -205,15 +208,15 @@ def survey(root: str | Path) -> tuple[dict[str, Found], list[str]]:
 
     def refuse(error: OSError) -> None:
         if error.filename == root:
-            raise PermissionError(f"{root} cannot be read ({error.strerror}): name a folder that you may read")
+            raise PermissionError(f"{root} cannot be read ({error.strerror}): name one that you may read")
         problems.append(f"{error.filename} cannot be read ({error.strerror}): what it holds is not counted")
 
     folders = dict(sorted(walk(root, refuse)))
     for name, entry in SETS.items():
         copies = _listed(name, entry, folders, problems)
         claimed: set[str] = set()
-        for layout, patterns in entry.layouts.items():
-            copies += _copies(name, layout, patterns, folders, claimed, problems)
+        for layout in entry.layouts:
+            copies += _copies(name, layout, folders, claimed, problems)
         if copies:
             sets[name] = _nearest(entry, copies)
     return sets, problems
@@ -221,62 +224,56 @@ def survey(root: str | Path) -> tuple[dict[str, Found], list[str]]:
 
 def _listed(name: str, entry: Published, folders: Mapping, problems: list[str]) -> list[Found]:
     """Copies that a .mat lists."""
-    copies = []
-    for file in (Path(folder, name) for folder, names in folders.items() for name in names) if entry.mat else ():
-        if re.fullmatch(entry.mat[0], file.name, re.IGNORECASE):
-            try:
-                copies += entry.mat[1](file, folders)
-            except Exception as error:  # what readers raise for a damaged file shares no base class
-                problems.append(f"{file} does not list {name}, or its set is not whole ({error}): unpack it from its "
-                                "archive again")
+    copies, (pattern, reader) = [], entry.mat or ("", None)
+    for file in (Path(folder, file) for folder, files in folders.items() for file in files
+                 if re.fullmatch(pattern, file, re.IGNORECASE)):
+        try:
+            copies += reader(file, folders)
+        except Exception as error:  # what readers raise for a damaged file shares no base class
+            problems.append(f"{file} does not list {name}, or its set is not whole ({error}): unpack its "
+                            "archive again")
     return copies
 
 
-def _copies(name: str, layout: str, patterns: tuple[str, ...], folders: Mapping, claimed: set[str],
-            problems: list[str]) -> list[Found]:
+def _copies(name: str, layout: str, folders: Mapping, claimed: set[str], problems: list[str]) -> list[Found]:
     """Copies of a set in one layout. Folders in ``claimed`` are of another layout of the set."""
-    matched: dict[tuple[str, bool], list[tuple[str, list[dict]]]] = defaultdict(list)
-    for place, _, file in (pattern.rpartition("/") for pattern in patterns):
-        file, place = re.compile(f"(?:{file}){_IMAGE}", re.IGNORECASE), place and re.compile(place, re.I | re.S)
-        levels = place.pattern.count("/") + 1 if place else 0
+    matched: dict[tuple[str, bool], dict[str, list[re.Match]]] = defaultdict(dict)
+    for pattern in SETS[name].layouts[layout]:
+        regex, levels = re.compile(pattern + _IMAGE, re.IGNORECASE | re.DOTALL), pattern.count("/")
         for folder, names in folders.items():
-            tail = folder.split(os.sep)
-            inside = place.fullmatch("/".join(tail[-levels:])) if place else None
-            if folder in claimed or place and not inside:
-                continue
-            groups = inside.groupdict() if inside else {}
-            if fits := [{"name": n, **groups, **m.groupdict()} for n in names if (m := file.fullmatch(n))]:
+            base, *tail = folder.rsplit(os.sep, levels)
+            prefix = "".join(f"{part}/" for part in tail)
+            if folder not in claimed and (fits := [m for n in names if (m := regex.fullmatch(prefix + n))]):
                 claimed.add(folder)
-                matched[os.sep.join(tail[: len(tail) - levels]) or os.sep, bool(place)].append((folder, fits))
+                matched[base or os.sep, levels > 0][folder] = fits
     copies = []
-    for (base, named), inside in matched.items():
-        copy, others = _copy(name, layout, base, inside, folders)
+    for (base, named), fits in matched.items():
+        others = [n for folder, own in fits.items() if len(own) < len(folders[folder])
+                  for n in set(folders[folder]) - {os.path.basename(match.string) for match in own}
+                  if re.fullmatch(rf"(?!\._).*{_IMAGE}", n, re.I | re.S)]  # macOS writes ._ files
+        copy = _copy(name, layout, base, fits, min(others, default=""), len(others))
         if SETS[name].market and not any(sample.part == "train" for sample in copy.samples):
             problems.append(f"{base} is named as {name} is, but has no bounding_box_train: not taken for it")
-        elif copy.samples and (named or others <= len(copy)):
+        elif copy.samples and (named or len(others) <= len(copy)):
             copies.append(copy)
     return copies
 
 
-def _copy(name: str, layout: str, base: str, matched: list, folders: Mapping) -> tuple[Found, int]:
-    """A copy of a set, and how many other images lie in its folders."""
-    entry, samples, left_out, others = SETS[name], {}, Counter(), []
-    for folder, fits in matched:
-        for groups in fits:
-            part = f"P{groups['pair']}" if "pair" in groups else (groups.get("part") or "").lower()
-            part = {"bounding_box_train": "train", "bounding_box_test": "gallery"}.get(part, part)
-            cam = (groups.get("cam") or "1").lower()
-            pid, camid, part = entry.label(int(groups["pid"]), {"a": 1, "b": 2}.get(cam) or int(cam), part)
-            if entry.market and pid < 1:
-                left_out["junk (person -1)" if pid else "distractors (person 0000)"] += 1
-            else:  # an image may lie in several folders, and counts once
-                samples[part, pid, camid, groups["name"].lower()] = Sample(Path(folder, groups["name"]), pid, camid, part)
-        taken = {groups["name"] for groups in fits}
-        others += [n for n in folders[folder] if n not in taken and not n.startswith("._")  # macOS writes these
-                   and re.fullmatch(f".*{_IMAGE}", n, re.IGNORECASE | re.DOTALL)]
-    notes = [f"{len(others):,} images named otherwise are not counted, for one {others[0]}"] if others else []
+def _copy(name: str, layout: str, base: str, fits: Mapping, other: str, others: int) -> Found:
+    entry, samples, left_out = SETS[name], {}, Counter()
+    for folder, match in ((folder, match) for folder, own in fits.items() for match in own):
+        groups, file = match.groupdict(), os.path.basename(match.string)
+        part = f"P{groups['pair']}" if "pair" in groups else (groups.get("part") or "").lower()
+        part = {"bounding_box_train": "train", "bounding_box_test": "gallery"}.get(part, part)
+        cam = (groups.get("cam") or "1").lower()
+        pid, camid, part = entry.label(int(groups["pid"]), {"a": 1, "b": 2}.get(cam) or int(cam), part)
+        if entry.market and pid < 1:
+            left_out["junk (person -1)" if pid else "distractors (person 0000)"] += 1
+        else:  # an image may lie in several folders, and counts once
+            samples[part, pid, camid, file.lower()] = Sample(Path(folder, file), pid, camid, part)
+    note = (f"{others:,} images named otherwise are not counted, for one {other}",) if others else ()
     ordered = sorted(samples.values(), key=lambda sample: (sample.part, str(sample.file)))
-    return Found(name, layout, Path(base), tuple(ordered), left_out, tuple(notes)), len(others)
+    return Found(name, layout, Path(base), tuple(ordered), left_out, note)
 
 
 def _nearest(entry: Published, copies: list[Found]) -> Found:
@@ -284,7 +281,7 @@ def _nearest(entry: Published, copies: list[Found]) -> Found:
     first, *rest = sorted(copies, key=lambda copy: (
         copy.layout.endswith("_labeled"), abs(entry.images - len(copy)) + abs(entry.people - copy.people),
         list(entry.layouts).index(copy.layout), str(copy.folder)))
-    others = (f"another copy ({copy.layout}, {len(copy):,} images) is not used: {copy.folder}" for copy in rest)
+    others = (f"another copy ({own.layout}, {len(own):,} images) is not used: {own.folder}" for own in rest)
     return replace(first, notes=(*first.notes, *others))
 
 
@@ -299,9 +296,8 @@ def extra(module: str):
 def read_image(sample: Sample) -> Image.Image:
     """The crop of a sample, upright, 8-bit RGB.
 
-    Raises:
-        ValueError: the image is missing or cannot be decoded, or the box lies outside.
-        OSError: the system cannot read the file, which says nothing of the image.
+    Raises ValueError if the image is missing or cannot be decoded, or its box lies outside; OSError if the
+    system cannot read the file, which says nothing of the image.
     """
     try:
         if sample.cell:
@@ -314,12 +310,13 @@ def read_image(sample: Sample) -> Image.Image:
         left, top, width, height = sample.box
         right, bottom = min(left + width, picture.width), min(top + height, picture.height)
         if max(left, 0) >= right or max(top, 0) >= bottom:
-            raise ValueError(f"the box {sample.box} lies outside its {picture.width} x {picture.height} pixels")
+            raise ValueError(f"the box {sample.box} lies outside its {picture.width} x {picture.height} "
+                             "pixels")
         return picture.crop((max(left, 0), max(top, 0), right, bottom))
     except ImportError:
         raise
     except Exception as error:  # decoders raise anything if bytes are not what the format says
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT, errno.ELOOP):
-            raise OSError(f"{sample.file} cannot be read ({os.strerror(error.errno)}), whatever it holds") from error
+            raise OSError(f"{sample.file} cannot be read ({os.strerror(error.errno)})") from error
         why = "of no known format" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"{sample.file}{sample.cell or ''} cannot be decoded as an image ({why})") from error

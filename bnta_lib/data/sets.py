@@ -10,22 +10,18 @@ import torch
 
 @dataclass(frozen=True)
 class ReIDSet:
-    """N labelled person crops.
+    """N labelled person crops. Do not write into the tensors: the digest would not follow.
 
-    ``digest`` is the SHA-256 of shape, pixels and labels, or ``known_digest`` if the caller has one that
-    identifies them as well. Do not write into the tensors: the digest would not follow.
-
-    Raises:
-        ValueError: the tensors do not fit each other, or a label is out of range.
+    Raises ValueError if the tensors do not fit each other, or a label is out of range.
     """
 
     name: str
     images: torch.Tensor  # uint8 (N, 3, H, W), RGB
     pids: torch.Tensor  # int64 (N,), person; 0 is a distractor that matches nobody
     camids: torch.Tensor  # int64 (N,), camera, from 1
-    known_digest: InitVar[str] = ""
+    known_digest: InitVar[str] = ""  # of a caller who has one that identifies the set as well
     origin: str = "embedded"  # or "published", "own folder": sets of one name are told apart by it
-    digest: str = field(init=False)
+    digest: str = field(init=False)  # SHA-256 of shape, pixels and labels
 
     def __post_init__(self, known_digest: str) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
@@ -37,7 +33,11 @@ class ReIDSet:
                                  f"not {labels.dtype} of shape {tuple(labels.shape)}")
             if len(labels) and int(labels.min()) < lowest:
                 raise ValueError(f"{self.name}: {name} must be {lowest} or more")
-        object.__setattr__(self, "digest", known_digest or digest(self.images, self.pids, self.camids))
+        if not known_digest:
+            sha = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+            for tensor in (self.images, self.pids, self.camids):
+                sha.update(tensor.cpu().contiguous().numpy())
+        object.__setattr__(self, "digest", known_digest or sha.hexdigest())
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,10 +50,7 @@ class ReIDSet:
 
 @dataclass(frozen=True)
 class Split:
-    """Probe and gallery of one trial, as indices into a set.
-
-    Raises ValueError if either is empty, or if an image is in both.
-    """
+    """Indices of probe and gallery of one trial. Raises ValueError if one is empty or they overlap."""
 
     probe: torch.Tensor  # int64 (P,)
     gallery: torch.Tensor  # int64 (G,)
@@ -80,7 +77,7 @@ class Target:
     def split(self, number: int) -> Split:
         """One of the splits. Raises ValueError for a number that does not exist."""
         if not 0 <= number < len(self.splits):
-            raise ValueError(f"{self.data.name} has {len(self.splits)} splits, numbered from 0: there is no {number}")
+            raise ValueError(f"{self.data.name} has {len(self.splits)} splits, from 0: there is no {number}")
         return self.splits[number]
 
     def __post_init__(self) -> None:
@@ -90,11 +87,3 @@ class Target:
             both = torch.cat((split.probe, split.gallery))
             if int(both.min()) < 0 or int(both.max()) >= len(self.data):
                 raise ValueError(f"{self.data.name}: a split points outside the set")
-
-
-def digest(images: torch.Tensor, pids: torch.Tensor, camids: torch.Tensor) -> str:
-    """SHA-256 of shape, pixels and labels, as hexadecimal digits."""
-    sha = hashlib.sha256(repr(tuple(images.shape)).encode())
-    for tensor in (images, pids, camids):
-        sha.update(tensor.cpu().contiguous().numpy())
-    return sha.hexdigest()

@@ -1,7 +1,7 @@
 """Who is probe and who is in the gallery, on the published targets.
 
-GRID has ten official splits. For the others the suite's own ten lie in ``data/splits/<set>.json``, as numbers of
-people: person k is the k-th, in order of the file names, of those whom both sides show.
+GRID has ten official splits. The suite's own ten of the others lie in ``data/splits/<set>.json``, as numbers
+of people: person k is the k-th, in order of the file names, of those whom both sides show.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ TORCHREID = {"VIPeR": "viper/splits.json", "GRID": "grid/splits.json",
              "iLIDS": "ilids/splits.json", "PRID": "prid2011/splits_single_shot.json"}
 
 
-def draw_splits(people: int, train: int, picked: bool = False, count: int = COUNT, seed: int = SEED) -> list[dict]:
-    """Seeded splits of people 1..``people``, the first ``train`` of a shuffle for training.
+def draw_splits(people: int, train: int, picked: bool = False) -> list[dict]:
+    """Ten seeded splits of people 1..``people``, the first ``train`` of a shuffle for training.
 
     ``picked`` adds probe and gallery: for each test person a number in [0, 1) that picks an image.
     """
     splits = []
-    for number in range(count):
-        random = np.random.default_rng([seed, people, number])
+    for number in range(COUNT):
+        random = np.random.default_rng([SEED, people, number])
         order = (random.permutation(people) + 1).tolist()
         splits.append({"train": sorted(order[:train]), "test": sorted(order[train:])})
         if picked:
@@ -43,7 +43,7 @@ def draw_splits(people: int, train: int, picked: bool = False, count: int = COUN
 
 
 def committed_splits(name: str) -> list[dict]:
-    """The suite's ten splits of a target, as ``data/splits`` has them. Raises FileNotFoundError if it has none."""
+    """The suite's ten splits of a target. Raises FileNotFoundError if ``data/splits`` has none."""
     path = SPLITS / f"{name.lower()}.json"
     if not path.is_file():
         raise FileNotFoundError(f"no data/splits/{path.name}: restore it from version control")
@@ -53,16 +53,16 @@ def committed_splits(name: str) -> list[dict]:
 def official_splits(found: Found) -> list[list[int]]:
     """The people trained on in each of the ten official splits of a target, from its owner's .mat.
 
-    Raises FileNotFoundError if the .mat is not beside the images, ValueError if it does not hold ten splits of the
-    people whom the images show.
+    Raises FileNotFoundError if the .mat is not beside the images, ValueError if it does not hold ten
+    splits of the people whom they show.
     """
     import scipy.io
 
     name, people = SETS[found.name].official, {sample.pid for sample in found.samples} - {0}
     mat = next((path for path in files_below(found.folder) if path.name.lower() == name), None)
     if mat is None:
-        raise FileNotFoundError(f"{found.name}'s ten splits are in its {name}, which is not below {found.folder}: "
-                                "take it from the owner's archive")
+        raise FileNotFoundError(f"{found.name}'s ten splits are in its {name}, which is not below "
+                                f"{found.folder}: take it from the owner's archive")
     try:
         splits = [cell[0][0][2][0].tolist() for cell in scipy.io.loadmat(mat)["trainIdxAll"][0]]
         if len(splits) != COUNT or not all(train and set(train) < people for train in splits):
@@ -76,11 +76,12 @@ def official_splits(found: Found) -> list[list[int]]:
 def target_splits(found: Found, settings: Settings) -> tuple[tuple[Split, ...], str]:
     """Splits of a target as indices into its samples, and the protocol in a sentence, for under a table.
 
-    Raises ValueError if there are too few people, and as :func:`official_splits` and :func:`committed_splits`.
+    Raises ValueError if there are too few people, and as :func:`official_splits`, :func:`committed_splits`.
     """
     sides = SETS[found.name].sides
     rows = [_rows(found, side) for side in sides or ("",)]
-    people = sorted(pid for pid in set(rows[0]).intersection(*rows) if pid and (sides or len(rows[0][pid]) > 1))
+    people = sorted(pid for pid in set(rows[0]).intersection(*rows)
+                    if pid and (sides or len(rows[0][pid]) > 1))
     splits, which = _splits(found, people)
     if settings.splits < len(splits):
         splits, which = splits[: settings.splits], f"the first {settings.splits} of {which}"
@@ -92,7 +93,7 @@ def target_splits(found: Found, settings: Settings) -> tuple[tuple[Split, ...], 
     else:
         several = settings.ilids_images == "multi"
         pairs = [_picked(rows[0], people, split, several) for split in splits]
-        how = f"one probe and {'all other images' if several else 'one gallery image'} of a person, drawn at random"
+        how = f"one probe and {'all other images' if several else 'one gallery image'} of a person, at random"
     sizes = [" to ".join(str(n) for n in sorted({len(rows) for rows in side})) for side in zip(*pairs)]
     words = f"{sizes[0]} probes, {sizes[1]} gallery images, {how}; {which}."
     return tuple(Split(*map(torch.tensor, pair)) for pair in pairs), words
@@ -118,11 +119,11 @@ def _splits(found: Found, people: Sequence[int]) -> tuple[list[dict], str]:
     if len(people) == whole:
         return splits, f"this suite's ten seeded splits (data/splits/{found.name.lower()}.json)"
     if len(people) < 4:
-        raise ValueError(f"{found.name}: {found.folder} shows {len(people)} people by two images or more, too few "
-                         "to split")
+        raise ValueError(f"{found.name}: {found.folder} shows {len(people)} people by two images or more, "
+                         "too few to split")
     return (draw_splits(len(people), len(people) * train // whole, "probe" in splits[0]),
-            f"ten seeded splits of {len(people)} people, since the {whole} of the published set are not all here: "
-            "no published number compares")
+            f"ten seeded splits of {len(people)} people, since the {whole} of the published set are not all "
+            "here (no published number compares)")
 
 
 def _paired(probe: dict, gallery: dict, people: Sequence[int], split: dict) -> tuple[list[int], list[int]]:
@@ -161,10 +162,10 @@ def with_protocol(rows: pd.DataFrame, targets: Mapping[str, Target], sources: st
 
 
 def write_splits(sets: Mapping[str, Found], out: str | Path) -> list[Path]:
-    """Write the splits of every target found as torchreid keeps them, below its folder of data sets; the files.
+    """Write the splits of every target as torchreid keeps them below its folder of data sets; the files.
 
-    VIPeR (each split in both directions) and GRID: [path, person, camera from 0]. iLIDS: file names. PRID: numbers
-    of people. Raises as :func:`target_splits`.
+    VIPeR (each split in both directions) and GRID: [path, person, camera from 0]. iLIDS: file names. PRID:
+    numbers of people. Raises as :func:`target_splits`.
     """
     paths = []
     for name in (name for name in TORCHREID if name in sets):
