@@ -258,9 +258,11 @@ def test_viper_split_into_folders_counts_each_image_once(tmp_path):
 
 def test_images_named_otherwise_are_named_in_a_note(trees, tmp_path):
     strangers = {
-        ("Market-1501", "folders"): "query/0001_c7s1_000001_00.jpg", ("DukeMTMC-reID", "folders"): "query/IMG_1234.jpg",
-        ("CUHK03", "images_detected"): "images_detected/7_001_1_01.png", ("iLIDS", "persons"): "Persons/0000001.jpg",
-        ("CUHK-SYSU", "cropped_jpg"): "cropped_images/p0_s1_1.jpg", ("GRID", "folders"): "gallery/0001_9_1_1.jpeg"}
+        ("Market-1501", "folders"): "query/0001_c7s1_000001_00.jpg",
+        ("DukeMTMC-reID", "folders"): "query/IMG_1234.jpg",
+        ("CUHK03", "images_detected"): "images_detected/7_001_1_01.png",
+        ("CUHK-SYSU", "cropped_jpg"): "cropped_images/p0_s1_1.jpg",
+        ("GRID", "folders"): "gallery/0001_9_1_1.jpeg", ("iLIDS", "persons"): "Persons/0000001.jpg"}
     for (name, layout), path in strangers.items():
         top = copied(trees, name, tmp_path / name, layout)
         before = find_sets(top)[name].samples
