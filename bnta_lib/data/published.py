@@ -224,9 +224,11 @@ def survey(root: str | Path) -> tuple[dict[str, Found], list[str]]:
 
 def _listed(name: str, entry: Published, folders: Mapping, problems: list[str]) -> list[Found]:
     """Copies that a .mat lists."""
-    copies, (pattern, reader) = [], entry.mat or ("", None)
+    if not entry.mat:
+        return []
+    copies, pattern, reader = [], re.compile(entry.mat[0], re.IGNORECASE), entry.mat[1]
     for file in (Path(folder, file) for folder, files in folders.items() for file in files
-                 if re.fullmatch(pattern, file, re.IGNORECASE)):
+                 if pattern.fullmatch(file)):
         try:
             copies += reader(file, folders)
         except Exception as error:  # what readers raise for a damaged file shares no base class
@@ -237,13 +239,17 @@ def _listed(name: str, entry: Published, folders: Mapping, problems: list[str]) 
 
 def _copies(name: str, layout: str, folders: Mapping, claimed: set[str], problems: list[str]) -> list[Found]:
     """Copies of a set in one layout. Folders in ``claimed`` are of another layout of the set."""
+    entry = SETS[name]
     matched: dict[tuple[str, bool], dict[str, list[re.Match]]] = defaultdict(dict)
-    for pattern in SETS[name].layouts[layout]:
+    for pattern in entry.layouts[layout]:
         regex, levels = re.compile(pattern + _IMAGE, re.IGNORECASE | re.DOTALL), pattern.count("/")
+        place = re.compile(pattern[: pattern.rfind("/") + 1], re.IGNORECASE | re.DOTALL)
         for folder, names in folders.items():
             base, *tail = folder.rsplit(os.sep, levels)
             prefix = "".join(f"{part}/" for part in tail)
-            if folder not in claimed and (fits := [m for n in names if (m := regex.fullmatch(prefix + n))]):
+            if folder in claimed or not place.fullmatch(prefix):
+                continue
+            if fits := [match for file in names if (match := regex.fullmatch(prefix + file))]:
                 claimed.add(folder)
                 matched[base or os.sep, levels > 0][folder] = fits
     copies = []
@@ -252,7 +258,7 @@ def _copies(name: str, layout: str, folders: Mapping, claimed: set[str], problem
                   for n in set(folders[folder]) - {os.path.basename(match.string) for match in own}
                   if re.fullmatch(rf"(?!\._).*{_IMAGE}", n, re.I | re.S)]  # macOS writes ._ files
         copy = _copy(name, layout, base, fits, min(others, default=""), len(others))
-        if SETS[name].market and not any(sample.part == "train" for sample in copy.samples):
+        if entry.market and not any(sample.part == "train" for sample in copy.samples):
             problems.append(f"{base} is named as {name} is, but has no bounding_box_train: not taken for it")
         elif copy.samples and (named or len(others) <= len(copy)):
             copies.append(copy)
