@@ -14,10 +14,11 @@ import ipywidgets as W
 import numpy as np
 from common import Row
 
-from bnta_lib import adapt, settings
-from bnta_lib.data import load_source_samples
-from bnta_lib.explore import domain_explorer, layer_explorer, nk_explorer, retrieval_explorer
-from bnta_lib.explore.retrieval import ranking_of
+from bnta_lib import adapt, settings, trained_model
+from bnta_lib.data import load_source_samples, load_targets
+from bnta_lib.evaluation import top_gallery
+from bnta_lib.explore import domain_explorer, layer_explorer, nk, nk_explorer, retrieval_explorer
+from bnta_lib.model import embed_global
 
 MOVES = 24  # of each control, at most
 SLIDERS = (W.SelectionSlider, W.Dropdown, W.ToggleButtons, W.FloatSlider, W.IntSlider)
@@ -43,31 +44,30 @@ def positions(control: W.Widget) -> list:
 def moved(name: str, explorer) -> Row:
     """The row of one explorer."""
     late = {}
-    for control in controls(explorer.view):
+    for control in controls(explorer):
         took = [1000 * common.seconds(lambda: setattr(control, "value", value)) for value in positions(control)]
         late[control.description or control.value] = np.percentile(took, 95)
     slowest = max(late, key=late.get)
-    if explorer.trouble.value:
-        raise RuntimeError(f"{name}: {explorer.trouble.value}")
     return Row(f"explorer of {name}, its slowest slider", float(late[slowest]), "ms", goal="< 200 ms",
                note="95th percentile of each, ms: " + ", ".join(f"{what} {ms:.0f}" for what, ms in late.items()))
 
 
 def rows(device: str, quick: bool) -> Iterator[Row]:
     current = settings("smoke" if quick else "laptop")
-    nk = nk_explorer(current, progress=False)
-    model, targets = nk.book.model, nk.book.targets
-    domain = domain_explorer(model, current)
-    yield moved("domains", domain)
+    model, targets = trained_model(current, progress=False), load_targets(current, progress=False)
+    yield moved("domains", domain_explorer(model, current))
     if quick:
         return
-    yield moved("N and K", nk)
+    yield moved("N and K", nk_explorer(nk.recorded_cells(model, targets, current), model, targets, current))
     sources = list(load_source_samples(current, progress=False).values())
     yield moved("layers", layer_explorer(model, targets, sources, current))
     target = next(iter(targets.values()))
-    split = target.splits[0]
-    adapted = adapt(model, target.data.images[split.gallery], current).model
-    rankings = (ranking_of(m, target, split, current) for m in (model, adapted))
+    split, data = target.splits[0], target.data
+    sides = split.probe, split.gallery
+    adapted = adapt(model, data.images[split.gallery], current).model
+    rankings = [top_gallery(*(embed_global(m, data.images[side]) for side in sides),
+                            *(kind[side] for kind in (data.pids, data.camids) for side in sides), 10,
+                            current.normalise_features) for m in (model, adapted)]
     yield moved("retrieval", retrieval_explorer(target, split, *rankings))
 
 

@@ -136,14 +136,15 @@ class Notebook:
 
     def explorer(self):
         """The last explorer that is shown."""
-        self.page.wait_for_selector(".bnta-explorer .bnta-numbers", state="attached")
-        found = self.page.locator(".bnta-explorer").last
-        found.scroll_into_view_if_needed()
-        return found
+        self.page.wait_for_selector(".bnta-explorer img", state="attached")
+        explorer = self.page.locator(".bnta-explorer").last
+        explorer.scroll_into_view_if_needed()
+        return explorer
 
     def numbers(self) -> str:
         """The explorer's line of numbers."""
-        return self.explorer().locator(".bnta-numbers").inner_text()
+        line = self.explorer().locator(".bnta-numbers, [data-mime-type='application/vnd.jupyter.stdout']")
+        return line.first.inner_text() if line.count() else ""
 
     def pictures(self) -> list[str]:
         """What the explorer's pictures hold, digested; each must be a picture that loaded."""
@@ -169,11 +170,6 @@ class Notebook:
         handle.focus()
         for key in keys:
             handle.press(key)
-
-    def readout(self, slider: str) -> str:
-        """What a slider says that it stands at."""
-        place = f'.widget-hslider:has(.widget-label:text-is("{slider}")) .widget-readout'
-        return self.explorer().locator(place).inner_text()
 
     def choose(self, dropdown: str, option: str) -> None:
         """Choose an option of a drop-down list."""

@@ -299,8 +299,8 @@ def test_value_picked_elsewhere_knows_nothing_of_the_target():
 
 def every_figure(rows):
     figures_ = {c.name: figures.choice_figure(rows, c) for c in CHOICES.values()}
-    return figures_ | {"readings": figures.readings_figure(rows),
-                       "affine": figures.affine_figure(rows, cited=6.4),
+    return figures_ | {"readings": figures.choice_figure(rows, READINGS),
+                       "affine": figures.choice_figure(rows, AFFINE, cited=6.4),
                        "overview": figures.overview_figure(rows)}
 
 
@@ -337,7 +337,7 @@ def test_a_figure_shows_the_mean_of_each_value_and_rings_the_default():
     rows = made(lambda c, v, u, t: float(v) if c == "margin" else 0.0)
     figure = figures.choice_figure(rows, CHOICES["margin"])
     (axis,) = figure.axes
-    (container,) = axis.containers
-    assert container[0].get_xdata() == pytest.approx(container[0].get_ydata())
+    means = [container[0].get_ydata()[0] for container in axis.containers]
+    assert means == pytest.approx([0.0, 0.1, 0.3, 1.0, 3.0])
     (ring,) = [line for line in axis.lines if line.get_markersize() == 9]
-    assert list(ring.get_xdata()) == [0.3]
+    assert list(ring.get_ydata()) == pytest.approx([0.3]) and ring.get_xdata()[0] == axis.containers[2][0].get_xdata()[0]

@@ -8,7 +8,7 @@ import torch
 from bnta_lib import BNTANet, settings
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.figures import base
-from bnta_lib.figures.claims import claims_figure
+from bnta_lib.figures.tables import claims_figure
 from bnta_lib.model import bn_layers
 from bnta_lib.settings import TARGETS
 from bnta_lib.suite import claims, experiments, judge, writer

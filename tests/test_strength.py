@@ -6,7 +6,7 @@ from bnta_lib import settings
 from bnta_lib.suite import strength
 from bnta_lib.data import thinned
 from bnta_lib.data.sets import ReIDSet
-from bnta_lib.figures.strength import strength_figure
+from bnta_lib.figures.choices import strength_figure
 from bnta_lib.training import training_key
 from bnta_lib.weights import WEAKER, model_settings
 
@@ -78,11 +78,9 @@ def test_what_is_missing_is_left_out_and_a_short_ladder_has_no_line(rows):
     assert strength.strength_trend(few).empty
 
 
-def test_the_figure_draws_both_ladders_and_other_profiles(rows):
-    gains = strength.strength_gains(rows, {})
-    figure = strength_figure(gains, others={"paper": gains})
-    labels = figure.axes[0].get_legend_handles_labels()[1]
-    assert {"share of people", "share of epochs", "people, paper profile"} <= set(labels)
+def test_figure_draws_both_ladders(rows):
+    figure = strength_figure(strength.strength_gains(rows, {}))
+    assert figure.axes[0].get_legend_handles_labels()[1] == ["share of people", "share of epochs"]
 
 
 def test_a_share_that_is_none_is_refused():

@@ -1,9 +1,12 @@
-"""Explorers: the suite's measurements and pictures under sliders, in JupyterLab.
+"""Explorers: the suite's measurements and figures under sliders, in JupyterLab.
 
-What a widget shows is computed by the functions of the modules here, without widgets and without a
-browser; :mod:`.widgets` lays sliders over them. Drawing is in :mod:`bnta_lib.figures.explore`.
+Three of them are ipywidgets' ``interactive`` around a figure function. The N and K explorer looks
+measured cells up, and measures others when its button is pressed.
 """
 
-from bnta_lib.explore.widgets import domain_explorer, layer_explorer, nk_explorer, retrieval_explorer
+from bnta_lib.explore.domains import domain_explorer
+from bnta_lib.explore.layers import layer_explorer
+from bnta_lib.explore.nk import nk_explorer
+from bnta_lib.explore.retrieval import retrieval_explorer
 
 __all__ = ["domain_explorer", "layer_explorer", "nk_explorer", "retrieval_explorer"]

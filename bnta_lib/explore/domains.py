@@ -7,84 +7,69 @@ holds no scene that could be photographed again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import ipywidgets as W
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import Image, display
 from torch import Tensor
 
+from bnta_lib.explore.widgets import RELEASED, WIDE, Explorer
+from bnta_lib.figures.base import picture
+from bnta_lib.figures.data import rows_sheet
+from bnta_lib.figures.layers import stem_figure
+from bnta_lib.model import BNTANet
 from bnta_lib.rendered import render
 from bnta_lib.rendered.domains import DOMAINS
-from bnta_lib.model import BNTANet
-
-# What can be turned: the lowest and highest value, the step; units as in bnta_lib.rendered.domains.
-TURNED = {"exposure": (0.3, 2.5, 0.05), "haze": (0.0, 0.5, 0.01), "resolution": (0.2, 1.0, 0.02),
-          "noise": (0.0, 0.1, 0.002)}
+from bnta_lib.settings import Settings
 
 
 @dataclass(frozen=True)
 class Scene:
     """People of a set, standing before its cameras: all but what the camera makes of it."""
 
-    name: str
     size: tuple[int, int]  # height and width of the pictures
     picture: Tensor  # float32 (3, P, h, w) before the camera
-    shot: dict[str, np.ndarray]  # rows of scene.shots()
-
-    def own(self) -> dict[str, float]:
-        """The cameras' values as the set has them, mean over the pictures."""
-        return {name: float(self.shot[name].mean()) for name in TURNED}
+    shot: dict[str, np.ndarray]  # rows of its shots
 
 
-def scene_of(name: str, size: tuple[int, int], people: int = 48, camera: int | None = None) -> Scene:
-    """The first ``people`` people of an embedded domain, one shot each.
-
-    ``camera`` (from 0): all by this one; None: by the domain's cameras in turn. Raises ValueError for
-    a domain or camera that does not exist.
-    """
-    if name not in DOMAINS:
-        raise ValueError(f"unknown domain {name!r}: the domains are {', '.join(DOMAINS)}")
+def scene_of(name: str, size: tuple[int, int], people: int = 48) -> Scene:
+    """The first ``people`` people of an embedded domain, one shot each, by its cameras in turn."""
     domain = DOMAINS[name]
-    if camera is not None and not 0 <= camera < domain.cameras:
-        raise ValueError(f"{name} has cameras 0 to {domain.cameras - 1}, no {camera}")
     ids, numbers = np.arange(1, people + 1), np.zeros(people, int)
-    cams = np.arange(people) % domain.cameras if camera is None else np.full(people, camera)
-    picture, shot = render.stage(domain, ids, cams, numbers, size)
-    return Scene(name, size, picture, shot)
+    cams = np.arange(people) % domain.cameras
+    return Scene(size, *render.stage(domain, ids, cams, numbers, size))
 
 
-def seen(of: Scene, people: int | None = None, **turned: float) -> Tensor:
-    """Pictures uint8 (P, 3, height, width) of a scene by cameras with some values ``turned``.
+def photograph(
+    of: Scene, exposure: float = 1.0, haze: float = 0.0, resolution: float = 1.0, noise: float = 0.0
+) -> Tensor:
+    """Pictures uint8 (P, 3, height, width) of a scene, by cameras turned away from the set's own.
 
-    With none turned they are the set's own pixels. ``people``: only the first so many. Raises
-    ValueError for a value that cannot be turned.
+    Exposure and resolution are multiplied, haze and noise added to (units as in
+    :mod:`bnta_lib.rendered.domains`). With nothing turned they are the set's own pixels.
     """
-    if odd := turned.keys() - TURNED.keys():
-        raise ValueError(f"{min(odd)!r} cannot be turned: choose of {', '.join(TURNED)}")
-    shot = {name: value[:people] for name, value in of.shot.items()}
-    shot |= {name: np.full_like(shot[name], value) for name, value in turned.items()}
-    return render.photograph(of.picture[:, :people], shot, of.size)
+    shot = of.shot | {"exposure": of.shot["exposure"] * exposure, "haze": of.shot["haze"] + haze,
+                      "resolution": of.shot["resolution"] * resolution, "noise": of.shot["noise"] + noise}
+    return render.photograph(of.picture, shot, of.size)
 
 
 @torch.no_grad()
-def stem_moments(model: BNTANet, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (channels,) of what enters the first BN layer."""
-    x = images.to(model.scale.device, model.scale.dtype) * model.scale + model.shift
-    y = model.backbone.conv1(x).transpose(0, 1).flatten(1)
-    return y.mean(1).cpu(), y.std(1).cpu()
+def stem_statistics(model: BNTANet, of_set: Tensor, moved: Tensor) -> pd.DataFrame:
+    """The first BN layer's stored statistics beside those of images that enter it: a row a channel.
 
-
-def stem_statistics(model: BNTANet, own: tuple[Tensor, Tensor], moved: tuple[Tensor, Tensor]) -> pd.DataFrame:
-    """The first BN layer's stored statistics beside those of images: a row a channel.
-
-    ``own`` and ``moved``: of :func:`stem_moments`. Columns: "stored", "set" and "moved", each with
-    mean and std.
+    Columns: "stored", "set" and "moved", each with mean and std.
     """
     layer = model.backbone.bn1
-    sides = {"stored": (layer.running_mean.cpu(), layer.running_var.cpu().sqrt()), "set": own,
-             "moved": moved}
-    return pd.DataFrame({f"{side} {what}": values.numpy()
+    sides = {"stored": (layer.running_mean, layer.running_var.sqrt())}
+    for side, images in (("set", of_set), ("moved", moved)):
+        x = images.to(model.scale.device, model.scale.dtype) * model.scale + model.shift
+        y = model.backbone.conv1(x).transpose(0, 1).flatten(1)
+        sides[side] = y.mean(1), y.std(1)
+    return pd.DataFrame({f"{side} {what}": values.cpu().numpy()
                          for side, pair in sides.items() for what, values in zip(("mean", "std"), pair)})
 
 
@@ -94,8 +79,28 @@ def stem_distance(stem: pd.DataFrame, side: str) -> float:
     return float(apart.mean() / stem["stored std"].mean())
 
 
-def domain_sentence(of: Scene, stem: pd.DataFrame, turned: dict[str, float]) -> str:
-    """How far the first BN layer's input lies from what it has stored, as the set is and as turned."""
-    values = ", ".join(f"{name} {value:.3g}" for name, value in turned.items())
-    return (f"{of.name}, {values}: the first BN layer's input lies {stem_distance(stem, 'moved'):.3f} "
-            f"stored deviations from what it has stored; as the set is, {stem_distance(stem, 'set'):.3f}.")
+def domain_explorer(
+    model: BNTANet, settings: Settings, names: Sequence[str] = ("VIPeR", "GRID", "iLIDS"), people: int = 48,
+) -> Explorer:
+    """Exposure, haze, resolution and noise of an embedded place under sliders, on the same people.
+
+    Beneath: mean and deviation of what enters the first BN layer, over ``people`` pictures, against
+    what that layer has stored.
+    """
+    scenes = {name: scene_of(name, settings.size, people) for name in names}
+    of_set = {name: photograph(of) for name, of in scenes.items()}
+
+    def draw(place: str, **turned: float) -> Image:
+        moved = photograph(scenes[place], **turned)
+        stem = stem_statistics(model, of_set[place], moved)
+        print(f"{place}: distance from the stored statistics {stem_distance(stem, 'set'):.3f} as in the set, "
+              f"{stem_distance(stem, 'moved'):.3f} as moved (stored deviations)")
+        display(picture(stem_figure(stem), "Statistics of each channel against the stored ones", False))
+        return picture(rows_sheet({"as in\nthe set": of_set[place][:7], "moved": moved[:7]}),
+                       f"People of {place} as in the set, and by the cameras as they are turned", False)
+
+    sliders = {name: W.FloatSlider(description=label, min=low, max=high, step=step, value=value, **RELEASED)
+               for name, label, low, high, step, value in (
+                   ("exposure", "exposure ×", 0.25, 3.0, 0.05, 0.5), ("haze", "haze +", 0.0, 0.5, 0.01, 0.0),
+                   ("resolution", "resolution ×", 0.2, 1.0, 0.02, 1.0), ("noise", "noise +", 0.0, 0.1, 0.002, 0.0))}
+    return Explorer(draw, place=W.Dropdown(options=list(scenes), **WIDE), **sliders)

@@ -1,310 +1,304 @@
 """N and K explorer: what is measured of N, K and momentum, the pairs themselves, a run while one waits.
 
 A *cell* is one measured setting: target, split, N, K and momentum, with its scores (per cent) and the
-seconds of features, pairing and steps. Cells come from rows that are already there and are looked up:
-nothing is measured here but in :func:`run_live`.
+seconds of features, pairing and steps. Cells are handed in; nothing is measured here but by the button.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import ipywidgets as W
 import pandas as pd
+import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from bnta_lib.adaption import adapt
-from bnta_lib.suite.choices import CHOICES
 from bnta_lib.data.sets import Target
-from bnta_lib.suite.experiments import Bench, Run, run_rows, sample_of, score
-from bnta_lib.suite.grid import NONE, PARTS, grid_runs
+from bnta_lib.explore.widgets import RELEASED, WIDE, with_still
+from bnta_lib.figures.adaption import example_pairs, pairs_figure
+from bnta_lib.figures.base import METRICS, picture
+from bnta_lib.figures.grid import PAPERS, nk_figure
 from bnta_lib.model import BNTANet, embed
-from bnta_lib.pairing import Pairs, check_sizes, nearest_pairs
+from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import ROOT, Settings
+from bnta_lib.suite.choices import CHOICES
+from bnta_lib.suite.experiments import sample_of, score
+from bnta_lib.suite.grid import PARTS
 
-METRICS = ("R1", "R5", "R10", "mAP")
 KEYS = ["target", "split", "N", "K", "momentum"]  # N = K = 0 and momentum NaN: no adaption
 COLUMNS = [*KEYS, *METRICS, "seconds", "live"]
+MOMENTA = [value.place for value in CHOICES["momentum"].values]
 
 
 class Cancelled(Exception):
     """A live run was stopped by its user; nothing of it is kept."""
 
 
-# ---------------------------------------------------------------- what is measured
-
-
 def cells_of(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """Cells of rows of :func:`bnta_lib.suite.grid.grid_rows`, a row a cell: COLUMNS, all ``live`` False.
-
-    ``rows`` may have a column ``momentum``; without one it is that of ``settings``.
-    """
-    own = rows[rows["seed"] == 0]
-    if "momentum" not in own:
-        own = own.assign(momentum=settings.tta_momentum)
-    own = own.assign(momentum=own["momentum"].where(own["N"] > 0))
-    table = own.pivot_table(index=KEYS, columns="metric", values="value", dropna=False, observed=True)
+    """A cell (COLUMNS) a row, of tidy rows with N and K; without a column momentum it is that of ``settings``."""
+    rows = rows[rows["seed"] == 0]
+    momentum = rows["momentum"] if "momentum" in rows else settings.tta_momentum
+    rows = rows.assign(momentum=pd.Series(momentum, rows.index).where(rows["N"] > 0))
+    table = rows.pivot_table(index=KEYS, columns="metric", values="value", dropna=False, observed=True)
     table = table.dropna(how="all").reindex(columns=[*METRICS, *PARTS]).reset_index()
     table["seconds"] = table[list(PARTS)].sum(axis=1, skipna=False)
     return table.assign(live=False)[COLUMNS].rename_axis(columns=None)
 
 
-def momentum_runs() -> dict[float, Run]:
-    """The runs of :mod:`bnta_lib.suite.choices` that differ in momentum alone: N and K at their defaults."""
-    return {value.place: value.run for value in CHOICES["momentum"].values}
+def recorded_cells(model: BNTANet, targets: Mapping[str, Target], settings: Settings) -> pd.DataFrame:
+    """Cells of the rows recorded with the suite, if they are of this model and these targets; else none.
 
-
-def known_cells(
-    model: BNTANet, targets: Mapping[str, Target], settings: Settings
-) -> pd.DataFrame:
-    """Cells of the grid and of the momenta that the results store has for this very model and data.
-
-    Measures nothing: a setting that is not known on every split of a target is left out.
-    """
-    tables = [pd.DataFrame(columns=COLUMNS)]
-    for name, target in targets.items():
-        smallest = min(len(split.gallery) for split in target.splits)
-        runs = {NONE.method: (NONE, 0, 0, math.nan)}
-        for run in grid_runs(smallest, settings.K):
-            n, k = map(int, re.findall(r"\d+", run.method))
-            own = replace(run, sample=run.sample or smallest)
-            runs[run.method] = own, n, k, settings.tta_momentum
-        for momentum, run in momentum_runs().items():
-            if momentum != settings.tta_momentum:
-                own = replace(run, sample=smallest, method=f"momentum {momentum:g}")
-                runs[own.method] = own, smallest, min(settings.K, smallest // 2), momentum
-        bench = Bench(tuple(run for run, *_ in runs.values()), {"bnta": model}, {name: target}, settings)
-        known = [run for number, run in enumerate(bench.runs)
-                 if all(bench.known((name, number, split, 0)) for split in range(len(target.splits)))]
-        if known:
-            rows = run_rows("figure_4", known, {"bnta": model}, {name: target}, settings, 1, False)
-            about = pd.DataFrame([(m, *rest) for m, (_, *rest) in runs.items()],
-                                 columns=["method", "N", "K", "momentum"])
-            tables.append(cells_of(rows.merge(about, on="method"), settings))
-    return pd.concat([t for t in tables if len(t)] or tables, ignore_index=True)
-
-
-def exported_cells(targets: Mapping[str, Target], settings: Settings) -> pd.DataFrame:
-    """Cells of the rows that are committed with the suite (``data/results/<profile>.csv.gz``).
-
-    They speak of the committed weights and the embedded targets; :func:`belongs` says whether a
-    model is theirs. Raises FileNotFoundError where the profile has none.
+    They are if its scores without adaption are those recorded, but for a probe or two.
     """
     path = ROOT / "data" / "results" / f"{settings.profile}.csv.gz"
-    if not path.is_file():
-        raise FileNotFoundError(f"no rows are committed for the profile {settings.profile!r}: run "
-                                "10_figure_4 at it first, or press Run at a setting")
-    rows = pd.read_csv(path, low_memory=False)
-    rows = rows[(rows["experiment"] == "retrieval") & (rows["seed"] == 0)
-                & rows["dataset"].isin(list(targets))].rename(columns={"dataset": "target"})
+    rows = pd.read_csv(path, low_memory=False) if path.is_file() else pd.DataFrame(columns=["dataset", "seed"])
+    rows = rows[rows["dataset"].isin(list(targets)) & (rows["seed"] == 0)].rename(columns={"dataset": "target"})
+    if rows.empty:
+        return pd.DataFrame(columns=COLUMNS).astype({"live": bool})
+    whole = rows["target"].map({name: min(len(s.gallery) for s in t.splits) for name, t in targets.items()})
     words = rows["setting"].str.extract(
         r"^training bnta, adaption (?P<kind>none|bnta)(?:, N=(?P<N>\d+))?(?:, K=(?P<K>\d+))?"
         r"(?:, tta_momentum=(?P<momentum>[\d.]+))?$")
-    rows = pd.concat([rows.drop(columns="momentum", errors="ignore"), words], axis=1)
-    rows = rows[rows["kind"].notna()]
-    whole = rows["target"].map({n: min(len(s.gallery) for s in t.splits) for n, t in targets.items()})
-    rows["N"] = rows["N"].astype(float).fillna(whole)
-    rows["K"] = rows["K"].astype(float).fillna((rows["N"] // 2).clip(upper=settings.K))
-    rows["momentum"] = rows["momentum"].astype(float).fillna(settings.tta_momentum)
-    rows.loc[rows["kind"] == "none", ["N", "K"]] = 0
-    rows[["N", "K"]] = rows[["N", "K"]].astype(int)
-    return cells_of(rows, settings)
+    numbers = words[["N", "K", "momentum"]].astype(float)
+    n = numbers["N"].fillna(whole).where(words["kind"] == "bnta", 0)
+    k = numbers["K"].fillna((n // 2).clip(upper=settings.K)).where(words["kind"] == "bnta", 0)
+    rows = rows.assign(N=n.astype(int), K=k.astype(int), momentum=numbers["momentum"].fillna(settings.tta_momentum))
+    cells = cells_of(rows[words["kind"].notna() & (rows["experiment"] == "retrieval")], settings)
+    for name, target in targets.items():
+        frozen, now = find(cells, name, 0, 0, 0), score(model, target, target.splits[0], settings).row()
+        if frozen is None or any(abs(frozen[metric] - now[metric]) > 0.5 for metric in METRICS):
+            cells = cells[cells["target"] != name]
+    return cells.reset_index(drop=True)
 
 
-def belongs(
-    cells: pd.DataFrame, target: str, split: int, scores: Mapping[str, float], room: float = 0.5
-) -> bool:
-    """Whether cells are of this model: its scores without adaption are those of the cells.
-
-    ``room`` (points) is for the last bits of features, which may turn a probe or two.
-    """
-    cell = find(cells, target, split, 0, 0, math.nan)
-    return cell is not None and all(abs(cell[m] - scores[m]) <= room for m in METRICS)
+def overlaid(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Cells of all tables, a setting's from the first that has it."""
+    return pd.concat([t for t in tables if len(t)] or tables[:1]).drop_duplicates(KEYS, ignore_index=True)
 
 
 def find(
-    cells: pd.DataFrame, target: str, split: int, n: int, k: int, momentum: float
+    cells: pd.DataFrame, target: str, split: int, n: int, k: int, momentum: float = math.nan
 ) -> pd.Series | None:
-    """The cell of this setting, the latest live one first; None where it is not measured."""
-    own = cells[(cells["target"] == target) & (cells["split"] == split) & (cells["N"] == n)
-                & (cells["K"] == k)]
+    """The cell of this setting, the latest live one first; None if it is not measured."""
+    rows = cells[(cells["target"] == target) & (cells["split"] == split) & (cells["N"] == n) & (cells["K"] == k)]
     if n:
-        own = own[(own["momentum"] - momentum).abs() < 1e-9]
-    return own.sort_values("live", kind="stable").iloc[-1] if len(own) else None
+        rows = rows[(rows["momentum"] - momentum).abs() < 1e-9]
+    return rows.sort_values("live", kind="stable").iloc[-1] if len(rows) else None
 
 
-def curve(
-    cells: pd.DataFrame, target: str, momentum: float, *, split: int | None = None,
-    n: int | None = None, k: int | None = None,
-) -> pd.DataFrame:
-    """Stored cells of a target along K (``n`` given) or along N (``k`` given), in order.
+def curves(cells: pd.DataFrame, target: str, split: int, momentum: float, fixed: str, value: int) -> dict:
+    """Cells at one N, along K, or (``fixed`` "K") at one K, along N: those of the split, the mean of all
+    splits that have the setting, and those that were run by hand on the split."""
+    along = "K" if fixed == "N" else "N"
+    rows = cells[(cells["target"] == target) & (cells[fixed] == value) & (cells["N"] > 0)
+                 & ((cells["momentum"] - momentum).abs() < 1e-9)].sort_values(along)
+    live = rows["live"].astype(bool)
+    stored, of_split = rows[~live], rows["split"] == split
+    return {"this split": rows[~live & of_split], "run by hand": rows[live & of_split],
+            "mean of splits": stored.groupby(along, as_index=False)[[*METRICS, "seconds"]].mean()}
 
-    Of one split, or (``split`` None) the mean over all splits that have the setting.
+
+def sizes(cells: pd.DataFrame, target: str, gallery: int, n: int | None = None, free: bool = False) -> list[int]:
+    """Values of N to choose from, or with ``n`` those of K, never with 2K > N.
+
+    Those measured; all if ``free``, or if none is.
     """
-    if (n is None) == (k is None):
-        raise ValueError("a curve goes along K at one N, or along N at one K: give one of them")
-    fixed, along = ("N", "K") if n is not None else ("K", "N")
-    own = cells[(cells["target"] == target) & ~cells["live"].astype(bool) & (cells["N"] > 0)
-                & (cells[fixed] == (n if n is not None else k))
-                & ((cells["momentum"] - momentum).abs() < 1e-9)]
-    if split is not None:
-        return own[own["split"] == split].sort_values(along)
-    values = [*METRICS, "seconds"]
-    return own.groupby(along, as_index=False)[values].mean().sort_values(along)
-
-
-def sizes(cells: pd.DataFrame, target: str, gallery: int, free: bool = False) -> list[int]:
-    """Values of N to choose from: those measured, or (``free``, or where none is) all from 4 on."""
-    measured = cells[(cells["target"] == target) & (cells["N"] > 0) & ~cells["live"].astype(bool)]["N"]
-    if free or measured.empty:
-        return list(range(4, gallery + 1))
-    return sorted({int(n) for n in measured if n <= gallery})
-
-
-def pair_choices(cells: pd.DataFrame, target: str, n: int, free: bool = False) -> list[int]:
-    """Values of K to choose from at this N, never with 2K > N: those measured, or all from 2 on."""
-    measured = cells[(cells["target"] == target) & (cells["N"] == n) & ~cells["live"].astype(bool)]["K"]
-    if free or measured.empty:
-        return list(range(min(2, n // 2), n // 2 + 1))
-    return sorted({int(k) for k in measured if 2 * k <= n})
-
-
-def nearest(values: list, wanted: float):
-    """The value closest to ``wanted`` (the smaller of two as close)."""
-    return min(values, key=lambda value: (abs(value - wanted), value))
-
-
-# ---------------------------------------------------------------- the pairs themselves
+    rows = cells[(cells["target"] == target) & (cells["N"] > 0) & ~cells["live"].astype(bool)]
+    measured, low, high = (rows["N"], 4, gallery) if n is None else (rows.loc[rows["N"] == n, "K"], 2, n // 2)
+    every = range(low, high + 1)
+    return list(every) if free or measured.empty else sorted({int(v) for v in measured if v <= high})
 
 
 class PairBook:
     """Pairs of Algorithm 1 under the frozen model: features once a target, pairs once a sample."""
 
-    def __init__(self, model: BNTANet, targets: Mapping[str, Target], settings: Settings):
-        self.model, self.targets, self.settings = model, dict(targets), settings
-        self._features: dict[str, tuple[Tensor, Tensor]] = {}
-        self._pairs: dict[tuple, Pairs] = {}
+    def __init__(self, model: BNTANet, targets: Mapping[str, Target]):
+        self.targets, self._pairs = dict(targets), {}
+        self._local = {name: embed(model, target.data.images)[1] for name, target in targets.items()}
 
-    def features(self, target: str) -> tuple[Tensor, Tensor]:
-        """Global (N, C) and local (N, H, C_l) features of a whole target; embedded at first use."""
-        if target not in self._features:
-            self._features[target] = embed(self.model, self.targets[target].data.images)
-        return self._features[target]
-
-    def images(self, target: str, split: int, n: int) -> Tensor:
-        """The N images that are adapted on: uint8 (N, 3, h, w), as the pairs index them."""
-        own = self.targets[target]
-        return own.data.images[self._sample(target, split, n)]
-
-    def pairs(self, target: str, split: int, n: int, k: int) -> Pairs:
-        """The K closest pairs of the sample. Raises ValueError for 2K > N."""
-        check_sizes(n, k)
-        key = target, split, n
-        if key not in self._pairs:
-            local = self.features(target)[1][self._sample(target, split, n)]
-            self._pairs[key] = nearest_pairs(local, n // 2)
-        return self._pairs[key].first(k)
-
-    def prepare(self, cells: pd.DataFrame, progress: bool = True) -> None:
-        """Features of all targets, and the pairs of every sample that ``cells`` knows of."""
-        for name in self.targets:
-            self.features(name)
-        known = cells.loc[cells["N"] > 0, ["target", "split", "N"]].drop_duplicates()
-        for name, split, n in tqdm(known.itertuples(index=False), total=len(known), unit="sample",
-                                   desc="pairs", disable=not progress):
-            self.pairs(name, int(split), int(n), 1)
-
-    def frozen_scores(self, target: str, split: int) -> dict[str, float]:
-        """Scores without adaption, per cent."""
-        own = self.targets[target]
-        return score(self.model, own, own.splits[split], self.settings, self.features(target)[0]).row()
-
-    def _sample(self, target: str, split: int, n: int) -> Tensor:
+    def sample(self, target: str, split: int, n: int) -> Tensor:
+        """Rows of the target's images that are adapted on, as the pairs index them."""
         return sample_of(self.targets[target].splits[split], n)
 
-
-def shown_pairs(k: int, each: int) -> dict[str, list[int]]:
-    """Which of K pairs to show: the ``each`` closest and, where there are more, the ``each`` last."""
-    rows = {"closest": list(range(min(each, k)))}
-    if k > each:
-        rows["last of\nthe K"] = list(range(max(each, k - each), k))
-    return rows
-
-
-# ---------------------------------------------------------------- a run while one waits
+    def pairs(self, target: str, split: int, n: int, k: int) -> Pairs:
+        """The K closest pairs of the sample."""
+        if (target, split, n) not in self._pairs:
+            local = self._local[target][self.sample(target, split, n)]
+            self._pairs[target, split, n] = nearest_pairs(local, n // 2)
+        return self._pairs[target, split, n].first(k)
 
 
 def run_live(
-    model: BNTANet,
-    target: Target,
-    split: int,
-    settings: Settings,
-    n: int,
-    k: int,
-    momentum: float,
+    model: BNTANet, target: Target, split: int, settings: Settings, n: int, k: int, momentum: float,
     tick: Callable[[str, float], None] = lambda stage, share: None,
 ) -> dict:
     """Adapt on N images with K pairs and this momentum (seed 0), evaluate; a cell (see COLUMNS).
 
-    ``tick(stage, share)`` is called after every batch that passes through the network, with what is
-    done of the whole (0 to 1); what it raises (:class:`Cancelled`) stops the run there. The model
-    given is left untouched. Raises what :func:`bnta_lib.adaption.adapt` raises.
+    ``tick(stage, share)`` is called at every batch with what is done of the whole (0 to 1); what
+    it raises (:class:`Cancelled`) stops the run there. The model given is left untouched.
     """
-    check_sizes(n, k)
-    own, chosen = replace(settings, tta_momentum=momentum), target.splits[split]
-    images = target.data.images[sample_of(chosen, n)]
-    both = len(chosen.probe) + len(chosen.gallery)
-    steps = math.ceil(k / own.tta_batch) * own.tta_epochs
-    # A step also goes backwards, on 2 * tta_batch images: about three batches of embed().
-    weights = {"features": math.ceil(n / 64), "steps": 3 * steps, "evaluation": math.ceil(both / 64)}
-    each = {"features": 1, "steps": 3, "evaluation": 1}
-    stage, done, total = "features", 0.0, sum(weights.values())
+    settings, parts = replace(settings, tta_momentum=momentum), target.splits[split]
+    images, both = (target.data.images[rows] for rows in (sample_of(parts, n), torch.cat([parts.probe, parts.gallery])))
+    steps = math.ceil(k / settings.tta_batch) * settings.tta_epochs
+    done, total = 0, math.ceil(n / 64) + steps + math.ceil(len(both) / 64)
 
-    def passed(*_) -> None:
+    def before(stage: str) -> None:
         nonlocal done
-        done += each[stage]
-        tick(stage, min(done / total, 1.0))
+        tick(stage, done / total)
+        done += 1
 
-    watched = copy.deepcopy(model)
-    watched.backbone.register_forward_hook(passed)  # copies of the model keep it
+    def embedded(net: BNTANet, images: Tensor, stage: str) -> tuple[Tensor, ...]:
+        chunks = []
+        for chunk in images.split(64):
+            before(stage)
+            chunks.append(embed(net, chunk))
+        return tuple(torch.cat(parts) for parts in zip(*chunks))
+
     start = time.perf_counter()
-    local = embed(watched, images)[1]
-    tick("pairing", min(done / total, 1.0))
-    pairs = nearest_pairs(local, k)
-    stage = "steps"
-    result = adapt(watched, images, own, K=k, pairs=pairs, seed=0)
+    pairs = nearest_pairs(embedded(model, images, "features")[1], k)
+    adapted = adapt(model, images, settings, K=k, pairs=pairs, seed=0, on_step=lambda *_: before("steps")).model
     seconds = time.perf_counter() - start
-    stage = "evaluation"
-    scores = score(result.model, target, chosen, own).row()
+    features = torch.empty(len(target.data), adapted.bnneck.num_features)
+    features[torch.cat([parts.probe, parts.gallery])] = embedded(adapted, both, "evaluation")[0]
+    scores = score(adapted, target, parts, settings, features).row()
     tick("done", 1.0)
     return {"target": target.data.name, "split": split, "N": n, "K": k, "momentum": momentum, **scores,
             "seconds": seconds, "live": True}
 
 
-# ---------------------------------------------------------------- in words
-
-
-def sentence(
-    cells: pd.DataFrame, target: str, split: int, n: int, k: int, momentum: float, metric: str = "R1"
-) -> str:
-    """What is known of a setting, in one line; says so where nothing is."""
-    where = f"{target}, split {split}: N = {n}, K = {k}, momentum {momentum:g}"
-    cell = find(cells, target, split, n, k, momentum)
-    frozen = find(cells, target, split, 0, 0, math.nan)
-    names = {"R1": "rank 1", "R5": "rank 5", "R10": "rank 10", "mAP": "mAP"}
+def numbers(cells: pd.DataFrame, target: str, split: int, n: int, k: int, momentum: float) -> str:
+    """What is known of a setting, in one line."""
+    place = f"{target}, split {split}: N = {n}, K = {k}, momentum {momentum:g}"
+    cell, frozen = find(cells, target, split, n, k, momentum), find(cells, target, split, 0, 0)
     if cell is None:
-        return f"{where}: not measured here. Press Run to adapt with it now."
-    values = []
-    for name in dict.fromkeys((metric, "R1", "mAP")):
-        text = f"{names[name]} {cell[name]:.1f} %"
-        if frozen is not None:
-            change = round(cell[name] - frozen[name], 1) + 0.0
-            text += f" ({change:+.1f} points against no adaption)"
-        values.append(text)
-    took = f"; adaption took {cell['seconds']:.1f} s" if not math.isnan(cell["seconds"]) else ""
-    return f"{where}: {', '.join(values)}{took}; {'run just now' if cell['live'] else 'stored'}."
+        return f"{place}: not measured; Run adapts with it now"
+    scores = [f"{METRICS[metric]} {cell[metric]:.1f} %"
+              + (f" ({cell[metric] - frozen[metric]:+.1f} points)" if frozen is not None else "")
+              for metric in ("R1", "mAP")]
+    return f"{place}: {', '.join(scores)}, {cell['seconds']:.1f} s; {'run just now' if cell['live'] else 'stored'}"
+
+
+class NKExplorer(W.VBox):
+    """See :func:`nk_explorer`. ``cells`` is what is measured, with what was run by hand."""
+
+    def __init__(self, cells: pd.DataFrame, model: BNTANet, targets: Mapping[str, Target], settings: Settings):
+        self.cells, self.model, self.settings, self.book = cells, model, settings, PairBook(model, targets)
+        self.thread: threading.Thread | None = None
+        self._cancelled, self._shown = threading.Event(), None
+        first = PAPERS if PAPERS in targets else next(iter(targets))
+        self.target = W.Dropdown(description="target", options=list(targets), value=first, **WIDE)
+        self.split, self.N, self.K = (W.SelectionSlider(description=name, options=[0], **RELEASED)
+                                      for name in ("split", "N", "K"))
+        self.momentum = W.SelectionSlider(
+            description="momentum", options=[(f"{m:g}", m) for m in sorted({*MOMENTA, settings.tta_momentum})],
+            value=settings.tta_momentum, **RELEASED)
+        self.metric = W.Dropdown(description="metric", options=[(METRICS[m], m) for m in ("R1", "mAP")], **WIDE)
+        self.free = W.Checkbox(description="any N and K, not only those measured", indent=False)
+        self.run = W.Button(description="Run", button_style="primary", icon="play")
+        self.cancel = W.Button(description="Cancel", icon="stop", disabled=True)
+        self.progress = W.FloatProgress(min=0, max=1, description="live run", **WIDE)
+        self.status, self.numbers, self.errors = W.HTML(), W.HTML(), W.Output()
+        self.curves, self.couples = W.Image(format="png"), W.Image(format="jpeg")
+        left = W.VBox([self.target, self.split, self.N, self.K, self.momentum])
+        right = W.VBox([self.metric, self.free, W.HBox([self.run, self.cancel]), self.progress, self.status])
+        super().__init__([W.HBox([left, right]), self.numbers, self.errors, self.curves, self.couples])
+        self.add_class("bnta-explorer")
+        capture = self.errors.capture(clear_output=True)
+        for control, callback in ((self.target, self.on_target), (self.free, self.on_target), (self.N, self.on_n)):
+            control.observe(capture(callback), "value")
+        for control in (self.split, self.K, self.momentum, self.metric):
+            control.observe(capture(lambda change: self.draw()), "value")
+        self.run.on_click(capture(self.on_run))
+        self.cancel.on_click(lambda button: self._cancelled.set())
+        self.on_target()
+
+    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
+        return with_still(super()._repr_mimebundle_(**kwargs), self._still)
+
+    def setting(self) -> tuple[str, int, int, int, float]:
+        """Target, split, N, K and momentum that the controls stand at."""
+        return self.target.value, self.split.value, self.N.value, self.K.value, self.momentum.value
+
+    def on_target(self, change=None) -> None:
+        """Other splits and sizes; at a new target N and K go to the whole gallery and the paper's K."""
+        splits, fresh = self.book.targets[self.target.value].splits, change is None or change["owner"] is self.target
+        gallery = min(len(split.gallery) for split in splits)
+        n, k = (gallery, self.settings.K) if fresh else (self.N.value, self.K.value)
+        self._shown = ()  # nothing is drawn in between
+        self.split.options = range(len(splits))
+        _offer(self.N, sizes(self.cells, self.target.value, gallery, free=self.free.value), n)
+        self._shown = None
+        self.on_n(k=k)
+
+    def on_n(self, change=None, k: int | None = None) -> None:
+        """The K slider's range follows N: never 2K > N."""
+        if self._shown == ():
+            return
+        k, self._shown = self.K.value if k is None else k, ()
+        _offer(self.K, sizes(self.cells, self.target.value, 0, self.N.value, self.free.value), k)
+        self._shown = None
+        self.draw()
+
+    def draw(self) -> None:
+        """The curves and the pairs of the setting, unless they are shown already."""
+        shown = *self.setting(), self.metric.value, len(self.cells)
+        if self._shown in ((), shown):
+            return
+        (target, split, n, k, momentum), metric = self.setting(), self.metric.value
+        at_n, at_k = (curves(self.cells, target, split, momentum, fixed, value) for fixed, value in (("N", n), ("K", k)))
+        frozen, pairs = find(self.cells, target, split, 0, 0), self.book.pairs(target, split, n, k)
+        figure = nk_figure(at_n, at_k, n, k, find(self.cells, *self.setting()),
+                           None if frozen is None else frozen[metric], metric)
+        images = self.book.targets[target].data.images[self.book.sample(target, split, n)]
+        self.numbers.value = f'<div class="bnta-numbers">{numbers(self.cells, *self.setting())}</div>'
+        self._still = picture(figure, f"{METRICS[metric]} and seconds along K and along N, on {target}", trim=False)
+        self.curves.value = self._still.data
+        self.couples.value = picture(pairs_figure(images, pairs, self.settings, example_pairs(k, 6, 6)), trim=False).data
+        self._shown = shown
+
+    def on_run(self, button=None) -> None:
+        """Adapt with the setting on a thread; sliders go on answering meanwhile."""
+        self._cancelled.clear()
+        self.run.disabled, self.cancel.disabled, self.progress.value = True, False, 0
+        self.thread = threading.Thread(target=self._work, args=self.setting(), daemon=True)
+        self.thread.start()
+
+    def _work(self, target: str, split: int, n: int, k: int, momentum: float) -> None:
+        def tick(stage: str, share: float) -> None:
+            if self._cancelled.is_set():
+                raise Cancelled
+            self.progress.value, self.status.value = share, f"{stage} ..."
+
+        try:
+            cell = run_live(self.model, self.book.targets[target], split, self.settings, n, k, momentum, tick)
+            self.cells = pd.concat([self.cells, pd.DataFrame([cell | {"target": target}])], ignore_index=True)
+            self.status.value = f"done: the star at N = {n}, K = {k}"
+            self.draw()
+        except Cancelled:
+            self.status.value = "cancelled, nothing was added"
+        except Exception as error:
+            self.status.value = f'<b class="bnta-error">failed: {type(error).__name__}</b>'
+            self.errors.append_stderr(f"{error}\n")
+        finally:
+            self.run.disabled, self.cancel.disabled = False, True
+
+
+def _offer(slider: W.SelectionSlider, options: list[int], wanted: int) -> None:
+    """Give a slider other options; it goes to the one nearest to ``wanted``."""
+    slider.options = options
+    slider.value = min(options, key=lambda option: (abs(option - wanted), option))
+
+
+def nk_explorer(
+    cells: pd.DataFrame, model: BNTANet, targets: Mapping[str, Target], settings: Settings
+) -> NKExplorer:
+    """Sliders for N, K, target, split and momentum over measured ``cells``, and a button to measure others.
+
+    Embeds all targets once. Cells come from :func:`cells_of` and :func:`recorded_cells`.
+    """
+    return NKExplorer(cells, model, targets, settings)

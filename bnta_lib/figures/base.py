@@ -1,83 +1,192 @@
-"""What all figures share: one style, one palette, one way to save."""
+"""What all figures share: one style, one palette, sheets of photographs, and one way to save."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
+from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from bnta_lib.files import atomic
 from bnta_lib.settings import figures_dir
+from bnta_lib.suite.stats import interval
 
 # Okabe and Ito's colour-blind safe palette: one fixed colour for each thing we compare.
-COLOURS = {
-    "source": "#D55E00",
-    "frozen": "#009E73",
-    "adapted": "#0072B2",
-    "right": "#0072B2",
-    "wrong": "#D55E00",
-    "Baseline": "#999999",
-    "BNTA w/o TTA": "#009E73",
-    "BNTA": "#0072B2",
-    "AdaBN": "#E69F00",
-    "Tent": "#CC79A7",
-}
+COLOURS = {"source": "#D55E00", "frozen": "#009E73", "adapted": "#0072B2", "right": "#0072B2", "wrong": "#D55E00",
+           "Baseline": "#999999", "BNTA w/o TTA": "#009E73", "BNTA": "#0072B2", "AdaBN": "#E69F00", "Tent": "#CC79A7"}
+INK, GREY, PALE, BAND = "#222222", "#8a8a8a", "#eeeeee", "#F0E442"  # yellow is seen on any clothes
+SYMBOLS = {"mean": r"$\mu$", "var": r"$\sigma^2$", "gamma": r"$\gamma$", "beta": r"$\beta$"}
+LOSSES = {"id": "$L_{id}$", "pos": "$L_{pos}$", "mat": "$L_{mat}^{tta}$"}
+METRICS = {"R1": "rank 1", "R5": "rank 5", "R10": "rank 10", "mAP": "mAP"}
+DEPTH = "BN layer, from shallow to deep"
 TEXT_WIDTH = 7.0  # inches: the paper's two columns
+SCREEN_DPI = 110  # of a figure in a notebook; files have 200
 
 
 def use_style() -> None:
     """Set the suite's matplotlib style for the session; call once at the top of a notebook."""
     sns.set_theme(context="paper", style="ticks", font_scale=1.0)
     mpl.rcParams.update({
-        "figure.dpi": 110, "savefig.dpi": 200, "savefig.bbox": "tight", "axes.spines.top": False,
+        "figure.dpi": SCREEN_DPI, "savefig.dpi": 200, "savefig.bbox": "tight", "axes.spines.top": False,
         "axes.spines.right": False, "pdf.fonttype": 42, "font.size": 9, "axes.titlesize": 9,
         "axes.labelsize": 9, "legend.frameon": False, "image.interpolation": "nearest",
     })
 
 
-def save_figure(figure: Figure, name: str, profile: str) -> list[Path]:
-    """Write ``name``.pdf and .png under the profile's figures; returns the paths."""
-    paths = [figures_dir(profile) / f"{name}.{kind}" for kind in ("pdf", "png")]
-    for path in paths:
-        with atomic(path) as temporary:
-            # No dates in the files: the same figure is the same bytes.
-            metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
-            figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
-    return paths
+def save_figure(figure: Figure, name: str, run: str, alt: str = "") -> Image:
+    """Write ``name``.pdf and .png under the run's figures; returns what a notebook shows.
 
-
-def show_image(axis: Axes, image: Tensor, colour: str | None = None, width: float = 2.5) -> None:
-    """Draw a uint8 image (3, h, w) without ticks, framed where a colour is given."""
-    axis.imshow(image.permute(1, 2, 0).numpy())
-    axis.set(xticks=[], yticks=[])
-    for spine in axis.spines.values():
-        spine.set(visible=colour is not None, color=colour, linewidth=width)
-
-
-def image_rows(
-    rows: Sequence[Sequence[Tensor]], labels: Sequence[str] = (), height: float = 0.9
-) -> tuple[Figure, list[list[Axes]]]:
-    """A grid of uint8 images (3, h, w), a list a row, with a label left of each row.
-
-    ``height`` is that of an image in inches. Returns the figure and its axes.
+    ``alt``: what the figure shows, for those who cannot see it; stored in both files.
     """
-    columns = max(len(row) for row in rows)
-    _, h, w = rows[0][0].shape
-    size = (columns * height * w / h * 1.06, len(rows) * height * 1.06)
-    figure, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False,
-                                gridspec_kw={"wspace": 0.04, "hspace": 0.04})
-    for r, row in enumerate(rows):
-        for c, axis in enumerate(axes[r]):
-            axis.set_axis_off() if c >= len(row) else show_image(axis, row[c])
-        if r < len(labels):
-            axes[r][0].set_ylabel(labels[r], rotation=0, ha="right", va="center")
-    return figure, axes.tolist()
+    for kind, key in (("pdf", "Subject"), ("png", "Description")):
+        # No dates in the files: the same figure is the same bytes.
+        metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+        with atomic(figures_dir(run) / f"{name}.{kind}") as temporary:
+            figure.savefig(temporary, format=kind, metadata=metadata | ({key: alt} if alt else {}))
+    return picture(figure, alt)
+
+
+def picture(figure: Figure, alt: str = "", trim: bool = True) -> Image:
+    """The figure as a notebook shows it, a JPEG if it holds photographs; closes the figure.
+
+    Without ``trim`` it keeps its margins, and is drawn once instead of twice, for sliders.
+    """
+    photos = any(image.get_array().ndim == 3 for axis in figure.axes for image in axis.images)
+    kind, options = ("jpeg", {"quality": 80}) if photos else ("png", {})
+    buffer = io.BytesIO()
+    figure.set_dpi(SCREEN_DPI)
+    write = figure.canvas.print_jpg if photos else figure.canvas.print_png
+    if trim:
+        figure.savefig(buffer, format=kind, dpi=SCREEN_DPI, pil_kwargs=options)
+    else:
+        write(buffer, pil_kwargs=options)
+    plt.close(figure)
+    return Image(buffer.getvalue(), format=kind, alt=alt or None)
+
+
+def panels(rows: int, columns: int, height: float, width: float = 1.0, **options) -> tuple[Figure, np.ndarray]:
+    """A figure of ``height`` inches and ``width`` text widths; its axes (rows, columns)."""
+    return plt.subplots(rows, columns, figsize=(width * TEXT_WIDTH, height), squeeze=False,
+                        **{"layout": "constrained"} | options)
+
+
+def legend(figure: Figure, handles: Sequence, labels: Sequence[str] | None = None, side: str = "upper", **options):
+    """A legend above or below all panels."""
+    labels = [handle.get_label() for handle in handles] if labels is None else labels
+    options = {"handletextpad": 0.4, "columnspacing": 1.2, "ncols": len(labels)} | options
+    return figure.legend(handles, labels, loc=f"outside {side} center", **options)
+
+
+def mark(label: str, marker: str = "", color: str = INK, **options) -> plt.Line2D:
+    """An entry of a legend: a marker, and a line if ``linestyle`` is given."""
+    return plt.Line2D([], [], **{"marker": marker, "color": color, "linestyle": "", "label": label} | options)
+
+
+# ---------------------------------------------------------------- splits
+
+
+def deviation(values: np.ndarray) -> tuple[float, float]:
+    """One standard deviation below the mean, and one above."""
+    spread = values.std(ddof=1) if len(values) > 1 else np.nan
+    return values.mean() - spread, values.mean() + spread
+
+
+def bars(value, low, high) -> np.ndarray:
+    """Lengths (2, n) of error bars from ``value`` to its ends; 0 where there are none."""
+    value, low, high = (np.atleast_1d(np.asarray(v, dtype=float)) for v in (value, low, high))
+    return np.nan_to_num(np.stack([value - low, high - value]))
+
+
+def draw_splits(
+    axis: Axes, at: float, values: Sequence[float], colour: str, marker: str = "o", spread: Callable = interval,
+    apart: float = 0.18, jitter: float = 0.12, bar: str = "_", upright: bool = True,
+) -> None:
+    """Splits as faint dots on one side of ``at``, their mean and its ``spread`` on the other."""
+    values = np.asarray(values, dtype=float)
+    offsets = np.linspace(-jitter, jitter, len(values)) if len(values) > 1 else np.zeros(len(values))
+    dots, mean = (at - apart + offsets, values), (at + apart, values.mean())
+    axis.plot(*(dots if upright else dots[::-1]), marker, color=colour, ms=3.2, alpha=0.55, mew=0)
+    axis.errorbar(*(mean if upright else mean[::-1]), fmt=bar, color=colour, ms=9 if bar in "_|" else 4, mew=2, capsize=2.5,
+                  elinewidth=1.4, **{"yerr" if upright else "xerr": bars(values.mean(), *spread(values))})
+
+
+# ---------------------------------------------------------------- photographs
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image on a sheet, and what is drawn on it."""
+
+    image: Tensor  # uint8 (3, h, w)
+    frame: str | None = None  # its colour
+    line: float = 2.0
+    mark: str = ""  # a character in the corner, white on the frame's colour
+    band: tuple[int, int] | None = None  # rows of the image that are outlined
+    heading: str = ""  # above
+    caption: str = ""  # beneath
+
+
+def photo_sheet(rows: Sequence[Sequence[Photo | str | float]], title: str = "", gap: float = 0.06) -> Figure:
+    """Rows of photographs of one size, ``gap`` widths of a photograph apart.
+
+    A cell is a :class:`Photo`, a text, or a number: so many widths left empty.
+    """
+    photos = [cell for row in rows for cell in row if isinstance(cell, Photo)]
+    _, height, width = photos[0].image.shape
+
+    def space(cell) -> float:
+        return width * (1 + gap if isinstance(cell, Photo) else 1.5 if isinstance(cell, str) else cell)
+
+    across = max(sum(map(space, row)) for row in rows)
+    size = min(TEXT_WIDTH, 0.7 * across / width)
+    point = across / size / 72  # a point of type, in pixels of the images
+    above = 9 * point if any(photo.heading for photo in photos) else 0
+    step = height + above + 2 * gap * width + (10 * point if any(photo.caption for photo in photos) else 0)
+    figure = plt.figure(figsize=(size, size * len(rows) * step / across))
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(-3 * point, across), ylim=(len(rows) * step, -3 * point))
+    axis.set_axis_off()
+    axis.set_title(title, loc="left", fontsize=8)
+    for y, row in enumerate(rows):
+        x, top = 0.0, y * step + above
+        for cell in row:
+            if isinstance(cell, Photo):
+                _draw_photo(axis, cell, x, top, height, width)
+            elif isinstance(cell, str):
+                axis.text(x + 0.75 * width, top + height / 2, cell, fontsize=7, ha="center", va="center")
+            x += space(cell)
+    return figure
+
+
+def _draw_photo(axis: Axes, photo: Photo, x: float, y: float, height: int, width: int) -> None:
+    axis.imshow(photo.image.permute(1, 2, 0).numpy(), extent=(x, x + width, y + height, y), aspect="auto",
+                interpolation="bilinear")
+    boxes = [(0, height, photo.frame, photo.line)] if photo.frame else []
+    boxes += [(*photo.band, "black", 2.6), (*photo.band, BAND, 1.2)] if photo.band else []
+    for top, bottom, colour, line in boxes:
+        axis.add_patch(Rectangle((x + 0.5, y + top), width - 1, bottom - top, fill=False, ec=colour, lw=line))
+    if photo.mark:
+        axis.text(x + 0.96 * width, y + 0.015 * height, photo.mark, ha="right", va="top", fontsize=7, color="white",
+                  fontweight="bold", family="DejaVu Sans",
+                  bbox={"boxstyle": "square,pad=0.12", "facecolor": photo.frame, "edgecolor": "none"})
+    axis.text(x, y - 0.015 * height, photo.heading, va="bottom", fontsize=6.5, color=INK)
+    axis.text(x + width / 2, y + 1.03 * height, photo.caption, ha="center", va="top", fontsize=6.5, color=INK)
+
+
+def even(count: int, limit: int) -> list[int]:
+    """At most ``limit`` of ``count`` rows, evenly spread."""
+    return np.linspace(0, count - 1, min(limit, count)).round().astype(int).tolist()
+
+
+# ---------------------------------------------------------------- an axis of BN layers
 
 
 def stages(layers: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -87,24 +196,20 @@ def stages(layers: Sequence[str]) -> list[tuple[str, int, int]]:
     """
     runs: list[tuple[str, int, int]] = []
     for index, layer in enumerate(layers, start=1):
-        head, _, rest = layer.partition(".")
-        label = {"backbone": rest.split(".")[0], "parts": "parts"}.get(head, head)
-        label = "stem" if label == "bn1" else label
-        if runs and runs[-1][0] == label:
-            runs[-1] = (label, runs[-1][1], index)
-        else:
-            runs.append((label, index, index))
+        label = layer.removeprefix("backbone.").split(".")[0].replace("bn1", "stem")
+        first = runs.pop()[1] if runs and runs[-1][0] == label else index
+        runs.append((label, first, index))
     return runs
 
 
-def mark_stages(axis: Axes, layers: Sequence[str], labels: bool = True) -> None:
-    """Shade every second stage of the network behind an axis of BN indices, named on top."""
+def layer_axis(axis: Axes, layers: Sequence[str], names: bool = True, shade: bool = True) -> None:
+    """An axis of BN indices: every second stage of the network shaded, ``names`` of stages on top."""
     for number, (label, first, last) in enumerate(stages(layers)):
-        if number % 2:
+        if shade and number % 2:
             axis.axvspan(first - 0.5, last + 0.5, color="0.93", zorder=0, linewidth=0)
-        if labels:
+        if names:
             # The single-layer stages are narrow: their names lean over to keep clear of others.
             lean = {"rotation": 40, "ha": "left"} if last - first < 2 else {"ha": "center"}
-            axis.text((first + last) / 2, 1.02, label, transform=axis.get_xaxis_transform(),
-                      va="bottom", color="0.35", fontsize=7, **lean)
-    axis.set_xlim(0.5, len(layers) + 0.5)
+            axis.text((first + last) / 2, 1.02, label, transform=axis.get_xaxis_transform(), va="bottom",
+                      color="0.35", fontsize=7, **lean)
+    axis.set(xlim=(0.5, len(layers) + 0.5), xticks=sorted({1, *range(10, len(layers) + 1, 10)}))

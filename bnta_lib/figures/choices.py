@@ -1,279 +1,157 @@
-"""Pictures of the open choices: the gain of adaption against the value chosen."""
+"""Pictures of sweeps: the gain of adaption against the value of an open choice, or against training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.transforms import ScaledTranslation
 
+from bnta_lib.figures.base import COLOURS, METRICS, SYMBOLS, bars, draw_splits, legend, mark, panels
 from bnta_lib.suite.choices import AFFINE, ALL, CHOICES, DIVERGED, READINGS, Choice, gain_rows, split_gains
-from bnta_lib.figures.base import COLOURS, TEXT_WIDTH
 
-_COLOURS = (COLOURS["BNTA"], COLOURS["AdaBN"])
-_MARKERS = ("o", "s")
-_LABEL = "gain in {}, points"
-_OPTIMISERS = {"adam": "Adam", "sgd": "SGD"}
+SERIES = ((COLOURS["BNTA"], "o"), (COLOURS["AdaBN"], "s"))
+NAMES = {"adam": "Adam", "sgd": "SGD", "1": "1 epoch", "4": "4 epochs", ALL: "all four", "mu": SYMBOLS["mean"], **SYMBOLS}
+LADDERS = {"people": {"color": COLOURS["adapted"], "marker": "o"},
+           "epochs": {"color": COLOURS["source"], "marker": "s", "linestyle": "--"}}
 
 
 def choice_figure(
-    rows: pd.DataFrame, choice: Choice, metric: str = "R1", names: Mapping[str, object] | None = None
+    rows: pd.DataFrame, choice: Choice, metric: str = "R1", names: Mapping[str, object] | None = None,
+    cited: float | None = None,
 ) -> Figure:
-    """Gain against the values of one of CHOICES, a panel a target.
+    """Gain against the values of a choice, a panel a target (of AFFINE: an optimiser).
 
-    ``rows``: of :func:`bnta_lib.suite.choices.choice_rows`; ``names``: what to call values on the axis,
-    where that is not their label. A faint dot is a split; mean and 95 % interval beside them; the
-    default is ringed. Values of one series (an optimiser) are joined.
+    ``rows``: of :func:`bnta_lib.suite.choices.choice_rows`; ``names``: what to call values on the axis
+    instead of their label. A faint dot is a split; beside them mean and 95 % interval; the default
+    is ringed. ``cited``: the paper's gain, drawn as a line.
     """
-    means, dots = _of(rows, choice, metric)
-    means, dots = means[means["updated"] == ALL], dots[dots["updated"] == ALL]
-    panels = list(rows.loc[rows["choice"] == choice.name, "target"].unique())
-    series = {name: [v.label for v in choice.values if v.series == name]
-              for name in dict.fromkeys(v.series for v in choice.values)}
-    figure, axes = _panels(len(panels))
-    for axis, panel in zip(axes, panels):
-        own, each = means[means["target"] == panel], dots[dots["target"] == panel]
-        for number, labels in enumerate(series.values()):
-            places = _places(choice, labels)
-            _series(axis, own[own["value_label"].isin(labels)], each, places, number, len(series),
-                    joined=choice.scale != "names", key="value_label")
-            lost = rows[(rows["target"] == panel) & (rows["updated"] == ALL)]
-            _say_diverged(axis, lost, choice, places, number, len(series))
-        axis.set_title(panel)
-        _ticks(axis, choice, names=names or {})
-    _set_height(axes, dots["gain"])
-    _finish(figure, axes, choice, [_OPTIMISERS.get(name, name) for name in series], metric)
-    return figure
-
-
-def readings_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
-    """Gain of each row of Table 5 in both readings of "update only ...", on its one target."""
-    means, dots = _of(rows, READINGS, metric)
-    names = list(means["updated"].unique())
-    figure, axes = _panels(1, width=0.75)
-    readings = [value.label for value in READINGS.values]
-    for number, reading in enumerate(readings):
-        own, each = (t[t["value_label"] == reading] for t in (means, dots))
-        _series(axes[0], own, each, {name: i for i, name in enumerate(names)}, number, 2,
-                joined=False, key="updated")
-    symbols = {"mu": "$\\mu$", "var": "$\\sigma^2$", "gamma": "$\\gamma$", "beta": "$\\beta$",
-               ALL: "all four"}
-    axes[0].set_xticks(range(len(names)),
-                       [", ".join(symbols.get(q, q) for q in name.split("+")) for name in names])
-    axes[0].set(title=means["target"].iloc[0], xlim=(-0.5, len(names) - 0.5))
-    _set_height(axes, dots["gain"])
-    _finish(figure, axes, READINGS, readings, metric, ring=False)
-    return figure
-
-
-def affine_figure(rows: pd.DataFrame, metric: str = "R1", cited: float | None = None) -> Figure:
-    """Gain of gamma and beta alone against the rate, a panel an optimiser, a line a number of
-    epochs. ``cited``: the paper's gain, drawn as a line."""
-    means, dots = _of(rows, AFFINE, metric)
-    kinds = {kind: None for kind in (v.series.split(",")[0] for v in AFFINE.values)}
-    epochs = list(dict.fromkeys(v.series.split(", ")[1] for v in AFFINE.values))
-    figure, axes = _panels(len(kinds), width=0.85)
-    for axis, kind in zip(axes, kinds):
-        for number, count in enumerate(epochs):
-            labels = [v.label for v in AFFINE.values if v.series == f"{kind}, {count}"]
-            places = _places(AFFINE, labels)
-            _series(axis, means[means["value_label"].isin(labels)], dots, places, number,
-                    len(epochs), joined=True, key="value_label")
-            _say_diverged(axis, rows, AFFINE, places, number, len(epochs))
+    rows = rows[rows["choice"] == choice.name]
+    lost = rows.loc[rows["metric"] == DIVERGED, ["choice", "value_label", "updated", "target", "split"]]
+    gains = _laid_out(pd.concat([split_gains(rows, metric), lost]), choice, names or {})
+    titles, series = (list(dict.fromkeys(gains[column])) for column in ("panel", "series"))
+    figure, (axes,) = panels(1, len(titles), 2.7, 0.5 if len(titles) == 1 else 1, sharey=True)
+    for axis, title in zip(axes, titles):
+        table = gains[gains["panel"] == title]
+        order = list(dict.fromkeys(table["x"]))
+        for number, (name, (colour, marker)) in enumerate(zip(series, SERIES)):
+            aside = 0.45 * (number - (len(series) - 1) / 2)
+            line = table[table["series"] == name].groupby("x", sort=False)["gain"]
+            for x, values in line:
+                if values.isna().all():
+                    axis.annotate(DIVERGED, (order.index(x) + aside, 0.03), xycoords=axis.get_xaxis_transform(),
+                                  rotation=90, fontsize=7, ha="center", color=colour)
+                    continue
+                draw_splits(axis, order.index(x) + aside, values, colour, marker, apart=0.08, jitter=0.05, bar=marker)
+            if choice.scale != "names":
+                axis.plot([order.index(x) + aside + 0.08 for x in line.groups], line.mean(), color=colour, lw=0.9, alpha=0.6)
+            for x in table.loc[table["default"] & (table["series"] == name), "x"].unique():
+                axis.plot(order.index(x) + aside + 0.08, line.mean()[x], "o", mfc="none", mec="black", ms=9)
+        axis.axhline(0, color="0.35", linewidth=0.8, zorder=0)
         if cited is not None:
             axis.axhline(cited, color="0.35", linestyle=":", linewidth=1.2)
-        axis.set_title(f"{means['target'].iloc[0]}, {_OPTIMISERS[kind]}")
-        _ticks(axis, AFFINE, [v.place for v in AFFINE.values if v.series.startswith(kind)])
-    _set_height(axes, [*dots["gain"], 0.0 if cited is None else cited])
-    more = [] if cited is None else [
-        Line2D([], [], color="0.35", linestyle=":", linewidth=1.2, label="paper, on its GRID")]
-    names = [f"{count} epoch{'s' * (count != '1')}" for count in epochs]
-    _finish(figure, axes, AFFINE, names, metric, more=more)
+        axis.set(title=title, xlabel=choice.title, xlim=(-0.6, len(order) - 0.4))
+        leaning = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if len(order) > 3 and choice is not READINGS else {}
+        axis.set_xticks(range(len(order)), order, **leaning)
+    axes[0].set_ylabel(f"gain in {METRICS[metric]}, points")
+    marks = [mark(name, marker, colour, ms=4) for name, (colour, marker) in zip(series, SERIES) if name]
+    marks += [mark("a split", ".", "0.5"), mark("mean, 95 % interval", "|", "0.35", ms=9, mew=1.3)]
+    marks += [mark("default", "o", "black", ms=8, mfc="none")] * (choice is not READINGS)
+    marks += [mark("paper, on its GRID", color="0.35", linestyle=":", linewidth=1.2)] * (cited is not None)
+    legend(figure, marks, side="lower", ncols=len(marks) if len(titles) > 2 else 3)
     return figure
+
+
+def _laid_out(gains: pd.DataFrame, choice: Choice, names: Mapping[str, object]) -> pd.DataFrame:
+    """Gains in the order of the values, with a panel, a series, a text on the x axis, and if it is the default."""
+    gains = gains.assign(panel=gains["target"], default=gains["value_label"] == choice.default.label)
+    if choice is READINGS:
+        updated = gains["updated"].map(lambda text: ", ".join(NAMES[part] for part in text.split("+")))
+        return gains.assign(series=gains["value_label"], x=updated, default=False)
+    gains = gains if choice is AFFINE else gains[gains["updated"] == ALL]
+    values = {value.label: value for value in choice.values}
+    gains = gains.sort_values("value_label", kind="stable", key=lambda labels: labels.map(
+        lambda label: values[label].place or list(values).index(label)))
+    series = gains["value_label"].map(lambda label: values[label].series)
+    if choice is AFFINE:
+        gains["panel"], series = (series.str.split(", ").str[i] for i in (0, 1))
+        gains["panel"] = gains["target"] + ", " + gains["panel"].map(NAMES)
+    x = gains["value_label"].map(lambda label: names.get(label, label) if values[label].place is None
+                                 else np.format_float_positional(values[label].place, trim="-"))
+    return gains.assign(series=series.map(NAMES).fillna(""), x=x.astype(str))
 
 
 def overview_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     """All values of all CHOICES as a forest plot, a column a target: mean gain, 95 % interval.
 
     The dotted line is the gain under the defaults; a filled marker is a default value. What was
-    not measured on a target says so.
+    not measured on a target, or diverged there, is marked so.
     """
     gains = gain_rows(rows, metric)
     gains = gains[(gains["updated"] == ALL) & gains["choice"].isin(list(CHOICES))]
-    targets = list(gains["target"].unique())
-    heights, names, y = {}, {}, 0.0
+    targets, colour = list(gains["target"].unique()), COLOURS["BNTA"]
+    heights, y = {}, 0.0
     for choice in CHOICES.values():
-        names[choice.name] = y
-        for value in choice.values:
-            heights[choice.name, value.label] = y
-            y += 1
-        y += 0.7
-    figure, axes = plt.subplots(1, len(targets), figsize=(TEXT_WIDTH, 0.19 * y + 1.2),
-                                squeeze=False, sharey=True, layout="constrained")
-    for axis, target in zip(axes[0], targets):
-        own = gains[gains["target"] == target]
+        heights |= {(choice.name, value.label): y + i for i, value in enumerate(choice.values)}
+        y += len(choice.values) + 0.7
+    figure, (axes,) = panels(1, len(targets), 0.19 * y + 1.2, sharey=True)
+    for axis, target in zip(axes, targets):
+        table = gains[gains["target"] == target]
         axis.axvline(0, color="0.35", linewidth=0.8)
-        usual = own[own["default"]]["difference"].iloc[0]
-        axis.axvline(usual, color=COLOURS["BNTA"], linewidth=1, linestyle=":")
-        for row in own.itertuples():
-            _whisker(axis, row, heights[row.choice, row.value_label])
+        axis.axvline(table[table["default"]]["difference"].iloc[0], color=colour, linewidth=1, linestyle=":")
+        for default, part in table.groupby("default"):
+            axis.errorbar(part["difference"], [heights[key] for key in zip(part["choice"], part["value_label"])],
+                          xerr=bars(part["difference"], part["low"], part["high"]), fmt="o", color=colour, ms=4,
+                          elinewidth=1.1, mfc=colour if default else "white")
         lost = rows[(rows["metric"] == DIVERGED) & (rows["updated"] == ALL) & (rows["target"] == target)]
-        lost = [place for place in zip(lost["choice"], lost["value_label"]) if place in heights]
-        for place in lost:
-            axis.text(0, heights[place], DIVERGED, fontsize=7, va="center", ha="center",
-                      backgroundcolor="white")
-        _say_unmeasured(axis, heights, {*zip(own["choice"], own["value_label"]), *lost})
-        axis.set(title=target, xlabel=_LABEL.format(_name(metric)))
-    labels = [label for _, label in heights]
-    axes[0, 0].set_yticks(list(heights.values()), labels)
-    axes[0, 0].set_ylim(y - 0.2, -1)
-    for name, place in names.items():
-        name = {"lambda3": r"$\mathbf{\lambda_3}$"}.get(name, name)
-        axes[0, 0].annotate(name, (0, place), (-76, 0), axes[0, 0].get_yaxis_transform(),
-                            "offset points", ha="right", va="center", fontweight="bold")
-    figure.legend(handles=_overview_legend(), loc="outside lower center", ncols=4, fontsize=8,
-                  handletextpad=0.4, columnspacing=1.2)
+        notes = {heights[key]: DIVERGED for key in zip(lost["choice"], lost["value_label"]) if key in heights}
+        for name in CHOICES:
+            every = [y for key, y in heights.items() if key[0] == name]
+            there = [heights[key] for key in zip(table["choice"], table["value_label"]) if key[0] == name]
+            missing = [y for y in every if y not in (*there, *notes)]
+            notes |= dict.fromkeys([np.mean(missing)] if missing == every else missing, "not measured")
+        for height, note in notes.items():
+            axis.text(0.5, height, note, fontsize=7, color="0.35", ha="center", va="center",
+                      transform=axis.get_yaxis_transform(), backgroundcolor="white")
+        axis.set(title=target, xlabel=f"gain in {METRICS[metric]}, points")
+    axes[0].set_yticks(list(heights.values()), [label for _, label in heights])
+    axes[0].set_ylim(y - 0.2, -1)
+    for choice in CHOICES.values():
+        name = {"lambda3": r"$\mathbf{\lambda_3}$"}.get(choice.name, choice.name)
+        axes[0].annotate(name, (0, heights[choice.name, choice.values[0].label]), (-76, 0),
+                         axes[0].get_yaxis_transform(), "offset points", ha="right", va="center", fontweight="bold")
+    style = {"linewidth": 1.1, "linestyle": "-", "markersize": 4}
+    legend(figure, [mark("default, 95 % interval", "o", colour, **style),
+                    mark("another value", "o", colour, mfc="white", **style),
+                    mark("gain under the defaults", color=colour, linestyle=":"),
+                    mark("no gain", color="0.35", linestyle="-", linewidth=0.8)], side="lower", fontsize=8)
     return figure
 
 
-def _say_unmeasured(axis: Axes, heights: Mapping[tuple[str, str], float], there: set) -> None:
-    """Words where values have no row: once for a choice that has none at all."""
-    for choice in CHOICES:
-        places = [place for place in heights if place[0] == choice]
-        missing = [heights[place] for place in places if place not in there]
-        for y in [np.mean(missing)] if len(missing) == len(places) else missing:
-            axis.text(0.5, y, "not measured", transform=axis.get_yaxis_transform(), fontsize=7,
-                      color="0.35", va="center", ha="center", backgroundcolor="white")
+def strength_figure(gains: pd.DataFrame, metric: str = "R1") -> Figure:
+    """Above: rank 1 without adaption; below: the gain, with its 95 % interval. Target by target.
 
-
-def _overview_legend() -> list[Line2D]:
-    mark = {"color": COLOURS["BNTA"], "linewidth": 1.1, "marker": "o", "markersize": 4}
-    return [Line2D([], [], **mark, label="default, 95 % interval"),
-            Line2D([], [], **mark, markerfacecolor="white", label="another value"),
-            Line2D([], [], color=COLOURS["BNTA"], linewidth=1, linestyle=":", label="gain under the defaults"),
-            Line2D([], [], color="0.35", linewidth=0.8, label="no gain")]
-
-
-def _of(rows: pd.DataFrame, choice: Choice, metric: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    own = rows[rows["choice"] == choice.name]
-    return gain_rows(own, metric), split_gains(own, metric)
-
-
-def _panels(count: int, width: float = 1.0) -> tuple[Figure, list[Axes]]:
-    size = (TEXT_WIDTH * (width if count > 1 or width < 1 else 0.5), 2.7)
-    figure, axes = plt.subplots(1, count, figsize=size, squeeze=False, sharey=True,
-                                layout="constrained")
-    return figure, list(axes[0])
-
-
-def _places(choice: Choice, labels: list[str]) -> dict[str, float]:
-    """Where the values stand on the axis: at their number, or one after the other."""
-    return {v.label: float(i if v.place is None else v.place)
-            for i, v in enumerate(choice.values) if v.label in labels}
-
-
-def _series(axis, means, dots, places, number, count, joined, key) -> None:
-    """One series: its splits as dots on the left, mean and interval on the right of a place.
-
-    Shifts are in points on paper, so that they look alike on any scale.
+    ``gains``: of :func:`bnta_lib.suite.strength.strength_gains`, over the share of people and of
+    epochs that a network was trained on.
     """
-    colour, marker = _COLOURS[number], _MARKERS[number]
-    shift = _shift(number, count)
-    splits = sorted(dots["split"].unique())
-    for i, split in enumerate(splits):
-        own = dots[(dots["split"] == split) & dots[key].isin(list(places))]
-        aside = shift - 5.5 + 4 * i / max(1, len(splits) - 1)
-        axis.plot(own[key].map(places), own["gain"], ".", color=colour, alpha=0.5, markersize=4,
-                  markeredgewidth=0, transform=_moved(axis, aside))
-    means = means.sort_values(key, key=lambda names: names.map(places))
-    x, y = means[key].map(places), means["difference"]
-    moved = _moved(axis, shift + 2.5)
-    if joined:
-        axis.plot(x, y, "-", color=colour, linewidth=0.9, alpha=0.6, transform=moved)
-    half = (means["high"] - y).fillna(0)
-    axis.errorbar(x, y, half, fmt=marker, color=colour, markersize=4, elinewidth=1.3, capsize=2.5,
-                  transform=moved)
-    chosen = means["default"] & (key == "value_label")
-    axis.plot(x[chosen], y[chosen], "o", markerfacecolor="none", markeredgecolor="black",
-              markersize=9, transform=moved)
-
-
-def _moved(axis: Axes, points: float):
-    return axis.transData + ScaledTranslation(points / 72, 0, axis.figure.dpi_scale_trans)
-
-
-def _ticks(
-    axis: Axes, choice: Choice, numbers: list[float] | None = None, names: Mapping = MappingProxyType({})
-) -> None:
-    if choice.scale == "names":
-        axis.set_xticks(range(len(choice.values)), [names.get(v.label, v.label) for v in choice.values])
-        axis.set_xlim(-0.6, len(choice.values) - 0.4)
-        return
-    numbers = sorted(set(numbers or [v.place for v in choice.values]))
-    least = min(n for n in numbers if n > 0)
-    more = {"linthresh": least, "linscale": 0.4} if choice.scale == "symlog" else {}
-    axis.set_xscale(choice.scale, **more)
-    leaning = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if len(numbers) > 3 else {}
-    axis.set_xticks(numbers, [np.format_float_positional(n, trim="-") for n in numbers], **leaning)
-    axis.minorticks_off()
-    scale = axis.xaxis.get_transform()  # room for the dots on the left, on the scale as drawn
-    first, last = scale.transform([[numbers[0]], [numbers[-1]]])[:, 0]
-    room = last - first
-    axis.set_xlim(*scale.inverted().transform([[first - 0.22 * room], [last + 0.14 * room]])[:, 0])
-
-
-def _whisker(axis: Axes, row, y: float) -> None:
-    half, colour = 0 if pd.isna(row.high) else row.high - row.difference, COLOURS["BNTA"]
-    axis.errorbar(row.difference, y, xerr=half, fmt="o", color=colour, markersize=4,
-                  elinewidth=1.1, markerfacecolor=colour if row.default else "white")
-
-
-def _say_diverged(axis, rows, choice, places, number, count) -> None:
-    lost = rows[(rows["choice"] == choice.name) & (rows["metric"] == DIVERGED)]
-    for label in lost["value_label"]:
-        if label in places:
-            axis.annotate(DIVERGED, (places[label], 0.03), (_shift(number, count) + 2.5, 0),
-                          axis.get_xaxis_transform(), "offset points", rotation=90, fontsize=7,
-                          ha="center", color=_COLOURS[number])
-
-
-def _shift(number: int, count: int) -> float:
-    """Points aside of the place, for one of several series."""
-    return 9 * (number - (count - 1) / 2)
-
-
-def _set_height(axes: list[Axes], gains) -> None:
-    """The splits and zero fill the panels; shifted points do not scale them by themselves."""
-    least, most = min(0.0, *gains), max(0.0, *gains)
-    room = 0.08 * (most - least) or 1.0
-    axes[0].set_ylim(least - room, most + room)
-
-
-def _name(metric: str) -> str:
-    return {"R1": "rank 1", "R5": "rank 5", "R10": "rank 10"}.get(metric, metric)
-
-
-def _finish(figure, axes, choice, names, metric, ring=True, more=()) -> None:
-    """Zero lines, axis labels, and a legend below."""
-    for axis in axes:
-        axis.axhline(0, color="0.35", linewidth=0.8, zorder=0)
-        axis.set_xlabel(choice.title)
-    axes[0].set_ylabel(_LABEL.format(_name(metric)))
-    marks = [{"color": _COLOURS[i], "marker": _MARKERS[i], "markersize": 4, "label": name}
-             for i, name in enumerate(names) if len(names) > 1]
-    marks.append({"color": "0.5", "marker": ".", "label": "a split"})
-    marks.append({"color": "0.35", "marker": "|", "markersize": 9, "markeredgewidth": 1.3,
-                  "label": "mean, 95 % interval"})
-    if ring:
-        marks.append({"color": "black", "marker": "o", "markersize": 8, "markerfacecolor": "none",
-                      "label": "default"})
-    handles = [*(Line2D([], [], linestyle="none", **mark) for mark in marks), *more]
-    one_row = figure.get_figwidth() > 4 and len(handles) < 6
-    figure.legend(handles=handles, loc="outside lower center", handletextpad=0.4,
-                  ncols=len(handles) if one_row else 3, columnspacing=1.2)
+    targets, shares = list(gains["target"].unique()), sorted(gains["share"].unique())
+    figure, axes = panels(2, len(targets), 4.2, 1 if len(targets) > 1 else 0.6, sharex=True, sharey="row",
+                          height_ratios=[1, 1.2])
+    for (above, below), target in zip(axes.T, targets):
+        # A ladder stands a little aside of the other, so that no interval hides another.
+        for aside, (ladder, style) in zip((-0.04, 0.04), LADDERS.items()):
+            line = gains[(gains["target"] == target) & (gains["ladder"] == ladder)].sort_values("share")
+            x, style = np.log2(line["share"]) + aside, style | {"ms": 4, "lw": 1.3, "label": f"share of {ladder}"}
+            above.plot(x, line["frozen"], **style)
+            below.errorbar(x, line["difference"], yerr=bars(*(line[c] for c in ("difference", "low", "high"))), capsize=2,
+                           elinewidth=0.9, **style)
+        below.axhline(0, color="0.2", linewidth=0.8)
+        above.set_title(target)
+        below.set_xticks(np.log2(shares), ["all" if share == 1 else f"1/{round(1 / share)}" for share in shares])
+        below.set_xlabel("share trained on")
+    axes[0, 0].set_ylabel(f"{METRICS[metric]} without\nadaption, %")
+    axes[1, 0].set_ylabel(f"{METRICS[metric]}: gain by\nadaption, points")
+    figure.align_ylabels()
+    legend(figure, *axes[0, 0].get_legend_handles_labels())
+    return figure

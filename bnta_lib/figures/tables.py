@@ -2,89 +2,67 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
+import re
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from bnta_lib.suite.stats import differences, paired_test
+from bnta_lib.figures.base import (
+    COLOURS, LOSSES, METRICS, SYMBOLS, deviation, draw_splits, legend, mark, panels,
+)
+from bnta_lib.suite.stats import RATE, SHARE, differences, interval
 from bnta_lib.suite.tables import gains, reading_of
-from bnta_lib.figures.adaption import LOSS_NAMES, SYMBOLS
-from bnta_lib.figures.base import COLOURS, TEXT_WIDTH
 
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+MARKERS = dict(zip(sorted(COLOURS), "osD^vPXosD"))
+# The two readings of "only mu" in Table 5; the other tables have the first alone.
+READINGS = {"alone": ("s", COLOURS["adapted"]), "restore": ("o", COLOURS["AdaBN"])}
+# Colour and marker of a verdict: blue, vermilion and grey differ for every eye.
+VERDICTS = {"holds": ("#0072B2", "o"), "does not hold": ("#D55E00", "X"), "not resolved": ("0.45", "s")}
+# The least that a claim needs to hold; times have the paper's diamond for that.
+THRESHOLDS = {"points": 0, RATE: 0, SHARE: 50}
+UNITS = {"points": "points of rank 1", "s": "seconds of adaption (a level)",
+         "times": "times the inference without adaption (a level)", SHARE: f"{SHARE} (a share)"}
 
 
 def methods_figure(
-    rows: pd.DataFrame, against: str = "BNTA w/o TTA", adapters: tuple[str, ...] = (),
-    metric: str = "R1",
+    rows: pd.DataFrame, against: str = "BNTA w/o TTA", adapters: tuple[str, ...] = (), metric: str = "R1",
 ) -> Figure:
     """Above: each method on each split; below: what an adapter adds to ``against`` on it.
 
-    ``rows``: tidy rows of :func:`bnta_lib.suite.experiments.table_2_rows`. A dot is a split, seeds
-    averaged. Above, the bar is the mean and the whisker one standard deviation over splits;
-    below, mean and 95 % interval of the paired difference.
+    ``rows``: tidy rows of Table 2. A dot is a split, seeds averaged. Above, the bar is the mean and
+    the whisker one standard deviation over splits; below, mean and 95 % interval of the paired
+    difference.
     """
-    targets = list(rows["target"].unique())
-    methods = list(rows["method"].unique())
-    adapters = adapters or tuple(m for m in methods if m not in (against, "Baseline"))
-    figure, axes = plt.subplots(
-        2, len(targets), figsize=(TEXT_WIDTH, 4.6), squeeze=False, sharey="row", sharex="row",
-        layout="constrained", gridspec_kw={"height_ratios": [1.15, 1]},
-    )
-    chosen = rows[rows["metric"] == metric]
-    by_split = chosen.groupby(["target", "method", "split"], sort=False)["value"].mean()
-    for column, target in enumerate(targets):
-        above, below = axes[:, column]
-        for x, method in enumerate(methods):
-            value = by_split.loc[target, method].to_numpy()
-            spread = value.std(ddof=1) if len(value) > 1 else 0.0
-            _dots(above, x, value, value.mean(), spread, spread, method)
+    targets, methods = list(rows["target"].unique()), list(rows["method"].unique())
+    adapters = list(adapters) or [m for m in methods if m not in (against, "Baseline")]
+    measured = rows[rows["metric"] == metric]
+    levels = measured.groupby(["target", "method", "split"], sort=False, as_index=False)["value"].mean()
+    paired = pd.concat([differences(measured, adapter, against, metric).assign(method=adapter) for adapter in adapters])
+    figure, axes = panels(2, len(targets), 4.6, sharey="row", sharex="row", height_ratios=[1.15, 1])
+    for (above, below), target in zip(axes.T, targets):
+        for axis, table, value, names, spread in ((above, levels, "value", methods, deviation),
+                                                  (below, paired, "difference", adapters, interval)):
+            for x, name in enumerate(names):
+                values = table.loc[(table["target"] == target) & (table["method"] == name), value]
+                draw_splits(axis, x, values, COLOURS.get(name, "0.4"), MARKERS.get(name, "o"), spread)
+            axis.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
+            axis.set_xlim(-0.5, len(names) - 0.5)
         above.set(title=target)
-        _name_ticks(above, methods)
         below.axhline(0, color="0.35", linewidth=0.8)
-        for x, method in enumerate(adapters):
-            own = differences(chosen, method, against, metric).query("target == @target")
-            test = paired_test(chosen, method, against, metric).set_index("target").loc[target]
-            mean, low, high = (np.nan_to_num(test[k], nan=test["difference"])
-                               for k in ("difference", "low", "high"))
-            _dots(below, x, own["difference"].to_numpy(), mean, mean - low, high - mean, method)
-        _name_ticks(below, adapters)
-    name = {"R1": "rank 1"}.get(metric, metric)
-    axes[0, 0].set(ylabel=f"{name}, %\n(mean ± std over splits)")
-    axes[1, 0].set(ylabel=f"{name}: difference from\n{against}, points\n(mean, 95 % interval)")
+    axes[0, 0].set(ylabel=f"{METRICS[metric]}, %\n(mean ± std over splits)")
+    axes[1, 0].set(ylabel=f"{METRICS[metric]}: difference from\n{against}, points\n(mean, 95 % interval)")
     figure.align_ylabels()
     return figure
-
-
-def _dots(axis, x, values, mean, down, up, method) -> None:
-    """Dots of the splits on the left, mean and whisker on the right of a tick."""
-    colour = COLOURS.get(method, "0.4")
-    order = sorted(COLOURS)
-    marker = MARKERS[order.index(method) % len(MARKERS)] if method in order else "o"
-    jitter = np.linspace(-0.28, -0.04, len(values)) if len(values) > 1 else np.array([-0.16])
-    axis.plot(x + jitter, values, marker, color=colour, markersize=3.6, alpha=0.7,
-              markeredgewidth=0)
-    axis.errorbar(x + 0.2, mean, [[down], [up]], fmt="_", color=colour, markersize=11,
-                  markeredgewidth=2, elinewidth=1.4, capsize=3)
-
-
-def _name_ticks(axis, names) -> None:
-    axis.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
-    axis.set_xlim(-0.5, len(names) - 0.5)
-
-
-# The two readings of "only mu" in Table 5; the other tables have the first alone.
-READINGS = {"alone": ("s", COLOURS["adapted"]), "restore": ("o", COLOURS["AdaBN"])}
 
 
 def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     """What adaption adds in each row of Table 3, 4 or 5: a panel a target, the paper's own first.
 
-    ``rows``: of one of the functions of :mod:`bnta_lib.suite.ablations`; Table 5's of both readings. A
-    dot is a split, seeds averaged; the bar is mean and 95 % interval of the paired difference
-    from the row without adaption. Open diamonds: the paper's difference, cited.
+    ``rows``: of Table 3, 4 or 5, the last in both readings. A dot is a split, seeds averaged; the
+    bar is mean and 95 % interval of the paired difference from the row without adaption. Open
+    diamonds: the paper's difference, cited.
     """
     tests = gains(rows, metric)
     tests["paper"] = tests.get("paper", np.nan)  # a user's folder has none
@@ -93,71 +71,88 @@ def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     methods = list(tests["method"].unique())
     readings = [reading_of(table) for table in tests["table"].unique()]
     # In each row, from above: the dots and the mean of each reading, then the paper's diamond.
-    places = np.linspace(-0.36, 0.36, 2 * len(readings) + 1)
-    figure, axes = plt.subplots(
-        1, len(targets), figsize=(TEXT_WIDTH, 1.3 + (0.18 + 0.18 * len(readings)) * len(methods)),
-        sharex=True, sharey=True, squeeze=False, layout="constrained",
-    )
-    for axis, target in zip(axes[0], targets):
+    step = 0.36 / len(readings)
+    figure, (axes,) = panels(1, len(targets), 1.3 + (0.18 + 0.18 * len(readings)) * len(methods), sharex=True,
+                             sharey=True)
+    for axis, target in zip(axes, targets):
         axis.axvline(0, color="0.35", linewidth=0.8)
         for y in range(0, len(methods), 2):
             axis.axhspan(y - 0.5, y + 0.5, color="0.95", zorder=0, linewidth=0)
         for test in tests[tests["target"] == target].itertuples(index=False):
-            reading, own = reading_of(test.table), rows[rows["table"] == test.table]
-            split = differences(own, test.method, test.against, metric).query("target == @target")
-            y = methods.index(test.method) + places
-            first = 2 * readings.index(reading)
-            own_y = y[first], y[first + 1]
-            _gain(axis, own_y, split["difference"].to_numpy(), test, *READINGS[reading])
+            reading, y = reading_of(test.table), methods.index(test.method)
+            splits = differences(rows[rows["table"] == test.table], test.method, test.against, metric)
+            marker, colour = READINGS[reading]
+            draw_splits(axis, y - 0.36 + step * (2 * readings.index(reading) + 0.5), colour=colour, marker=marker, bar="|",
+                        values=splits.loc[splits["target"] == target, "difference"], apart=step / 2, jitter=0, upright=False)
             if not np.isnan(test.paper):
-                axis.plot(test.paper, y[-1], "D", markersize=4.5, markerfacecolor="none",
-                          markeredgecolor="black", zorder=4)
+                axis.plot(test.paper, y + 0.36, "D", ms=4.5, mfc="none", mec="black", zorder=4)
         axis.set(title=f"{target}, the paper's target" if target in cited else target)
-    axes[0, 0].set(yticks=range(len(methods)), yticklabels=[_row_name(m) for m in methods],
-                   ylim=(len(methods) - 0.5, -0.5), ylabel=_row_kind(methods[0]))
-    name = {"R1": "rank 1"}.get(metric, metric)
-    figure.supxlabel(f"{name}: difference from no adaption, points", fontsize=9)
-    _gain_legend(figure, readings, bool(cited))
+    kind = "losses of training → of adaption" if "; tta " in methods[0] else "updated at the target"
+    axes[0].set(yticks=range(len(methods)), yticklabels=[_row_name(m) for m in methods],
+                ylim=(len(methods) - 0.5, -0.5), ylabel=kind)
+    figure.supxlabel(f"{METRICS[metric]}: difference from no adaption, points", fontsize=9)
+    marks = []
+    for reading in readings:
+        name, (marker, colour) = f"{reading}: " if len(readings) > 1 else "", READINGS[reading]
+        marks += [mark(f"{name}a split", marker, colour, ms=3.2, alpha=0.55),
+                  mark(f"{name}mean, 95 % interval", "|", colour, ms=7, mew=2, linestyle="-")]
+    marks += [mark("the paper's difference, cited", "D", "black", ms=4.5, mfc="none")] * bool(cited)
+    legend(figure, marks, ncols=3, fontsize=8)
     return figure
-
-
-def _gain(axis, y, values, test, marker, colour) -> None:
-    """Dots of the splits at the height y[0], mean and interval at y[1]."""
-    low, high = np.nan_to_num([test.low, test.high], nan=test.difference)
-    axis.plot(values, np.full(len(values), y[0]), marker, color=colour, markersize=3.2,
-              alpha=0.55, markeredgewidth=0)
-    axis.errorbar(test.difference, y[1], xerr=[[test.difference - low], [high - test.difference]],
-                  fmt="|", color=colour, markersize=7, markeredgewidth=2, elinewidth=1.4,
-                  capsize=2.5)
 
 
 def _row_name(method: str) -> str:
     """A row of Tables 3-5 in symbols; Table 3's: the losses of training → those of adaption."""
     if "; tta " in method:
         training, adaption = method.removeprefix("train ").split("; tta ")
-        symbols = {"id": "$L_{id}$", "pos": LOSS_NAMES["pos"], "mat": "$L_{mat}$"}
-        before = ", ".join(symbols[name] for name in training.split("+"))
-        return f"{before} → " + ", ".join(LOSS_NAMES[name] for name in adaption.split("+"))
-    names = dict(zip(("mu", "var", "gamma", "beta"), SYMBOLS.values()))
-    if set(parts := method.split("+")) <= names.keys():
-        return ", ".join(names[part] for part in parts)
-    return method
+        before = ", ".join(LOSSES[name].replace("^{tta}", "") for name in training.split("+"))
+        return f"{before} → " + ", ".join(LOSSES[name] for name in adaption.split("+"))
+    names = {"mu": SYMBOLS["mean"], **SYMBOLS}
+    parts = method.split("+")
+    return ", ".join(names[part] for part in parts) if set(parts) <= names.keys() else method
 
 
-def _row_kind(method: str) -> str:
-    return "losses of training → of adaption" if "; tta " in method else "updated at the target"
+def claims_figure(table: pd.DataFrame) -> Figure:
+    """What each claim compares, with its 95 % interval, and the paper's as an open diamond.
+
+    ``table``: of :func:`bnta_lib.suite.claims.check`. A panel for each table or figure of the paper and
+    each unit; those in points of rank 1 share their axis, where zero is no difference.
+    """
+    groups = list(table.groupby(["where", "unit"], sort=False))
+    heights = [len(rows) + 0.5 for _, rows in groups]
+    figure, axes = panels(len(groups), 1, 0.128 * sum(heights) + 0.4 * len(groups) + 0.35, height_ratios=heights)
+    points = table.loc[table["unit"] == "points", ["low", "high", "here", "paper"]].to_numpy(float)
+    limits = (np.nanmin(points) - 0.6, np.nanmax(points) + 0.6) if np.isfinite(points).any() else (-1, 1)
+    before = None
+    for axis, ((where, unit), rows) in zip(axes[:, 0], groups):
+        _claims_panel(axis, rows, THRESHOLDS.get(unit))
+        if unit in ("points", SHARE):
+            axis.set_xlim(limits if unit == "points" else (-3, 103))
+        axis.set_xlabel(UNITS.get(unit, unit), fontsize=7, labelpad=1)
+        axis.annotate("" if where == before else where, (0, 1), (-250, 2), "axes fraction", "offset points", fontweight="bold", fontsize=8)
+        before = where
+    marks = [mark(f"here: {verdict}", marker, colour, ms=4.5, mew=0, lw=1.3, linestyle="-")
+             for verdict, (colour, marker) in VERDICTS.items()]
+    marks.append(mark("paper, cited", "D", "black", ms=4.5, mfc="none", mew=0.8))
+    legend(figure, marks, fontsize=7.5)
+    return figure
 
 
-def _gain_legend(figure: Figure, readings: list[str], cited: bool) -> None:
-    handles = []
-    for reading in readings:
-        marker, colour = READINGS[reading]
-        name = f"{reading}: " if len(readings) > 1 else ""
-        handles += [Line2D([], [], marker=marker, color=colour, linestyle="", markersize=3.2,
-                           alpha=0.55, label=f"{name}a split"),
-                    Line2D([], [], marker="|", color=colour, markersize=7, markeredgewidth=2,
-                           label=f"{name}mean, 95 % interval")]
-    if cited:
-        handles.append(Line2D([], [], marker="D", color="black", linestyle="", markersize=4.5,
-                              markerfacecolor="none", label="the paper's difference, cited"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=8)
+def _claims_panel(axis: Axes, rows: pd.DataFrame, threshold: float | None) -> None:
+    if threshold is not None:
+        axis.axvline(threshold, color="0.6", linewidth=0.8, zorder=0)
+    for y, row in enumerate(rows.itertuples(index=False)):
+        colour, marker = VERDICTS[row.verdict]
+        axis.plot([row.low, row.high], [y, y], color=colour, linewidth=1.3, solid_capstyle="butt")
+        axis.plot(row.here, y, marker, color=colour, ms=4.5, mew=0)
+    axis.plot(rows["paper"], range(len(rows)), "D", mfc="none", mec="black", ms=4.5, mew=0.8)
+    names = rows["claim"] + np.where(rows["target"] == "all", "", " · " + rows["target"])
+    # L_mat becomes a symbol of matplotlib's; dollars of a folder's name stay dollars.
+    names = [re.sub(r"\bL_([a-z]+)", r"$L_{\\mathrm{\1}}$", name.replace("$", r"\$")) for name in names]
+    axis.set_yticks(range(len(rows)), names, fontsize=6.5)
+    axis.tick_params(axis="y", length=0)
+    axis.tick_params(axis="x", labelsize=7, length=2.5, pad=1.5)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.spines["left"].set_visible(False)
+    axis.grid(axis="y", color="0.93", linewidth=0.6)
+    axis.set_axisbelow(True)

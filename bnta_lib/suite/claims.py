@@ -66,7 +66,7 @@ def printed(table: pd.DataFrame) -> str:
 def _write(table: pd.DataFrame, run: str, about: str) -> None:
     """Print the table and write it with its figure. ``about``: the protocol, and what was trained on."""
     from bnta_lib.figures.base import save_figure, use_style
-    from bnta_lib.figures.claims import claims_figure
+    from bnta_lib.figures.tables import claims_figure
 
     numbers = table["verdict"].value_counts()
     counts = f"{len(table)} claims: " + ", ".join(f"{numbers.get(word, 0)} {word}" for word in VERDICTS)
@@ -74,7 +74,9 @@ def _write(table: pd.DataFrame, run: str, about: str) -> None:
     note = "\n\n".join(filter(None, [NOTE, counts, about]))
     paths = save_table(table.set_index("id").round(3), "paper_check", run, note)
     use_style()
-    paths += save_figure(claims_figure(table), "paper_check", run)
+    save_figure(claims_figure(table), "paper_check", run, "Each claim of the paper with its verdict: what is measured "
+                "here, with its 95 % interval, beside the paper's number")
+    paths += [paths[0].with_suffix(f".{kind}") for kind in ("pdf", "png")]
     print("\nWrote " + ", ".join(shown(path) for path in paths))
 
 

@@ -185,6 +185,9 @@ def copy_back(executed: Sequence[Path], folder: Path = NOTEBOOKS) -> None:
             if not cell.metadata.get("tags"):
                 cell.metadata.pop("tags", None)  # papermill gives every cell a list
             if cell.cell_type == "code":
+                for output in cell.outputs:
+                    if output.get("data", {}).keys() & {"image/png", "image/jpeg"}:  # an explorer's still picture
+                        output.data.pop(view, None)
                 cell.outputs = [o for o in cell.outputs if view not in o.get("data", {})]
                 text = json.dumps(cell.outputs)
                 if named := [machine for machine in machine_paths if machine in text]:

@@ -1,0 +1,220 @@
+"""BN layers from shallow to deep: what they put out (Figure 1), and how far adaption moves them (Figure 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+from scipy.ndimage import gaussian_filter1d
+
+from bnta_lib.figures.base import COLOURS, DEPTH, SYMBOLS, layer_axis, legend, panels, stages
+from bnta_lib.suite.changes import TOP, mean_rates, top_layers
+
+KINDS = {"source": "source", "frozen": "target, frozen", "adapted": "target, adapted"}
+TARGETS = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))  # colour and marker
+
+
+def figure_1(
+    outputs: Mapping[str, Mapping[str, np.ndarray]], distances: Mapping[str, Mapping[str, float]],
+    label: str = "output of the BN layer",
+) -> Figure:
+    """Densities of a BN layer's outputs, a panel a target, with their distance to the source.
+
+    ``outputs[target]`` holds values of any shape for "source", "frozen" and "adapted";
+    ``distances[target]`` the distance of the last two from the source, shown in the legend.
+    """
+    figure, (axes,) = panels(1, len(outputs), 2.5, sharex=True, sharey=True)
+    edges = _edges([values for group in outputs.values() for values in group.values()])
+    for axis, (target, values) in zip(axes, outputs.items()):
+        _densities(axis, values, distances[target], edges)
+        axis.set_title(target)
+    figure.supxlabel(label, fontsize=9)
+    axes[0].set(ylabel="density", ylim=(0, 1.45 * axes[0].get_ylim()[1]))
+    return figure
+
+
+def _densities(axis: Axes, outputs: Mapping, distances: Mapping[str, float], edges: np.ndarray) -> None:
+    for kind, text in KINDS.items():
+        text += f", d = {distances[kind]:.3f}" if kind in distances else ""
+        axis.plot((edges[1:] + edges[:-1]) / 2, density(outputs[kind], edges), "--" if kind == "frozen" else "-",
+                  color=COLOURS[kind], linewidth=1.4, label=text)
+    axis.legend(fontsize=7, loc="upper left", handlelength=1.6, borderaxespad=0.1)
+    axis.set_xlim(edges[0], edges[-1])
+
+
+def _edges(values: list) -> np.ndarray:
+    """Edges of 300 bins that hold 99.6 % of each of the arrays."""
+    low, high = min(np.quantile(v, 0.002) for v in values), max(np.quantile(v, 0.998) for v in values)
+    room = 0.06 * (high - low) or 0.5  # a dead channel puts out one value
+    return np.linspace(low - room, high + room, 301)
+
+
+def density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Histogram smoothed with a Gaussian of Scott's bandwidth: a KDE fast on a million values."""
+    values = np.asarray(values, dtype=float).ravel()
+    inside, step = values[(values >= edges[0]) & (values <= edges[-1])], edges[1] - edges[0]
+    counts = np.histogram(values, edges)[0] / (len(values) * step)
+    return gaussian_filter1d(counts, max(inside.std() * len(inside) ** -0.2 / step, 0.5), mode="constant")
+
+
+def distances_figure(shift: pd.DataFrame, layer: str | None = None) -> Figure:
+    """Distance from the source in every BN layer, frozen and adapted, a panel a target.
+
+    ``shift``: rows with target, model, index, layer and distance. ``layer`` is marked.
+    """
+    layers, targets = _layers(shift), list(shift["target"].unique())
+    figure, axes = panels(len(targets), 1, 1.0 + 1.35 * len(targets), sharex=True)
+    for axis, target in zip(axes.flat, targets):
+        table = shift[shift["target"] == target].pivot(index="index", columns="model", values="distance")
+        layer_axis(axis, layers, names=target == targets[0])
+        axis.vlines(table.index, table["adapted"], table["frozen"], linewidth=1.2, color=np.where(
+            table["adapted"] < table["frozen"], COLOURS["adapted"], COLOURS["frozen"]))
+        axis.plot(table["frozen"], "s", color=COLOURS["frozen"], ms=3.6, fillstyle="none", label="frozen")
+        axis.plot(table["adapted"], "o", color=COLOURS["adapted"], ms=2.8, label="adapted")
+        axis.set(ylabel=f"{target}\ndistance", ylim=(0, 1.08 * float(table.max().max())))
+        if layer is not None:
+            axis.axvline(layers.index(layer) + 1, color="0.35", linewidth=0.8, linestyle=":")
+    axes[-1, 0].set_xlabel(DEPTH)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return figure
+
+
+def _layers(table: pd.DataFrame) -> list[str]:
+    return table.drop_duplicates("index").sort_values("index")["layer"].tolist()
+
+
+def changes_figure(changes: pd.DataFrame) -> Figure:
+    """Change rate of mu, sigma^2, gamma and beta in every BN layer, from shallow to deep.
+
+    ``changes``: rows of :func:`bnta_lib.adaption.change_rates`, with a column seed if there are
+    several: a dot is the mean over seeds, a line their range. On a log scale, so a line that
+    begins at 0 begins at the panel's lower end; what moved on no seed, or was zero before, has no dot.
+    """
+    figure, axes = panels(4, 1, 5.6, sharex=True)
+    for axis, (quantity, symbol) in zip(axes.flat, SYMBOLS.items()):
+        rate = changes[changes["quantity"] == quantity].groupby("index")["rate"].agg(["mean", "min", "max"])
+        rate = 100 * rate[rate["mean"] > 0]
+        layer_axis(axis, _layers(changes), names=quantity == "mean")
+        lowest = 0.7 * rate["min"].where(rate["min"] > 0, rate["mean"]).min()
+        axis.plot(rate["mean"], "o", color=COLOURS["adapted"], markersize=3.5)
+        axis.vlines(rate.index, rate["min"].clip(lower=lowest), rate["max"], color=COLOURS["adapted"], linewidth=1.2)
+        if len(rate):
+            log_rates(axis, lowest, 1.4 * rate["max"].max())
+        axis.grid(axis="y", color="0.85", linewidth=0.6)
+        axis.set_ylabel(f"{symbol}\nchange, %")
+    axes[-1, 0].set_xlabel(DEPTH)
+    figure.align_ylabels()
+    return figure
+
+
+def log_rates(axis: Axes, low: float, high: float) -> None:
+    """A logarithmic axis from low to high, with two labels or more if they are a factor of two apart."""
+    wide = high / low
+    steps = (1,) if wide > 100 else (1, 3) if wide > 12 else (1, 2, 3, 5, 7) if wide > 4 else (1, 1.4, 2, 2.8, 4, 5.6, 8)
+    axis.set(yscale="log", ylim=(low, high))
+    axis.yaxis.set_major_locator(LogLocator(subs=steps))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
+    """Change rates of the top layers of each quantity, a mark a target, a whisker one std.
+
+    ``rates``: of :func:`bnta_lib.suite.changes.change_rates_by_split`. Layers are chosen by their mean
+    over targets and stand from shallow to deep; mean and standard deviation over splits, on a log scale.
+    """
+    means, targets = mean_rates(rates), list(rates["target"].unique())
+    figure, axes = panels(2, 2, 4.4)
+    for axis, (quantity, symbol) in zip(axes.flat, SYMBOLS.items()):
+        layers = top_layers(means, quantity, top)
+        shown = means[(means["quantity"] == quantity) & means["index"].isin(layers) & (means["rate"] > 0)]
+        for number, target in enumerate(targets):
+            table, (colour, marker) = shown[shown["target"] == target], TARGETS[number % len(TARGETS)]
+            x = table["index"].map(layers.index) + 0.22 * (number - (len(targets) - 1) / 2)
+            axis.errorbar(x, table["rate"], table["std"].fillna(0), fmt=marker, color=colour, ms=4, capsize=1.5,
+                          elinewidth=0.9, label=f"S→{target}")
+        for x in range(1, len(layers), 2):
+            axis.axvspan(x - 0.5, x + 0.5, color="0.95", zorder=0, linewidth=0)
+        axis.set_xticks(range(len(layers)), layers)
+        axis.set(xlabel=DEPTH, ylabel=f"change rate of {symbol}, %", xlim=(-0.5, len(layers) - 0.5))
+        log_rates(axis, 0.7 * shown["rate"].min(), 1.4 * (shown["rate"] + shown["std"].fillna(0)).max())
+    legend(figure, *axes[0, 0].get_legend_handles_labels())
+    return figure
+
+
+def rates_heat_map(rates: pd.DataFrame) -> Figure:
+    """Change rates of all layers on a logarithmic colour scale, a row a quantity and target.
+
+    Mean over splits, per cent; grey where nothing moved on any split.
+    """
+    means, targets = mean_rates(rates), list(rates["target"].unique())
+    table = means.pivot(index=["quantity", "target"], columns="index", values="rate")
+    table = table.reindex(pd.MultiIndex.from_product([SYMBOLS, targets]))
+    layers, (rows, columns) = _layers(means), table.shape
+    figure, ((axis,),) = panels(1, 1, 1.3 + 0.19 * rows)
+    image = axis.pcolormesh(np.arange(columns + 1) + 0.5, np.arange(rows + 1) - 0.5,
+                            np.ma.masked_less_equal(table.fillna(0).to_numpy(), 0), norm=mpl.colors.LogNorm(),
+                            cmap=mpl.colormaps["viridis"].with_extremes(bad="0.8"))
+    layer_axis(axis, layers, shade=False)
+    axis.hlines(np.arange(len(targets), rows, len(targets)) - 0.5, 0.5, columns + 0.5, color="white", linewidth=3)
+    axis.vlines([last + 0.5 for _, _, last in stages(layers)], -0.5, rows - 0.5, color="white", linewidth=0.8)
+    axis.set(xlabel=f"{DEPTH} (grey: did not move)", ylabel="quantity and target", ylim=(rows - 0.5, -0.5))
+    axis.set_yticks(range(rows), [f"{SYMBOLS[q]}  S→{t}" for q, t in table.index])
+    axis.tick_params(axis="y", length=0)
+    axis.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axis, label="change rate, %", pad=0.01)
+    return figure
+
+
+def layer_figure(
+    outputs: Mapping[str, np.ndarray], distances: Mapping[str, float], changes: Mapping[str, np.ndarray],
+    label: str, channel: int | None = None,
+) -> Figure:
+    """One BN layer: its outputs as in Figure 1, and the change of its four quantities in each channel.
+
+    ``outputs`` and ``distances``: those of a target in :func:`figure_1`. ``changes``: after minus
+    before, (channels,), by quantity. ``channel`` (from 1) is marked among them.
+    """
+    # Placed by hand: a slider does not wait for a layout.
+    figure, axes = panels(2, 3, 3.0, 1.3, layout="none", gridspec_kw={
+        "width_ratios": [2, 1, 1], "left": 0.07, "right": 0.99, "bottom": 0.16, "top": 0.92, "wspace": 0.3, "hspace": 0.6})
+    for axis in axes[:, 0]:
+        axis.remove()
+    axis = figure.add_subplot(axes[0, 0].get_gridspec()[:, 0], xlabel=label, ylabel="density")
+    _densities(axis, outputs, distances, _edges(list(outputs.values())))
+    axis.set_ylim(0, 1.45 * axis.get_ylim()[1])
+    for axis, (quantity, symbol) in zip(axes[:, 1:].flat, SYMBOLS.items()):
+        change = changes[quantity]
+        axis.vlines(range(1, len(change) + 1), 0, change, color=COLOURS["adapted"], lw=min(2.0, 120 / len(change)))
+        axis.axhline(0, color="0.3", linewidth=0.7)
+        axis.set(title=f"change of {symbol}", xticks=[1, len(change)])
+        axis.ticklabel_format(axis="y", scilimits=(-2, 2))
+        axis.locator_params(axis="y", nbins=3)
+        if channel is not None:
+            axis.axvline(channel, color=COLOURS["wrong"], linewidth=1.1, linestyle=":")
+    for axis in axes[1, 1:]:
+        axis.set_xlabel("channel", labelpad=0)
+    return figure
+
+
+def stem_figure(stem: pd.DataFrame) -> Figure:
+    """Mean and deviation of each channel that enters the first BN layer, against its stored ones.
+
+    ``stem``: of :func:`bnta_lib.explore.domains.stem_statistics`. On the grey line images have what is stored.
+    """
+    figure, (axes,) = panels(1, 2, 2.5, 0.7, layout="none", gridspec_kw={
+        "left": 0.14, "right": 0.98, "bottom": 0.2, "top": 0.86, "wspace": 0.45})
+    for axis, what, symbol in zip(axes, ("mean", "std"), (SYMBOLS["mean"], r"$\sigma$")):
+        stored, of_set, moved = (stem[f"{side} {what}"] for side in ("stored", "set", "moved"))
+        axis.plot([stored.min(), stored.max()], [stored.min(), stored.max()], color="0.6", lw=0.8)
+        axis.vlines(stored, of_set, moved, color="0.75", linewidth=1)
+        axis.plot(stored, of_set, "s", color=COLOURS["frozen"], ms=4, fillstyle="none", label="as in the set")
+        axis.plot(stored, moved, "o", color=COLOURS["wrong"], ms=3.5, label="moved")
+        axis.set(xlabel=f"stored {symbol}", ylabel=f"{symbol} of these images")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", ncols=2)
+    return figure
