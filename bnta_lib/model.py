@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import ResNet50_Weights, resnet
 
 from bnta_lib.settings import Settings
 
@@ -50,22 +49,27 @@ class InstanceNorm(nn.InstanceNorm2d):
         return torch.addcmul(self.bias[:, None, None], centred, inverse * self.weight[:, None, None])
 
 
-class Bottleneck(resnet.Bottleneck):
-    """torchvision's; with ``instance_norm`` the sum is instance-normalised before the ReLU."""
+class Bottleneck(nn.Module):
+    """ResNet's bottleneck; with ``instance_norm`` the sum is instance-normalised before the ReLU."""
 
     def __init__(self, inputs: int, planes: int, stride: int, instance_norm: bool):
-        outputs, downsample = 4 * planes, None
+        super().__init__()
+        outputs = 4 * planes
+        self.conv1, self.bn1 = nn.Conv2d(inputs, planes, 1, bias=False), nn.BatchNorm2d(planes)
+        self.conv2, self.bn2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False), nn.BatchNorm2d(planes)
+        self.conv3, self.bn3 = nn.Conv2d(planes, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.downsample = None
         if stride != 1 or inputs != outputs:
-            downsample = nn.Sequential(resnet.conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
-        super().__init__(inputs, planes, stride, downsample)
+            shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
         self.instance_norm = InstanceNorm(outputs, affine=True) if instance_norm else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
         y = self.bn3(self.conv3(y))
         y += x if self.downsample is None else self.downsample(x)
-        return self.relu(y if self.instance_norm is None else self.instance_norm(y))
+        return F.relu(y if self.instance_norm is None else self.instance_norm(y), inplace=True)
 
 
 class Backbone(nn.Module):
@@ -109,7 +113,7 @@ class BNTANet(nn.Module):
         self.bnneck = nn.BatchNorm1d(channels)
         self.bnneck.bias.requires_grad_(False)  # frozen in DualNorm
         self.parts = nn.ModuleList(
-            nn.Sequential(resnet.conv1x1(channels, width), nn.BatchNorm2d(width), nn.ReLU())
+            nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
             for _ in range(self.stripes))
         self.fc_g = nn.Linear(channels, identities, bias=False)
         self.fc_p = nn.Linear(channels, self.stripes, bias=False)
@@ -261,6 +265,8 @@ def load_imagenet(model: BNTANet, path: str | Path | None = None) -> None:
     def shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:  # of what both networks have
         return {k: v.shape for k, v in tensors.items() if not re.search("^fc|instance_norm|num_batches", k)}
 
+    from torchvision.models import ResNet50_Weights  # 160 MB, which no other function needs
+
     path = path or os.environ.get("BNTA_IMAGENET")
     try:
         state = (torch.load(path, "cpu", weights_only=True) if path
@@ -268,8 +274,8 @@ def load_imagenet(model: BNTANet, path: str | Path | None = None) -> None:
         fits = shapes(state) == shapes(model.backbone.state_dict())
     except Exception as error:
         raise RuntimeError(
-            f"ImageNet weights cannot be read from {path or 'the internet'}: set $BNTA_IMAGENET to the path of "
-            "torchvision's resnet50 IMAGENET1K_V1 file, or set pretrained=False") from error
+            f"ImageNet weights cannot be read from {path or 'the internet'}: set $BNTA_IMAGENET to the path "
+            "of torchvision's resnet50 IMAGENET1K_V1 file, or set pretrained=False") from error
     if not fits:
         raise ValueError(f"{path} does not hold torchvision's ResNet-50 weights: names or shapes differ")
     model.backbone.load_state_dict(state, strict=False)

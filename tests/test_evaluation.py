@@ -47,7 +47,7 @@ def retrievals(draw):
 
 @settings(max_examples=300, deadline=None)
 @given(retrievals(), st.integers(1, 7))
-def test_scores_differ_from_sorting_or_ties_are_not_in_gallery_order(case, block):
+def test_scores_are_those_of_sorting_with_ties_in_gallery_order(case, block):
     expected = by_sorting(*(t.numpy() for t in case))
     if not expected:
         with pytest.raises(ValueError, match="no probe has a match"):
@@ -73,7 +73,7 @@ def case(seed=0, probes=40, gallery=90, people=15, width=24):
 
 
 @pytest.mark.parametrize("normalise", [True, False])
-def test_scores_of_ordinary_features_differ_from_sorting(normalise):
+def test_scores_of_ordinary_features_are_those_of_sorting(normalise):
     args = case()
     scores = evaluate(*args, normalise=normalise)
     x, y, *labels = (t.double().numpy() for t in args)
@@ -89,7 +89,7 @@ def test_scores_of_ordinary_features_differ_from_sorting(normalise):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31))
-def test_single_matches_break_ap_as_reciprocal_rank_or_the_trapezoid_identity(seed):
+def test_single_matches_have_the_reciprocal_rank_as_ap_and_the_trapezoid_identity(seed):
     x, y, *_ = case(seed, probes=20, gallery=20)
     pids = torch.arange(1, 21)
     scores = evaluate(x + 2 * y, y, pids, pids, torch.ones_like(pids), torch.full_like(pids, 2))
@@ -99,7 +99,7 @@ def test_single_matches_break_ap_as_reciprocal_rank_or_the_trapezoid_identity(se
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_order_of_probes_or_gallery_or_the_block_changes_the_scores(seed):
+def test_scores_do_not_depend_on_order_or_block(seed):
     args = case(seed)
     scores = evaluate(*args)
     g = torch.Generator().manual_seed(seed)
@@ -112,7 +112,7 @@ def test_order_of_probes_or_gallery_or_the_block_changes_the_scores(seed):
 
 
 @pytest.mark.parametrize("width", [5, 17, 128, 333])
-def test_equal_images_are_ranked_by_rounding_errors(width):
+def test_equal_images_are_ranked_in_gallery_order(width):
     # Every image of the gallery twice: the copy that comes first is the nearer one.
     g = torch.Generator().manual_seed(width)
     x, y = torch.randn(9, width, generator=g), torch.randn(61, width, generator=g)
@@ -127,7 +127,7 @@ def test_equal_images_are_ranked_by_rounding_errors(width):
     assert torch.equal(second.rank, first.rank + 1)
 
 
-def test_distances_far_from_the_origin_lose_digits():
+def test_distances_far_from_the_origin_keep_their_digits():
     g = torch.Generator().manual_seed(0)
     x, y = (100_000 + torch.randn(n, 8, generator=g) for n in (30, 40))
     for normalise in (False, True):
@@ -145,18 +145,18 @@ def score(probe_pids, gallery_pids, probe_camids, gallery_camids):
     return evaluate(torch.zeros(len(probe_pids), 1), gallery, *labels, normalise=False)
 
 
-def test_distractors_match_or_do_not_stand_in_the_way():
+def test_distractors_never_match_and_count_as_nearer_images():
     scores = score([0, -1, 7], [0, -1, 0, 7], [1, 1, 1], [2, 2, 2, 2])
     assert scores.rank.tolist() == [4] and scores.unmatched == 2
 
 
-def test_an_image_of_the_same_camera_counts_for_or_against():
+def test_images_of_the_same_camera_are_left_out():
     assert score([7], [7, 7, 3, 7], [1], [1, 1, 1, 2]).rank.tolist() == [2]
     with pytest.raises(ValueError, match="^no probe has a match in the gallery: check persons and cameras$"):
         score([7], [7, 3], [1], [1, 2])
 
 
-def test_nothing_or_broken_features_are_evaluated():
+def test_empty_sides_and_broken_features_are_refused():
     one = torch.ones(1, dtype=torch.int64)
     none, x = one[:0], torch.rand(1, 3)
     with pytest.raises(ValueError, match="1 probes, 0 gallery images"):
@@ -170,7 +170,7 @@ def test_nothing_or_broken_features_are_evaluated():
 
 
 @pytest.mark.parametrize("which", range(4))
-def test_labels_of_another_set_are_taken(which):
+def test_labels_that_do_not_fit_are_refused(which):
     x, y, *labels = case()
     labels[which] = torch.cat([labels[which], labels[which]])
     side = "probe" if which % 2 == 0 else "gallery"
@@ -178,7 +178,7 @@ def test_labels_of_another_set_are_taken(which):
         evaluate(x, y, *labels)
 
 
-def test_distances_are_of_unit_length_unless_said():
+def test_features_are_normalised_by_default():
     x, y = torch.rand(3, 4) * 5, torch.rand(6, 4)
     assert torch.equal(distances(x, y), distances(x, y, normalise=True))
     assert not torch.equal(distances(x, y), distances(x, y, normalise=False))
@@ -196,7 +196,7 @@ def ranks_by_sorting(probe, gallery, pids, gallery_pids, normalise):
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("size", [1e-6, 0.1, 1.0, 1e6])
 @pytest.mark.parametrize("seed", range(5))
-def test_many_equal_and_nearly_equal_distances_are_ranked_otherwise_than_by_sorting(normalise, size, seed):
+def test_equal_and_nearly_equal_distances_are_ranked_as_by_sorting(normalise, size, seed):
     g = torch.Generator().manual_seed(seed)
     probe = torch.randn(6, 16, generator=g)
     # Each probe's look-alikes: the same bits, the last bit apart, and far away.

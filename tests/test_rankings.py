@@ -42,28 +42,28 @@ def test_ranking_agrees_with_brute_force(sides):
         assert ranking.right[p].tolist() == right
 
 
-def test_ten_are_ranked_unless_said_and_all_can_be(sides):
+def test_ten_are_ranked_by_default_and_all_can_be(sides):
     assert top_gallery(*sides).index.shape == (30, 10)
     every = top_gallery(*sides, k=50)
     assert torch.equal(every.index.sort(1).values, torch.arange(50).expand(30, 50))
 
 
 @pytest.mark.parametrize("normalise", [True, False])
-def test_rankings_compare_features_as_they_are_told_to(sides, normalise):
+def test_rankings_normalise_features_as_evaluation_does(sides, normalise):
     probe, gallery, *labels = sides
     probe, gallery = 3 * probe, gallery * torch.arange(1, 51)[:, None]  # of all lengths
     ranking = top_gallery(probe, gallery, *labels, k=5, normalise=normalise)
     assert torch.equal(ranking.rank[ranking.rank > 0], evaluate(probe, gallery, *labels, normalise=normalise).rank)
 
 
-def test_equal_distances_are_ranked_in_the_gallerys_order():
+def test_equal_distances_are_ranked_in_gallery_order():
     probe, gallery = torch.ones(1, 2), torch.ones(200, 2)
     labels = (torch.ones(1, dtype=torch.int64), torch.arange(2, 202), torch.ones(1, dtype=torch.int64),
               torch.full((200,), 2))
     assert top_gallery(probe, gallery, *labels, k=200).index.tolist() == [list(range(200))]
 
 
-def test_a_gallery_too_small_is_named(sides):
+def test_too_small_a_gallery_is_refused(sides):
     with pytest.raises(ValueError, match="50 images"):
         top_gallery(*sides, k=51)
 
@@ -79,7 +79,7 @@ def test_probes_are_chosen_by_the_ratio_of_ranks():
     assert not set(two["median"].tolist()) & {0, 1, 4, 5, 6, 7}
 
 
-def test_two_of_each_are_chosen_unless_said():
+def test_two_of_each_are_chosen_by_default():
     before = torch.arange(1, 21)
     assert {len(own) for own in select_example_probes(before, before.flip(0)).values()} == {2}
 
@@ -90,7 +90,7 @@ def test_no_probe_is_chosen_twice_where_there_are_few():
     assert len(every) == len(set(every)) == 3
 
 
-def test_a_choice_among_no_probes_is_no_index():
+def test_no_probes_give_no_examples():
     nobody = torch.zeros(3, dtype=torch.int64)
     for own in select_example_probes(nobody, nobody).values():
         assert nobody[own].tolist() == []
