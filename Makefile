@@ -75,7 +75,7 @@ lab: $(MADE)
 	$(PROFILED) -m jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. $(LAB_ARGS) notebooks/00_start_here.ipynb
 
 train: $(MADE)
-	$(PROFILED) -m bnta_lib.training $(DATA_OPTION)
+	$(PROFILED) -m bnta_lib.suite.train $(DATA_OPTION)
 
 env: $(MADE)
 

@@ -20,7 +20,7 @@ import training
 from common import Row
 
 from bnta_lib.adaption import adapt
-from bnta_lib.deltas import model_digest
+from bnta_lib.weights import model_digest
 from bnta_lib.settings import Settings, settings
 from bnta_lib.training import train
 

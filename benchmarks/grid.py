@@ -19,7 +19,7 @@ from common import Row
 from bnta_lib.rendered.benchmark import target as load_target
 from bnta_lib.settings import settings
 from bnta_lib.suite.grid import grid_rows
-from bnta_lib.training import trained_model
+from bnta_lib.suite.train import trained_model
 
 
 def rows(device: str, quick: bool) -> Iterator[Row]:

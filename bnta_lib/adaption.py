@@ -20,11 +20,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from bnta_lib.deltas import QUANTITIES, Delta, bn_tensors, images_digest, load_bn_tensors
 from bnta_lib.losses import matching_tta_loss, positioning_loss
 from bnta_lib.model import LAYERS, BNTANet, bn_layers, embed, layers_of, preserve_modes
 from bnta_lib.pairing import Pairs, check_sizes, nearest_pairs
 from bnta_lib.settings import Settings
+from bnta_lib.weights import QUANTITIES, Delta, bn_tensors, images_digest, load_bn_tensors
 
 LOSSES = ("pos", "mat")
 READINGS = ("alone", "restore")

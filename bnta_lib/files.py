@@ -7,8 +7,10 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,38 +104,26 @@ def _lives(process: int) -> bool:
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; move it there when the block ends well.
+    """Give a temporary path beside ``path``; move it there if the block ends well, else leave ``path`` as it was.
 
-    On any error the temporary file is removed and what stood at ``path`` is as before. What a killed
-    process left is removed when ``path`` is next written on this machine. A full disk or a folder
-    without permission is an OSError whose message says which and what to do.
+    Raises OSError, naming ``path``, on a full disk.
     """
     path = Path(path)
-    temporary = None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for file in path.parent.glob(".unfinished-*.tmp"):  # of processes that were killed a day ago or earlier
+        if time.time() - file.stat().st_mtime > 86_400:
+            file.unlink(missing_ok=True)
+    temporary = path.with_name(f".unfinished-{secrets.token_hex(6)}.tmp")
     try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError as error:  # as below /proc
-            raise OSError(f"{path.parent} cannot be made: choose another folder") from error
-        for left in left_behind(path):
-            with suppress(OSError):
-                left.unlink()
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=marked(path), suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
         yield temporary
-        # mkstemp makes the file private; give it what the umask would have given.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
-    except Exception as error:
-        if (said := friendly_os_error(error, path)) is not None:
-            raise said from error
+    except Exception as error:  # some writers put the system's error into words, or raise their own after it
+        if "No space left" in f"{error} {error.__context__}" or "quota exceeded" in f"{error} {error.__context__}":
+            raise OSError(errno.ENOSPC, f"the disk is full: could not write {path}, which is unchanged; free some "
+                          "space, or choose another disk (BNTA_CACHE for the cache)") from error
         raise
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

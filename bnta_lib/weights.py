@@ -1,31 +1,32 @@
-"""Trained weights as safetensors: read and written whole, checked against the model they fill.
+"""Trained weights and batch-norm deltas: safetensors files, written whole and checked when they are read.
 
-Compact files keep convolution and linear weights as int8, one scale for each output channel, so
-that the laptop's model stays under 4 MB; norm layers stay float32. What tables report is measured
-on the weights as they are read back. M's classifiers serve training alone and are left out.
+A weights file holds a record beside its tensors: the settings that it was trained with, and a fingerprint, some
+features of one synthetic image. A network that was changed gives other features, and the weights refuse to load.
+Committed files without a record have it in ``data/weights/registry.json``, under their SHA-256.
+
+A :class:`Delta` is what an adaption changes: the batch-norm tensors, for one base model alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import safetensors
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from bnta_lib.deltas import _file_digest
 from bnta_lib.files import atomic
-from bnta_lib.model import BNTANet, rename_old_keys
-from bnta_lib.settings import ROOT, Settings, cache_dir, run_name
+from bnta_lib.model import BNTANet, bn_layers
+from bnta_lib.settings import METHOD_VERSION, ROOT, Settings, cache_dir, run_name
 
-# The six trainings of Table 3 and the settings that make them: "baseline" is L_id alone, "bnta"
-# all three losses; and that of another stripe split (see :func:`model_settings`).
+# The six trainings of Table 3: "baseline" is L_id alone, "bnta" all three losses. "other_stripes" is "bnta" at the
+# input height `other_height`, whose maps six stripes do not divide, so that their bins overlap.
 MODELS = {
     "bnta": {},
     "baseline": {"lambda1": 0.0, "lambda2": 0.0},
@@ -35,52 +36,65 @@ MODELS = {
     "id_mat": {"lambda1": 0.0},
     "other_stripes": {},
 }
+TABLE_3_MODELS = ("baseline", "pos", "mat", "id_pos", "id_mat", "bnta")
 # Weaker trainings of "bnta": on a share of the people, or for a share of the epochs (:mod:`bnta_lib.suite.strength`).
 WEAKER = {
     "people_8th": (1 / 8, 1), "people_4th": (1 / 4, 1), "people_half": (1 / 2, 1),
     "epochs_8th": (1, 1 / 8), "epochs_4th": (1, 1 / 4), "epochs_half": (1, 1 / 2),
 }
-TABLE_3_MODELS = ("baseline", "pos", "mat", "id_pos", "id_mat", "bnta")
+# The paper's names for what a BN layer holds, and torch's.
+QUANTITIES = {"mean": "running_mean", "var": "running_var", "gamma": "weight", "beta": "bias"}
 
-# Settings of a network that leave no trace in the shapes of its weights: kept in the metadata.
-SHAPELESS = ("last_stride", "height", "width")
+REMEDY = "train again with `python -m bnta_lib.suite.train` (make train), or restore the committed file"
+REGISTRY = ROOT / "data" / "weights" / "registry.json"
+NETWORK = ("height", "width", "base_width", "last_stride", "stripes", "local_dim")
+# Settings of adaption, evaluation and checkpoints, which no training depends on; and all that begin with "tta_".
+UNTRAINED = ("K", "margin", "lambda3", "matching_reduction", "normalise_features", "splits", "heldout", "save_every",
+             "other_height", "viper_probe", "ilids_images")
 
 
 def model_settings(settings: Settings, name: str) -> Settings:
-    """``settings`` with what the training ``name`` has of its own.
-
-    "other_stripes" is "bnta" at the input height ``other_height``: six stripes divide the maps
-    of the one height and not of the other, where their bins overlap.
-    """
-    _check(name)
+    """``settings`` with the changes of the training ``name``. Raises ValueError for an unknown name."""
     if name in WEAKER:
         people, epochs = WEAKER[name]
-        share = {key: max(1, round(epochs * getattr(settings, key))) for key in ("epochs", "lr_decay_epoch")}
-        return replace(settings, people_share=people, **share)
+        shares = {key: max(1, round(epochs * getattr(settings, key))) for key in ("epochs", "lr_decay_epoch")}
+        return replace(settings, people_share=people, **shares)
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}: the models are {', '.join([*MODELS, *WEAKER])}")
     height = settings.other_height if name == "other_stripes" else settings.height
     return replace(settings, height=height, **MODELS[name])
 
 
 def weights_path(settings: Settings, name: str, root: str | Path | None = None) -> Path:
-    """Where the weights of a training are: committed for laptop, in the cache otherwise.
-
-    ``root``: the folder of published sets that it was trained on, whose weights are in the cache
-    under the name of its runs; None: the embedded benchmark.
-    """
-    _check(name)
+    """Path of a training's weights: in the repository for laptop, in the cache for other profiles, and for weights
+    that were trained on the published sets of the folder ``root``. Raises ValueError for an unknown name."""
+    model_settings(settings, name)
     if root is not None:
         return cache_dir() / "weights" / run_name(settings.profile, root) / f"{name}.safetensors"
     base = ROOT / "data" / "weights" if settings.profile == "laptop" else cache_dir() / "weights"
     return base / settings.profile / f"{name}.safetensors"
 
 
-def _check(name: str) -> None:
-    if name not in MODELS and name not in WEAKER:
-        raise ValueError(f"unknown model {name!r}: the models are {', '.join([*MODELS, *WEAKER])}")
+def training_settings(settings: Settings) -> dict:
+    """The settings that a training depends on, JSON-able."""
+    return {k: v for k, v in asdict(settings).items() if not k.startswith("tta_") and k not in UNTRAINED}
 
 
-def save_model(model: BNTANet, path: str | Path, meta: dict, compact: bool = True) -> None:
-    """Write the weights with ``meta`` (JSON-able). OSError on a full disk leaves no half file."""
+def differences(record: Mapping, settings: Settings) -> list[str]:
+    """Settings of a recorded training that differ from ``settings``, as "lr=0.002"; a missing one has its default."""
+    recorded = {**training_settings(Settings()), **record["settings"]}
+    return [f"{k}={recorded[k]}" for k, v in training_settings(settings).items() if recorded[k] != v]
+
+
+# ---- weights
+
+
+def save_model(model: BNTANet, path: str | Path, settings: Settings, meta: Mapping = {}, compact: bool = True) -> None:
+    """Write the weights of a model that was trained with ``settings``, and ``meta`` (JSON-able).
+
+    ``compact`` keeps convolution and linear weights as int8, one float32 scale for each output channel, and leaves
+    out M's classifiers, which serve training alone. Raises OSError, and leaves the old file, on a full disk.
+    """
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().cpu().contiguous()
@@ -88,128 +102,196 @@ def save_model(model: BNTANet, path: str | Path, meta: dict, compact: bool = Tru
             continue
         if compact and tensor.ndim >= 2:
             scale = tensor.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
-            shaped = scale.view(-1, *[1] * (tensor.ndim - 1))
-            tensors[name] = (tensor / shaped).round().to(torch.int8)
             tensors[f"{name}.scale"] = scale
-        else:
-            tensors[name] = tensor
-    text = json.dumps(meta)
-    header = {"kind": "bnta-weights", "meta": text, "digest": _file_digest({"meta": text}, tensors)}
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, header)
+            tensor = (tensor / scale.view(-1, *[1] * (tensor.ndim - 1))).round().to(torch.int8)
+        tensors[name] = tensor
+    record = {**meta, "version": METHOD_VERSION, "settings": training_settings(settings),
+              "fingerprint": fingerprint(_network(tensors, settings))}
+    _write(path, "bnta-weights", record, tensors)
 
 
-def read_meta(path: str | Path) -> dict:
-    """The metadata a weights file was saved with. Raises like :func:`load_model`."""
-    return _read(path)[1]
-
-
-def load_model(
-    path: str | Path, settings: Settings, wanted: Callable[[dict], bool] | None = None
-) -> BNTANet:
+def load_model(path: str | Path, settings: Settings) -> BNTANet:
     """The model of a weights file, in eval mode.
 
-    Raises FileNotFoundError when the file is absent, :class:`OtherTraining` where its metadata are not as
-    ``wanted``, ValueError when it is truncated, not a weights file, holds what no network computes
-    with, or is of an architecture that ``settings`` does not describe.
+    Raises FileNotFoundError if it is absent, ValueError if it is damaged, of another network than that of
+    ``settings``, or gives other features than when it was trained.
     """
-    stored, meta = _read(path)
-    if wanted is not None and not wanted(meta):
-        raise OtherTraining(f"{path} was trained otherwise than is asked for: its metadata say "
-                            f"{', '.join(f'{k}={v}' for k, v in meta.items() if k in _TELLING)}; choose its "
-                            "settings, or train again with `python -m bnta_lib.training` (make train)")
-    for name in SHAPELESS:  # these fit any tensors, and would be wrong without a word
-        if name in meta and meta[name] != getattr(settings, name):
-            raise ValueError(f"{path} was trained with {name}={meta[name]}, profile "
-                             f"{settings.profile!r} has {getattr(settings, name)}: choose the "
-                             "settings of the weights, or train again")
+    record, tensors = read_weights(path)
+    if odd := [text for text in differences(record, settings) if text.partition("=")[0] in NETWORK]:
+        raise ValueError(f"{path} was trained with {', '.join(odd)}, profile {settings.profile!r} has other settings: "
+                         "choose those of the weights, or train again")
+    model = _network(tensors, settings)
+    for kind, values in fingerprint(model).items():
+        recorded = torch.tensor(record["fingerprint"][kind])
+        # A thousandth of the largest: processors differ by far less.
+        tolerance = 1e-3 * float(recorded.abs().max())
+        if not torch.allclose(torch.tensor(values), recorded, rtol=0, atol=tolerance, equal_nan=True):
+            raise ValueError(f"{path}: these weights give other {kind} than when they were trained. The network was "
+                             f"changed: undo that, or {REMEDY}")
+    return model
+
+
+def read_weights(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
+    """Record and stored tensors of a weights file. Raises FileNotFoundError or ValueError as :func:`load_model`."""
+    record, tensors = _read(path, "bnta-weights", REMEDY)
+    if record is None:
+        sha = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        record = next((entry for entry in json.loads(REGISTRY.read_text()).values() if entry["sha256"] == sha), None)
+    if record is None:
+        raise ValueError(f"{path} is damaged, or no weights file of this library: it holds no record, and its SHA-256 "
+                         f"is not in {REGISTRY.name}; {REMEDY}")
+    return record, tensors
+
+
+def fingerprint(model: BNTANet) -> dict[str, list[float]]:
+    """Eight means each of the features and local features of one synthetic image."""
+    height, width = model.size
+    image = (torch.arange(3 * height * width) ** 2 // 7 % 256).to(torch.uint8).view(1, 3, height, width)
+    with torch.no_grad():
+        out = model(image)
+    values = {"features": out.features[0], "local": out.local[0].flatten()}
+    return {k: [float(f"{part.mean():.6g}") for part in v.tensor_split(8)] for k, v in values.items()}
+
+
+def _network(stored: Mapping[str, Tensor], settings: Settings) -> BNTANet:
+    """The network of stored tensors. Raises RuntimeError if they do not fit."""
     tensors = {}
     for name, tensor in stored.items():
-        if name.endswith(".scale"):
-            continue
         if tensor.dtype == torch.int8:
-            scale = stored.get(f"{name}.scale")
-            fits = scale is not None and tensor.ndim and scale.shape == tensor.shape[:1]
-            if not fits or scale.dtype != torch.float32 or bool((scale <= 0).any()):
-                raise ValueError(f"{path} is damaged: {name} has no scale that fits it; restore it from version "
-                                 "control, or train again")
-            tensor = tensor.float() * scale.view(-1, *[1] * (tensor.ndim - 1))
-        usable = tensor.dtype == torch.float32 and bool(torch.isfinite(tensor).all())
-        if not usable or name.endswith("running_var") and bool((tensor < 0).any()):
-            raise ValueError(f"{path} is damaged: its {name} holds what no network computes with; restore it from "
-                             "version control, or train again")
-        tensors[name] = tensor
-    tensors = rename_old_keys(tensors)
-    if "fc_g.weight" not in tensors:
-        raise ValueError(f"{path} holds no classifier G: these are not weights of this network")
-    people = tensors["fc_g.weight"]
-    # A small file may claim millions of people: no network of so many is made for one that does not fit.
-    fits = people.ndim == 2 and people.shape[1] == 32 * settings.base_width and len(people) > 1
-    model = BNTANet(len(people) if fits else 2, settings)
+            tensor = tensor.float() * stored[f"{name}.scale"].view(-1, *[1] * (tensor.ndim - 1))
+        if not name.endswith(".scale"):
+            tensors[name] = tensor
+    model = BNTANet(len(tensors["fc_g.weight"]), settings)
     if not any(name.startswith("fc_m.") for name in tensors):
-        model.fc_m = torch.nn.ModuleList()
-    expected = {k: v for k, v in model.state_dict().items() if "num_batches_tracked" not in k}
-    odd = sorted(expected.keys() ^ tensors.keys())
-    odd += [k for k in expected if k in tensors and expected[k].shape != tensors[k].shape]
-    if odd:
-        raise ValueError(
-            f"{path} holds another architecture than profile {settings.profile!r} "
-            f"(base_width={settings.base_width}, stripes={settings.stripes}, "
-            f"local_dim={settings.local_dim}): {len(odd)} tensors differ, for one {odd[0]}"
-        )
-    model.load_state_dict(tensors, strict=False)
+        model.fc_m = nn.ModuleList()
+    counts = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
+    model.load_state_dict({**counts, **tensors})
     return model.eval()
 
 
-class OtherTraining(ValueError):
-    """A weights file of another training than the one asked for."""
+# ---- batch-norm deltas
 
 
-_TELLING = ("model", "profile", "sources", "epochs")
+@dataclass(frozen=True)
+class Delta:
+    """The batch-norm tensors of an adapted model: all that a site needs beside the base model."""
+
+    tensors: dict[str, Tensor]  # e.g. "backbone.bn1.running_mean": (channels,)
+    base: str  # digest of the model that they go into
+    meta: dict = field(default_factory=dict)  # JSON-able: N, K, seed, settings, ...
+
+    @staticmethod
+    def between(base: nn.Module, adapted: nn.Module, meta: Mapping) -> Delta:
+        """The delta that makes ``base`` the model ``adapted``. Raises ValueError if more than BN layers differ."""
+        old, new = base.state_dict(), adapted.state_dict()
+        if any(not torch.equal(new[name], old[name]) for name in old.keys() - bn_tensors(base)):
+            raise ValueError("more than batch-norm layers differ, which a delta does not hold: use the adapted model")
+        versions = {"method": METHOD_VERSION, "torch": torch.__version__}
+        return Delta(bn_tensors(adapted), model_digest(base), {**meta, "versions": versions})
+
+    def check(self, model: nn.Module) -> None:
+        """Raise ValueError, and say why, unless the delta was made for ``model`` as it is now."""
+        shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (self.tensors, bn_tensors(model))]
+        if odd := sorted(shapes[0].items() ^ shapes[1].items()):
+            raise ValueError(f"the delta is for a model with other BN layers (for one, {odd[0][0]})")
+        if (digest := model_digest(model)) != self.base:
+            raise ValueError(f"the delta was made for other weights: its base is {self.base[:12]}, this model is "
+                             f"{digest[:12]} (an adapted model must be restored before it takes another delta)")
+
+    def apply(self, model: nn.Module) -> None:
+        """Put the tensors into ``model``. Raises as :meth:`check`."""
+        self.check(model)
+        load_bn_tensors(bn_layers(model), self.tensors)
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[nn.Module]:
+        """``with delta.applied(model):`` the model is adapted inside, and as before afterwards."""
+        before = bn_tensors(model)
+        self.apply(model)
+        try:
+            yield model
+        finally:
+            load_bn_tensors(bn_layers(model), before)
+
+    def save(self, path: str | Path, note: str = "") -> None:
+        """Write the delta as safetensors; the same delta gives the same bytes. ``note`` is kept in ``meta``."""
+        meta = {**self.meta, "note": note} if note else self.meta
+        _write(path, "bnta-delta", {"base": self.base, "meta": meta}, self.tensors)
+
+    @staticmethod
+    def load(path: str | Path) -> Delta:
+        """Read a delta. Raises FileNotFoundError, or ValueError for a damaged file or one of another kind."""
+        record, tensors = _read(path, "bnta-delta", "make one with adapt(...).delta.save(...)")
+        if record is None:
+            raise ValueError(f"{path} is no delta: load_model reads weights")
+        return Delta(tensors, record["base"], record["meta"])
 
 
-def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+def bn_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Copies, on the CPU, of mu, sigma^2, gamma and beta of every BN layer, by name."""
+    return {f"{name}.{kind}": getattr(layer, kind).detach().clone().cpu()
+            for name, layer in bn_layers(model).items() for kind in QUANTITIES.values()}
+
+
+def load_bn_tensors(norms: Mapping[str, nn.Module], tensors: Mapping[str, Tensor],
+                    kinds: list[str] | None = None) -> None:  # fmt: skip
+    """Write the ``kinds`` (torch's names, default all) of the given BN layers; dtype and device stay the model's."""
+    with torch.no_grad():
+        for name, layer in norms.items():
+            for kind in QUANTITIES.values() if kinds is None else kinds:
+                getattr(layer, kind).copy_(tensors[f"{name}.{kind}"])
+
+
+# ---- files and digests
+
+
+def model_digest(model: nn.Module) -> str:
+    """SHA-256 of the values of all tensors of a model but the numbers of batches seen; names do not count."""
+    sha = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            sha.update(_bytes(tensor))
+    return sha.hexdigest()
+
+
+def images_digest(images: Tensor) -> str:
+    """SHA-256 of uint8 images (N, 3, h, w) and their shape."""
+    sha = hashlib.sha256(str(tuple(images.shape)).encode())
+    for chunk in images.split(256):  # the images may lie in a file larger than the memory
+        sha.update(_bytes(chunk))
+    return sha.hexdigest()
+
+
+def _bytes(tensor: Tensor):
+    # As bytes, since NumPy has no bfloat16.
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        sha.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        sha.update(_bytes(tensors[name]))
+    return sha.hexdigest()
+
+
+def _write(path: str | Path, kind: str, record: dict, tensors: Mapping[str, Tensor]) -> None:
+    text = json.dumps(record)
+    with atomic(path) as temporary:  # one entry of metadata: safetensors writes several in a random order
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary,
+                  {kind: json.dumps([_digest(text, tensors), text])})
+
+
+def _read(path: str | Path, kind: str, remedy: str) -> tuple[dict | None, dict[str, Tensor]]:
+    """Record (None for a file without one of this kind) and tensors, as they were written."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no weights at {path}: train them with "
-                                "`python -m bnta_lib.training` (make train), or restore the "
-                                "committed file")
+        raise FileNotFoundError(f"no {kind} at {path}: {remedy}")
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    # A shape that no tensor can have is a TypeError or a RuntimeError of torch's.
-    except (safetensors.SafetensorError, OSError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file ({error}): restore it "
-                         "from version control, or train again") from error
-    if header.get("kind") != "bnta-weights":
-        raise ValueError(f"{path} is no weights file of this suite")
-    broken = [name for name, tensor in tensors.items()
-              if tensor.ndim > 4 or tensor.is_floating_point()
-              and (tensor.dtype.itemsize < 2 or not torch.isfinite(tensor).all())]  # torch asks none of 8 bits
-    try:
-        meta = json.loads(header["meta"])
-        if not isinstance(meta, dict):
-            raise ValueError(meta)
-    except (KeyError, ValueError, RecursionError):
-        broken.append("metadata")
-    if not broken and not _as_saved(Path(path), header, tensors):
-        broken.append("digest")
-    if broken:
-        raise ValueError(f"{path} is damaged (for one, its {broken[0]}): restore it from version "
-                         "control, or train again")
-    return tensors, meta
-
-
-def _as_saved(path: Path, header: dict, tensors: dict[str, Tensor]) -> bool:
-    """By the digest in the file; those committed before files had one are in SHA256SUMS beside them."""
-    if "digest" in header:
-        return header["digest"] == _file_digest({"meta": header["meta"]}, tensors)
-    return _listed(path) == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _listed(path: Path) -> str | None:
-    """The SHA-256 of a file by the list beside it, in any form that sha256sum writes; None where it is not there."""
-    sums = path.with_name("SHA256SUMS")
-    text = sums.read_bytes().decode("utf-8", "replace") if sums.is_file() else ""
-    found = re.findall(r"^([0-9a-fA-F]{64}) [ *](?:\./)?(.+?)\r?$", text, re.MULTILINE)
-    return {name: digest.lower() for digest, name in found}.get(path.name)
+        with safe_open(path, "pt") as file:
+            entries, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+        digest, text = json.loads(entries[kind]) if kind in entries else ("", "null")
+        if kind in entries and digest != _digest(text, tensors):
+            raise ValueError("its content is not what was saved")
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file ({error}); {remedy}") from error
+    return json.loads(text), tensors

@@ -96,7 +96,7 @@ def weights(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
 
     small = settings("smoke", height=48, width=24, base_width=4, local_dim=8, stripes=3)
     torch.manual_seed(0)
-    save_model(BNTANet(5, small), place / "good.safetensors", {"identities": 5})
+    save_model(BNTANet(5, small), place / "good.safetensors", small)
     return [(place / "good.safetensors").read_bytes()], lambda path: load_model(path, small)
 
 

@@ -117,7 +117,7 @@ TWICE = """
 import sys, torch
 from bnta_lib import adapt, settings, train
 from bnta_lib.data.sets import ReIDSet
-from bnta_lib.deltas import model_digest
+from bnta_lib.weights import model_digest
 
 device = sys.argv[1]
 own = settings("smoke", epochs=2, batch=16)

@@ -24,7 +24,6 @@ from bnta_lib.adapters import adabn, tent
 from bnta_lib.suite.changes import layer_sizes
 from bnta_lib.data import load_targets
 from bnta_lib.data.sets import ReIDSet, Split, Target
-from bnta_lib.deltas import Delta, DeltaBank, model_digest
 from bnta_lib.suite.experiments import TABLE_2, change_rows, run_rows, score, shift_rows
 from bnta_lib.explore import domains, layers, nk
 from bnta_lib.figures.network import stripes_figure, trace_shapes
@@ -35,7 +34,7 @@ from bnta_lib.losses import matching_tta_loss, positioning_loss
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.suite.shift import bn_moments, bn_outputs
-from bnta_lib.weights import load_model, save_model
+from bnta_lib.weights import Delta, load_model, model_digest, save_model
 from pretended import GPU, OnGPU, pretended
 
 REAL = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -232,23 +231,14 @@ def test_scores_or_outputs_of_layers_mix_devices(on_both, target, own):
     on_both(work)
 
 
-def test_a_delta_or_a_bank_of_them_mixes_devices(on_both, images, own, tmp_path):
+def test_a_delta_mixes_devices(on_both, images, own, tmp_path):
     def work(model):
         result = adapt(model, images, own)
-        bank, path = DeltaBank(model), tmp_path / "site.safetensors"
+        path = tmp_path / "site.safetensors"
         result.delta.save(path)
-        bank.add("file", path)
-        bank.add("other", adapt(model, images, own, seed=1).delta)
-        found = [path.read_bytes()]
         with Delta.load(path).applied(model):
-            found += embed(model, images)
-        bank.use("other")
-        with bank.using("file"):
-            found += embed(model, images)
-        found += embed(model, images)
-        bank.source()
-        bank.save(tmp_path / "bank")
-        return *found, *embed(model, images), DeltaBank.load(tmp_path / "bank", model).names
+            found = embed(model, images)
+        return path.read_bytes(), *found, *embed(model, images)
     on_both(work)
 
 
@@ -282,7 +272,7 @@ def test_weights_are_saved_otherwise_from_a_gpu(on_both, own, tmp_path):
     def work(model):
         digests = [experiments.model_digest(model)]
         for compact in (True, False):
-            save_model(model, tmp_path / "w", {}, compact)
+            save_model(model, tmp_path / "w", own, compact=compact)
             digests.append(model_digest(load_model(tmp_path / "w", own)))
         return digests
     on_both(work)

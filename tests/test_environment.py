@@ -156,7 +156,7 @@ def test_makefile_targets_are_the_plain_commands():
         "paper-check": "-m bnta_lib.suite.claims",
         "test": "-m pytest",
         "lab": "-m jupyter lab",
-        "train": "-m bnta_lib.training",
+        "train": "-m bnta_lib.suite.train",
     }.items():
         dry = subprocess.run(
             ["make", "-n", "-o", ".venv/.made", target], cwd=ROOT, capture_output=True, text=True

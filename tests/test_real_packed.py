@@ -283,14 +283,13 @@ def test_read_only_cache_is_read(tmp_path, small_disk, monkeypatch):
 # ---------------------------------------------------------------- training from it, and the command
 
 
-@pytest.mark.parametrize("ahead", [0, 1, 2, 50])
-def test_batches_gathered_ahead_are_the_same(images, ahead):
+def test_batches_are_gathered_in_order(images):
     drawn = [torch.tensor(rows) for rows in ([3, 1], [0, 0, 9], [5], [2, 4])]
-    got = list(prefetch_batches(images, drawn, torch.device("cpu"), ahead))
+    got = list(prefetch_batches(images, drawn, torch.device("cpu")))
     assert len(got) == 4 and all(torch.equal(a, images[i]) for a, i in zip(got, drawn))
-    assert list(prefetch_batches(images, [], torch.device("cpu"), ahead)) == []
+    assert list(prefetch_batches(images, [], torch.device("cpu"))) == []
     with pytest.raises(IndexError):
-        list(prefetch_batches(images, [*drawn, torch.tensor([99])], torch.device("cpu"), ahead))
+        list(prefetch_batches(images, [*drawn, torch.tensor([99])], torch.device("cpu")))
 
 
 def test_training_from_a_pack_gives_the_same_weights(tmp_path, small):

@@ -12,7 +12,7 @@ import real_trees
 import scipy.io
 import torch
 
-from bnta_lib import training
+from bnta_lib.suite import train as training
 from bnta_lib.data import (
     find_real, found_table, load_source_samples, load_sources, load_targets, mixture, real_root, training_sources,
 )  # fmt: skip
@@ -380,7 +380,7 @@ def test_weights_of_published_sets_do_not_replace_the_embedded_ones(tree, cache,
     assert path.stat().st_mtime_ns == written, "trained once"
 
     bigger = replace(tiny, profile="laptop")
-    with pytest.raises(FileNotFoundError, match="bnta_lib.training --profile laptop --data"):
+    with pytest.raises(FileNotFoundError, match="bnta_lib.suite.train --profile laptop --data"):
         training.trained_model(bigger, data=root)
     training.trained_model(bigger, progress=False, data=root, retrain=True)
     assert weights_path(bigger, "bnta", root).parent.parent == cache / "weights"
@@ -390,10 +390,10 @@ def test_weights_of_published_sets_do_not_replace_the_embedded_ones(tree, cache,
         training.trained_model(bigger, data=root)
     with pytest.raises(SystemExit):
         training.main(["--profile", "smoke", "--data", str(tree / "VIPeR" / "cam_b" / "nothing")])
-    assert "nothing" in (said := capsys.readouterr().err) and "--data: no such folder" in said
+    assert "nothing" in (said := capsys.readouterr().err) and "is no folder of published data sets" in said
     (tmp_path / "empty").mkdir()
     for wrong, why in (("", "a folder; got ''"), ("ftp://x/y", "a folder; got 'ftp://x/y'"),
-                       (str(tmp_path / "empty"), "holds no published data set"), (__file__, "is a file")):
+                       (str(tmp_path / "empty"), "is no folder of published"), (__file__, "is no folder of published")):
         with pytest.raises(SystemExit):
             training.main(["--profile", "smoke", "--data", wrong])
         assert why in capsys.readouterr().err

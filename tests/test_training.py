@@ -1,12 +1,9 @@
-"""Training learns, goes on where it stopped, and draws every image as it should."""
+"""Training learns, continues where it stopped, and draws every image as it should."""
 
-import subprocess
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -14,13 +11,11 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.losses import triplet_loss
 from bnta_lib.model import BNTANet
-from bnta_lib.processes import Processes
-from bnta_lib.settings import PROFILES, settings
+from bnta_lib.settings import settings
 from bnta_lib.training import (
-    OutOfTime, augment, checkpoint_path, epoch_batches, learning_rate, main, train, trained_model,
-    training_history, training_key, training_losses,
-)  # fmt: skip
-from bnta_lib.weights import MODELS, model_settings, read_meta, weights_path
+    Objective, OutOfTime, augment, epoch_batches, learning_rate, share, train, training_key, training_losses,
+    training_step,
+)
 
 
 @pytest.fixture
@@ -49,7 +44,7 @@ def identical(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_training_does_not_learn(people, quick):
+def test_losses_fall_and_accuracy_rises(people, quick):
     people = ReIDSet("four times", people.images.repeat(4, 1, 1, 1), people.pids.repeat(4),
                      people.camids.repeat(4))
     chosen = replace(quick, epochs=10, lr=0.01, lr_decay_epoch=8, batch=10)
@@ -62,7 +57,7 @@ def test_training_does_not_learn(people, quick):
     assert history["accuracy"].iloc[-1] > 0.6  # one in five is chance
 
 
-def test_one_seed_gives_two_models_or_two_seeds_one(people, quick):
+def test_one_seed_gives_one_model_and_another_seed_another(people, quick):
     model, history = train(people, quick, progress=False)
     torch.manual_seed(99)
     again, same_history = train(people, quick, progress=False)
@@ -90,7 +85,7 @@ def interrupted(after: int, *arguments):
 
 
 @pytest.mark.parametrize("instances", [0, 2])
-def test_a_resumed_training_ends_elsewhere_than_an_uninterrupted_one(
+def test_resumed_training_gives_the_weights_of_an_uninterrupted_one(
     people, quick, tmp_path, instances
 ):
     quick = replace(quick, instances=instances)
@@ -108,7 +103,7 @@ def test_a_resumed_training_ends_elsewhere_than_an_uninterrupted_one(
     assert identical(whole, finished) and all_rows.equals(pieces)
 
 
-def test_checkpoints_are_written_in_other_epochs_than_asked(people, quick, tmp_path):
+def test_checkpoints_are_written_every_so_many_epochs(people, quick, tmp_path):
     path = tmp_path / "checkpoint.pt"
     quick = replace(quick, save_every=2)
     interrupted(5, people, quick, path)  # second epoch
@@ -117,7 +112,7 @@ def test_checkpoints_are_written_in_other_epochs_than_asked(people, quick, tmp_p
     assert len(torch.load(path, weights_only=True)["history"]) == 2
 
 
-def test_a_checkpoint_of_something_else_is_continued(people, quick, tmp_path):
+def test_checkpoint_of_something_else_or_damaged_is_refused(people, quick, tmp_path):
     path = tmp_path / "checkpoint.pt"
     train(people, replace(quick, epochs=1), path, progress=False)
     brighter = replace(people, images=people.images + 1)
@@ -139,27 +134,7 @@ def test_a_checkpoint_of_something_else_is_continued(people, quick, tmp_path):
             train(people, quick, path, progress=False)
 
 
-def test_settings_of_adaption_make_another_training(people, quick):
-    key = training_key(people, quick)
-    for free in (dict(K=3), dict(tta_lr=1.0), dict(margin=0.5), dict(lambda3=2.0), dict(splits=3),
-                 dict(matching_reduction="mean"), dict(normalise_features=False)):
-        assert training_key(people, replace(quick, **free)) == key
-    for part in (dict(seed=1), dict(lambda2=0.0), dict(base_width=8), dict(pad=0), dict(batch=4)):
-        assert training_key(people, replace(quick, **part)) != key
-    assert training_key(replace(people, known_digest="other"), quick) != key
-    assert checkpoint_path(people, quick, "bnta") != checkpoint_path(people, quick, "baseline")
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_weights_that_are_committed_would_be_out_of_date(people, name):
-    chosen = settings("laptop")
-    meta = read_meta(weights_path(chosen, name))
-    sources = replace(people, known_digest=meta["data"])
-    assert training_key(sources, model_settings(chosen, name)) == meta["key"]
-    assert training_key(sources, model_settings(replace(chosen, sync_bn=True), name)) != meta["key"]
-
-
-def test_time_that_is_over_loses_an_epoch_or_time_that_is_left_stops_one(people, quick, tmp_path):
+def test_training_that_is_out_of_time_saves_its_epoch_and_continues(people, quick, tmp_path):
     whole, history = train(people, quick, progress=False)
     path, chosen = tmp_path / "checkpoint.pt", replace(quick, save_every=4)
     for epoch in (1, 2, 3):
@@ -174,36 +149,7 @@ def test_time_that_is_over_loses_an_epoch_or_time_that_is_left_stops_one(people,
         train(people, quick, progress=False, minutes=60)
 
 
-def test_the_command_that_ran_out_of_time_starts_again_or_never_ends(monkeypatch, tmp_path, small, capsys):
-    few = {name: 4 for name in small.people}
-    monkeypatch.setitem(PROFILES, "smoke", replace(small, people=few, images=few, epochs=2, batch=10))
-    command = ["--profile", "smoke", "--model", "baseline", "pos"]
-    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "whole"))
-    main(command)
-    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "pieces"))
-    said = []
-    for run in range(4):
-        with pytest.raises(SystemExit) if run < 3 else nullcontext() as stop:
-            main([*command, "--minutes", "1e-9"])
-        assert run == 3 or stop.value.code == 3
-        said.append(capsys.readouterr().out)
-    wanted = ("out of time: another epoch does not fit after epoch 1 of 2, which is saved; "
-              "the same command goes on")
-    assert wanted in said[0] and wanted in said[2]
-    assert "out of time: an epoch of pos does not fit" in said[1]
-    assert all("baseline is trained with these data and settings: delete" in text for text in said[2:])
-    assert "wrote" in said[3] and "out of time" not in said[3]
-    for name in ("baseline", "pos"):
-        path = weights_path(settings("smoke"), name)
-        first, second = (load_file(tmp_path / kind / path.relative_to(tmp_path / "pieces"))
-                         for kind in ("whole", "pieces"))
-        assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
-    with pytest.raises(SystemExit):
-        main([*command, "--minutes", "0"])
-    assert "--minutes is more than 0; got 0" in capsys.readouterr().err
-
-
-def test_compiling_renames_weights_or_changes_what_is_trained(people, quick, tmp_path):
+def test_compiled_training_gives_the_same_weights_under_the_same_names(people, quick, tmp_path):
     quick, path = replace(quick, epochs=2), tmp_path / "checkpoint.pt"
     plain, history = train(people, quick, progress=False)
     counters.clear()
@@ -217,21 +163,7 @@ def test_compiling_renames_weights_or_changes_what_is_trained(people, quick, tmp
     train(people, quick, path, progress=False)  # and not compiled it goes on from there
 
 
-@pytest.mark.parametrize("size, group", [(7, 1), (64, 1), (12, 4), (20, 4)])
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_shares_overlap_or_cut_a_group_or_differ_by_more_than_one(size, group, count):
-    each, all_rows = [], torch.arange(size)
-    for rank in range(count):
-        processes = Processes()
-        processes.rank, processes.count = rank, count
-        each.append(all_rows[processes.share(size, group)])
-        assert len(each[-1]) >= processes.smallest_share(size, group)
-    lengths = [len(rows) for rows in each]
-    assert torch.equal(torch.cat(each), all_rows) and min(lengths) == processes.smallest_share(size, group)
-    assert max(lengths) - min(lengths) <= group and not any(length % group for length in lengths)
-
-
-def test_rows_of_a_batch_are_augmented_as_in_no_batch(people, quick):
+def test_rows_of_a_batch_are_augmented_as_in_the_whole_batch(people, quick):
     whole = augment(people.images, quick, torch.Generator().manual_seed(0))
     for rows_ in (slice(0, 7), slice(7, 20)):
         random = torch.Generator().manual_seed(0)
@@ -241,39 +173,83 @@ def test_rows_of_a_batch_are_augmented_as_in_no_batch(people, quick):
         assert torch.equal(random.get_state(), after.get_state())
 
 
-def test_a_diverging_training_is_saved(people, quick, tmp_path):
+def test_diverging_training_is_refused_and_not_saved(people, quick, tmp_path):
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(FloatingPointError, match="training loss is .* in epoch 1: lower lr"):
         train(people, replace(quick, lr=1e30), path, progress=False)
     assert not path.exists()
 
 
-def test_a_full_disk_destroys_the_checkpoint(people, quick, small_disk):
+def test_full_disk_is_named_and_leaves_the_files(people, quick, small_disk):
     (small_disk / "a.pt").write_bytes(bytes(50_000))
     with pytest.raises(OSError, match="the disk is full: could not write .*a2.pt"):
         train(people, quick, small_disk / "a2.pt", progress=False)
     assert [p.name for p in small_disk.iterdir()] == ["a.pt"]
 
 
-def test_a_disk_that_may_only_be_read_costs_the_checkpoint(people, quick, small_disk):
-    (small_disk / "a.pt").write_bytes(b"kept")
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(OSError, match="no permission to write .*b.pt"):
-        train(people, quick, small_disk / "b.pt", progress=False)
-    assert {p.name: p.read_bytes() for p in small_disk.iterdir()} == {"a.pt": b"kept"}
-
-
-def test_labels_with_gaps_or_no_images_are_trained_on(people, quick):
+def test_labels_with_gaps_and_empty_sets_are_refused(people, quick):
     gap = torch.where(people.pids == 3, 9, people.pids)
     for pids in (people.pids - 1, gap):
         with pytest.raises(ValueError, match=r"pids must be 1..M without gaps"):
             train(replace(people, pids=pids), quick, progress=False)
     nothing = ReIDSet("nothing", people.images[:0], people.pids[:0], people.camids[:0])
-    with pytest.raises(ValueError, match="nothing to train on: nothing is empty"):
+    with pytest.raises(ValueError, match="nothing: training pids must be 1..M"):
         train(nothing, quick, progress=False)
 
 
-def test_the_paper_schedule_is_another():
+def test_key_holds_data_and_settings_of_the_training(people, quick, monkeypatch):
+    key = training_key(people, quick)
+    for part in ({"seed": 1}, {"lambda2": 0.0}, {"base_width": 8}, {"pad": 0}, {"batch": 4}):
+        assert training_key(people, replace(quick, **part)) != key
+    assert training_key(people, replace(quick, K=3, tta_lr=1.0)) == key
+    assert training_key(replace(people, known_digest="other"), quick) != key
+    pretrained = training_key(people, replace(quick, pretrained=True))
+    monkeypatch.setenv("BNTA_IMAGENET", "other.pth")
+    assert training_key(people, replace(quick, pretrained=True)) != pretrained
+    assert training_key(people, quick) == key
+
+
+@pytest.mark.parametrize("instances", [0, 2])
+def test_training_is_a_plain_loop_of_steps(people, quick, instances):
+    """Written out: batches, crops, Eq. (9), its gradient, Adam."""
+    chosen = replace(quick, epochs=2, lr_decay_epoch=1, instances=instances)
+    torch.manual_seed(chosen.seed)
+    model, random, total = BNTANet(5, chosen).train(), torch.Generator().manual_seed(chosen.seed), []
+    optimiser = torch.optim.Adam(model.parameters())
+    for epoch in range(2):
+        optimiser.param_groups[0]["lr"] = learning_rate(epoch, chosen)
+        batches, sums = epoch_batches(people.pids, chosen, random), 0.0
+        for index in batches:
+            losses = training_losses(model, augment(people.images[index], chosen, random), people.pids[index] - 1, chosen)
+            optimiser.zero_grad()
+            losses["total"].backward()
+            optimiser.step()
+            sums += losses["total"].item() * len(index)
+        total.append(sums / sum(map(len, batches)))
+    trained, history = train(people, chosen, progress=False)
+    assert identical(trained, model) and history["total"].tolist() == pytest.approx(total, rel=1e-6)
+
+
+def test_step_of_a_rate_of_zero_moves_nothing_but_statistics(people, quick, model):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.0)
+    losses = training_step(Objective(model.train(), quick), optimiser, people.images, people.pids - 1)
+    assert losses.keys() == {"L_id", "L_pos", "L_mat", "total", "accuracy"}
+    moved = {name.rpartition(".")[2] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"running_mean", "running_var", "num_batches_tracked"}
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("size, group", [(7, 1), (64, 1), (12, 4), (20, 4)])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_shares_of_a_batch_are_whole_groups_and_nearly_equal(size, group, count):
+    rows = [torch.arange(size)[share(size, group, rank, count)] for rank in range(count)]
+    lengths = [len(part) for part in rows]
+    assert torch.equal(torch.cat(rows), torch.arange(size)) and min(lengths) == lengths[0]
+    assert max(lengths) - min(lengths) <= group and not any(length % group for length in lengths)
+
+
+def test_learning_rate_follows_the_papers_schedule():
     paper = settings("paper")
     rates = [learning_rate(epoch, paper) for epoch in range(60)]
     assert rates == pytest.approx([0.005] * 40 + [0.0005] * 20)
@@ -283,7 +259,7 @@ def test_the_paper_schedule_is_another():
 
 @pytest.mark.parametrize("n", [2, 7, 20, 65, 129, 200])
 @pytest.mark.parametrize("batch", [2, 8, 64])
-def test_a_plain_epoch_leaves_an_image_out_or_a_batch_with_one(quick, n, batch):
+def test_plain_epoch_has_every_image_once_and_no_batch_of_one(quick, n, batch):
     random = torch.Generator().manual_seed(0)
     pids = torch.arange(n) % 4 + 1
     first, second = (epoch_batches(pids, replace(quick, batch=batch), random) for _ in range(2))
@@ -295,7 +271,7 @@ def test_a_plain_epoch_leaves_an_image_out_or_a_batch_with_one(quick, n, batch):
 
 @pytest.mark.parametrize("instances", [2, 3, 4])
 @pytest.mark.parametrize("batch", [8, 16, 30])
-def test_a_pk_batch_cuts_a_group_or_leaves_an_image_out(quick, instances, batch):
+def test_pk_batches_hold_whole_groups_and_every_image(quick, instances, batch):
     pids = torch.tensor([1] + [2] * 3 + [3] * 4 + [4] * 9 + [5] * 2 + [6] * 17)
     pids = pids[torch.randperm(len(pids), generator=torch.Generator().manual_seed(0))]
     chosen = replace(quick, instances=instances, batch=batch)
@@ -310,14 +286,14 @@ def test_a_pk_batch_cuts_a_group_or_leaves_an_image_out(quick, instances, batch)
 
 
 @pytest.mark.parametrize("instances", [0, 3])
-def test_mean_losses_are_divided_by_another_number_of_images(people, quick, instances):
+def test_recorded_losses_are_means_over_images(people, quick, instances):
     # A rate of zero and no augmentation: five people of four images, in groups of three.
     chosen = replace(quick, instances=instances, lr=0.0, epochs=1, batch=64, pad=0)
     _, history = train(people, chosen, progress=False)
     assert history["L_pos"].iloc[0] == pytest.approx(3 * torch.tensor(3.0).log().item(), rel=0.1)
 
 
-def test_an_augmented_image_is_not_one_of_its_crops_or_all_images_move_alike(quick):
+def test_augmented_images_are_crops_and_flips_drawn_apart(quick):
     # Every pixel has its own value, so that a crop tells where it was taken.
     image = torch.arange(3 * 8 * 4).view(3, 8, 4).to(torch.uint8) + 1
     padded = F.pad(image, (2, 2, 2, 2))
@@ -336,7 +312,7 @@ def test_an_augmented_image_is_not_one_of_its_crops_or_all_images_move_alike(qui
     assert 400 < sum(places[0][2] for places in drawn) < 600
 
 
-def test_padding_does_not_scale_with_the_height(quick):
+def test_padding_scales_with_the_height(quick):
     # 10 pixels at height 256: 2 at 48 rows, 4 at 96.
     for height, pad in ((256, 10), (96, 4), (48, 2)):
         white = torch.full((400, 3, height, 48), 255, dtype=torch.uint8)
@@ -344,7 +320,7 @@ def test_padding_does_not_scale_with_the_height(quick):
         assert (out[:, 0, :, 24] == 0).sum(1).max() == pad
 
 
-def test_the_objective_is_not_equation_9(people, quick, model):
+def test_training_losses_are_equation_9(people, quick, model):
     labels = people.pids - 1
     chosen = replace(quick, loss_id=0.8, lambda1=0.3, lambda2=0.2, label_smoothing=0.0)
     with torch.no_grad():
@@ -368,53 +344,3 @@ def test_the_objective_is_not_equation_9(people, quick, model):
     assert float(less["total"]) == pytest.approx(0.3 * float(l_pos), rel=1e-5)
 
 
-def test_absent_weights_are_not_asked_for(monkeypatch, tmp_path, small):
-    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
-    for use in (trained_model, training_history):
-        with pytest.raises(FileNotFoundError, match="make train"):
-            use(settings("paper"))
-    with pytest.raises(ValueError, match="unknown model 'tent'"):
-        trained_model(small, "tent")
-
-
-def test_a_device_that_is_not_there_is_found_after_training(monkeypatch, tmp_path, quick):
-    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
-    monkeypatch.setenv("BNTA_DEVICE", "cuda:99")
-    with pytest.raises(ValueError, match="BNTA_DEVICE asks for cuda:99"):
-        trained_model(quick, progress=False)
-    assert not list(tmp_path.iterdir())
-
-
-def test_smoke_weights_in_the_cache_are_out_of_date(monkeypatch, tmp_path, quick):
-    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
-    quick = replace(quick, epochs=1, batch=64)
-    path = weights_path(quick, "bnta")
-    first = trained_model(quick, progress=False)
-    assert len(training_history(quick)) == 1 and not list((tmp_path / "checkpoints").iterdir())
-    written = path.stat().st_mtime_ns
-    again = trained_model(replace(quick, margin=0.5), progress=False)
-    assert path.stat().st_mtime_ns == written and identical(first, again)
-    other = trained_model(replace(quick, lr=0.001), progress=False)
-    assert path.stat().st_mtime_ns > written and not identical(first, other)
-
-
-def test_the_record_beside_the_weights_is_that_of_another_training(monkeypatch, tmp_path, quick):
-    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
-    quick = replace(quick, epochs=2, batch=64)
-    trained_model(quick, progress=False)
-    own = training_history(quick)
-    weights_path(quick, "bnta").with_suffix(".csv").write_text("epoch,seconds\n1,9\n")
-    assert training_history(quick).equals(own) and len(own) == 2
-
-
-def test_a_start_from_other_weights_is_the_same_training(monkeypatch, tmp_path):
-    chosen, sources = settings("paper"), ReIDSet("none", torch.zeros(2, 3, 4, 4).byte(), torch.ones(2).long(), torch.ones(2).long())
-    monkeypatch.delenv("BNTA_IMAGENET", raising=False)
-    usual = training_key(sources, chosen)
-    (tmp_path / "own.pth").write_bytes(b"other weights")
-    monkeypatch.setenv("BNTA_IMAGENET", str(tmp_path / "own.pth"))
-    assert training_key(sources, chosen) != usual
-    unpretrained = replace(chosen, pretrained=False)
-    own = training_key(sources, unpretrained)
-    monkeypatch.delenv("BNTA_IMAGENET")
-    assert training_key(sources, unpretrained) == own

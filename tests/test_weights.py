@@ -1,30 +1,34 @@
-"""Weights come back as they were, or an error says in one sentence what is wrong."""
+"""Weights come back as they were saved, and a file that does not fit is refused with the reason."""
 
 import hashlib
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import safetensors.torch
 import torch
 from torch.nn import functional as F
 
+from bnta_lib import settings, weights
 from bnta_lib.adaption import adapt
 from bnta_lib.model import BNTANet, bn_layers, embed
-from bnta_lib.settings import ROOT, cache_dir, settings
-from bnta_lib.training import trained_model
-from bnta_lib.weights import OtherTraining, load_model, read_meta, save_model, weights_path
+from bnta_lib.settings import ROOT, Settings, cache_dir
+from bnta_lib.suite.train import trained_model
+from bnta_lib.weights import (
+    MODELS, WEAKER, differences, load_model, model_digest, model_settings, read_weights, save_model,
+    training_settings, weights_path,
+)
 
 
 @pytest.fixture
-def path(model, tmp_path):
+def path(model, small, tmp_path):
     """A compact weights file."""
-    save_model(model, tmp_path / "a.safetensors", {"name": "a", "seconds": 1.5})
+    save_model(model, tmp_path / "a.safetensors", small, {"model": "a", "seconds": 1.5})
     return tmp_path / "a.safetensors"
 
 
-def test_int8_weights_are_off_by_more_than_half_a_step(model, path, small):
+def test_int8_weights_are_off_by_half_a_step_at_most(model, path, small):
     loaded = load_model(path, small).state_dict()
     for name, tensor in model.state_dict().items():
         if name.startswith("fc_m."):
@@ -37,80 +41,112 @@ def test_int8_weights_are_off_by_more_than_half_a_step(model, path, small):
             assert torch.equal(loaded[name], tensor), name
 
 
-def test_int8_weights_give_other_features(model, path, small, images):
+def test_int8_weights_give_nearly_the_same_features(model, path, small, images):
     exact, stored = embed(model, images)[0], embed(load_model(path, small), images)[0]
     assert F.cosine_similarity(exact, stored).min() > 0.998
 
 
-def test_a_weight_channel_of_zeros_comes_back_broken(model, small, tmp_path):
+def test_weight_channel_of_zeros_stays_zero(model, small, tmp_path):
     with torch.no_grad():
         model.fc_p.weight[0] = 0
-    save_model(model, tmp_path / "a", {})
+    save_model(model, tmp_path / "a", small)
     assert torch.equal(load_model(tmp_path / "a", small).fc_p.weight[0], torch.zeros(128))
 
 
-def test_full_weights_do_not_come_back_bit_for_bit(model, small, tmp_path):
-    save_model(model.train(), tmp_path / "a", {}, compact=False)
+def test_full_weights_come_back_bit_for_bit(model, small, tmp_path):
+    save_model(model.train(), tmp_path / "a", small, compact=False)
     loaded = load_model(tmp_path / "a", small)
     assert not loaded.training
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
 
 
-def test_the_metadata_is_lost(path):
-    assert read_meta(path) == {"name": "a", "seconds": 1.5}
+def test_record_holds_metadata_and_settings_of_the_training(path, small):
+    record, _ = read_weights(path)
+    assert (record["model"], record["seconds"]) == ("a", 1.5)
+    assert record["settings"] == json.loads(json.dumps(training_settings(small)))
 
 
-def test_a_compact_model_cannot_be_used_or_adapted(path, small, images):
+def test_compact_model_can_be_adapted_and_takes_its_delta(path, small, images):
     model = load_model(path, small)
-    assert not model.training and model.identities == 5
-    assert model(images).local_logits is None
-    result = adapt(model, images, small)
-    result.delta.apply(load_model(path, small))  # made for the weights as read back
+    assert not model.training and model.identities == 5 and model(images).local_logits is None
+    adapt(model, images, small).delta.apply(load_model(path, small))
 
 
-def test_the_laptop_model_is_larger_than_four_megabytes(tmp_path):
+def test_laptop_model_takes_less_than_four_megabytes(tmp_path):
     laptop = settings("laptop")
-    model = BNTANet(sum(laptop.people.values()), laptop)
-    save_model(model, tmp_path / "a", {})
+    save_model(BNTANet(sum(laptop.people.values()), laptop), tmp_path / "a", laptop)
     assert (tmp_path / "a").stat().st_size <= 4_000_000
     assert len(bn_layers(load_model(tmp_path / "a", laptop))) == 60
 
 
-@pytest.mark.parametrize("change, tensor", [
-    (dict(base_width=8), "backbone.conv1.weight"), (dict(stripes=2), "parts.2"),
-    (dict(stripes=4, height=64), "parts.3"), (dict(local_dim=16), "parts.0"),
-])  # fmt: skip
-def test_weights_of_another_architecture_are_loaded(path, small, change, tensor):
-    with pytest.raises(ValueError, match=f"another architecture than profile 'smoke' .*{tensor}"):
+@pytest.mark.parametrize("change", [
+    {"base_width": 8}, {"stripes": 2}, {"local_dim": 16}, {"last_stride": 2}, {"height": 96}, {"width": 48},
+])
+def test_weights_of_another_network_are_refused(path, small, change):
+    (name, _), = change.items()
+    with pytest.raises(ValueError, match=f"was trained with {name}={getattr(small, name)}, profile 'smoke'"):
         load_model(path, replace(small, **change))
 
 
-def test_an_absent_or_truncated_file_gives_an_unclear_error(path, small):
+def max_pool(self, maps):
+    return maps.amax((2, 3))
+
+
+def average_stem(self, x):
+    x = F.avg_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+    return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+@pytest.mark.parametrize("where, change", [
+    ("BNTANet.global_pool", max_pool), ("Backbone.forward", average_stem),
+    ("BNTANet.stripe_pool", lambda self, maps: F.adaptive_max_pool2d(maps, (self.stripes, 1)).squeeze(3).mT),
+])
+@pytest.mark.parametrize("committed", [True, False])
+def test_network_that_was_changed_refuses_the_weights(path, small, monkeypatch, where, change, committed):
+    chosen = settings("laptop") if committed else small
+    file = weights_path(chosen, "bnta") if committed else path
+    load_model(file, chosen)
+    monkeypatch.setattr(f"bnta_lib.model.{where}", change)
+    with pytest.raises(ValueError, match="give other (features|local) than when they were trained"):
+        load_model(file, chosen)
+
+
+def test_truncated_or_absent_file_is_refused(path, small):
     whole = path.read_bytes()
-    for read in (lambda: load_model(path, small), lambda: read_meta(path)):
-        for length in [*range(12), *range(12, len(whole), len(whole) // 60), len(whole) - 1]:
-            path.write_bytes(whole[:length])
-            with pytest.raises(ValueError, match="is truncated or not a safetensors file .*: rest"):
-                read()
+    for length in [*range(12), *range(12, len(whole), len(whole) // 40), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="is damaged, or no safetensors file .*make train"):
+            load_model(path, small)
     path.unlink()
     for absent in (path, path.parent):
-        with pytest.raises(FileNotFoundError, match="no weights at .*make train"):
+        with pytest.raises(FileNotFoundError, match="no bnta-weights at .*make train"):
             load_model(absent, small)
 
 
-def test_a_file_of_another_kind_is_loaded(model, path, small, images):
+def test_any_flipped_bit_is_found(path, small):
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for place in [*range(0, header, 997), *range(header, len(whole), len(whole) // 30), len(whole) - 3]:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match="damaged"):
+            load_model(path, small)
+
+
+def test_file_of_another_kind_is_refused(model, path, small, images):
     adapt(model, images, small).delta.save(path)
-    with pytest.raises(ValueError, match="is no weights file of this suite"):
+    with pytest.raises(ValueError, match="no weights file of this library"):
         load_model(path, small)
     safetensors.torch.save_file({"x": torch.zeros(3)}, path)
-    with pytest.raises(ValueError, match="is no weights file of this suite"):
+    with pytest.raises(ValueError, match="no weights file of this library"):
         load_model(path, small)
     path.write_text("<html>404</html>")
-    with pytest.raises(ValueError, match="truncated or not a safetensors file"):
+    with pytest.raises(ValueError, match="no safetensors file"):
         load_model(path, small)
 
 
-def test_weights_are_looked_for_elsewhere(monkeypatch, tmp_path):
+def test_laptop_weights_are_committed_and_others_cached(monkeypatch, tmp_path):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
     committed = weights_path(settings("laptop"), "bnta")
     assert committed == ROOT / "data" / "weights" / "laptop" / "bnta.safetensors"
@@ -121,146 +157,61 @@ def test_weights_are_looked_for_elsewhere(monkeypatch, tmp_path):
         weights_path(settings("smoke"), "resnet")
 
 
-def test_weights_of_another_stride_or_input_size_are_not_taken_for_these(tmp_path):
-    small = settings("smoke", base_width=4, local_dim=4)
-    path = tmp_path / "w.safetensors"
-    save_model(BNTANet(3, small), path, {"last_stride": 1, "height": 96, "width": 48})
-    assert load_model(path, small).size == (96, 48)
-    with pytest.raises(ValueError, match="last_stride=1"):
-        load_model(path, replace(small, last_stride=2, height=192))
-    with pytest.raises(ValueError, match="height=96"):
-        load_model(path, replace(small, height=192))
+@pytest.mark.parametrize("name", [*MODELS, *WEAKER])
+def test_committed_weights_are_registered_with_their_settings(name):
+    laptop = settings("laptop")
+    path = weights_path(laptop, name)
+    entry = json.loads(weights.REGISTRY.read_text())[f"laptop/{path.name}"]
+    assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert entry["model"] == name and differences(entry, model_settings(laptop, name)) == []
+    assert differences(entry, replace(model_settings(laptop, name), seed=7, lr=1.0)) == ["seed=0", "lr=0.002"]
 
 
-def listed(path, form="{}  {}\n"):
-    """Names a file's SHA-256 beside it, as for one of before weights held their own digest."""
-    (path.parent / "SHA256SUMS").write_text(form.format(hashlib.sha256(path.read_bytes()).hexdigest(), path.name))
+def test_damaged_committed_weights_are_refused(tmp_path):
+    copied = shutil.copy(weights_path(settings("laptop"), "bnta"), tmp_path)
+    load_model(copied, settings("laptop"))
+    changed = bytearray((tmp_path / "bnta.safetensors").read_bytes())
+    changed[-3] ^= 1
+    (tmp_path / "bnta.safetensors").write_bytes(changed)
+    with pytest.raises(ValueError, match="its SHA-256 is not in registry.json; .*restore the committed file"):
+        load_model(copied, settings("laptop"))
 
 
-def test_a_tensor_without_its_scale_is_said_to_be_damaged(path, small):
-    tensors = safetensors.torch.load_file(path)
-    with safetensors.safe_open(path, "pt") as file:
-        header = file.metadata()
-    del header["digest"]  # which whoever writes such a file may leave out
-    name = next(name for name in tensors if name.endswith(".scale"))
-    for changed in ({k: v for k, v in tensors.items() if k != name}, tensors | {name: tensors[name][:-1]},
-                    tensors | {name: tensors[name].view(torch.int32)}, tensors | {name: -tensors[name]}):
-        safetensors.torch.save_file(changed, path, header)
-        listed(path)
-        with pytest.raises(ValueError, match=f"is damaged: {name.removesuffix('.scale')} has no scale"):
-            load_model(path, small)
+def test_setting_that_a_record_lacks_counts_at_its_default():
+    laptop = settings("laptop")
+    record, _ = read_weights(weights_path(laptop, "bnta"))
+    del record["settings"]["sync_bn"]  # as if it were younger than the file
+    assert differences(record, laptop) == []
+    assert differences(record, replace(laptop, sync_bn=True)) == ["sync_bn=False"]
 
 
-@pytest.mark.parametrize("shape, data", [([0, 1 << 63], b""), ([1] * 5_000, b"1234"), ([1 << 62, 0, 1 << 62], b"")])
-def test_a_shape_that_no_tensor_has_is_no_valueerror(tmp_path, small, shape, data):
-    header = json.dumps({"__metadata__": {"kind": "bnta-weights", "meta": "{}"},
-                         "a": {"dtype": "F32", "shape": shape, "data_offsets": [0, len(data)]}}).encode()
-    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data)
-    with pytest.raises(ValueError, match="safetensors file|is damaged"):
-        load_model(tmp_path / "a.safetensors", small)
+def test_settings_of_adaption_and_evaluation_do_not_count_for_a_training(small):
+    free = {"K": 3, "tta_lr": 1.0, "margin": 0.5, "lambda3": 2.0, "splits": 3, "matching_reduction": "mean",
+            "normalise_features": False}
+    assert training_settings(replace(small, **free)) == training_settings(small)
+    assert training_settings(small).keys() < {field.name for field in fields(Settings)}
 
 
-@pytest.mark.parametrize("change", [
-    {"fc_g.weight": torch.zeros(30_000_000, 0)}, {"fc_g.weight": torch.tensor(1.0)},
-    {"backbone.bn1.running_var": torch.full((4,), -1.0)}, {"backbone.bn1.weight": torch.ones(4).bool()},
-    {"backbone.bn1.weight": torch.full((4,), 1e300, dtype=torch.float64)},
-    {"backbone.bn1.weight": torch.ones(4, dtype=torch.int64)},
-    {"backbone.bn1.weight": torch.full((4,), torch.nan, dtype=torch.complex64)},
-    {"fc_p.weight.scale": torch.full((6,), 3e38)}, {"fc_g.weight": torch.zeros(0, 128)},
-    {"backbone.bn1.weight": torch.ones(4).to(torch.float8_e4m3fn)}, {"backbone.bn1.weight": torch.ones((1,) * 60)},
-], ids=lambda change: next(f"{name} {tuple(t.shape)} {t.dtype}" for name, t in change.items()))
-def test_tensors_that_no_network_computes_with_are_loaded(path, small, change):
-    with safetensors.safe_open(path, "pt") as file:
-        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
-    del header["digest"]
-    safetensors.torch.save_file({**tensors, **change}, path, header)
-    listed(path)
-    with pytest.raises(ValueError, match="no network computes with|another architecture|is damaged"):
-        load_model(path, small)
-
-
-def flipped(path):
-    """One bit of a value, which stays finite."""
-    tensors = bytearray(path.read_bytes())
-    tensors[-3] ^= 1
-    path.write_bytes(tensors)
-
-
-def test_a_flipped_bit_is_a_weight(path, small):
-    flipped(path)
-    with pytest.raises(ValueError, match="is damaged .for one, its digest.: restore it"):
-        load_model(path, small)
-
-
-def test_a_flipped_bit_in_committed_weights_is_a_weight(tmp_path):
-    committed = weights_path(settings("laptop"), "bnta")
-    sums = (committed.parent / "SHA256SUMS").read_text()
-    assert {line.split()[1] for line in sums.splitlines()} == {p.name for p in committed.parent.glob("*.safetensors")}
-    (tmp_path / "SHA256SUMS").write_text(sums)
-    (tmp_path / committed.name).write_bytes(committed.read_bytes())
-    load_model(tmp_path / committed.name, settings("laptop"))
-    flipped(tmp_path / committed.name)
-    with pytest.raises(ValueError, match="is damaged .for one, its digest"):
-        load_model(tmp_path / committed.name, settings("laptop"))
-
-
-def test_weights_trained_again_are_held_against_the_sum_of_the_committed_ones(model, path, small):
-    (path.parent / "SHA256SUMS").write_text(f"{'0' * 64}  {path.name}\n")
-    save_model(model, path, {})
-    load_model(path, small)
-
-
-@pytest.mark.parametrize("meta", ["text", ["model"], 3, None])
-def test_metadata_of_another_kind_are_taken(model, tmp_path, small, meta):
-    save_model(model, tmp_path / "a", meta)
-    for read in (lambda: read_meta(tmp_path / "a"), lambda: load_model(tmp_path / "a", small)):
-        with pytest.raises(ValueError, match="is damaged"):
-            read()
-
-
-def test_weights_of_another_training_are_taken_for_those_asked_for(tmp_path, monkeypatch):
+def test_weights_of_another_training_are_refused(tmp_path, monkeypatch):
     laptop = settings("laptop")
     for wrong in ({"seed": 7}, {"lambda2": 0.0}, {"epochs": 1}, {"lr": 1.0}, {"people_share": 1 / 8}):
-        with pytest.raises(OtherTraining, match="was trained otherwise than is asked for"):
+        (setting, _), = wrong.items()
+        with pytest.raises(ValueError, match=f"holds the training 'bnta' with .*{setting}="):
             trained_model(replace(laptop, **wrong), progress=False)
-    for later in ({"K": 8}, {"tta_lr": 0.1}, {"splits": 1}):  # these decide nothing of it
+    for later in ({"K": 8}, {"tta_lr": 0.1}, {"splits": 1}):
         trained_model(replace(laptop, **later), progress=False)
     monkeypatch.setattr("bnta_lib.weights.ROOT", tmp_path)
     swapped = weights_path(laptop, "bnta")
     swapped.parent.mkdir(parents=True)
     shutil.copy(ROOT / "data" / "weights" / "laptop" / "baseline.safetensors", swapped)
-    listed(swapped)
-    with pytest.raises(OtherTraining, match="its metadata say .*model=baseline"):
+    with pytest.raises(ValueError, match="holds the training 'baseline'"):
         trained_model(laptop, progress=False)
 
 
-@pytest.mark.parametrize("change", ["kind of a scale", "shape", "metadata"])
-def test_what_a_file_says_of_its_values_can_change_unseen(path, small, change):
-    with safetensors.safe_open(path, "pt") as file:
-        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
-    if change == "metadata":
-        header["meta"] = header["meta"].replace("1.5", "9.5")
-    else:
-        name = "backbone.conv1.weight.scale"
-        tensors[name] = tensors[name].view(torch.int32) if change == "kind of a scale" else tensors[name][None]
-    safetensors.torch.save_file(tensors, path, header)
-    with pytest.raises(ValueError, match="is damaged .for one, its digest"):
-        load_model(path, small)
-
-
-@pytest.mark.parametrize("form, good", [
-    ("{}  {}\n", True), ("{} *{}\n", True), ("{}  ./{}\n", True), ("\n{}  {}\r\n\nzz\n", True), ("", False), ("{}\n", False)])
-def test_weights_of_before_digests_are_believed_without_their_sum(path, small, form, good):
-    with safetensors.safe_open(path, "pt") as file:
-        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
-    del header["digest"]
-    safetensors.torch.save_file(tensors, path, header)
-    listed(path, form)
-    if good:
-        load_model(path, small)
-    for _ in range(2):  # now not as listed, and not listed at all
-        if good:
-            flipped(path)
-        with pytest.raises(ValueError, match="is damaged .for one, its digest"):
-            load_model(path, small)
-        (path.parent / "SHA256SUMS").write_bytes("\ufeffx".encode("utf-16"))
+def test_digest_of_a_model_is_that_of_its_values(model):
+    before = model_digest(model)
+    model.backbone.bn1.num_batches_tracked += 1
+    assert model_digest(model) == before
+    with torch.no_grad():
+        model.fc_g.weight[0, 0] += 1
+    assert model_digest(model) != before

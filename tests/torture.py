@@ -37,7 +37,7 @@ from bnta_lib.data.packed import pack as make_pack
 from bnta_lib.data.published import Found, Sample
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.settings import ROOT, SOURCES, cache_dir, figures_dir, run_name
-from bnta_lib.training import training_history
+from bnta_lib.suite.train import training_history
 from bnta_lib.weights import weights_path
 
 CLOCK = ("seconds", "machine")  # of a row: what two runs of the same work do not share

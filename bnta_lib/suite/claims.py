@@ -19,7 +19,6 @@ from bnta_lib.data import load_targets
 from bnta_lib.data.sets import Target
 from bnta_lib.data.splits import protocol_note
 from bnta_lib.settings import Settings, caution, data_folder, run_name, settings
-from bnta_lib.starting import interpreter
 from bnta_lib.suite.ablations import PAPER_TARGET, table_3_rows, table_4_rows, table_5_rows
 from bnta_lib.suite.changes import steps_at
 from bnta_lib.suite.environment import check_cache, shown
@@ -28,7 +27,7 @@ from bnta_lib.suite.grid import grid_rows
 from bnta_lib.suite.judge import claims_on, judge, time_rows, trend_rows
 from bnta_lib.suite.stats import VERDICTS, in_unit
 from bnta_lib.suite.writer import save_table
-from bnta_lib.training import trained_model, trained_on
+from bnta_lib.suite.train import trained_model, trained_on
 from bnta_lib.weights import TABLE_3_MODELS
 
 NOTE = (
@@ -103,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
         return 2
     # With the profile, which the environment may have named.
-    words = [interpreter(), "-m", "bnta_lib.suite.claims", "--profile", chosen.profile]
+    words = ["python", "-m", "bnta_lib.suite.claims", "--profile", chosen.profile]
     command = shlex.join(words + (["--data", options.data] if options.data else []))
     again = f"What was measured is kept; continue with the same command:\n  {command}"
     try:

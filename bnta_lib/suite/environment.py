@@ -18,7 +18,7 @@ from bnta_lib.data import real_root
 from bnta_lib.files import atomic
 from bnta_lib.rendered.bank import FILE_NAME
 from bnta_lib.settings import ROOT, Settings, cache_dir, device_of
-from bnta_lib.weights import MODELS, read_meta, weights_path
+from bnta_lib.weights import MODELS, read_weights, weights_path
 
 _SHOWN = ("torch", "torchvision", "numpy", "pandas", "matplotlib")
 _NEEDED_GIB = 2.0  # rendered sets, checkpoints and measured rows of the laptop profile
@@ -109,7 +109,7 @@ def _weights(settings: Settings, name: str, root: Path | None) -> tuple[str, boo
     if settings.profile == "smoke" and not path.is_file():
         return "none yet: trained when first needed, in under a minute", True, ""
     try:
-        minutes = read_meta(path).get("seconds", 0.0) / 60
+        minutes = read_weights(path)[0].get("seconds", 0.0) / 60
     except (FileNotFoundError, ValueError) as error:
         remedy = "restore the file from version control, or run make train"
         return f"{type(error).__name__}: {shown(path)}", False, remedy

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from bnta_lib.adaption import LOSSES, adapt, pair_losses
 from bnta_lib.adapters import adabn, tent
 from bnta_lib.data.sets import ReIDSet, Split, Target
-from bnta_lib.deltas import QUANTITIES, Delta, load_bn_tensors
+from bnta_lib.weights import QUANTITIES, Delta, load_bn_tensors
 from bnta_lib.evaluation import Scores, evaluate
 from bnta_lib.model import BNTANet, bn_layers, embed, embed_global
 from bnta_lib.pairing import Pairs, nearest_pairs

@@ -1,14 +1,12 @@
-"""The paper's network at the paper's size: everything by one command, in parts where time is short.
+"""The paper's network at the paper's size, by one command, in parts if time is short.
 
 ``python -m bnta_lib.suite.full`` (``make full``) trains the models of the tables, runs the notebooks, checks the
-paper's claims, and gathers what is to be kept in ``full_size/<device>/``: figures and tables, executed
-notebooks, the targets' deltas, measured rows, and ``about.md``, which says on what, for how long, and for how
-many epochs. The baseline and the full model are trained for ``--epochs``, the other trainings for
-``--other-epochs``; where that is less than the profile's 60, each table says so.
+paper's claims, and gathers the results in ``full_size/<device>/``: figures and tables, executed notebooks, the
+targets' deltas, measured rows, and ``about.md``. Baseline and full model are trained for ``--epochs``, the others
+for ``--other-epochs``; tables name a schedule that is shorter than the profile's.
 
-Every part goes on where it was stopped. With ``--minutes`` it stops by itself, with exit code 3, and the
-same command goes on. ``--profile rehearsal`` does all of it with a small network on few people: the same
-code, in minutes, without a GPU.
+The same command continues what was stopped. With ``--minutes`` it stops by itself, with exit code 3.
+``--profile rehearsal`` runs the same code with a small network on few people, without a GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +18,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -28,178 +28,154 @@ import torch
 
 from bnta_lib.adaption import adapt
 from bnta_lib.data import load_targets
-from bnta_lib.files import a_path, atomic_folder
+from bnta_lib.settings import AT_SIZE, ROOT, Settings, cache_dir, device_of, figures_dir, settings as load_settings
+from bnta_lib.suite import train
 from bnta_lib.suite.report import EXECUTED, NOTEBOOKS, finished
 from bnta_lib.suite.store import machine, of_the_suite, stored, write_rows
-from bnta_lib.settings import AT_SIZE, ROOT, Settings, device_of, figures_dir, settings as load_settings
-from bnta_lib.training import OutOfTime, shortened, trained_model, trained_on, training_history
+from bnta_lib.training import OutOfTime
 from bnta_lib.weights import MODELS, weights_path
 
 FIRST = ("baseline", "bnta")  # trained for --epochs; the others for --other-epochs
-OUT = ROOT / "full_size"
-LEAST = 1.0  # minutes: a notebook is not begun with fewer left
-SHORTEST = 3.0  # minutes of a run that notebooks can go on in: with fewer none would ever end
-
-
-class TooShort(ValueError):
-    """No run of so few minutes would end a notebook."""
-
-
-class Clock:
-    """The minutes that are left."""
-
-    def __init__(self, minutes: float | None):
-        self.start, self.minutes = time.perf_counter(), minutes
-
-    def left(self) -> float:
-        """Minutes; infinite where there is no limit."""
-        if self.minutes is None:
-            return float("inf")
-        return self.minutes - (time.perf_counter() - self.start) / 60
-
-
-def train_all(chosen: Settings, epochs: int, others: int, clock: Clock, scratch: bool = False) -> None:
-    """Every training that a table asks for, each resumable, with ``scratch`` from nothing. Raises OutOfTime."""
-    for names, count in ((FIRST, epochs), ([name for name in MODELS if name not in FIRST], others)):
-        if clock.left() <= 0:
-            raise OutOfTime(f"before {names[0]} was trained")
-        command = ["bnta_lib.training", "--profile", chosen.profile, "--model", *names,
-                   "--epochs", str(count), "--minutes", f"{min(clock.left(), 1e6):g}",
-                   *(["--scratch"] if scratch else [])]
-        if _run(command, None) == 3:
-            raise OutOfTime(f"while {', '.join(names)} were trained")
-
-
-def run_notebooks(chosen: Settings, clock: Clock) -> None:
-    """The notebooks that are not finished yet, one by one. Raises OutOfTime and TooShort."""
-    if clock.minutes is not None and clock.minutes < SHORTEST:
-        raise TooShort(f"everything is trained, and no notebook ends in {clock.minutes:g} minutes: give --minutes "
-                       f"{SHORTEST:g} or more")
-    out, notebooks = EXECUTED / chosen.profile, sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-    weights = [weights_path(chosen, name) for name in MODELS]
-    newest = max(path.stat().st_mtime for path in weights)
-    for path in notebooks:  # those of earlier weights must not pass for these
-        if (out / path.name).is_file() and (out / path.name).stat().st_mtime < newest:
-            (out / path.name).unlink()
-    done = {path.name for path in notebooks if finished(out / path.name, path)}
-    for path in (path for path in notebooks if path.name not in done):
-        if clock.left() < LEAST:
-            raise OutOfTime(f"before {path.stem}")
-        _run(["bnta_lib.suite.reproduce", "--profile", chosen.profile, "--only", path.stem[:2]], clock, path.stem)
-    for module in ("bnta_lib.suite.claims", "bnta_lib.suite.report"):
-        _run([module, "--profile", chosen.profile], clock, module)
-
-
-def _run(command: list[str], clock: Clock | None, what: str = "") -> int:
-    """A command of the library, as a process. Raises OutOfTime, and SystemExit where it fails."""
-    limit = None if clock is None or clock.left() == float("inf") else max(60 * clock.left(), 1)
-    process = subprocess.Popen([sys.executable, "-m", *command])
-    try:
-        code = process.wait(limit)
-    except subprocess.TimeoutExpired:
-        raise OutOfTime(f"while {what} ran") from None
-    except KeyboardInterrupt:  # it got the same signal, and says how it stopped
-        process.wait()
-        raise
-    finally:  # also where this process was asked to end: the next run must not work beside it
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-    if code not in (0, 3):
-        raise SystemExit(code)
-    return code
-
-
 GATHERED = {"figures", "notebooks", "deltas", "rows.csv.gz", "about.md"}
+SHORTEST = 3.0  # minutes in which a notebook ends
 
 
-def gather(chosen: Settings, out: Path) -> Path:
-    """Copies all that is worth keeping to a folder named after the device, whole or not at all; returns it."""
-    device = device_of(chosen.profile)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    folder = out / (re.sub(r"\W+", "-", name).strip("-") + ("" if chosen.profile == "paper"
-                                                            else f"-{chosen.profile}"))
-    if folder.is_dir() and (other := sorted(set(os.listdir(folder)) - GATHERED)):
-        raise FileExistsError(f"{folder} holds what this did not put there, for one {other[0]}: move it, or choose "
-                              "another --out")
-    with atomic_folder(folder) as partial:
-        shutil.copytree(figures_dir(chosen.profile), partial / "figures")
-        shutil.copytree(EXECUTED / chosen.profile, partial / "notebooks")
-        write_rows(of_the_suite(stored(chosen.profile)), partial / "rows.csv.gz")
-        model, lines = trained_model(chosen, progress=False), []
-        for target, own in load_targets(chosen, progress=False).items():
-            split = own.splits[0]
-            images = own.data.images[split.gallery]
-            adapt(model, images, chosen)  # a GPU's first run pays for what no later one does
-            result = adapt(model, images, chosen)
-            result.delta.save(partial / "deltas" / f"{target}.safetensors", f"{target}, split 0")
-            lines.append(f"| {target} | {len(images)} | {len(result.pairs.index)} | {result.seconds:.3g} |")
-        (partial / "about.md").write_text(_about(chosen, name, lines), encoding="utf-8")
-    return folder
+def check(settings: Settings, folder: Path) -> None:
+    """Raise ValueError for what would stop the run later: no GPU, a small disk, files of others in ``folder``."""
+    if settings.profile == "paper" and device_of("paper").type == "cpu" and not os.environ.get("BNTA_DEVICE"):
+        raise ValueError("the full size needs an NVIDIA GPU, and PyTorch finds none: look at the driver, or run "
+                         "--profile rehearsal; BNTA_DEVICE=cpu insists (weeks)")
+    cache = cache_dir()
+    cache.mkdir(parents=True, exist_ok=True)
+    used = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+    needed = 1.1 * 3 * settings.height * settings.width * sum(settings.images.values())
+    if used + shutil.disk_usage(cache).free < needed:
+        raise ValueError(f"rendered images take {needed / 1e9:.0f} GB, and {cache} has less: set BNTA_CACHE to a "
+                         "folder on a larger disk")
+    if any(path.is_file() for path in (folder, *folder.parents)) or (
+            folder.is_dir() and {path.name for path in folder.iterdir()} - GATHERED):
+        raise ValueError(f"{folder} holds what this command did not write: move it, or choose another --out")
 
 
-def _about(chosen: Settings, device: str, adaptions: list[str]) -> str:
-    trained = []
+def train_all(settings: Settings, epochs: int, others: int, left: Callable[[], float], scratch: bool) -> None:
+    """Train the models of the tables, each resumable. Raises OutOfTime, and SystemExit if training fails."""
+    for names, count in ((FIRST, epochs), ([name for name in MODELS if name not in FIRST], others)):
+        if left() <= 0:
+            raise OutOfTime(f"before {names[0]} was trained")
+        try:
+            train.main(["--profile", settings.profile, "--model", *names, "--epochs", str(count),
+                        "--minutes", f"{min(left(), 1e6):g}", *["--scratch"] * scratch])
+        except SystemExit as end:
+            if end.code == 3:
+                raise OutOfTime(f"while {', '.join(names)} were trained") from None
+            raise
+
+
+def run_notebooks(settings: Settings, left: Callable[[], float]) -> None:
+    """Run the notebooks that are not finished with these weights, then claims and report. Raises OutOfTime."""
+    out = EXECUTED / settings.profile
+    trained = max(weights_path(settings, name).stat().st_mtime for name in MODELS)
+    for source in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+        executed = out / source.name
+        if not finished(executed, source) or executed.stat().st_mtime < trained:
+            _run(["reproduce", "--profile", settings.profile, "--only", source.stem[:2]], left, source.stem)
+    for module in ("claims", "report"):
+        _run([module, "--profile", settings.profile], left, module)
+
+
+def _run(command: list[str], left: Callable[[], float], name: str) -> None:
+    if left() < 1:
+        raise OutOfTime(f"before {name}")
+    limit = None if left() == float("inf") else 60 * left()
+    try:  # the process is killed when it is late, and when this one is interrupted or ended
+        code = subprocess.run([sys.executable, "-m", f"bnta_lib.suite.{command[0]}", *command[1:]], timeout=limit).returncode
+    except subprocess.TimeoutExpired:
+        raise OutOfTime(f"while {name} ran") from None
+    if code:
+        raise SystemExit(code)
+
+
+def gather(settings: Settings, folder: Path) -> None:
+    """Copy the results into ``folder``, whole or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
+        new = Path(partial) / folder.name
+        shutil.copytree(figures_dir(settings.profile), new / "figures")
+        shutil.copytree(EXECUTED / settings.profile, new / "notebooks")
+        write_rows(of_the_suite(stored(settings.profile)), new / "rows.csv.gz")
+        model, lines = train.trained_model(settings, progress=False), []
+        for name, target in load_targets(settings, progress=False).items():
+            images = target.data.images[target.splits[0].gallery]
+            adapt(model, images, settings)  # a GPU's first run pays for what no later one does
+            result = adapt(model, images, settings)
+            result.delta.save(new / "deltas" / f"{name}.safetensors", f"{name}, split 0")
+            lines.append(f"| {name} | {len(images)} | {len(result.pairs.index)} | {result.seconds:.3g} |")
+        (new / "about.md").write_text(about(settings, lines), encoding="utf-8")
+        if folder.exists():
+            folder.rename(Path(partial) / "old")
+        new.rename(folder)
+
+
+def about(settings: Settings, adaptions: list[str]) -> str:
+    """The page on what was trained and adapted, on which machine and in what time."""
+    trained, note = [], train.trained_on(settings)
     for name in MODELS:
-        history = training_history(chosen, name)
-        trained.append(f"| {name} | {len(history)} of {chosen.epochs} | {history['seconds'].sum() / 60:.1f} | "
+        history = train.training_history(settings, name)
+        trained.append(f"| {name} | {len(history)} of {settings.epochs} | {history['seconds'].sum() / 60:.1f} | "
                        f"{history['seconds'].median():.3g} |")
-    size = f"{sum(chosen.images.values()):,} images of {sum(chosen.people.values()):,} rendered people"
-    note = trained_on(chosen)
     return "\n".join([
-        f"# {'Full size' if chosen.profile == 'paper' else 'Rehearsal of the full size'}, {device}, "
-        f"{date.today()}", "",
-        f"Trained on {size}, {chosen.height} × {chosen.width}, {32 * chosen.base_width} channels. {machine()}.",
-        *([f"{note}."] if note else []), "",
+        f"# {'Full size' if settings.profile == 'paper' else 'Rehearsal of the full size'}, {date.today()}", "",
+        f"{sum(settings.images.values()):,} images of {sum(settings.people.values()):,} rendered people, "
+        f"{settings.height} × {settings.width}, {32 * settings.base_width} channels. {machine()}. {note}", "",
         "| training | epochs | minutes | seconds an epoch |", "|---|---|---|---|", *trained, "",
         "Adaption to the gallery of split 0, features, pairing and steps together:", "",
-        "| target | N | K | seconds |", "|---|---|---|---|", *adaptions, "",
-        "`figures/`, `notebooks/`, `deltas/` (of these weights alone), `rows.csv.gz` (every measured number).", ""])
+        "| target | N | K | seconds |", "|---|---|---|---|", *adaptions, ""])
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run from the command line; returns the exit code."""
+    """Run from the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.full", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", choices=AT_SIZE, default="paper", help="default: paper")
     parser.add_argument("--epochs", type=int, help="of baseline and bnta (default: the profile's)")
     parser.add_argument("--other-epochs", type=int, help="of the other trainings (default: as --epochs)")
-    parser.add_argument("--scratch", action="store_true", help="train from nothing, without ImageNet weights; tables "
-                        "say so")
-    parser.add_argument("--minutes", type=float, help="stop after so many, with exit code 3")
-    parser.add_argument("--out", type=a_path, default=OUT, help="folder (default: full_size)")
+    parser.add_argument("--scratch", action="store_true", help="train without ImageNet weights; tables name it")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many, with exit code 3")
+    parser.add_argument("--out", type=Path, default=ROOT / "full_size", help="folder (default: full_size)")
     options = parser.parse_args(arguments)
-    if options.minutes is not None and not options.minutes > 0:
-        parser.error(f"--minutes is more than 0; got {options.minutes:g}")
+    start, settings = time.monotonic(), load_settings(options.profile)
+    epochs = settings.epochs if options.epochs is None else options.epochs
+    others = epochs if options.other_epochs is None else options.other_epochs
     try:
-        chosen = load_settings(options.profile)
-        epochs = chosen.epochs if options.epochs is None else options.epochs
-        others = epochs if options.other_epochs is None else options.other_epochs
         for count in (epochs, others):
-            shortened(chosen, count)  # refuses what is no number of epochs
-        if options.profile == "paper" and device_of("paper").type == "cpu" and not os.environ.get("BNTA_DEVICE"):
-            raise ValueError("the full size needs an NVIDIA GPU, and PyTorch finds none: --profile rehearsal runs "
-                             "the same on a CPU with few people; BNTA_DEVICE=cpu insists (weeks)")
-    except ValueError as error:
+            train.shortened(settings, count)
+        device = device_of(settings.profile)
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+        suffix = "" if settings.profile == "paper" else f"-{settings.profile}"
+        folder = options.out.expanduser().resolve() / (re.sub(r"\W+", "-", name).strip("-") + suffix)
+        check(settings, folder)
+        if not options.minutes > 0:
+            raise ValueError(f"--minutes is more than 0; got {options.minutes:g}")
+    except (OSError, ValueError) as error:
         parser.error(str(error))
-    clock = Clock(options.minutes)
+    left = lambda: options.minutes - (time.monotonic() - start) / 60  # noqa: E731
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        train_all(chosen, epochs, others, clock, options.scratch)
-        run_notebooks(chosen, clock)
-        if clock.left() < LEAST:
-            raise OutOfTime("before the results were gathered")
-        print(f"gathered in {gather(chosen, options.out.expanduser().resolve())}")
+        train_all(settings, epochs, others, left, options.scratch)
+        if options.minutes < SHORTEST:
+            parser.error(f"everything is trained, and no notebook ends in {options.minutes:g} minutes: give --minutes "
+                         f"{SHORTEST:g} or more")
+        run_notebooks(settings, left)
+        gather(settings, folder)
+        print(f"gathered in {folder}")
     except OutOfTime as error:
-        print(f"out of time {error}: the same command goes on")
+        print(f"out of time {error}: the same command continues")
         return 3
-    except TooShort as error:
-        parser.error(str(error))
-    except (OSError, ValueError) as error:  # a full disk, weights of another training: the message says it
-        print(f"{getattr(error, 'strerror', None) or error}\nThen the same command goes on.", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(f"{error}\nThen the same command continues.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped: the same command goes on from here", file=sys.stderr)
+        print("stopped: the same command continues", file=sys.stderr)
         return 130
     return 0
 

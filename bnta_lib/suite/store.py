@@ -47,7 +47,7 @@ _LOADED = {path.relative_to(_HERE).with_suffix("").as_posix(): path.read_bytes()
 
 # Modules that decide every measured number; the module that measures is added to them. A change
 # in any of them makes a new key.
-_DECIDING = ("model", "losses", "pairing", "adaption", "deltas", "adapters", "evaluation",
+_DECIDING = ("model", "losses", "pairing", "adaption", "weights", "adapters", "evaluation",
              "suite/experiments", "suite/shift")
 
 

@@ -18,7 +18,7 @@ from bnta_lib.suite.experiments import Run, run_rows
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import ROOT, Settings
 from bnta_lib.suite.stats import ONE_EACH, OPEN, describe_by, slopes
-from bnta_lib.training import trained_model
+from bnta_lib.suite.train import trained_model
 from bnta_lib.weights import WEAKER
 
 LADDERS = ("people", "epochs")
@@ -94,7 +94,7 @@ def strength_models(
 ) -> tuple[dict[str, BNTANet], list[str]]:
     """The trainings of both ladders that are there, and the names of those whose weights are not.
 
-    The smoke profile trains them. Raises as :func:`~bnta_lib.training.trained_model` for STRONGEST.
+    The smoke profile trains them. Raises as :func:`~bnta_lib.suite.train.trained_model` for STRONGEST.
     """
     models, missing = {}, []
     for name in WEAKER:

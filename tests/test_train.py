@@ -1,0 +1,174 @@
+"""Trained models come from their files, are trained again if they are out of date, and say what they are."""
+
+import signal
+from contextlib import nullcontext
+from dataclasses import replace
+
+import apart
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import bnta_lib
+from bnta_lib import settings
+from bnta_lib.data.splits import protocol_note
+from bnta_lib.model import BNTANet
+from bnta_lib.settings import PROFILES
+from bnta_lib.suite import train as suite_train
+from bnta_lib.suite.train import is_trained, main, shortened, trained_model, trained_on, training_history
+from bnta_lib.weights import model_settings, save_model, weights_path
+
+
+@pytest.fixture
+def quick(small, monkeypatch, tmp_path):
+    """One epoch of one batch, in a cache of its own."""
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    few = {name: 4 for name in small.people}
+    return replace(small, people=few, images=few, epochs=1, lr_decay_epoch=1, batch=64)
+
+
+def identical(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_the_package_trains_and_gives_trained_models(quick):
+    assert bnta_lib.trained_model is trained_model and callable(bnta_lib.train)
+
+
+def test_smoke_weights_are_trained_once_and_again_if_settings_data_or_version_differ(quick, tmp_path, monkeypatch):
+    path = weights_path(quick, "bnta")
+    first = trained_model(quick, progress=False)
+    assert len(training_history(quick)) == 1 and not list((tmp_path / "checkpoints").iterdir())
+    written = path.stat().st_mtime_ns
+    again = trained_model(replace(quick, margin=0.5), progress=False)
+    assert path.stat().st_mtime_ns == written and identical(first, again)
+    other = trained_model(replace(quick, lr=0.001), progress=False)
+    assert path.stat().st_mtime_ns > written and not identical(first, other)
+    trained_model(quick, progress=False)
+    assert is_trained(quick)
+    assert not is_trained(replace(quick, images={name: 8 for name in quick.images}))
+    monkeypatch.setattr(suite_train, "METHOD_VERSION", suite_train.METHOD_VERSION + 1)
+    assert not is_trained(quick)
+    monkeypatch.undo()
+
+
+def test_damaged_smoke_weights_are_trained_again(quick):
+    first, path = trained_model(quick, progress=False), weights_path(quick, "bnta")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert identical(trained_model(quick, progress=False), first)
+
+
+def test_absent_weights_and_unknown_names_are_refused(monkeypatch, tmp_path, small):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    for use in (trained_model, training_history):
+        with pytest.raises(FileNotFoundError, match="make train"):
+            use(settings("paper"))
+    with pytest.raises(ValueError, match="unknown model 'tent'"):
+        trained_model(small, "tent")
+
+
+def test_device_that_is_not_there_is_refused_before_training(monkeypatch, tmp_path, quick):
+    monkeypatch.setenv("BNTA_DEVICE", "cuda:99")
+    with pytest.raises(ValueError, match="BNTA_DEVICE asks for cuda:99"):
+        trained_model(quick, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def train_until_killed(chosen, epochs):
+    """Train, and die by SIGKILL when so many checkpoints are written."""
+    from bnta_lib import training
+
+    write, written = training.write_checkpoint, []
+
+    def count(*arguments):
+        write(*arguments)
+        written.append(1)
+        if len(written) == epochs:
+            signal.raise_signal(signal.SIGKILL)
+
+    training.write_checkpoint = count
+    trained_model(chosen, progress=False)
+
+
+def test_killed_training_continues_to_the_same_weights(quick, tmp_path, monkeypatch):
+    chosen = replace(quick, epochs=4, batch=10)
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "whole"))
+    whole, history = trained_model(chosen, progress=False), training_history(chosen)
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "killed"))
+    assert apart.ended(apart.begun(train_until_killed, chosen, 2)) == -signal.SIGKILL
+    (checkpoint,) = (tmp_path / "killed" / "checkpoints").glob("smoke-bnta-*.pt")
+    assert len(torch.load(checkpoint, weights_only=True)["history"]) == 2 and not is_trained(chosen)
+    assert identical(trained_model(chosen, progress=False), whole)
+    assert training_history(chosen).drop(columns="seconds").equals(history.drop(columns="seconds"))
+
+
+def test_command_stops_when_out_of_time_and_continues_to_the_same_weights(quick, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(PROFILES, "smoke", replace(quick, epochs=2, batch=10))
+    command = ["--profile", "smoke", "--model", "baseline", "pos"]
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "whole"))
+    main(command)
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "pieces"))
+    printed = []
+    for run in range(4):
+        with pytest.raises(SystemExit) if run < 3 else nullcontext() as stop:
+            main([*command, "--minutes", "1e-9"])
+        assert run == 3 or stop.value.code == 3
+        printed.append(capsys.readouterr().out)
+    sentence = "out of time: another epoch does not fit after epoch 1 of 2, which is saved; the same command continues"
+    assert sentence in printed[0] and sentence in printed[2]
+    assert "out of time: an epoch of pos does not fit" in printed[1]
+    assert all("baseline is trained with these data and settings" in text for text in printed[2:])
+    assert "wrote" in printed[3] and "out of time" not in printed[3]
+    for name in ("baseline", "pos"):
+        path = weights_path(settings("smoke"), name)
+        first, second = (load_file(tmp_path / kind / path.relative_to(tmp_path / "pieces"))
+                         for kind in ("whole", "pieces"))
+        assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize("wrong, sentence", [
+    (["--minutes", "0"], "--minutes is more than 0; got 0"), (["--epochs", "7000"], "train for 1 to"),
+    (["--model", "tent"], "invalid choice"), (["--data", "ftp://x/y"], "a folder; got 'ftp://x/y'"),
+])
+def test_command_refuses_wrong_arguments(wrong, sentence, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--profile", "smoke", *wrong])
+    assert sentence in capsys.readouterr().err
+
+
+def test_shorter_schedule_decays_after_the_same_share():
+    paper = settings("paper")
+    assert (shortened(paper, 12).epochs, shortened(paper, 12).lr_decay_epoch) == (12, 8)
+    assert shortened(paper, 60) == paper and shortened(paper, 1).lr_decay_epoch == 1
+    for wrong in (0, -1, 61):
+        with pytest.raises(ValueError, match="train for 1 to 60"):
+            shortened(paper, wrong)
+
+
+def test_tables_name_a_shorter_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+    current = settings("rehearsal")
+    assert trained_on(current) == ""
+    for name, epochs in (("bnta", current.epochs), ("pos", 2)):
+        chosen = shortened(model_settings(current, name), epochs)
+        save_model(BNTANet(5, chosen), weights_path(current, name), chosen, {"model": name}, compact=False)
+    assert trained_on(current) == "the embedded sources; of 6 epochs of the schedule: pos for 2"
+    assert protocol_note({}, trained_on(current)) == f"Trained on {trained_on(current)}."
+    assert not trained_model(current, "pos").training
+    assert trained_on(settings("laptop")) == ""
+
+
+def test_tables_name_a_training_from_nothing(tmp_path, monkeypatch, quick):
+    """A profile that starts from ImageNet weights, which do not fit so narrow a network."""
+    narrow = replace(PROFILES["rehearsal"], pretrained=True, height=48, width=24, people=quick.people,
+                     images=quick.images)
+    monkeypatch.setitem(PROFILES, "rehearsal", narrow)
+    command = ["--profile", "rehearsal", "--model", "bnta", "--epochs", "1"]
+    with pytest.raises(SystemExit, match="--scratch"):
+        main(command)
+    main([*command, "--scratch"])
+    current = settings("rehearsal")
+    assert current.pretrained and not trained_model(current).training
+    assert trained_on(current) == ("the embedded sources; from nothing, without ImageNet weights: bnta; "
+                                   "of 6 epochs of the schedule: bnta for 1")
