@@ -27,7 +27,7 @@ def test_written_file_is_in_place_without_traces(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.txt", "[a]*? {1}.txt", "ü" * 127])
-def test_killed_writing_leaves_the_old_file_and_its_rest_goes_after_a_day(tmp_path, name):
+def test_killed_writing_leaves_the_old_file_and_its_rest_goes_after_a_week(tmp_path, name):
     path = tmp_path / name
     path.write_text("old")
     code = ("import os, sys\nfrom bnta_lib.files import atomic\n"

@@ -174,7 +174,7 @@ def test_killed_packing_leaves_nothing_that_is_trusted(tmp_path, monkeypatch):
     for trial in range(5):
         monkeypatch.setenv("BNTA_CACHE", str(tmp_path / f"cache {trial}"))
         folder, child = pack_folder([found], SIZE), begun(quiet, found)
-        while child.is_alive() and not list(folder.parent.glob(".*.new/images.npy")):
+        while child.is_alive() and not list(folder.parent.glob(".unfinished-*/new/images.npy")):
             time.sleep(0.001)
         time.sleep(float(rng.uniform(0, 0.1)))
         child.kill()
@@ -182,7 +182,7 @@ def test_killed_packing_leaves_nothing_that_is_trusted(tmp_path, monkeypatch):
         killed += not folder.exists()
         made = quiet(found)
         assert torch.equal(made.verified().images, by_pillow(found.samples))
-        assert [path.name for path in folder.parent.iterdir() if path.is_dir()] == [folder.name]
+        assert [path.name for path in folder.parent.glob("[!.]*") if path.is_dir()] == [folder.name]
     assert killed >= 2
 
 

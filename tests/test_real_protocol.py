@@ -434,7 +434,7 @@ def test_splits_of_a_part_of_a_set_are_named_as_such(tmp_path, capsys):
     real_trees.tree("VIPeR", real_trees.LAYOUTS["VIPeR"][0], tmp_path / "sets", people=12)
     (tmp_path / "file").write_bytes(b"x")
     assert main(["splits", str(tmp_path / "sets"), str(tmp_path / "file")]) == 2
-    assert capsys.readouterr().err.startswith("cannot write")
+    assert str(tmp_path / "file") in capsys.readouterr().err
     assert main(["splits", str(tmp_path / "sets"), str(tmp_path / "out")]) == 0
     assert "VIPeR is not whole: these are not the published set's splits" in capsys.readouterr().err
 

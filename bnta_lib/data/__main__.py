@@ -7,6 +7,7 @@ import hashlib
 import shlex
 import sys
 import warnings
+from pathlib import Path
 
 from bnta_lib.data import mixture
 from bnta_lib.data.archives import fetch, prepare
@@ -15,8 +16,21 @@ from bnta_lib.data.folders import visible
 from bnta_lib.data.packed import pack
 from bnta_lib.data.published import REAL_TARGETS, SETS, find_sets
 from bnta_lib.data.splits import TORCHREID, write_splits
-from bnta_lib.files import a_path, not_empty
 from bnta_lib.settings import PROFILES, settings
+
+
+def not_empty(text: str) -> str:
+    """An argument that is not an unset variable, which would be the current folder."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError("it is empty: is a variable not set?")
+    return text
+
+
+def a_path(text: str) -> Path:
+    """The path that an argument names, ``~`` being the home folder."""
+    path = Path(not_empty(text))
+    return path.expanduser() if text == "~" or text.startswith(("~/", "~\\")) else path
+
 
 COMMANDS = {  # name: what it does, and its arguments
     "fetch": ("download an owner's archive that needs no agreement", ["name", "root", "--url"]),
