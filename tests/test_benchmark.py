@@ -163,7 +163,7 @@ def test_a_killed_process_leaves_no_worker_and_no_set(tmp_path):
             "b.source('CUHK02', 200, 20_000, (16, 8))")
     run = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL,
                            env={**os.environ, "BNTA_CACHE": str(tmp_path), "BNTA_WORKERS": "2"})
-    while not any(path.stat().st_size > 10_000 for path in tmp_path.glob("sets/.*")):
+    while not any(path.stat().st_size > 10_000 for path in tmp_path.glob("sets/.*/new")):
         assert run.poll() is None
         time.sleep(0.1)
     workers = subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(run.pid)], text=True).split()
