@@ -1,4 +1,5 @@
-"""What deterministic algorithms cost: adaption and training with ``BNTA_DETERMINISTIC=1`` and without.
+"""What deterministic algorithms cost: adaption and training with
+``torch.use_deterministic_algorithms(True)`` and without.
 
 ``python benchmarks/deterministic.py [--device cuda]``. Each side has a process of its own, since cuBLAS reads its
 switch once; they work in turns. The note says whether a side's runs gave the same bits: on a CPU both should, on a
@@ -16,6 +17,7 @@ from multiprocessing import get_context
 
 import adaption
 import common
+import torch
 import training
 from common import Row
 
@@ -38,20 +40,18 @@ def once(work: str, settings: Settings, n: int, k: int, steps: int, device: str)
     return float(history["seconds"].iloc[-1]), model_digest(model)
 
 
-def process(deterministic: str) -> ProcessPoolExecutor:
-    """A process that begins with $BNTA_DETERMINISTIC."""
-    before = os.environ.get("BNTA_DETERMINISTIC", "")
-    os.environ["BNTA_DETERMINISTIC"] = deterministic
+def process(deterministic: bool) -> ProcessPoolExecutor:
+    """A process with deterministic algorithms, or without."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8" if deterministic else ""
     executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-    executor.submit(os.getpid).result()
-    os.environ["BNTA_DETERMINISTIC"] = before
+    executor.submit(torch.use_deterministic_algorithms, deterministic).result()
     return executor
 
 
 def measured(settings: Settings, n: int, k: int, steps: int, rounds: int, device: str) -> Iterator[Row]:
     """A row for adaption and one for training, of one network."""
     settings = replace(settings, pretrained=False)
-    with process("1") as on, process("0") as off:
+    with process(True) as on, process(False) as off:
         for work, size in (("adaption", f"N={n}, K={k}"), ("training", f"{steps} steps of {settings.batch}")):
             arguments = (work, settings, n, k, steps, device)
             both = [(on.submit(once, *arguments).result(), off.submit(once, *arguments).result())
@@ -60,7 +60,7 @@ def measured(settings: Settings, n: int, k: int, steps: int, rounds: int, device
             bits = ["the same bits" if len({digest for _, digest in side}) == 1 else "other bits each time"
                     for side in zip(*both)]
             about = f"{settings.profile} network {settings.height}x{settings.width}, {size}, {device}"
-            yield Row(f"deterministic {work} ({about})", ours, "s", rival, "without BNTA_DETERMINISTIC=1",
+            yield Row(f"deterministic {work} ({about})", ours, "s", rival, "without deterministic algorithms",
                       note=f"{rounds} runs each, in turns: {bits[0]} with it, {bits[1]} without")
 
 

@@ -13,10 +13,8 @@ from bnta_lib.evaluation import Scores, evaluate
 from bnta_lib.site.guards import AdaptionStopped, Guards
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import Pairs, nearest_pairs
-from bnta_lib.settings import Settings, choose_algorithms, settings
+from bnta_lib.settings import Settings, settings
 from bnta_lib.weights import Delta
-
-choose_algorithms()
 
 if TYPE_CHECKING:
     from bnta_lib.suite.train import trained_model

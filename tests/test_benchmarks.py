@@ -33,7 +33,7 @@ from common import Row  # noqa: E402
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     """What a benchmark sets in the environment ends with its test."""
-    for name in ("BNTA_CACHE", "BNTA_WORKERS", "BNTA_DETERMINISTIC"):
+    for name in ("BNTA_CACHE", "BNTA_WORKERS"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
 
 

@@ -10,7 +10,7 @@ from bnta_lib.model import BNTANet, bn_layers
 from bnta_lib.settings import AT_SIZE, PROFILES, cache_dir, device_of, figures_dir, run_name, settings
 
 
-def test_paper_profile_differs_from_the_papers_numbers():
+def test_paper_profile_has_the_papers_numbers():
     paper = settings("paper")
     said = dict(
         lambda1=0.1, lambda2=0.1, lambda3=1.0, margin=0.3, loss_tri=0.0,  # Eq. (8), (9), (13)
@@ -23,7 +23,7 @@ def test_paper_profile_differs_from_the_papers_numbers():
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_profile_loses_batch_norm_layers_or_an_even_cut_into_stripes(profile):
+def test_profiles_keep_60_batch_norm_layers_and_even_stripes(profile):
     chosen = settings(profile)
     assert chosen.profile == profile and chosen.size == (chosen.height, chosen.width)
     with torch.device("meta"):
@@ -32,7 +32,7 @@ def test_a_profile_loses_batch_norm_layers_or_an_even_cut_into_stripes(profile):
         assert chosen.height // 16 % chosen.stripes == 0
 
 
-def test_unknown_names_are_taken(monkeypatch):
+def test_unknown_names_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="unknown profile 'lapdog'.*smoke, laptop, paper"):
         settings("lapdog")
     monkeypatch.setenv("BNTA_PROFILE", "desktop")
@@ -42,7 +42,7 @@ def test_unknown_names_are_taken(monkeypatch):
         settings("smoke", tta_rate=1)
 
 
-def test_the_profile_is_not_argument_then_environment_then_laptop(monkeypatch):
+def test_profile_is_argument_then_environment_then_laptop(monkeypatch):
     monkeypatch.setenv("BNTA_PROFILE", "paper")
     assert settings("smoke").profile == "smoke"
     assert settings().profile == "paper"
@@ -52,12 +52,12 @@ def test_the_profile_is_not_argument_then_environment_then_laptop(monkeypatch):
         assert settings().profile == "laptop"
 
 
-def test_an_override_changes_the_profile_itself():
+def test_overrides_leave_the_profile_as_it_is():
     assert settings("smoke", K=7).K == 7
     assert settings("smoke").K == 128
 
 
-def test_folders_depend_on_the_working_directory(monkeypatch, tmp_path):
+def test_folders_do_not_depend_on_the_working_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BNTA_CACHE", raising=False)
     repository = Path(bnta_lib.__file__).parents[1]
@@ -68,15 +68,15 @@ def test_folders_depend_on_the_working_directory(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [
-    {"tta_batch": 0}, {"K": 2.5}, {"batch": 1}, {"lr": float("nan")}, {"tta_momentum": 2},
+    {"tta_batch": 0}, {"K": 2.5}, {"sync_bn": 1}, {"viper_probe": "cam_c"}, {"margin": -1}, {"batch": 1}, {"lr": float("nan")}, {"tta_momentum": 2},
     {"last_stride": 3}, {"tta_optimizer": "lbfgs"}, {"stripes": 0}, {"people": {"CUHK02": 3}},
 ])  # fmt: skip
-def test_a_setting_out_of_range_is_accepted(wrong):
+def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=f"setting {next(iter(wrong))} is"):
         settings("smoke", **wrong)
 
 
-def test_a_caller_can_change_a_profile():
+def test_callers_cannot_change_a_profile():
     settings("smoke").people.clear()
     assert settings("smoke").people
 
@@ -96,7 +96,7 @@ def gpus(monkeypatch):
     ("paper", 2, "cuda:1", "cuda:1"), ("laptop", 1, None, "cpu"), ("smoke", 1, "", "cpu"),
     ("laptop", 1, "cuda", "cuda"), ("smoke", 0, "cpu", "cpu"),
 ])  # fmt: skip
-def test_a_profile_measures_on_another_device(gpus, monkeypatch, profile, there, asked, wanted):
+def test_device_of_a_profile(gpus, monkeypatch, profile, there, asked, wanted):
     gpus(there)
     if asked is not None:
         monkeypatch.setenv("BNTA_DEVICE", asked)
@@ -104,12 +104,12 @@ def test_a_profile_measures_on_another_device(gpus, monkeypatch, profile, there,
 
 
 @pytest.mark.parametrize("asked, there, words", [
-    ("cuda", 0, "BNTA_DEVICE asks for cuda, and PyTorch finds no NVIDIA GPU .* leave BNTA_DEVICE out"),
-    ("cuda:1", 1, "asks for cuda:1, and PyTorch finds 1 NVIDIA GPU here"),
+    ("cuda", 0, "BNTA_DEVICE is cuda, and PyTorch finds 0 NVIDIA GPUs: unset BNTA_DEVICE"),
+    ("cuda:1", 1, "is cuda:1, and PyTorch finds 1 NVIDIA GPUs"),
     ("gpu", 1, "\"cpu\", \"cuda\", or a GPU by its number .* got 'gpu'"), ("mps", 1, "got 'mps'"),
     ("cuda:-1", 1, "got 'cuda:-1'"), ("cuda:", 1, "got 'cuda:'"),
 ])  # fmt: skip
-def test_a_device_that_is_not_there_is_passed_over_in_silence(gpus, monkeypatch, asked, there, words):
+def test_absent_and_unknown_devices_are_refused(gpus, monkeypatch, asked, there, words):
     gpus(there)
     monkeypatch.setenv("BNTA_DEVICE", asked)
     for profile in PROFILES:
@@ -117,12 +117,12 @@ def test_a_device_that_is_not_there_is_passed_over_in_silence(gpus, monkeypatch,
             device_of(profile)
 
 
-def test_a_momentum_that_is_no_number_is_named():
+def test_momentum_that_is_no_number_is_refused():
     for wrong in ("x", None):
         with pytest.raises(ValueError, match="setting tta_momentum is between 0 and 1"):
             settings("smoke", tta_momentum=wrong)
 
 
-def test_a_long_name_of_a_folder_is_cut_in_what_a_run_writes(tmp_path):
+def test_long_names_of_folders_are_cut(tmp_path):
     one, two = (run_name("smoke", tmp_path / (letter + "ü" * 120)) for letter in "ab")
     assert one != two and len(one.encode()) < 130

@@ -139,7 +139,7 @@ def test_a_process_places_models_by_another_rule(bench, monkeypatch):
     torch.set_num_threads(before)
     monkeypatch.undo()
     monkeypatch.setenv("BNTA_DEVICE", "cuda:99")
-    with pytest.raises(ValueError, match="BNTA_DEVICE asks for cuda:99"):
+    with pytest.raises(ValueError, match="BNTA_DEVICE is cuda:99"):
         list(sweeps.measure_all(bench, units(bench)))
 
 

@@ -70,7 +70,7 @@ def test_absent_weights_and_unknown_names_are_refused(monkeypatch, tmp_path, sma
 
 def test_device_that_is_not_there_is_refused_before_training(monkeypatch, tmp_path, quick):
     monkeypatch.setenv("BNTA_DEVICE", "cuda:99")
-    with pytest.raises(ValueError, match="BNTA_DEVICE asks for cuda:99"):
+    with pytest.raises(ValueError, match="BNTA_DEVICE is cuda:99"):
         trained_model(quick, progress=False)
     assert not list(tmp_path.iterdir())
 
