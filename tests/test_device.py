@@ -25,7 +25,7 @@ from bnta_lib.suite.changes import layer_sizes
 from bnta_lib.data import load_targets
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.suite.experiments import TABLE_2, change_rows, run_rows, score, shift_rows
-from bnta_lib.explore import domains, layers, nk
+from bnta_lib.explore import figures, nk
 from bnta_lib.figures.network import stripes_figure, trace_shapes
 from bnta_lib.suite.grid import NONE, grid_runs
 from bnta_lib.site.guards import Guards, guarded_adapt
@@ -244,10 +244,9 @@ def test_a_delta_mixes_devices(on_both, images, own, tmp_path):
 
 def test_what_an_explorer_shows_is_the_same_on_both_devices(on_both, target, own):
     def work(model):
-        scene = domains.scene_of("VIPeR", own.size, 4)
-        return (layers.all_outputs(model, target.data.images, 200), nk.PairBook(model, {"noise": target}).pairs("noise", 1, 8, 3),
-                nk.run_live(model, target, 1, own, 8, 3, 0.3),
-                domains.stem_statistics(model, *(domains.photograph(scene, noise=noise) for noise in (0.0, 0.1))))
+        scene = figures.scene_of("VIPeR", own.size, 4)
+        return (figures.all_outputs(model, target.data.images, 200), nk.run_live(model, target, 1, own, 8, 3, 0.3),
+                figures.stem_statistics(model, *(figures.photograph(scene, noise=noise) for noise in (0.0, 0.1))))
     on_both(work)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bnta_lib import BNTANet, adapt, settings
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import Ranking, select_example_probes, top_gallery
-from bnta_lib.explore import domain_explorer, domains, layer_explorer, layers, nk, nk_explorer, retrieval, widgets
+from bnta_lib.explore import domain_explorer, figures, layer_explorer, nk, nk_explorer, retrieval_explorer, widgets
 from bnta_lib.model import bn_layers, embed
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.rendered import render
@@ -131,15 +131,6 @@ def test_curves_keep_splits_momenta_and_runs_by_hand_apart(measured, small):
     assert mean.set_index("N")["R1"].to_dict() == expected.to_dict()
 
 
-def test_pairs_are_those_of_the_sample(model, targets):
-    book, split = nk.PairBook(model, targets), targets["dots"].splits[1]
-    for n in (8, 12):
-        images = targets["dots"].data.images[experiments.sample_of(split, n)]
-        expected, pairs = nearest_pairs(embed(model, images)[1], 3), book.pairs("dots", 1, n, 3)
-        assert torch.equal(pairs.index, expected.index) and torch.equal(pairs.part, expected.part)
-        torch.testing.assert_close(pairs.distance, expected.distance, rtol=1e-4, atol=1e-5)
-
-
 # ---------------------------------------------------------------- N and K: a run while one waits
 
 
@@ -151,7 +142,7 @@ def test_live_run_gives_the_stored_numbers_and_leaves_the_model_alone(measured, 
     assert all(live[m] == pytest.approx(stored[m]) for m in nk.METRICS)
     shares = [share for _, share in ticks]
     assert shares == sorted(shares) and ticks[-1] == ("done", 1.0)
-    assert list(dict.fromkeys(stage for stage, _ in ticks)) == ["features", "steps", "evaluation", "done"]
+    assert list(dict.fromkeys(stage for stage, _ in ticks)) == ["pairs", "steps", "evaluation", "done"]
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     other = nk.run_live(model, targets["dots"], 1, small, 12, 4, 1.0)
     gallery = targets["dots"].data.images[targets["dots"].splits[1].gallery]
@@ -160,7 +151,7 @@ def test_live_run_gives_the_stored_numbers_and_leaves_the_model_alone(measured, 
     assert all(other[m] == pytest.approx(scores[m]) for m in nk.METRICS)
 
 
-@pytest.mark.parametrize("stage", ["features", "steps", "evaluation"])
+@pytest.mark.parametrize("stage", ["pairs", "steps", "evaluation"])
 def test_cancelled_run_stops_at_once(stage, model, targets, small):
     ticks = []
 
@@ -192,6 +183,9 @@ def test_every_recorded_cell_can_be_reached_and_shows_its_numbers(explorer):
                 assert f"rank 1 {cell['R1']:.1f} %" in explorer.numbers.value
                 reached.add((split, n, k))
                 pictures.add((bytes(explorer.curves.value), bytes(explorer.couples.value)))
+                images = explorer.targets["dots"].data.images[experiments.sample_of(explorer.targets["dots"].splits[split], n)]
+                expected = nearest_pairs(embed(explorer.model, images)[1], k)
+                assert torch.equal(explorer._pairs["dots", split, n].first(k).index, expected.index)
     cells = explorer.cells[explorer.cells["N"] > 0]
     assert reached == {*zip(cells["split"], cells["N"], cells["K"])} and len(pictures) == len(reached)
 
@@ -238,10 +232,10 @@ def test_button_adds_a_run_and_cancels_another(explorer, monkeypatch):
 
 
 def test_failed_run_is_shown(explorer, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise ValueError("no pairs today")
 
-    monkeypatch.setattr(nk, "nearest_pairs", broken)
+    monkeypatch.setattr(nk, "adapt", broken)
     explorer.run.click()
     explorer.thread.join(60)
     assert "failed: ValueError" in explorer.status.value and not explorer.run.disabled
@@ -267,14 +261,14 @@ def test_page_without_a_kernel_has_a_picture(explorer):
 
 def test_outputs_are_those_of_every_layer(model, targets):
     images = targets["dots"].data.images[:20]
-    outputs, moments = layers.all_outputs(model, images, 10**9), bn_moments(model, images)
+    outputs, moments = figures.all_outputs(model, images, 10**9), bn_moments(model, images)
     assert list(outputs) == list(bn_layers(model))
     for name, y in outputs.items():
         torch.testing.assert_close(y.mean(1).double(), moments[name][0], rtol=1e-3, atol=1e-4)
     for name in ("backbone.bn1", "bnneck", "parts.1.1"):  # what follows a layer writes in place
         expected = bn_outputs(model, images, name, 10**9)
         torch.testing.assert_close(outputs[name].sort(1).values, expected.sort(1).values)
-    some = layers.all_outputs(model, images, 50)
+    some = figures.all_outputs(model, images, 50)
     assert all(len(y) == len(outputs[name]) and y.shape[1] <= 50 for name, y in some.items())
 
 
@@ -282,9 +276,9 @@ def test_distances_are_wasserstein_of_gaussians():
     random = torch.Generator().manual_seed(0)
     source = torch.randn(3, 20_000, generator=random)
     shifted = {"frozen": source + 2, "adapted": source * torch.tensor([[1.0], [1.0], [4.0]])}
-    assert layers.distances(source, shifted)["frozen"] == pytest.approx(2, rel=0.02)
-    assert layers.distances(source, shifted, 3)["adapted"] == pytest.approx(3, rel=0.02)
-    assert layers.distances(source, shifted, 1)["adapted"] == 0
+    assert figures.distances(source, shifted)["frozen"] == pytest.approx(2, rel=0.02)
+    assert figures.distances(source, shifted, 3)["adapted"] == pytest.approx(3, rel=0.02)
+    assert figures.distances(source, shifted, 1)["adapted"] == 0
 
 
 def test_layer_slider_shows_every_layer_and_channel(model, targets, small, capsys):
@@ -315,12 +309,12 @@ def rankings(before, after):
 
 def test_probes_are_ordered_by_what_adaption_did():
     before, after = rankings([4, 1, 0, 100, 7, 3], [2, 5, 0, 1, 7, 3])
-    best = retrieval.probe_order(before, after, retrieval.ORDERS[0]).tolist()
+    best = figures.probe_order(before, after, figures.ORDERS[0]).tolist()
     assert best == [3, 0, 4, 5, 1, 2]
-    assert retrieval.probe_order(before, after, retrieval.ORDERS[1]).tolist() == [1, 4, 5, 0, 3, 2]
+    assert figures.probe_order(before, after, figures.ORDERS[1]).tolist() == [1, 4, 5, 0, 3, 2]
     examples = select_example_probes(before.rank, after.rank, 1)
     assert best[0] == examples["improved"].item() and best[-2] == examples["worsened"].item()
-    assert retrieval.probe_order(before, after, retrieval.ORDERS[2]).tolist() == [*range(6)]
+    assert figures.probe_order(before, after, figures.ORDERS[2]).tolist() == [*range(6)]
 
 
 def test_probe_slider_shows_every_probe(model, targets, small, capsys):
@@ -333,7 +327,7 @@ def test_probe_slider_shows_every_probe(model, targets, small, capsys):
                                         for side in sides), 4, small.normalise_features)
 
     before, after = ranking(model), ranking(adapt(model, target.data.images[split.gallery], small).model)
-    shown, pictures = retrieval.retrieval_explorer(target, split, before, after), set()
+    shown, pictures = retrieval_explorer(target, split, before, after), set()
     order, number = shown.kwargs_widgets
     order.value = "as they come"
     for place in range(1, 13):
@@ -349,35 +343,35 @@ def test_probe_slider_shows_every_probe(model, targets, small, capsys):
 
 @pytest.mark.parametrize("size", [(96, 48), (256, 128)])
 def test_unturned_camera_gives_the_sets_own_pixels(size):
-    of, ids = domains.scene_of("GRID", size, people=5), np.arange(1, 6)
+    of, ids = figures.scene_of("GRID", size, people=5), np.arange(1, 6)
     expected = render.render(DOMAINS["GRID"], ids, np.arange(5) % DOMAINS["GRID"].cameras, np.zeros(5, int), size)
-    assert torch.equal(domains.photograph(of), expected)
+    assert torch.equal(figures.photograph(of), expected)
 
 
 def test_every_slider_of_the_camera_does_what_it_is_called():
-    of = domains.scene_of("iLIDS", (96, 48), people=6)
-    light = [domains.photograph(of, exposure=v).float().mean().item() for v in (0.4, 0.8, 1.6)]
+    of = figures.scene_of("iLIDS", (96, 48), people=6)
+    light = [figures.photograph(of, exposure=v).float().mean().item() for v in (0.4, 0.8, 1.6)]
     assert light == sorted(light) and light[2] > 1.3 * light[0]
-    spread = [domains.photograph(of, haze=v).float().std(dim=(2, 3)).mean().item() for v in (0.0, 0.5)]
+    spread = [figures.photograph(of, haze=v).float().std(dim=(2, 3)).mean().item() for v in (0.0, 0.5)]
     assert spread[1] < 0.7 * spread[0]
 
     def rough(images):  # mean step between neighbours
         return images.float().diff(dim=3).abs().mean().item()
 
-    assert rough(domains.photograph(of, noise=0.1)) > 1.5 * rough(domains.photograph(of))
-    assert rough(domains.photograph(of, resolution=0.2)) < 0.8 * rough(domains.photograph(of))
+    assert rough(figures.photograph(of, noise=0.1)) > 1.5 * rough(figures.photograph(of))
+    assert rough(figures.photograph(of, resolution=0.2)) < 0.8 * rough(figures.photograph(of))
 
 
 def test_stem_statistics_are_those_of_what_enters_the_first_bn_layer(model):
-    images = domains.photograph(domains.scene_of("VIPeR", (48, 24), people=4))
+    images = figures.photograph(figures.scene_of("VIPeR", (48, 24), people=4))
     caught = []
     handle = model.backbone.bn1.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     model(images)
     handle.remove()
-    stem = domains.stem_statistics(model, images, images)
+    stem = figures.stem_statistics(model, images, images)
     np.testing.assert_allclose(stem["moved mean"], caught[0].mean((0, 2, 3)).detach(), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(stem["set std"], caught[0].transpose(0, 1).flatten(1).std(1).detach(), rtol=1e-4)
-    assert domains.stem_distance(stem.assign(**{"set mean": stem["stored mean"] + 2 * stem["stored std"].mean(),
+    assert figures.stem_distance(stem.assign(**{"set mean": stem["stored mean"] + 2 * stem["stored std"].mean(),
                                                 "set std": stem["stored std"]}), "set") == pytest.approx(2)
 
 

@@ -1,7 +1,5 @@
 """What the explorers share: a widget that is a still picture where there is no kernel."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import ipywidgets as W

@@ -205,7 +205,7 @@ def layer_figure(
 def stem_figure(stem: pd.DataFrame) -> Figure:
     """Mean and deviation of each channel that enters the first BN layer, against its stored ones.
 
-    ``stem``: of :func:`bnta_lib.explore.domains.stem_statistics`. On the grey line images have what is stored.
+    ``stem``: of :func:`bnta_lib.explore.figures.stem_statistics`. On the grey line images have what is stored.
     """
     figure, (axes,) = panels(1, 2, 2.5, 0.7, layout="none", gridspec_kw={
         "left": 0.14, "right": 0.98, "bottom": 0.2, "top": 0.86, "wspace": 0.45})
