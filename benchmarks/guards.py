@@ -96,7 +96,8 @@ def run(profile: str, quick: bool) -> pd.DataFrame:
             measured = table.set_index("guard")["measured"]
             row = {"kind": kind, "case": case, "target": name, "split": number, "N": len(images),
                    "R1": before[number], "gain": after - before[number], "different": measured["images"],
-                   "duplicates": measured["duplicates"], "move": measured["move"], "spread": measured["spread"]}
+                   "duplicates": measured["duplicates"], "move": measured["move"],
+                   "spread": measured["spread"]}
             rows.append(row | {"stopped": stopped(row)})
     return pd.DataFrame(rows)
 

@@ -45,11 +45,13 @@ def moved(name: str, explorer) -> Row:
     """The row of one explorer."""
     late = {}
     for control in controls(explorer):
-        took = [1000 * common.seconds(lambda: setattr(control, "value", value)) for value in positions(control)]
+        took = [1000 * common.seconds(lambda: setattr(control, "value", value))
+                for value in positions(control)]
         late[control.description or control.value] = np.percentile(took, 95)
     slowest = max(late, key=late.get)
     return Row(f"explorer of {name}, its slowest slider", float(late[slowest]), "ms", goal="< 200 ms",
-               note="95th percentile of each, ms: " + ", ".join(f"{what} {ms:.0f}" for what, ms in late.items()))
+               note="95th percentile of each, ms: " + ", ".join(f"{what} {ms:.0f}" for what,
+                                                                ms in late.items()))
 
 
 def rows(device: str, quick: bool) -> Iterator[Row]:

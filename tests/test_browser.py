@@ -25,7 +25,8 @@ def lab(tmp_path_factory):
           sync_playwright() as playwright):
         chromium = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), headless=True, args=harness.FLAGS)
-        yield lambda number: harness.Notebook(chromium, address, token, next(folder.glob(f"{number}_*.ipynb")).name)
+        yield lambda number: harness.Notebook(chromium, address, token,
+                                              next(folder.glob(f"{number}_*.ipynb")).name)
         chromium.close()
 
 
@@ -67,7 +68,8 @@ def test_n_and_k_move_by_keyboard_and_a_run_can_be_cancelled(ran):
     assert low < n and 2 * most <= low, "the K slider's range did not follow N"
     moves(ran, lambda: ran.press("split", "ArrowRight"))
     assert "not measured" in moves(ran, lambda: ran.press("momentum", "End"))
-    text = moves(ran, lambda: ran.click("Run"))  # its result is added; another run is cancelled and adds nothing
+    # A run of this setting adds its result; another is cancelled and adds nothing.
+    text = moves(ran, lambda: ran.click("Run"))
     assert "run just now" in text and "rank 1" in text
     ran.until(lambda: "the star" in ran.explorer().inner_text(), "the run did not end")
     moves(ran, lambda: ran.press("N", "End"))
@@ -97,6 +99,7 @@ def test_another_layer_shows_other_outputs(ran):
 
 @pytest.mark.parametrize("ran", ["01"], indirect=True)
 def test_exposure_haze_resolution_and_noise_change_the_picture(ran):
-    for slider, key in (("exposure ×", "PageUp"), ("haze +", "PageUp"), ("resolution ×", "PageDown"), ("noise +", "PageUp")):
+    for slider, key in (("exposure ×", "PageUp"), ("haze +", "PageUp"), ("resolution ×", "PageDown"),
+                        ("noise +", "PageUp")):
         moves(ran, lambda: ran.press(slider, key))
     moves(ran, lambda: ran.choose("place", "GRID"))

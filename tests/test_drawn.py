@@ -63,14 +63,16 @@ def test_stripes_are_framed_where_they_are_averaged(model, images):
 
 def test_shared_rows_are_counted():
     figure = network.stripe_choices_figure({"even": 6, "odd": 8}, 6)
-    assert [axis.get_title() for axis in figure.axes] == ["even\n6 rows: none shared", "odd\n8 rows: 4 shared"]
+    assert [axis.get_title() for axis in figure.axes] == ["even\n6 rows: none shared",
+                                                          "odd\n8 rows: 4 shared"]
 
 
 def test_every_bn_layer_has_a_bar_as_high_as_its_channels(model):
     figure = network.bn_figure(model)
     figure.canvas.draw()
     (axis,) = figure.axes
-    assert [bar.get_height() for bar in axis.patches] == [layer.num_features for layer in bn_layers(model).values()]
+    assert [bar.get_height() for bar in axis.patches] == [layer.num_features
+                                                          for layer in bn_layers(model).values()]
     assert axis.get_xlabel() and axis.get_ylabel() == "channels"
 
 
@@ -81,7 +83,8 @@ def test_training_curves_leave_out_what_was_not_trained():
     plain = full.assign(L_pos=0.0, L_mat=0.0)
     figure = network.training_curves({"bnta": full, "baseline": plain}, 100)
     figure.canvas.draw()
-    named = [[line.get_label() for line in axis.lines if not line.get_label().startswith("_")] for axis in figure.axes]
+    named = [[line.get_label() for line in axis.lines if not line.get_label().startswith("_")]
+             for axis in figure.axes]
     assert named == [["BNTA", "Baseline"], ["BNTA"], ["BNTA"], ["BNTA", "Baseline"]]
     falls = [line.get_xdata()[0] for line in figure.axes[0].lines if len(set(line.get_xdata())) == 1]
     assert falls == [5.5, 5.5]
@@ -127,7 +130,8 @@ def test_neighbours_that_come_or_go_are_framed(images):
 
 @pytest.mark.parametrize("true", [None, (61.0, 62.0)])
 def test_an_estimate_is_drawn_with_its_interval(true):
-    figure = pictures.estimate_figure(Estimate(30, (90.0, 85.0, 94.0), (92.0, 88.0, 95.0), (2.0, -1.0, 5.0), 3, 1), true)
+    figure = pictures.estimate_figure(Estimate(30, (90.0, 85.0, 94.0), (92.0, 88.0, 95.0), (2.0, -1.0, 5.0),
+                                               3, 1), true)
     figure.canvas.draw()
     left, right = figure.axes
     assert left.get_xlabel() == "rank 1, %" and right.get_xlabel() == "after minus before, points"

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from bnta_lib import BNTANet, adapt, settings
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import Ranking, select_example_probes, top_gallery
-from bnta_lib.explore import domain_explorer, figures, layer_explorer, nk, nk_explorer, retrieval_explorer, widgets
+from bnta_lib.explore import domain_explorer, figures, layer_explorer, nk, nk_explorer, widgets
+from bnta_lib.explore import retrieval_explorer
 from bnta_lib.model import bn_layers, embed
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.rendered import render
@@ -72,7 +73,8 @@ def test_cells_hold_the_numbers_of_their_rows(measured, small):
     cells = nk.cells_of(measured, small)
     assert len(cells) == len(measured.drop_duplicates(["method", "split"])) and list(cells) == nk.COLUMNS
     for row in measured[measured["unit"] == "%"].itertuples(index=False):
-        assert nk.find(cells, row.target, row.split, row.N, row.K, small.tta_momentum)[row.metric] == row.value
+        assert nk.find(cells, row.target, row.split, row.N, row.K,
+                       small.tta_momentum)[row.metric] == row.value
     took = measured[measured["unit"] == "s"].groupby(["split", "N", "K"])["value"].sum()
     for (split, n, k), value in took.items():
         assert nk.find(cells, "dots", split, n, k, small.tta_momentum)["seconds"] == pytest.approx(value)
@@ -84,14 +86,16 @@ def test_recorded_cells_are_those_of_the_committed_figure(model, small, monkeypa
     image, targets, laptop = torch.zeros(1, 3, 8, 4, dtype=torch.uint8), {}, settings("laptop")
     for name, n in rows.groupby("target")["N"].max().items():
         ones = torch.ones(n + 1).long()
-        targets[name] = Target(ReIDSet(name, image.expand(n + 1, -1, -1, -1), ones, ones, known_digest="none"),
+        targets[name] = Target(ReIDSet(name, image.expand(n + 1, -1, -1, -1), ones, ones,
+                                       known_digest="none"),
                                (Split(torch.tensor([n]), torch.arange(n)),))
 
     class Same:
         def row(self):
             return shown.loc["VIPeR", 0, 0, 0].to_dict()
 
-    monkeypatch.setattr(nk, "score", lambda *_: Same())  # of the recorded model at VIPeR, of another elsewhere
+    # Of the recorded model at VIPeR, of another elsewhere.
+    monkeypatch.setattr(nk, "score", lambda *_: Same())
     cells = nk.recorded_cells(model, targets, laptop)
     assert set(cells["target"]) == {"VIPeR"} and set(cells["momentum"].dropna()) == set(nk.MOMENTA)
     default = cells[(cells["momentum"] == laptop.tta_momentum) | (cells["N"] == 0)]
@@ -124,7 +128,8 @@ def test_curves_keep_splits_momenta_and_runs_by_hand_apart(measured, small):
     strange = cells[cells["N"] == 12].assign(R1=-1.0)
     mixed = pd.concat([cells, strange.assign(momentum=0.3), strange.assign(live=True)], ignore_index=True)
     lines = nk.curves(mixed, "dots", 1, 0.1, "N", 12)
-    assert list(lines["this split"]["K"]) == sorted(cells.loc[(cells["N"] == 12) & (cells["split"] == 1), "K"])
+    assert list(lines["this split"]["K"]) == sorted(cells.loc[(cells["N"] == 12) & (cells["split"] == 1),
+                                                              "K"])
     assert (lines["this split"]["R1"] >= 0).all() and (lines["run by hand"]["R1"] == -1).all()
     mean = nk.curves(mixed, "dots", 1, 0.1, "K", 4)["mean of splits"]
     expected = cells[cells["K"] == 4].groupby("N")["R1"].mean()
@@ -183,7 +188,8 @@ def test_every_recorded_cell_can_be_reached_and_shows_its_numbers(explorer):
                 assert f"rank 1 {cell['R1']:.1f} %" in explorer.numbers.value
                 reached.add((split, n, k))
                 pictures.add((bytes(explorer.curves.value), bytes(explorer.couples.value)))
-                images = explorer.targets["dots"].data.images[experiments.sample_of(explorer.targets["dots"].splits[split], n)]
+                target = explorer.targets["dots"]
+                images = target.data.images[experiments.sample_of(target.splits[split], n)]
                 expected = nearest_pairs(embed(explorer.model, images)[1], k)
                 assert torch.equal(explorer._pairs["dots", split, n].first(k).index, expected.index)
     cells = explorer.cells[explorer.cells["N"] > 0]
@@ -334,7 +340,8 @@ def test_probe_slider_shows_every_probe(model, targets, small, capsys):
         number.value = place
         pictures.add(shown.result.data)
     said = capsys.readouterr().out
-    assert all(f"probe {p}: rank of the first match {before.rank[p]} to {after.rank[p]}" in said for p in range(1, 12))
+    assert all(f"probe {p}: rank of the first match {before.rank[p]} to {after.rank[p]}" in said
+               for p in range(1, 12))
     assert len(pictures) == 12 and "image/jpeg" in shown._repr_mimebundle_()[0]
 
 
@@ -344,7 +351,8 @@ def test_probe_slider_shows_every_probe(model, targets, small, capsys):
 @pytest.mark.parametrize("size", [(96, 48), (256, 128)])
 def test_unturned_camera_gives_the_sets_own_pixels(size):
     of, ids = figures.scene_of("GRID", size, people=5), np.arange(1, 6)
-    expected = render.render(DOMAINS["GRID"], ids, np.arange(5) % DOMAINS["GRID"].cameras, np.zeros(5, int), size)
+    expected = render.render(DOMAINS["GRID"], ids, np.arange(5) % DOMAINS["GRID"].cameras, np.zeros(5, int),
+                             size)
     assert torch.equal(figures.photograph(of), expected)
 
 
@@ -370,8 +378,10 @@ def test_stem_statistics_are_those_of_what_enters_the_first_bn_layer(model):
     handle.remove()
     stem = figures.stem_statistics(model, images, images)
     np.testing.assert_allclose(stem["moved mean"], caught[0].mean((0, 2, 3)).detach(), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(stem["set std"], caught[0].transpose(0, 1).flatten(1).std(1).detach(), rtol=1e-4)
-    assert figures.stem_distance(stem.assign(**{"set mean": stem["stored mean"] + 2 * stem["stored std"].mean(),
+    np.testing.assert_allclose(stem["set std"], caught[0].transpose(0, 1).flatten(1).std(1).detach(),
+                               rtol=1e-4)
+    assert figures.stem_distance(stem.assign(**{
+        "set mean": stem["stored mean"] + 2 * stem["stored std"].mean(),
                                                 "set std": stem["stored std"]}), "set") == pytest.approx(2)
 
 

@@ -81,7 +81,8 @@ def test_pair_statistics_name_their_axes():
 
 
 def test_losses_show_all_three_models_in_both_terms():
-    table = pd.DataFrame([{"seed": s, "step": i, "pos": i + s, "mat": i * s} for s in range(2) for i in (1, 2)])
+    table = pd.DataFrame([{"seed": s, "step": i, "pos": i + s, "mat": i * s} for s in range(2)
+                          for i in (1, 2)])
     figure = drawn(adaption.losses_figure(table, table + 1, table + 2))
     assert len(figure.axes) == 2 and is_labelled(figure) and len(figure.legends[0].get_texts()) == 3
 
@@ -123,7 +124,8 @@ def test_log_axis_has_two_labels_or_more(layers, least, spread):
 
 
 def test_targets_of_figure_3_differ_in_marker():
-    rates = pd.DataFrame([{"target": t, "split": s, "quantity": q, "index": i, "layer": f"backbone.layer1.{i}",
+    rates = pd.DataFrame([{"target": t, "split": s, "quantity": q, "index": i,
+                           "layer": f"backbone.layer1.{i}",
                            "rate": 1.0 + s} for t in ("VIPeR", "GRID", "iLIDS") for s in (0, 1)
                           for q in base.SYMBOLS for i in range(1, 13)])
     figure = drawn(draw.figure_3(rates))
@@ -143,14 +145,16 @@ def test_right_and_wrong_differ_in_mark_and_frame(images):
     assert any("rank 4" in t for t in said) and any("rank 7" in t for t in said)
     frames = [patch.get_edgecolor() for patch in figure.axes[0].patches]
     assert len(set(frames)) == 3  # right, wrong, and the probe's
-    assert any("no match" in t for t in texts(adaption.retrieval_figure(images, images, before, after, {"x": [4]})))
+    assert any("no match" in t for t in texts(adaption.retrieval_figure(images, images, before, after,
+                                                                        {"x": [4]})))
     with pytest.raises(ValueError, match="at least one"):
         adaption.retrieval_figure(images, images, before, after, {})
 
 
 def test_figure_1_writes_the_distance_beside_each_curve():
     random = np.random.default_rng(0)
-    outputs = {t: {k: random.normal(i, 1, (4, 500)) for i, k in enumerate(draw.KINDS)} for t in ("VIPeR", "GRID")}
+    outputs = {t: {k: random.normal(i, 1, (4, 500)) for i, k in enumerate(draw.KINDS)}
+               for t in ("VIPeR", "GRID")}
     figure = drawn(draw.figure_1(outputs, {t: {"frozen": 0.25, "adapted": 0.125} for t in outputs}))
     assert is_labelled(figure) and len(figure.axes) == 2
     legend = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
@@ -167,7 +171,8 @@ def test_densities_integrate_to_one_and_a_dead_channel_can_be_drawn():
 
 def test_distances_have_a_panel_a_target_and_mark_the_layer(layers):
     table = pd.DataFrame([{"target": t, "model": m, "index": i, "layer": name, "distance": 1 / i}
-                          for t in ("VIPeR", "GRID") for m in ("frozen", "adapted") for i, name in enumerate(layers, 1)])
+                          for t in ("VIPeR", "GRID") for m in ("frozen", "adapted") for i,
+                          name in enumerate(layers, 1)])
     figure = drawn(draw.distances_figure(table, layers[4]))
     assert len(figure.axes) == 2 and is_labelled(figure)
     assert figure.axes[0].lines[-1].get_xdata()[0] == 5
@@ -177,7 +182,8 @@ def test_distances_have_a_panel_a_target_and_mark_the_layer(layers):
 def test_table_2s_figure_has_a_dot_for_every_split_and_its_interval(splits):
     rows = pd.DataFrame([
         {"target": t, "method": m, "split": s, "seed": 0, "metric": "R1", "value": 10.0 * i + s % 3 * (i + 1)}
-        for t in ("VIPeR", "my_folder") for i, m in enumerate(("BNTA w/o TTA", "BNTA")) for s in range(splits)])
+        for t in ("VIPeR", "my_folder") for i,
+        m in enumerate(("BNTA w/o TTA", "BNTA")) for s in range(splits)])
     figure = drawn(tables.methods_figure(rows))
     above, below = figure.axes[0], figure.axes[2]
     assert is_labelled(figure) and above.get_xticklabels()[1].get_text() == "BNTA"
@@ -201,7 +207,8 @@ def test_gains_show_every_split_and_the_papers_difference_only_on_its_target(spl
     figure = drawn(tables.gains_figure(rows))
     assert is_labelled(figure)
     shown = [axis.get_title() for axis in figure.axes]
-    diamonds = [[line.get_xdata()[0] for line in axis.lines if line.get_marker() == "D"] for axis in figure.axes]
+    diamonds = [[line.get_xdata()[0] for line in axis.lines if line.get_marker() == "D"]
+                for axis in figure.axes]
     if target == "GRID":
         assert shown == ["GRID, the paper's target", "other"] and not diamonds[1]
         expected = [v - 42.4 for v in (44.9, 43.5, 45.2, 47.5, 46.8, 48.8, 51.1)]

@@ -23,7 +23,8 @@ def rows():
             frozen = 40 + 2 * torch.randn((), generator=noise).item()
             off = 0.1 * torch.randn((), generator=noise).item()
             for adapter, value in (("none", frozen), ("bnta", frozen + gain + off)):
-                made.append({"target": "dots", "split": split, "seed": 0, "training": model, "adapter": adapter,
+                made.append({"target": "dots", "split": split, "seed": 0, "training": model,
+                             "adapter": adapter,
                              "metric": "R1", "value": value})
     return pd.DataFrame(made)
 

@@ -91,7 +91,8 @@ def distances(source: Tensor, outputs: Mapping[str, Tensor], channel: int | None
     :mod:`bnta_lib.suite.shift`: of all channels, or of one (from 1)."""
     rows = slice(None) if channel is None else slice(channel - 1, channel)
     m, s = source.mean(1)[rows], source.std(1)[rows]
-    return {kind: float(channel_distances((m, s), (y.mean(1)[rows], y.std(1)[rows])).mean() / s.mean().clamp(min=1e-12))
+    return {kind: float(channel_distances((m, s),
+            (y.mean(1)[rows], y.std(1)[rows])).mean() / s.mean().clamp(min=1e-12))
             for kind, y in outputs.items()}
 
 
@@ -113,7 +114,8 @@ def layer_explorer(
         some = target.data.images[both[:: -(-len(both) // images)]]
         outputs[name] = {"frozen": all_outputs(model, some), "adapted": all_outputs(adapted, some)}
         changes[name] = {key: {quantity: (getattr(new, kind) - getattr(before[key], kind)).detach().cpu()
-                               for quantity, kind in QUANTITIES.items()} for key, new in bn_layers(adapted).items()}
+                               for quantity, kind in QUANTITIES.items()} for key,
+                         new in bn_layers(adapted).items()}
     names = list(before)
 
     def draw(target: str, index: int, channel: int) -> Image:
@@ -121,11 +123,14 @@ def layer_explorer(
         number = min(channel, len(source)) or None
         sides = {kind: values[name] for kind, values in outputs[target].items()}
         d = distances(source, sides, number)
-        print(f"{target}: {name}, BN layer {index} of {len(names)}, d = {d['frozen']:.3f} frozen, {d['adapted']:.3f} adapted")
-        shown = {kind: (y if number is None else y[number - 1]).numpy() for kind, y in {"source": source, **sides}.items()}
+        print(f"{target}: {name}, BN layer {index} of {len(names)}, d = {d['frozen']:.3f} frozen, "
+              f"{d['adapted']:.3f} adapted")
+        shown = {kind: (y if number is None else y[number - 1]).numpy() for kind,
+                 y in {"source": source, **sides}.items()}
         label = f"output of {name.removeprefix('backbone.')}" + (f", channel {number}" if number else "")
         return picture(layer_figure(shown, d, changes[target][name], label, number),
-                       f"Outputs of {name} on source and {target}, and the change of its four quantities", trim=False)
+                       f"Outputs of {name} on source and {target}, and the change of its four quantities",
+                       trim=False)
 
     return Explorer(draw, target=W.Dropdown(description="target", options=list(outputs), **WIDE),
                     index=W.IntSlider(description="BN layer", min=1, max=len(names),
@@ -149,7 +154,8 @@ class Scene:
 def scene_of(name: str, size: tuple[int, int], people: int = 48) -> Scene:
     """The first ``people`` people of an embedded domain, one shot each, by its cameras in turn."""
     cams = np.arange(people) % DOMAINS[name].cameras
-    return Scene(size, *render.stage(DOMAINS[name], np.arange(1, people + 1), cams, np.zeros(people, int), size))
+    return Scene(size, *render.stage(DOMAINS[name], np.arange(1, people + 1), cams, np.zeros(people, int),
+                                     size))
 
 
 def photograph(
@@ -210,5 +216,6 @@ def domain_explorer(
     sliders = {name: W.FloatSlider(description=label, min=low, max=high, step=step, value=value, **RELEASED)
                for name, label, low, high, step, value in (
                    ("exposure", "exposure ×", 0.25, 3.0, 0.05, 0.5), ("haze", "haze +", 0.0, 0.5, 0.01, 0.0),
-                   ("resolution", "resolution ×", 0.2, 1.0, 0.02, 1.0), ("noise", "noise +", 0.0, 0.1, 0.002, 0.0))}
+                   ("resolution", "resolution ×", 0.2, 1.0, 0.02, 1.0),
+                   ("noise", "noise +", 0.0, 0.1, 0.002, 0.0))}
     return Explorer(draw, place=W.Dropdown(options=list(scenes), **WIDE), **sliders)

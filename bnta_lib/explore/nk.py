@@ -54,8 +54,10 @@ def recorded_cells(model: BNTANet, targets: Mapping[str, Target], settings: Sett
     They are if its scores without adaption are those recorded, but for a probe or two.
     """
     path = ROOT / "data" / "results" / f"{settings.profile}.csv.gz"
-    rows = pd.read_csv(path, low_memory=False) if path.is_file() else pd.DataFrame(columns=["dataset", "seed"])
-    rows = rows[rows["dataset"].isin(list(targets)) & (rows["seed"] == 0)].rename(columns={"dataset": "target"})
+    rows = pd.read_csv(path, low_memory=False) if path.is_file() else pd.DataFrame(columns=["dataset",
+                                                                                            "seed"])
+    rows = rows.rename(columns={"dataset": "target"})
+    rows = rows[rows["target"].isin(list(targets)) & (rows["seed"] == 0)]
     if rows.empty:
         return pd.DataFrame(columns=COLUMNS).astype({"live": bool})
     whole = rows["target"].map({name: min(len(s.gallery) for s in t.splits) for name, t in targets.items()})
@@ -98,7 +100,8 @@ def curves(cells: pd.DataFrame, target: str, split: int, momentum: float, fixed:
             "mean of splits": rows[~live].groupby(along, as_index=False)[[*METRICS, "seconds"]].mean()}
 
 
-def sizes(cells: pd.DataFrame, target: str, gallery: int, n: int | None = None, free: bool = False) -> list[int]:
+def sizes(cells: pd.DataFrame, target: str, gallery: int, n: int | None = None,
+          free: bool = False) -> list[int]:
     """Values of N to choose from, or with ``n`` those of K, never with 2K > N: those measured; all if
     ``free``, or if none is."""
     rows = cells[(cells["target"] == target) & (cells["N"] > 0) & ~cells["live"].astype(bool)]
@@ -144,7 +147,8 @@ def numbers(cells: pd.DataFrame, target: str, split: int, n: int, k: int, moment
 class NKExplorer(W.VBox):
     """See :func:`nk_explorer`. ``cells`` is what is measured, with what was run by hand."""
 
-    def __init__(self, cells: pd.DataFrame, model: BNTANet, targets: Mapping[str, Target], settings: Settings):
+    def __init__(self, cells: pd.DataFrame, model: BNTANet, targets: Mapping[str, Target],
+                 settings: Settings):
         self.cells, self.model, self.targets, self.settings = cells, model, dict(targets), settings
         self._local = {name: embed(model, target.data.images)[1] for name, target in targets.items()}
         self._pairs: dict[tuple, Pairs] = {}
@@ -154,8 +158,10 @@ class NKExplorer(W.VBox):
         self.split, self.N, self.K = (W.SelectionSlider(description=name, options=[0], **RELEASED)
                                       for name in ("split", "N", "K"))
         momenta = [(f"{m:g}", m) for m in sorted({*MOMENTA, settings.tta_momentum})]
-        self.momentum = W.SelectionSlider(description="momentum", options=momenta, value=settings.tta_momentum, **RELEASED)
-        self.metric = W.Dropdown(description="metric", options=[(METRICS[m], m) for m in ("R1", "mAP")], **WIDE)
+        self.momentum = W.SelectionSlider(description="momentum", options=momenta,
+                                          value=settings.tta_momentum, **RELEASED)
+        self.metric = W.Dropdown(description="metric", options=[(METRICS[m], m) for m in ("R1", "mAP")],
+                                 **WIDE)
         self.free = W.Checkbox(description="any N and K, not only those measured", indent=False)
         self.run = W.Button(description="Run", button_style="primary", icon="play")
         self.cancel = W.Button(description="Cancel", icon="stop", disabled=True)
@@ -164,7 +170,8 @@ class NKExplorer(W.VBox):
         self.curves, self.couples = W.Image(format="png"), W.Image(format="jpeg")
         sliders = [self.target, self.split, self.N, self.K, self.momentum]
         buttons = [self.metric, self.free, W.HBox([self.run, self.cancel]), self.progress, self.status]
-        super().__init__([W.HBox([W.VBox(sliders), W.VBox(buttons)]), self.numbers, self.errors, self.curves, self.couples])
+        super().__init__([W.HBox([W.VBox(sliders), W.VBox(buttons)]), self.numbers, self.errors, self.curves,
+                          self.couples])
         self.add_class("bnta-explorer")
         capture = self.errors.capture(clear_output=True)  # an error in a callback is shown, not swallowed
         for control in (*sliders, self.metric, self.free):
@@ -186,9 +193,11 @@ class NKExplorer(W.VBox):
             return
         self._offering = True
         name, splits = self.target.value, self.targets[self.target.value].splits
-        gallery, new = min(len(split.gallery) for split in splits), change is None or change["owner"] is self.target
+        gallery, new = min(len(split.gallery)
+                           for split in splits), change is None or change["owner"] is self.target
         _offer(self.split, list(range(len(splits))), 0 if new else self.split.value)
-        _offer(self.N, sizes(self.cells, name, gallery, free=self.free.value), gallery if new else self.N.value)
+        _offer(self.N, sizes(self.cells, name, gallery, free=self.free.value),
+               gallery if new else self.N.value)
         _offer(self.K, sizes(self.cells, name, gallery, self.N.value, self.free.value),
                self.settings.K if new else self.K.value)
         self._offering = False
@@ -207,8 +216,9 @@ class NKExplorer(W.VBox):
                               f"{METRICS[metric]} and seconds along K and along N, on {target}", trim=False)
         couples = pairs_figure(self.targets[target].data.images[rows], self._pairs[target, split, n].first(k),
                                self.settings, example_pairs(k, 6, 6))
-        self.numbers.value = f'<div class="bnta-numbers">{numbers(self.cells, *self.setting())}</div>'
         self.curves.value, self.couples.value = self._still.data, picture(couples, trim=False).data
+        # Last, so that numbers which have changed stand beside their own pictures.
+        self.numbers.value = f'<div class="bnta-numbers">{numbers(self.cells, *self.setting())}</div>'
 
     def on_run(self, button=None) -> None:
         """Adapt with the setting on a thread; sliders go on answering meanwhile."""
@@ -244,7 +254,8 @@ def _offer(slider: W.SelectionSlider, options: list[int], wanted: int) -> None:
     slider.value = min(options, key=lambda option: (abs(option - wanted), option))
 
 
-def nk_explorer(cells: pd.DataFrame, model: BNTANet, targets: Mapping[str, Target], settings: Settings) -> NKExplorer:
+def nk_explorer(cells: pd.DataFrame, model: BNTANet, targets: Mapping[str, Target],
+                settings: Settings) -> NKExplorer:
     """Sliders for N, K, target, split and momentum over measured ``cells``, and a button to measure others.
 
     Embeds all targets once. Cells come from :func:`cells_of` and :func:`recorded_cells`.

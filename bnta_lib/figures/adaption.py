@@ -43,7 +43,8 @@ def pairs_figure(
             for number in numbers[start : start + 6]:
                 part, (first, second) = int(pairs.part[number]), images[pairs.index[number]]
                 caption = f"part {part + 1}: {float(pairs.distance[number]):.3f}"
-                rows[-1] += [Photo(first, band=bands[part], caption=caption), Photo(second, band=bands[part]), 0.25]
+                rows[-1] += [Photo(first, band=bands[part], caption=caption), Photo(second, band=bands[part]),
+                             0.25]
     return photo_sheet(rows)
 
 
@@ -80,7 +81,8 @@ def losses_figure(steps: pd.DataFrame, frozen: pd.DataFrame, adapted: pd.DataFra
                                              ("during adaption", steps, "0.35", "^"),
                                              ("adapted model", adapted, COLOURS["adapted"], "o")):
             axis.plot(table["step"], table[term], marker, color=colour, markersize=4, alpha=0.45)
-            axis.plot(table.groupby("step")[term].mean(), "-", marker=marker, color=colour, markersize=5, label=label)
+            axis.plot(table.groupby("step")[term].mean(), "-", marker=marker, color=colour, markersize=5,
+                      label=label)
         axis.set(xlabel="step (batch of pairs)", ylabel=LOSSES[term], xticks=sorted(steps["step"].unique()))
         axis.margins(x=0.15, y=0.12)
     legend(figure, *axes[0].get_legend_handles_labels())
@@ -102,9 +104,11 @@ def retrieval_figure(
         for start, when, ranking in ((Photo(probes[probe], "black", 1.0, heading=group), "before", before),
                                      (1.1, "after", after)):
             rank = int(ranking.rank[probe])
-            rows.append([start, f"{when}\nmatch at\nrank {rank}" if rank else f"{when}\nno match\nin gallery"])
+            rows.append([start, f"{when}\nmatch at\nrank {rank}" if rank
+                         else f"{when}\nno match\nin gallery"])
             for image, right in zip(ranking.index[probe, :columns].tolist(), ranking.right[probe].tolist()):
-                rows[-1].append(Photo(gallery[image], COLOURS["right" if right else "wrong"], 2.2 if right else 0.9,
+                rows[-1].append(Photo(gallery[image], COLOURS["right" if right else "wrong"],
+                                      2.2 if right else 0.9,
                                       "✓" if right else "×"))
     if not rows:
         raise ValueError("no probe to show: choose at least one")

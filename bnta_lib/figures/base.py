@@ -21,8 +21,10 @@ from bnta_lib.settings import figures_dir
 from bnta_lib.suite.stats import interval
 
 # Okabe and Ito's colour-blind safe palette: one fixed colour for each thing we compare.
-COLOURS = {"source": "#D55E00", "frozen": "#009E73", "adapted": "#0072B2", "right": "#0072B2", "wrong": "#D55E00",
-           "Baseline": "#999999", "BNTA w/o TTA": "#009E73", "BNTA": "#0072B2", "AdaBN": "#E69F00", "Tent": "#CC79A7"}
+COLOURS = {"source": "#D55E00", "frozen": "#009E73", "adapted": "#0072B2", "right": "#0072B2",
+           "wrong": "#D55E00",
+           "Baseline": "#999999", "BNTA w/o TTA": "#009E73", "BNTA": "#0072B2", "AdaBN": "#E69F00",
+           "Tent": "#CC79A7"}
 INK, GREY, PALE, BAND = "#222222", "#8a8a8a", "#eeeeee", "#F0E442"  # yellow is seen on any clothes
 SYMBOLS = {"mean": r"$\mu$", "var": r"$\sigma^2$", "gamma": r"$\gamma$", "beta": r"$\beta$"}
 LOSSES = {"id": "$L_{id}$", "pos": "$L_{pos}$", "mat": "$L_{mat}^{tta}$"}
@@ -73,13 +75,15 @@ def picture(figure: Figure, alt: str = "", trim: bool = True) -> Image:
     return Image(buffer.getvalue(), format=kind, alt=alt or None)
 
 
-def panels(rows: int, columns: int, height: float, width: float = 1.0, **options) -> tuple[Figure, np.ndarray]:
+def panels(rows: int, columns: int, height: float, width: float = 1.0, **options) -> tuple[Figure,
+                                                                                           np.ndarray]:
     """A figure of ``height`` inches and ``width`` text widths; its axes (rows, columns)."""
     return plt.subplots(rows, columns, figsize=(width * TEXT_WIDTH, height), squeeze=False,
                         **{"layout": "constrained"} | options)
 
 
-def legend(figure: Figure, handles: Sequence, labels: Sequence[str] | None = None, side: str = "upper", **options):
+def legend(figure: Figure, handles: Sequence, labels: Sequence[str] | None = None, side: str = "upper",
+           **options):
     """A legend above or below all panels."""
     labels = [handle.get_label() for handle in handles] if labels is None else labels
     options = {"handletextpad": 0.4, "columnspacing": 1.2, "ncols": len(labels)} | options
@@ -107,7 +111,8 @@ def bars(value, low, high) -> np.ndarray:
 
 
 def draw_splits(
-    axis: Axes, at: float, values: Sequence[float], colour: str, marker: str = "o", spread: Callable = interval,
+    axis: Axes, at: float, values: Sequence[float], colour: str, marker: str = "o",
+    spread: Callable = interval,
     apart: float = 0.18, jitter: float = 0.12, bar: str = "_", upright: bool = True,
 ) -> None:
     """Splits as faint dots on one side of ``at``, their mean and its ``spread`` on the other."""
@@ -115,7 +120,8 @@ def draw_splits(
     offsets = np.linspace(-jitter, jitter, len(values)) if len(values) > 1 else np.zeros(len(values))
     dots, mean = (at - apart + offsets, values), (at + apart, values.mean())
     axis.plot(*(dots if upright else dots[::-1]), marker, color=colour, ms=3.2, alpha=0.55, mew=0)
-    axis.errorbar(*(mean if upright else mean[::-1]), fmt=bar, color=colour, ms=9 if bar in "_|" else 4, mew=2, capsize=2.5,
+    axis.errorbar(*(mean if upright else mean[::-1]), fmt=bar, color=colour, ms=9 if bar in "_|" else 4,
+                  mew=2, capsize=2.5,
                   elinewidth=1.4, **{"yerr" if upright else "xerr": bars(values.mean(), *spread(values))})
 
 
@@ -174,7 +180,8 @@ def _draw_photo(axis: Axes, photo: Photo, x: float, y: float, height: int, width
     for top, bottom, colour, line in boxes:
         axis.add_patch(Rectangle((x + 0.5, y + top), width - 1, bottom - top, fill=False, ec=colour, lw=line))
     if photo.mark:
-        axis.text(x + 0.96 * width, y + 0.015 * height, photo.mark, ha="right", va="top", fontsize=7, color="white",
+        axis.text(x + 0.96 * width, y + 0.015 * height, photo.mark, ha="right", va="top", fontsize=7,
+                  color="white",
                   fontweight="bold", family="DejaVu Sans",
                   bbox={"boxstyle": "square,pad=0.12", "facecolor": photo.frame, "edgecolor": "none"})
     axis.text(x, y - 0.015 * height, photo.heading, va="bottom", fontsize=6.5, color=INK)

@@ -12,7 +12,8 @@ from bnta_lib.figures.base import COLOURS, METRICS, SYMBOLS, bars, draw_splits, 
 from bnta_lib.suite.choices import AFFINE, ALL, CHOICES, DIVERGED, READINGS, Choice, gain_rows, split_gains
 
 SERIES = ((COLOURS["BNTA"], "o"), (COLOURS["AdaBN"], "s"))
-NAMES = {"adam": "Adam", "sgd": "SGD", "1": "1 epoch", "4": "4 epochs", ALL: "all four", "mu": SYMBOLS["mean"], **SYMBOLS}
+NAMES = {"adam": "Adam", "sgd": "SGD", "1": "1 epoch", "4": "4 epochs", ALL: "all four",
+         "mu": SYMBOLS["mean"], **SYMBOLS}
 LADDERS = {"people": {"color": COLOURS["adapted"], "marker": "o"},
            "epochs": {"color": COLOURS["source"], "marker": "s", "linestyle": "--"}}
 
@@ -40,19 +41,23 @@ def choice_figure(
             line = table[table["series"] == name].groupby("x", sort=False)["gain"]
             for x, values in line:
                 if values.isna().all():
-                    axis.annotate(DIVERGED, (order.index(x) + aside, 0.03), xycoords=axis.get_xaxis_transform(),
+                    axis.annotate(DIVERGED, (order.index(x) + aside, 0.03),
+                                  xycoords=axis.get_xaxis_transform(),
                                   rotation=90, fontsize=7, ha="center", color=colour)
                     continue
-                draw_splits(axis, order.index(x) + aside, values, colour, marker, apart=0.08, jitter=0.05, bar=marker)
+                draw_splits(axis, order.index(x) + aside, values, colour, marker, apart=0.08, jitter=0.05,
+                            bar=marker)
             if choice.scale != "names":
-                axis.plot([order.index(x) + aside + 0.08 for x in line.groups], line.mean(), color=colour, lw=0.9, alpha=0.6)
+                axis.plot([order.index(x) + aside + 0.08 for x in line.groups], line.mean(), color=colour,
+                          lw=0.9, alpha=0.6)
             for x in table.loc[table["default"] & (table["series"] == name), "x"].unique():
                 axis.plot(order.index(x) + aside + 0.08, line.mean()[x], "o", mfc="none", mec="black", ms=9)
         axis.axhline(0, color="0.35", linewidth=0.8, zorder=0)
         if cited is not None:
             axis.axhline(cited, color="0.35", linestyle=":", linewidth=1.2)
         axis.set(title=title, xlabel=choice.title, xlim=(-0.6, len(order) - 0.4))
-        leaning = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if len(order) > 3 and choice is not READINGS else {}
+        leaning = {"rotation": 60, "ha": "right",
+                   "rotation_mode": "anchor"} if len(order) > 3 and choice is not READINGS else {}
         axis.set_xticks(range(len(order)), order, **leaning)
     axes[0].set_ylabel(f"gain in {METRICS[metric]}, points")
     marks = [mark(name, marker, colour, ms=4) for name, (colour, marker) in zip(series, SERIES) if name]
@@ -64,7 +69,7 @@ def choice_figure(
 
 
 def _laid_out(gains: pd.DataFrame, choice: Choice, names: Mapping[str, object]) -> pd.DataFrame:
-    """Gains in the order of the values, with a panel, a series, a text on the x axis, and if it is the default."""
+    """Gains in the order of the values, with columns panel, series, x (text of the axis) and default."""
     gains = gains.assign(panel=gains["target"], default=gains["value_label"] == choice.default.label)
     if choice is READINGS:
         updated = gains["updated"].map(lambda text: ", ".join(NAMES[part] for part in text.split("+")))
@@ -101,8 +106,10 @@ def overview_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
         axis.axvline(0, color="0.35", linewidth=0.8)
         axis.axvline(table[table["default"]]["difference"].iloc[0], color=colour, linewidth=1, linestyle=":")
         for default, part in table.groupby("default"):
-            axis.errorbar(part["difference"], [heights[key] for key in zip(part["choice"], part["value_label"])],
-                          xerr=bars(part["difference"], part["low"], part["high"]), fmt="o", color=colour, ms=4,
+            axis.errorbar(part["difference"], [heights[key] for key in zip(part["choice"],
+                                                                           part["value_label"])],
+                          xerr=bars(part["difference"], part["low"], part["high"]), fmt="o", color=colour,
+                          ms=4,
                           elinewidth=1.1, mfc=colour if default else "white")
         lost = rows[(rows["metric"] == DIVERGED) & (rows["updated"] == ALL) & (rows["target"] == target)]
         notes = {heights[key]: DIVERGED for key in zip(lost["choice"], lost["value_label"]) if key in heights}
@@ -120,7 +127,8 @@ def overview_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     for choice in CHOICES.values():
         name = {"lambda3": r"$\mathbf{\lambda_3}$"}.get(choice.name, choice.name)
         axes[0].annotate(name, (0, heights[choice.name, choice.values[0].label]), (-76, 0),
-                         axes[0].get_yaxis_transform(), "offset points", ha="right", va="center", fontweight="bold")
+                         axes[0].get_yaxis_transform(), "offset points", ha="right", va="center",
+                         fontweight="bold")
     style = {"linewidth": 1.1, "linestyle": "-", "markersize": 4}
     legend(figure, [mark("default, 95 % interval", "o", colour, **style),
                     mark("another value", "o", colour, mfc="white", **style),
@@ -142,13 +150,16 @@ def strength_figure(gains: pd.DataFrame, metric: str = "R1") -> Figure:
         # A ladder stands a little aside of the other, so that no interval hides another.
         for aside, (ladder, style) in zip((-0.04, 0.04), LADDERS.items()):
             line = gains[(gains["target"] == target) & (gains["ladder"] == ladder)].sort_values("share")
-            x, style = np.log2(line["share"]) + aside, style | {"ms": 4, "lw": 1.3, "label": f"share of {ladder}"}
+            x, style = np.log2(line["share"]) + aside, style | {"ms": 4, "lw": 1.3,
+                                                                "label": f"share of {ladder}"}
             above.plot(x, line["frozen"], **style)
-            below.errorbar(x, line["difference"], yerr=bars(*(line[c] for c in ("difference", "low", "high"))), capsize=2,
+            below.errorbar(x, line["difference"], yerr=bars(*(line[c] for c in ("difference", "low",
+                                                                                "high"))), capsize=2,
                            elinewidth=0.9, **style)
         below.axhline(0, color="0.2", linewidth=0.8)
         above.set_title(target)
-        below.set_xticks(np.log2(shares), ["all" if share == 1 else f"1/{round(1 / share)}" for share in shares])
+        below.set_xticks(np.log2(shares), ["all" if share == 1 else f"1/{round(1 / share)}"
+                                           for share in shares])
         below.set_xlabel("share trained on")
     axes[0, 0].set_ylabel(f"{METRICS[metric]} without\nadaption, %")
     axes[1, 0].set_ylabel(f"{METRICS[metric]}: gain by\nadaption, points")

@@ -31,12 +31,14 @@ def contact_sheet(data: ReIDSet, title: str = "", rows: int = 2, seed: int = 0) 
     random = torch.Generator().manual_seed(seed)
     usable = (counts >= min(2, slots)).nonzero().flatten()
     people = usable[torch.randperm(len(usable), generator=random)[: rows * (COLUMNS // slots)]]
-    groups = [(f"person {pid}", in_order(data.pids == pid, data.camids, slots)) for pid in sorted(people.tolist())]
+    groups = [(f"person {pid}", in_order(data.pids == pid, data.camids, slots))
+              for pid in sorted(people.tolist())]
     others = (data.pids == 0).nonzero().flatten()
     if len(others):
         drawn = others[torch.randperm(len(others), generator=random)[: 2 * slots]].tolist()
         groups[-2:] = [("distractors", drawn[:slots]), ("distractors", drawn[slots:])]
-    return group_sheet(data.images, groups, COLUMNS // slots, title, [f"c{camid}" for camid in data.camids.tolist()])
+    return group_sheet(data.images, groups, COLUMNS // slots, title,
+                       [f"c{camid}" for camid in data.camids.tolist()])
 
 
 def in_order(rows: Tensor, key: Tensor, limit: int) -> list[int]:
@@ -60,8 +62,10 @@ def group_sheet(
 
 def columns_sheet(columns: Mapping[str, Sequence[Tensor]], labels: Sequence[str] = ()) -> Figure:
     """A named column of images (3, h, w) each, with labels left of the rows."""
-    names = [re.sub("[- ]", lambda cut: f"{cut[0].strip()}\n", name, count=1) if len(name) > 8 else name for name in columns]
-    rows = [[*labels[r : r + 1], *(Photo(image, heading="" if r else name) for name, image in zip(names, images))]
+    names = [re.sub("[- ]", lambda cut: f"{cut[0].strip()}\n", name, count=1) if len(name) > 8 else name
+             for name in columns]
+    rows = [[*labels[r : r + 1], *(Photo(image, heading="" if r else name) for name,
+                                   image in zip(names, images))]
             for r, images in enumerate(zip(*columns.values()))]
     return photo_sheet(rows)
 
@@ -91,7 +95,8 @@ def statistics_figure(statistics: pd.DataFrame, targets: Sequence[str]) -> Figur
     palette = {name: TARGET if name in targets else SOURCE for name in names}
     figure, (axes,) = panels(1, len(STATISTICS), 0.5 + 0.26 * len(names), sharey=True)
     for axis, what in zip(axes, STATISTICS):
-        sns.boxplot(statistics, x=what, y="set", hue="set", palette=palette, whis=(5, 95), showfliers=False, showcaps=False,
+        sns.boxplot(statistics, x=what, y="set", hue="set", palette=palette, whis=(5, 95), showfliers=False,
+                    showcaps=False,
                     width=0.3, linecolor=INK, linewidth=0.9, ax=axis)
         axis.plot(cameras[what], cameras["set"].map(names.index) + 0.35, "|", color=INK, ms=4, mew=0.7)
         axis.set(title=what, xlabel="", ylabel="")
@@ -127,7 +132,8 @@ def headroom_figure(rows: pd.DataFrame) -> Figure:
     for axis, title in ((left, "as evaluated"), (right, f"galleries of {common_size(rows)} images")):
         axis.set(xlim=(-3, 103), xlabel="rank 1, per cent", title=title)
         axis.tick_params(axis="y", length=0)
-    marks = [mark(home, "o", SOURCE), mark(away, "o", TARGET), mark(neutral, "o", TARGET, mfc="white", mew=1.4)]
+    marks = [mark(home, "o", SOURCE), mark(away, "o", TARGET),
+             mark(neutral, "o", TARGET, mfc="white", mew=1.4)]
     marks = [m for m in marks if common[m.get_label()].notna().any()] + [mark("a camera pair", "|")]
     if common[home].notna().any():
         right.axvline(common[home].mean(), color=SOURCE, lw=0.9, ls="--", zorder=0)

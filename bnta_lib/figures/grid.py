@@ -27,19 +27,22 @@ def figure_4(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     """
     cells, targets = grid_cells(rows, metric), list(rows["target"].unique())
     frozen = rows[(rows["N"] == 0) & (rows["metric"] == metric)].groupby("target")["value"].mean()
-    figure, axes = panels(2, len(targets), 4.8, 1 if len(targets) > 1 else 0.6, sharex="col", height_ratios=[1.5, 1])
+    figure, axes = panels(2, len(targets), 4.8, 1 if len(targets) > 1 else 0.6, sharex="col",
+                          height_ratios=[1.5, 1])
     for (above, below), target in zip(axes.T, targets):
         table = cells[cells["target"] == target].sort_values("K")
         sizes = sorted(table["N"].unique())
         for number, n in enumerate(sizes):
-            line, colour = table[table["N"] == n], mpl.colormaps["viridis"](0.92 * (1 - number / max(1, len(sizes) - 1)))
+            line, colour = table[table["N"] == n], mpl.colormaps["viridis"](0.92 * (1 - number / max(1,
+                    len(sizes) - 1)))
             for axis, value in ((above, "value"), (below, "seconds")):
                 axis.plot(line["K"], line[value], "o-", color=colour, ms=3, lw=1.2, label=f"{n}")
         half = (line["high"] - line["low"]) / 2  # NaN: no spread to judge by, and no band
         low, high = (f([*table["value"], frozen[target]]) for f in (min, max))
         # A band of very few splits must not flatten the lines.
         room = 0.05 * (high - low) + min(half.fillna(0).max(), 0.6 * (high - low) + 1)
-        band = above.fill_between(line["K"], (line["value"] - half).clip(lower=0), (line["value"] + half).clip(upper=100),
+        band = above.fill_between(line["K"], (line["value"] - half).clip(lower=0),
+                                  (line["value"] + half).clip(upper=100),
                                   color=colour, alpha=0.15, linewidth=0)
         dashed = above.axhline(frozen[target], color="0.2", linestyle="--", linewidth=1)
         above.set(title=_title(target), ylim=(max(low - room, -0.3), high + room))
@@ -69,18 +72,20 @@ def gain_figure(rows: pd.DataFrame, metric: str = "R1", default: int = 128) -> F
     for axis, target in zip(axes.flat, targets):
         values, texts = (cells[cells["target"] == target].pivot(index="N", columns="K", values=name)
                          .sort_index(ascending=False) for name in ("difference", "text"))
-        sns.heatmap(values, vmin=-largest, vmax=largest, cmap="RdBu", annot=texts.fillna(""), fmt="", cbar=False, ax=axis,
+        sns.heatmap(values, vmin=-largest, vmax=largest, cmap="RdBu", annot=texts.fillna(""), fmt="",
+                    cbar=False, ax=axis,
                     annot_kws={"fontsize": 7, "fontweight": "bold"})
         for cell in axis.texts:
             cell.set_fontweight("normal" if cell.get_text().startswith("(") else "bold")
         framed = values.columns.get_loc(min(default, int(values.index[0]) // 2))
-        axis.add_patch(plt.Rectangle((framed + 0.02, 0.04), 0.96, 0.92, fill=False, edgecolor="black", linewidth=1.4))
+        axis.add_patch(plt.Rectangle((framed + 0.02, 0.04), 0.96, 0.92, fill=False, edgecolor="black",
+                                     linewidth=1.4))
         axis.tick_params(length=0, rotation=0)
         axis.set(xlabel="K, pairs", ylabel="N, images", title=_title(target), facecolor="0.85")
     figure.colorbar(axis.collections[0], ax=axes[:, 0].tolist(), pad=0.015, aspect=35,
                     label=f"{METRICS[metric]}: gain over no adaption, points")
-    figure.supxlabel("in brackets: the 95 % interval includes 0, or there is none; framed: the sample of Table 2; "
-                     "grey: 2K > N", fontsize=8)
+    figure.supxlabel("in brackets: the 95 % interval includes 0, or there is none; framed: the sample of "
+                     "Table 2; grey: 2K > N", fontsize=8)
     return figure
 
 
@@ -99,15 +104,18 @@ def nk_figure(
     # Placed by hand: a slider does not wait for a layout.
     figure, (axes,) = panels(1, 3, 2.7, 1.3, layout="none", gridspec_kw={
         "left": 0.07, "right": 0.99, "bottom": 0.17, "top": 0.8, "wspace": 0.3})
-    for axis, along, value, lines in zip(axes, "KNK", (metric, metric, "seconds"), (along_k, along_n, along_k)):
+    for axis, along, value, lines in zip(axes, "KNK", (metric, metric, "seconds"),
+                                         (along_k, along_n, along_k)):
         at, fixed = (k, f"N = {n}") if along == "K" else (n, f"K = {k}")
         for label, (style, colour, size) in styles.items():
             if value == metric or label != "mean of splits":  # a time is of its machine
-                axis.plot(lines[label][along], lines[label][value], style, color=colour, ms=size, lw=1.5, label=label)
+                axis.plot(lines[label][along], lines[label][value], style, color=colour, ms=size, lw=1.5,
+                          label=label)
         if frozen is not None and value == metric:
             axis.axhline(frozen, color=COLOURS["adapted"], ls="--", lw=1, label="no adaption")
         axis.axvline(at, color="0.35", ls=":", lw=1)
-        axis.plot(at, point[value] if point is not None else float("nan"), "o", ms=10, mfc="none", mec=INK, mew=1.6,
+        axis.plot(at, point[value] if point is not None else float("nan"), "o", ms=10, mfc="none", mec=INK,
+                  mew=1.6,
                   label="this setting")
         _log_axis(axis, {at, *(int(size) for line in lines.values() for size in line[along])})
         axis.margins(0.08)

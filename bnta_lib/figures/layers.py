@@ -1,4 +1,4 @@
-"""BN layers from shallow to deep: what they put out (Figure 1), and how far adaption moves them (Figure 3)."""
+"""BN layers from shallow to deep: their outputs (Figure 1), and how far adaption moves them (Figure 3)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def figure_1(
 def _densities(axis: Axes, outputs: Mapping, distances: Mapping[str, float], edges: np.ndarray) -> None:
     for kind, text in KINDS.items():
         text += f", d = {distances[kind]:.3f}" if kind in distances else ""
-        axis.plot((edges[1:] + edges[:-1]) / 2, density(outputs[kind], edges), "--" if kind == "frozen" else "-",
+        axis.plot((edges[1:] + edges[:-1]) / 2, density(outputs[kind], edges),
+                  "--" if kind == "frozen" else "-",
                   color=COLOURS[kind], linewidth=1.4, label=text)
     axis.legend(fontsize=7, loc="upper left", handlelength=1.6, borderaxespad=0.1)
     axis.set_xlim(edges[0], edges[-1])
@@ -102,7 +103,8 @@ def changes_figure(changes: pd.DataFrame) -> Figure:
         layer_axis(axis, _layers(changes), names=quantity == "mean")
         lowest = 0.7 * rate["min"].where(rate["min"] > 0, rate["mean"]).min()
         axis.plot(rate["mean"], "o", color=COLOURS["adapted"], markersize=3.5)
-        axis.vlines(rate.index, rate["min"].clip(lower=lowest), rate["max"], color=COLOURS["adapted"], linewidth=1.2)
+        axis.vlines(rate.index, rate["min"].clip(lower=lowest), rate["max"], color=COLOURS["adapted"],
+                    linewidth=1.2)
         if len(rate):
             log_rates(axis, lowest, 1.4 * rate["max"].max())
         axis.grid(axis="y", color="0.85", linewidth=0.6)
@@ -115,7 +117,8 @@ def changes_figure(changes: pd.DataFrame) -> Figure:
 def log_rates(axis: Axes, low: float, high: float) -> None:
     """A logarithmic axis from low to high, with two labels or more if they are a factor of two apart."""
     wide = high / low
-    steps = (1,) if wide > 100 else (1, 3) if wide > 12 else (1, 2, 3, 5, 7) if wide > 4 else (1, 1.4, 2, 2.8, 4, 5.6, 8)
+    steps = (1,) if wide > 100 else (1, 3) if wide > 12 else (1, 2, 3, 5, 7) if wide > 4 else (1, 1.4, 2, 2.8,
+                                                                                               4, 5.6, 8)
     axis.set(yscale="log", ylim=(low, high))
     axis.yaxis.set_major_locator(LogLocator(subs=steps))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -136,7 +139,8 @@ def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
         for number, target in enumerate(targets):
             table, (colour, marker) = shown[shown["target"] == target], TARGETS[number % len(TARGETS)]
             x = table["index"].map(layers.index) + 0.22 * (number - (len(targets) - 1) / 2)
-            axis.errorbar(x, table["rate"], table["std"].fillna(0), fmt=marker, color=colour, ms=4, capsize=1.5,
+            axis.errorbar(x, table["rate"], table["std"].fillna(0), fmt=marker, color=colour, ms=4,
+                          capsize=1.5,
                           elinewidth=0.9, label=f"S→{target}")
         for x in range(1, len(layers), 2):
             axis.axvspan(x - 0.5, x + 0.5, color="0.95", zorder=0, linewidth=0)
@@ -161,7 +165,8 @@ def rates_heat_map(rates: pd.DataFrame) -> Figure:
                             np.ma.masked_less_equal(table.fillna(0).to_numpy(), 0), norm=mpl.colors.LogNorm(),
                             cmap=mpl.colormaps["viridis"].with_extremes(bad="0.8"))
     layer_axis(axis, layers, shade=False)
-    axis.hlines(np.arange(len(targets), rows, len(targets)) - 0.5, 0.5, columns + 0.5, color="white", linewidth=3)
+    axis.hlines(np.arange(len(targets), rows, len(targets)) - 0.5, 0.5, columns + 0.5, color="white",
+                linewidth=3)
     axis.vlines([last + 0.5 for _, _, last in stages(layers)], -0.5, rows - 0.5, color="white", linewidth=0.8)
     axis.set(xlabel=f"{DEPTH} (grey: did not move)", ylabel="quantity and target", ylim=(rows - 0.5, -0.5))
     axis.set_yticks(range(rows), [f"{SYMBOLS[q]}  S→{t}" for q, t in table.index])
@@ -182,7 +187,8 @@ def layer_figure(
     """
     # Placed by hand: a slider does not wait for a layout.
     figure, axes = panels(2, 3, 3.0, 1.3, layout="none", gridspec_kw={
-        "width_ratios": [2, 1, 1], "left": 0.07, "right": 0.99, "bottom": 0.16, "top": 0.92, "wspace": 0.3, "hspace": 0.6})
+        "width_ratios": [2, 1, 1], "left": 0.07, "right": 0.99, "bottom": 0.16, "top": 0.92, "wspace": 0.3,
+        "hspace": 0.6})
     for axis in axes[:, 0]:
         axis.remove()
     axis = figure.add_subplot(axes[0, 0].get_gridspec()[:, 0], xlabel=label, ylabel="density")
@@ -190,7 +196,8 @@ def layer_figure(
     axis.set_ylim(0, 1.45 * axis.get_ylim()[1])
     for axis, (quantity, symbol) in zip(axes[:, 1:].flat, SYMBOLS.items()):
         change = changes[quantity]
-        axis.vlines(range(1, len(change) + 1), 0, change, color=COLOURS["adapted"], lw=min(2.0, 120 / len(change)))
+        axis.vlines(range(1, len(change) + 1), 0, change, color=COLOURS["adapted"],
+                    lw=min(2.0, 120 / len(change)))
         axis.axhline(0, color="0.3", linewidth=0.7)
         axis.set(title=f"change of {symbol}", xticks=[1, len(change)])
         axis.ticklabel_format(axis="y", scilimits=(-2, 2))
@@ -205,7 +212,8 @@ def layer_figure(
 def stem_figure(stem: pd.DataFrame) -> Figure:
     """Mean and deviation of each channel that enters the first BN layer, against its stored ones.
 
-    ``stem``: of :func:`bnta_lib.explore.figures.stem_statistics`. On the grey line images have what is stored.
+    ``stem``: of :func:`bnta_lib.explore.figures.stem_statistics`. On the grey line images have what is
+    stored.
     """
     figure, (axes,) = panels(1, 2, 2.5, 0.7, layout="none", gridspec_kw={
         "left": 0.14, "right": 0.98, "bottom": 0.2, "top": 0.86, "wspace": 0.45})

@@ -24,15 +24,18 @@ def crops_figure(site: Site, rows: int = 4, seed: int = 0) -> Figure:
     random = torch.Generator().manual_seed(seed)
     if site.tracks is None:
         drawn = torch.randperm(len(site), generator=random)[: rows * COLUMNS].sort().values.tolist()
-        return group_sheet(site.images, [("", drawn[i : i + COLUMNS]) for i in range(0, len(drawn), COLUMNS)], 1)
+        return group_sheet(site.images, [("", drawn[i : i + COLUMNS]) for i in range(0, len(drawn), COLUMNS)],
+                           1)
     names, counts = torch.unique(site.tracks, return_counts=True)
     slots = min(8, max(2, int(counts.max())))
     drawn = torch.randperm(len(names), generator=random)[: rows * (COLUMNS // slots)].sort().values
-    groups = [(f"track {track}", in_order(site.tracks == track, site.times, slots)) for track in names[drawn].tolist()]
+    groups = [(f"track {track}", in_order(site.tracks == track, site.times, slots))
+              for track in names[drawn].tolist()]
     return group_sheet(site.images, groups, COLUMNS // slots)
 
 
-def neighbours_figure(probes: Tensor, gallery: Tensor, before: Tensor, after: Tensor, selected: Tensor) -> Figure:
+def neighbours_figure(probes: Tensor, gallery: Tensor, before: Tensor, after: Tensor,
+                      selected: Tensor) -> Figure:
     """Selected probes with their nearest crops before and after: what is new or lost is framed.
 
     ``probes`` (P, 3, h, w) and ``gallery`` (N, 3, h, w), uint8; ``before`` and ``after`` (P, k):
@@ -82,10 +85,12 @@ def study_figure(study: pd.DataFrame) -> Figure:
     figure, ((axis,),) = panels(1, 1, 3.0, 0.62)
     for kind, rows in study.groupby("adaption", sort=False):
         marker, colour = STUDY_MARKS.get(kind, ("o", "0.3"))
-        axis.errorbar(rows["true"], rows["estimate"], yerr=bars(rows["estimate"], rows["low"], rows["high"]), fmt=marker,
+        axis.errorbar(rows["true"], rows["estimate"], yerr=bars(rows["estimate"], rows["low"], rows["high"]),
+                      fmt=marker,
                       color=colour, markersize=4.5, elinewidth=0.6, alpha=0.8, label=kind)
     axis.axhline(0, color="0.5", linewidth=0.8, linestyle=":")
     axis.axvline(0, color="0.5", linewidth=0.8, linestyle=":")
-    axis.set(xlabel="true change of rank 1 across cameras, points", ylabel="change by tracks,\nwithout labels, points")
+    axis.set(xlabel="true change of rank 1 across cameras, points",
+             ylabel="change by tracks,\nwithout labels, points")
     figure.legend(title="adaption", fontsize=7, title_fontsize=7, loc="outside right center")
     return figure

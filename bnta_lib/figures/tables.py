@@ -39,7 +39,8 @@ def methods_figure(
     adapters = list(adapters) or [m for m in methods if m not in (against, "Baseline")]
     measured = rows[rows["metric"] == metric]
     levels = measured.groupby(["target", "method", "split"], sort=False, as_index=False)["value"].mean()
-    paired = pd.concat([differences(measured, adapter, against, metric).assign(method=adapter) for adapter in adapters])
+    paired = pd.concat([differences(measured, adapter, against, metric).assign(method=adapter)
+                        for adapter in adapters])
     figure, axes = panels(2, len(targets), 4.6, sharey="row", sharex="row", height_ratios=[1.15, 1])
     for (above, below), target in zip(axes.T, targets):
         for axis, table, value, names, spread in ((above, levels, "value", methods, deviation),
@@ -82,8 +83,10 @@ def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
             reading, y = reading_of(test.table), methods.index(test.method)
             splits = differences(rows[rows["table"] == test.table], test.method, test.against, metric)
             marker, colour = READINGS[reading]
-            draw_splits(axis, y - 0.36 + step * (2 * readings.index(reading) + 0.5), colour=colour, marker=marker, bar="|",
-                        values=splits.loc[splits["target"] == target, "difference"], apart=step / 2, jitter=0, upright=False)
+            draw_splits(axis, y - 0.36 + step * (2 * readings.index(reading) + 0.5), colour=colour,
+                        marker=marker, bar="|",
+                        values=splits.loc[splits["target"] == target, "difference"], apart=step / 2, jitter=0,
+                        upright=False)
             if not np.isnan(test.paper):
                 axis.plot(test.paper, y + 0.36, "D", ms=4.5, mfc="none", mec="black", zorder=4)
         axis.set(title=f"{target}, the paper's target" if target in cited else target)
@@ -120,7 +123,8 @@ def claims_figure(table: pd.DataFrame) -> Figure:
     """
     groups = list(table.groupby(["where", "unit"], sort=False))
     heights = [len(rows) + 0.5 for _, rows in groups]
-    figure, axes = panels(len(groups), 1, 0.128 * sum(heights) + 0.4 * len(groups) + 0.35, height_ratios=heights)
+    figure, axes = panels(len(groups), 1, 0.128 * sum(heights) + 0.4 * len(groups) + 0.35,
+                          height_ratios=heights)
     points = table.loc[table["unit"] == "points", ["low", "high", "here", "paper"]].to_numpy(float)
     limits = (np.nanmin(points) - 0.6, np.nanmax(points) + 0.6) if np.isfinite(points).any() else (-1, 1)
     before = None
@@ -129,7 +133,8 @@ def claims_figure(table: pd.DataFrame) -> Figure:
         if unit in ("points", SHARE):
             axis.set_xlim(limits if unit == "points" else (-3, 103))
         axis.set_xlabel(UNITS.get(unit, unit), fontsize=7, labelpad=1)
-        axis.annotate("" if where == before else where, (0, 1), (-250, 2), "axes fraction", "offset points", fontweight="bold", fontsize=8)
+        axis.annotate("" if where == before else where, (0, 1), (-250, 2), "axes fraction", "offset points",
+                      fontweight="bold", fontsize=8)
         before = where
     marks = [mark(f"here: {verdict}", marker, colour, ms=4.5, mew=0, lw=1.3, linestyle="-")
              for verdict, (colour, marker) in VERDICTS.items()]
