@@ -221,7 +221,8 @@ def check_images(images: Tensor) -> None:
     """Raise ValueError unless these are uint8 images (N, 3, h, w) in one tensor."""
     got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
     if not re.fullmatch(r"torch.uint8 \(\d+, 3, [1-9]\d*, [1-9]\d*\)", got):
-        raise ValueError(f"images must be uint8 of shape (N, 3, height, width) in one torch tensor, got {got}")
+        raise ValueError("images must be uint8 of shape (N, 3, height, width) in one torch tensor, "
+                         f"got {got}")
 
 
 def change_rates(before: nn.Module, after: nn.Module) -> pd.DataFrame:

@@ -30,13 +30,13 @@ def close(loss, value):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_identity_loss_is_not_the_batch_mean_cross_entropy(smoothing):
+def test_identity_loss_is_the_batch_mean_cross_entropy(smoothing):
     logits, labels = draw(4, 5), torch.tensor([0, 4, 2, 2])
     rows = [cross_entropy(s, y, smoothing) for s, y in zip(logits, labels)]
     close(identity_loss(logits, labels, smoothing), np.mean(rows))
 
 
-def test_positioning_loss_is_not_summed_over_stripes_and_averaged_over_images():
+def test_positioning_loss_is_summed_over_stripes_and_averaged_over_images():
     close(positioning_loss(torch.zeros(7, 6, 6, dtype=torch.float64)), 6 * math.log(6))
     scores = draw(3, 4, 4)
     expected = sum(cross_entropy(scores[b, h], h) for b in range(3) for h in range(4)) / 3
@@ -44,7 +44,7 @@ def test_positioning_loss_is_not_summed_over_stripes_and_averaged_over_images():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_training_matching_loss_is_not_summed_over_parts_and_averaged_over_images(smoothing):
+def test_training_matching_loss_is_summed_over_parts_and_averaged_over_images(smoothing):
     logits, labels = draw(3, 4, 5), torch.tensor([4, 0, 1])
     expected = sum(
         cross_entropy(logits[b, h], labels[b], smoothing) for b in range(3) for h in range(4)
@@ -52,7 +52,7 @@ def test_training_matching_loss_is_not_summed_over_parts_and_averaged_over_image
     close(matching_train_loss(logits, labels, smoothing), expected)
 
 
-def test_triplet_loss_does_not_take_the_hardest_of_the_batch():
+def test_triplet_loss_takes_the_hardest_of_the_batch():
     # On a line: person 0 at 0 and 3, person 1 at 1 and 10, person 2 alone at 30.
     line = torch.tensor([[0.0], [3.0], [1.0], [10.0], [30.0]], dtype=torch.float64)
     labels = torch.tensor([0, 0, 1, 1, 2])
@@ -60,7 +60,7 @@ def test_triplet_loss_does_not_take_the_hardest_of_the_batch():
     close(triplet_loss(line, labels, 0.3), ((2.3) + (1.3) + (8.3) + (2.3)) / 4)
 
 
-def test_what_is_not_said_is_the_papers_choice():
+def test_defaults_are_the_papers_choices():
     """No label smoothing, a margin of 0.3, the sum of Eq. (8)."""
     labels = torch.tensor([0, 0, 1, 1])
     close(identity_loss(draw(4, 5), labels), identity_loss(draw(4, 5), labels, 0.0))
@@ -73,7 +73,7 @@ def test_what_is_not_said_is_the_papers_choice():
           matching_tta_loss(near[:, None].expand(4, 3, 3), parts, 0.3, "sum"))
 
 
-def test_triplet_loss_of_a_batch_without_triplets_is_not_zero_or_not_finite():
+def test_triplet_loss_of_a_batch_without_triplets_is_zero():
     for labels in (torch.arange(4), torch.zeros(4, dtype=torch.int64)):
         features = draw(4, 3).requires_grad_()
         loss = triplet_loss(features, labels)
@@ -97,7 +97,7 @@ def tta_by_loops(local, parts, margin):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_tta_matching_loss_differs_from_equation_8(seed):
+def test_tta_matching_loss_is_equation_8(seed):
     local = draw(12, 4, 3, seed=seed)
     parts = torch.randint(0, 4, (6,), generator=torch.Generator().manual_seed(seed))
     terms = tta_by_loops(local, parts, 0.3)
@@ -106,28 +106,28 @@ def test_tta_matching_loss_differs_from_equation_8(seed):
     close(matching_tta_loss(local, parts, 0.3, "mean"), sum(terms) / 6)
 
 
-def test_tta_matching_loss_takes_another_stripe_or_the_pair_itself_as_negative():
+def test_negatives_are_of_the_matched_stripe_outside_the_pair():
     # Stripe 1 decides; stripe 0 holds values that would change the result.
     local = torch.tensor([[[9.0], [0.0]], [[0.0], [1.0]], [[9.0], [5.0]], [[9.0], [7.0]]])
     # Stripe 1 of pair 0: positive 1, negative |0 - 5| = 5; of pair 1: positive 2, negative 4.
     close(matching_tta_loss(local, torch.tensor([1, 1]), margin=3.0), 0 + (3 + 2 - 4))
 
 
-def test_order_of_pairs_changes_the_tta_matching_loss():
+def test_tta_matching_loss_does_not_depend_on_the_order_of_pairs():
     local, parts = draw(12, 4, 3), torch.tensor([0, 1, 2, 3, 0, 1])
     order = torch.tensor([4, 2, 0, 5, 1, 3])
     moved = local.view(6, 2, 4, 3)[order].flatten(0, 1)
     close(matching_tta_loss(local, parts), matching_tta_loss(moved, parts[order]))
 
 
-def test_a_single_pair_breaks_the_step():
+def test_a_single_pair_gives_no_matching_loss():
     local = draw(2, 4, 3).requires_grad_()
     loss = matching_tta_loss(local, torch.tensor([1]))
     loss.backward()
     assert loss == 0 and not local.grad.any()
 
 
-def test_equal_features_give_gradients_that_are_not_finite():
+def test_equal_features_give_finite_gradients():
     local = torch.ones(8, 3, 4, requires_grad=True)
     loss = matching_tta_loss(local, torch.tensor([0, 1, 2, 0]), 0.3)
     loss.backward()
@@ -135,7 +135,7 @@ def test_equal_features_give_gradients_that_are_not_finite():
     assert torch.isfinite(local.grad).all()
 
 
-def test_tta_matching_loss_takes_bad_arguments():
+def test_tta_matching_loss_refuses_bad_arguments():
     with pytest.raises(ValueError, match="'sum' or 'mean', not 'max'"):
         matching_tta_loss(draw(4, 3, 2), torch.tensor([0, 1]), reduction="max")
     with pytest.raises(ValueError, match="2 pairs need 4 images, got 5"):
@@ -149,17 +149,17 @@ def test_tta_matching_loss_takes_bad_arguments():
     (lambda x: triplet_loss(x, torch.tensor([0, 0, 1, 1, 2]), 2.0), (5, 3)),
     (lambda x: matching_tta_loss(x, torch.tensor([0, 1, 1]), 2.0), (6, 2, 3)),
 ])  # fmt: skip
-def test_gradients_differ_from_differences(loss, shape):
+def test_gradients_are_those_of_differences(loss, shape):
     assert torch.autograd.gradcheck(loss, draw(*shape).requires_grad_())
 
 
-def test_distances_far_from_the_origin_lose_digits():
+def test_distances_far_from_the_origin_keep_their_digits():
     a = (draw(5, 3) + 1e6).float()
     expected = [[np.linalg.norm(np.float64(x) - np.float64(y)) for y in a] for x in a]
     np.testing.assert_allclose(pairwise_distance(a, a), expected, rtol=1e-6)
 
 
-def test_gradients_of_parts_chosen_many_times_depend_on_how_threads_run():
+def test_gradients_of_parts_chosen_many_times_are_the_same_each_time():
     random = torch.Generator().manual_seed(0)
     local = torch.randn(128, 6, 256, generator=random, requires_grad=True)
     parts = torch.zeros(64, dtype=torch.int64)  # all add up in one stripe
