@@ -26,7 +26,7 @@ from bnta_lib.files import atomic
 from bnta_lib.model import embed
 from bnta_lib.settings import figures_dir, settings
 from bnta_lib.site.guards import Guards, guarded_adapt
-from bnta_lib.suite.experiments import sample_of, score
+from bnta_lib.suite.runner import sample_of, score
 from bnta_lib.suite.train import trained_model
 
 OPEN = Guards(min_images=0, max_duplicates=1, max_move=math.inf, min_spread=0)

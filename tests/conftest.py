@@ -63,3 +63,40 @@ def style():
     base.use_style()
     yield
     matplotlib.pyplot.close("all")
+
+
+def lab_of(own: Settings, models: dict, targets: dict, sources=()):
+    """A lab of these settings, models and targets instead of those that it would load."""
+    from bnta_lib.suite.lab import Lab
+
+    lab = Lab(own.profile, progress=False)
+    lab.settings, lab.targets, lab.sources, lab.trained_on = own, targets, list(sources), ""
+    lab._models = dict(models)
+    return lab
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Settings:
+    """Settings of a network that adapts to 24 images in a tenth of a second."""
+    return settings("smoke", height=48, width=24, stripes=3, base_width=4, local_dim=8, tta_batch=4, tta_seeds=2)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny) -> dict[str, BNTANet]:
+    """Networks of 6 people under the names of trainings, drawn from different seeds."""
+    models = {}
+    for seed, name in enumerate(("bnta", "baseline", "pos", "mat", "id_pos", "id_mat")):
+        torch.manual_seed(seed)
+        models[name] = BNTANet(6, tiny).eval()
+    return models
+
+
+@pytest.fixture(scope="session")
+def dots():
+    """A target of 12 people with a whole split and a part of one."""
+    from bnta_lib.data.sets import ReIDSet, Split, Target
+
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (24, 3, 48, 24), dtype=torch.uint8, generator=random)
+    data = ReIDSet("dots", images, torch.arange(1, 13).repeat(2), torch.tensor([1, 2]).repeat_interleave(12))
+    return Target(data, (Split(torch.arange(12), torch.arange(12, 24)), Split(torch.arange(8), torch.arange(12, 22))))

@@ -158,36 +158,8 @@ def grid(place: Path):
     return _in_tree(place, "GRID", "folders", "features_and_partitions.mat")
 
 
-def result(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
-    """A file of the results store: read as it was written, or not at all."""
-    from bnta_lib.suite import store as results
-
-    def first() -> list[dict]:
-        return [{"metric": "R1", "value": 50.0, "unit": "%"}]
-
-    results.measured("x", {"data": "d", "model": "m"}, first, profile="smoke")
-    good = next((place / "cache" / "results").rglob("*.json")).read_bytes()
-    rows = results.stored("smoke").to_json()
-
-    def read(path: Path) -> None:
-        home = place / "cache" / "results" / "smoke" / "x"
-        os.replace(path, next(home.iterdir()))
-        again = results.stored("smoke")
-        if len(again) and again.to_json() != rows and not written_so(next(home.iterdir())):
-            raise AssertionError("a changed file was read as if it were whole")
-
-    def written_so(path: Path) -> bool:
-        """Whether its digest is that of what it holds: the fuzzer sees what a digest is compared with, and puts
-        the right one in. Whoever computes it anew can write a row; it tells of damage and careless hands."""
-        held = json.loads(path.read_text())
-        text = json.dumps([held["key"], held["rows"]], sort_keys=True)
-        return held["digest"] == hashlib.sha256(text.encode()).hexdigest()
-
-    return [good], read
-
-
 READERS: dict[str, Callable] = {
-    reader.__name__: reader for reader in (archive, delta, weights, image, cuhk03, sysu, grid, result)}
+    reader.__name__: reader for reader in (archive, delta, weights, image, cuhk03, sysu, grid)}
 
 
 # ---------------------------------------------------------------- one reader in a process of its own

@@ -1,25 +1,20 @@
 import zlib
-from dataclasses import asdict, replace
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from scipy import stats
 
-from bnta_lib import BNTANet, adapt, settings
-from bnta_lib.suite import choices, experiments
-from bnta_lib.suite.choices import AFFINE, CHOICES, READINGS
-from bnta_lib.data.sets import ReIDSet, Split, Target
+from bnta_lib import settings
 from bnta_lib.figures import base
 from bnta_lib.figures import choices as figures
-from bnta_lib.weights import model_settings
+from bnta_lib.suite import choices
+from bnta_lib.suite.specs import CHOICES, TABLES
 
 matplotlib.use("Agg")
 TARGETS = ("VIPeR", "GRID", "iLIDS")
-EVERY = (*CHOICES.values(), READINGS, AFFINE)
 COUNTS = [f"{word}: values" for word in ("holds", "does not hold", "not resolved", "diverged")]
 
 
@@ -31,175 +26,39 @@ def style():
 
 
 def made(gain, targets=TARGETS, splits=5) -> pd.DataFrame:
-    """Rows as choice_rows has them; gain(choice, label, updated, target) in points.
+    """Rows as ``lab.measure("open_choices")`` has them; gain(choice, label, updated, target) in points.
 
     The splits of a value deviate from it by noise of zero mean, so that its mean is exact and no
     difference is without spread.
     """
-    plan = choices.planned()[["choice", "value_label", "updated", "where"]].to_dict("records")
-    plan += [{"choice": "readings", "value_label": reading, "updated": updated, "where": "own"}
-             for reading in ("alone", "restore")
-             for updated in ("none", "mu", "var", "mu+var", "gamma", "beta", "gamma+beta", "all")]
-    rows, own = [], choices.own_target(dict.fromkeys(targets))
-    for row in plan:
-        for target in targets if row["where"] != "own" else [own]:
-            name = " ".join(map(str, row.values())).encode()
-            noise = np.random.default_rng(zlib.crc32(name)).normal(0, 0.1, splits)
+    rows = []
+    for part in TABLES["open_choices"]:
+        for target, spec, _ in part.plan(dict.fromkeys(targets, 60), settings("laptop")):
+            row = dict(spec.labels)
+            noise = np.random.default_rng(zlib.crc32(" ".join(row.values()).encode())).normal(0, 0.1, splits)
             for split, more in enumerate(noise - noise.mean()):
-                added = 0.0 if row["updated"] == "none" else more + gain(
-                    row["choice"], row["value_label"], row["updated"], target)
+                added = 0.0 if row["updated"] == "none" else more + gain(*row.values(), target)
                 rows.append({**row, "target": target, "split": split, "seed": 0, "metric": "R1",
                              "value": 40 + 3 * split + added})
-    return pd.DataFrame(rows).drop(columns="where")
+    return pd.DataFrame(rows)
 
 
-def test_value_differs_from_its_default_in_the_named_setting_alone():
-    fields = {"momentum": {"tta_momentum"}, "optimiser": {"tta_optimizer", "tta_lr"},
-              "epochs": {"tta_epochs"}, "bnneck": {"follow_bnneck"}, "distance": {"normalise_features"},
-              "stripes": {"model"}, "reduction": {"matching_reduction"}, "margin": {"margin"},
-              "lambda3": {"lambda3"}}
-    assert fields.keys() == CHOICES.keys()
-    for name, choice in CHOICES.items():
-        usual = choice.default.run
-        for value in choice.values:
-            own = value.run
-            assert own.overrides.keys() == usual.overrides.keys()
-            assert own.options.keys() == usual.options.keys()
-            ours, theirs = ({**r.overrides, **r.options} for r in (own, usual))
-            changed = {k for k in ours if ours[k] != theirs[k]}
-            changed |= {"model"} if own.model != usual.model else set()
-            assert (changed <= fields[name] and bool(changed)) != value.default
-            assert own.adapter == "bnta" and own.sample is None
-
-
-def test_labels_are_unique_and_name_the_number():
-    for choice in EVERY:
-        assert sum(value.default for value in choice.values) == 1
-        labels = [value.label for value in choice.values]
-        assert len(set(labels)) == len(labels) >= 2
-        for value in choice.values:  # a label says the number that is set
-            for number in value.run.overrides.values():
-                if isinstance(number, float):
-                    assert f"{number:g}" in value.label
-    methods = [run.method for run in choices.planned()["run"]]
-    assert len(set(methods)) == len(methods)
-
-
-@pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
-def test_the_marked_default_is_what_the_profile_does(profile):
-    own = settings(profile)
-    for choice in (*CHOICES.values(), AFFINE):
-        for key, value in choice.default.run.overrides.items():
-            assert asdict(own)[key] == value
-        assert choice.default.run.model == "bnta"
-    assert CHOICES["bnneck"].default.run.options == {"follow_bnneck": True}  # that of adapt()
-    assert READINGS.default.label == "alone"
-
-
-def test_settings_that_are_not_the_marked_defaults_are_refused():
-    with pytest.raises(ValueError, match="tta_momentum=0.3"):
-        choices.choice_rows({}, {"GRID": None}, settings("smoke", tta_momentum=0.3), {}, False)
-
-
-def test_the_reference_is_the_same_network_and_distance_without_adaption():
-    plan = choices.planned().set_index(["choice", "value_label", "updated"])["run"]
-    for choice in CHOICES.values():
-        for value in choice.values:
-            before, read = plan[choice.name, value.label, "none"], "normalise_features"
-            assert (before.adapter, before.model) == ("none", value.run.model)
-            assert before.overrides.get(read) == value.run.overrides.get(read)
-
-
-@pytest.fixture(scope="module")
-def small():
-    return settings("smoke", base_width=4, local_dim=8, tta_batch=4, tta_seeds=2)
-
-
-@pytest.fixture(scope="module")
-def models(small):
-    made = {}
-    for seed, name in enumerate(("bnta", "other_stripes")):
-        torch.manual_seed(seed)
-        made[name] = BNTANet(6, model_settings(small, name)).eval()
-    return made
-
-
-def places(height):
-    random = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (18, 3, height, 48), dtype=torch.uint8, generator=random)
-    cameras = torch.tensor([1, 2]).repeat_interleave(9)
-    data = ReIDSet("dots", images, torch.arange(1, 10).repeat(2), cameras)
-    return {"dots": Target(data, (Split(torch.arange(9), torch.arange(9, 18)),))}
-
-
-@pytest.mark.parametrize("name", ["momentum", "optimiser", "reduction", "margin", "lambda3", "bnneck"])
-def test_idle_settings_change_nothing(name, models, small):
-    """Each part alone, with all of the value's settings, does what it does without the idle."""
-    images = places(96)["dots"].data.images
-    run = CHOICES[name].values[-1].run
-    for part, quantities in choices.PARTS.items():
-        short = choices.alone(run, part)
-        full = adapt(models["bnta"], images, replace(small, **run.overrides),
-                     **{**run.options, "quantities": quantities}).model
-        own = replace(small, **short.overrides)
-        less = adapt(models["bnta"], images, own, **short.options).model
-        for (key, a), b in zip(full.state_dict().items(), less.state_dict().values()):
-            assert torch.equal(a, b), (part, key)
-
-
-def test_every_value_is_measured_against_its_own_reference(models, small, monkeypatch, tmp_path):
-    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
-    scale = {"bnta": 1000, "other_stripes": 2000}
-
-    def fake(run, model, shared, split, own, seed):
-        assert (shared.target.data.images.shape[2] == 128) == (run.model == "other_stripes")
-        value = scale[run.model] + 100 * (not own.normalise_features) + 10 * own.tta_momentum
-        return [{"metric": "R1", "value": value + (run.adapter == "bnta"), "unit": "%"}]
-
-    monkeypatch.setattr(experiments, "_measure", fake)
-    rows = choices.choice_rows(models, places(96), small, places(128), progress=False)
-    gains = choices.split_gains(rows)
-    moved = gains["choice"].eq("momentum") & gains["updated"].ne("gamma+beta")
-    assert gains.loc[~moved, "gain"].to_numpy() == pytest.approx(1)  # and not 1001 or 101
-    own = gains[moved & gains["updated"].eq("all")]
-    momentum = own["value_label"].astype(float)
-    assert own["gain"].to_numpy() == pytest.approx(1 + 10 * (momentum - 0.1))
-    assert set(gains["choice"]) == {choice.name for choice in EVERY}
-
-
-def test_value_that_diverges_is_named_and_takes_no_other_with_it(
-        models, small, monkeypatch, tmp_path):
-    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
-
-    def fake(run, model, shared, split, own, seed):
-        if own.tta_optimizer == "sgd" and own.tta_lr == 0.05:
-            raise FloatingPointError("the adaption loss is nan")
-        return [{"metric": "R1", "value": 1.0 * (run.adapter == "bnta"), "unit": "%"}]
-
-    monkeypatch.setattr(experiments, "_measure", fake)
-    rows = choices.choice_rows(models, places(96), small, places(128), progress=False)
-    assert choices.diverged(rows).values.tolist() == [
-        ["optimiser", "sgd 0.05", "all", "dots"], ["optimiser", "sgd 0.05", "gamma+beta", "dots"],
-        ["affine", "sgd 0.05, 1 epoch", "gamma+beta", "dots"], ["affine", "sgd 0.05, 4 epochs", "gamma+beta", "dots"]]
-    measured = set(choices.split_gains(rows).query("updated == 'all'")["value_label"])
+def test_value_that_diverges_is_named_and_takes_no_other_with_it():
+    rows = made(lambda *_: 1.0)
+    broken = rows["value_label"].str.startswith("sgd 0.05") & rows["updated"].isin(["all", "gamma+beta"])
+    lost = rows[broken & (rows["target"] == "GRID")].drop_duplicates(["choice", "value_label", "updated", "target"])
+    rows = pd.concat([rows.drop(rows.index[broken & (rows["target"] == "GRID")]), lost.assign(metric=choices.DIVERGED, value=1.0)])
+    assert {tuple(row) for row in choices.diverged(rows).values.tolist()} == {
+        ("optimiser", "sgd 0.05", "all", "GRID"), ("optimiser", "sgd 0.05", "gamma+beta", "GRID"),
+        ("affine", "sgd 0.05, 1 epoch", "gamma+beta", "GRID"), ("affine", "sgd 0.05, 4 epochs", "gamma+beta", "GRID")}
+    measured = set(choices.split_gains(rows).query("updated == 'all' and target == 'GRID'")["value_label"])
     assert "sgd 0.05" not in measured and {"sgd 0.005", "adam 0.005"} <= measured
-    table = choices.survival(rows)
-    assert table.loc["adaption raises rank 1", "diverged: values"] == 1
+    table = choices.survival(rows).set_index("target", append=True)
+    assert table.loc[("adaption raises rank 1", "GRID"), "diverged: values"] == 1
     drawn = every_figure(rows)
     for name in ("optimiser", "affine", "overview"):
         texts = [text.get_text() for axis in drawn[name].axes for text in axis.texts]
         assert choices.DIVERGED in texts
-
-
-def test_a_run_at_the_usual_rates_that_diverges_is_an_error(models, small, monkeypatch, tmp_path):
-    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
-
-    def fake(*_):
-        raise FloatingPointError("the adaption loss is nan")
-
-    monkeypatch.setattr(experiments, "_measure", fake)
-    with pytest.raises(FloatingPointError):
-        choices.choice_rows(models, places(96), small, places(128), progress=False)
 
 
 def test_gain_without_its_reference_is_refused():

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import lab_of
 
 from bnta_lib import BNTANet, settings
 from bnta_lib.data.sets import ReIDSet, Split, Target
@@ -11,7 +12,7 @@ from bnta_lib.figures import base
 from bnta_lib.figures.tables import claims_figure
 from bnta_lib.model import bn_layers
 from bnta_lib.settings import TARGETS
-from bnta_lib.suite import claims, experiments, judge, writer
+from bnta_lib.suite import claims, judge, writer
 from bnta_lib.suite.judge import CLAIMS
 from bnta_lib.suite.stats import FAILS, HOLDS, ONE_EACH, OPEN
 from bnta_lib.weights import TABLE_3_MODELS
@@ -45,19 +46,21 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def at_work(world, cache, monkeypatch, tmp_path):
-    small, models, targets = world
+def lab(world):
+    return lab_of(*world)
+
+
+@pytest.fixture
+def at_work(lab, cache, monkeypatch, tmp_path):
     monkeypatch.setenv("BNTA_CACHE", str(cache))
-    monkeypatch.setattr(claims, "settings", lambda profile: small)
-    monkeypatch.setattr(claims, "load_targets", lambda *a, **k: targets)
-    monkeypatch.setattr(claims, "trained_model", lambda s, name, **k: models[name])
+    monkeypatch.setattr(claims, "Lab", lambda *a: lab)
     for module in (writer, base):
         monkeypatch.setattr(module, "figures_dir", lambda run: tmp_path / run)
     return tmp_path / "smoke"
 
 
 def test_check_measures_every_claim_and_writes_what_it_prints(
-        at_work, world, capsys, monkeypatch):
+        at_work, lab, capsys, monkeypatch):
     assert claims.main([]) == 0
     printed = capsys.readouterr().out
     table = pd.read_csv(at_work / "paper_check.csv")
@@ -72,12 +75,12 @@ def test_check_measures_every_claim_and_writes_what_it_prints(
         assert name not in flat, flat[max(0, flat.find(name) - 150):flat.find(name) + 60]
         assert name not in (at_work / "paper_check.md").read_text()
     assert {p.suffix for p in at_work.iterdir()} == {".csv", ".md", ".tex", ".pdf", ".png"}
-    monkeypatch.setattr(experiments, "_measure", lambda *a: pytest.fail("measured again"))
-    claims.check(world[0], progress=False)  # a second check reads all from the store
+    monkeypatch.setattr("bnta_lib.suite.runner.Bench.measure", lambda *a: pytest.fail("measured again"))
+    claims.check(lab)  # a second check reads all from the store
 
 
-def test_differences_come_from_the_rows_of_the_tables(at_work, world):
-    rows = claims.gather(world[0], progress=False)
+def test_differences_come_from_the_rows_of_the_tables(at_work, lab):
+    rows = claims.gather(lab)
     table = judge.judge(rows).set_index("id")
     own = rows["Table 2"].query("target == 'GRID' and metric == 'R1'")
     mean = own.groupby(["method", "split"])["value"].mean().groupby("method").mean()
@@ -87,8 +90,8 @@ def test_differences_come_from_the_rows_of_the_tables(at_work, world):
     assert {*between} - {"T3.1"} == {"T2.1", "T2.2", "T2.3", *(f"T3.{i}" for i in range(4, 12))}
 
 
-def test_folder_is_judged_on_its_one_target(at_work, world):
-    rows = claims.gather(world[0], progress=False)
+def test_folder_is_judged_on_its_one_target(at_work, lab):
+    rows = claims.gather(lab)
     for where, own in rows.items():  # as if the target had come from a folder
         name = "VIPeR" if where == "Table 3" else "GRID"
         rows[where] = own[own["target"] == name].assign(target="my_folder")
@@ -99,8 +102,8 @@ def test_folder_is_judged_on_its_one_target(at_work, world):
     assert sum(len(axis.get_yticks()) for axis in claims_figure(table).axes) == len(table)
 
 
-def test_the_figure_shows_every_claim_and_the_papers_number_where_there_is_one(at_work, world):
-    table = claims.check(world[0], progress=False)
+def test_the_figure_shows_every_claim_and_the_papers_number_where_there_is_one(at_work, lab):
+    table = claims.check(lab)
     figure = claims_figure(table)
     labels = [t.get_text() for axis in figure.axes for t in axis.get_yticklabels()]
     assert len(labels) == len(table)
@@ -126,17 +129,17 @@ def test_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
 
 def test_absent_weights_are_named_in_one_sentence(world, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
-    monkeypatch.setattr(claims, "load_targets", lambda *a, **k: world[2])
+    monkeypatch.setattr("bnta_lib.suite.lab.load_targets", lambda *a, **k: world[2])
     assert claims.main(["--profile", "paper"]) == 1
     error = capsys.readouterr().err
     assert "no weights at" in error and "make train" in error and "Traceback" not in error
 
 
-def test_interrupted_check_shows_how_to_go_on(at_work, monkeypatch, capsys):
+def test_interrupted_check_shows_how_to_go_on(at_work, lab, monkeypatch, capsys):
     def interrupted(*a, **k):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(claims, "table_4_rows", interrupted)
+    monkeypatch.setattr(lab, "measure", interrupted)
     for named in (True, False):
         monkeypatch.setenv("BNTA_PROFILE", "paper" if named else "smoke")
         assert claims.main(["--profile", "smoke"] if named else []) == 130

@@ -22,11 +22,12 @@ POINTS, RATE = 0.05, 0.01  # of mAP; of rates, losses and distances, as a share 
 from bnta_lib import settings, trained_model  # noqa: E402
 from bnta_lib.data import load_source, load_source_samples, load_targets  # noqa: E402
 from bnta_lib.rendered.benchmark import target as load_target  # noqa: E402
-from bnta_lib.suite.experiments import Bench, Run, change_rows, model_digest, shift_rows  # noqa: E402
-from bnta_lib.suite.headroom import KINDS, headroom_rows  # noqa: E402
+from bnta_lib.suite.headroom import KINDS  # noqa: E402
+from bnta_lib.suite.runner import Bench, Unit  # noqa: E402
+from bnta_lib.suite.specs import COLUMNS, Spec  # noqa: E402
 from bnta_lib.suite.store import SHORT  # noqa: E402
 from bnta_lib.settings import ROOT  # noqa: E402
-from bnta_lib.weights import MODELS, WEAKER, model_settings  # noqa: E402
+from bnta_lib.weights import MODELS, WEAKER, model_digest, model_settings  # noqa: E402
 
 LAPTOP = settings("laptop")
 TRAININGS = {*MODELS, *WEAKER}
@@ -61,71 +62,65 @@ def target_of(unit):
     return targets()[unit.target]
 
 
-def run_of(unit):
+def unit_of(unit):
     def given(kinds):
         return {name: kind(getattr(unit, name)) for name, kind in kinds.items() if getattr(unit, name)}
 
-    return Run("committed", unit.training, unit.adapter, given(ADAPT), given(SETTINGS),
-               sample=int(unit.N) if unit.N else None)
+    labels = {"part": HEADROOM[unit.experiment]} if unit.experiment in HEADROOM else {}
+    spec = Spec("committed", unit.training, unit.adapter, int(unit.N) if unit.N else None, given(ADAPT),
+                given(SETTINGS), labels)
+    return Unit(unit.experiment.partition(",")[0], unit.target, spec, int(unit.split), int(unit.seed))
 
 
 @cache
-def bench(unit_target, training):
+def bench(experiment, target, training):
     """What the units of one target and training share: features and pairs."""
-    own = [unit for unit in units("retrieval") if (unit.target, unit.training) == (unit_target, training)]
-    runs = {unit: run_of(unit) for unit in own}
-    whole = {unit_target: target_of(own[0])}
-    return Bench(tuple(runs.values()), {training: model(training)}, whole, LAPTOP), list(runs)
+    whole = next(target_of(unit) for unit in units(experiment)
+                 if (unit.target, unit.training) == (target, training))
+    return Bench(LAPTOP, {training: model(training)}, {training: {target: whole}},
+                 sources() if experiment == "shift" else ())
 
 
 def measure_unit(unit) -> dict[str, float]:
     """All numbers of a unit by metric, measured now; those of a BN layer by "metric index"."""
-    number, seed, whole = int(unit.split), int(unit.seed), target_of(unit)
-    one = {unit.target: replace(whole, splits=(whole.splits[number],))}
-    if unit.experiment == "retrieval":
-        shared, own = bench(unit.target, unit.training)
-        rows = shared.rows((unit.target, own.index(unit), number, seed))
-        return rows[rows["unit"] != "s"].set_index("metric")["value"].to_dict()
-    if unit.experiment == "changes":
-        return by_layer(change_rows(model("bnta"), one, LAPTOP, progress=False))
-    if unit.experiment == "shift":
-        rows = shift_rows(model("bnta"), one, sources(), LAPTOP, progress=False)
-        return by_layer(rows.assign(metric="distance " + rows["model"]), "distance")
-    return ranks(headroom_rows(model("bnta"), one, LAPTOP, HEADROOM[unit.experiment], progress=False)["rank"])
+    own = unit_of(unit)
+    return by_metric(pd.DataFrame(bench(unit.experiment, unit.target, own.spec.training).measure(own)))
 
 
 @cache
 def committed() -> pd.DataFrame:
-    return pd.read_csv(ROOT / "data" / "results" / "laptop.csv.gz", low_memory=False)
+    return pd.read_csv(ROOT / "data" / "results" / "laptop.csv.gz", keep_default_na=False, na_values=[""],
+                       low_memory=False)
 
 
 def committed_unit(unit) -> dict[str, float]:
     """The same, as committed."""
-    experiment = unit.experiment.partition(",")[0]
-    kind = HEADROOM.get(unit.experiment)
-    setting = f"{kind}, no adaption" if kind else run_of(unit).setting
-    rows = committed()
-    for name, value in {"experiment": experiment, "dataset": unit.target, "setting": setting,
-                        "split": int(unit.split), "seed": int(unit.seed)}.items():
-        rows = rows[rows[name] == value]
+    own = unit_of(unit)
+    columns, rows = bench(unit.experiment, unit.target, own.spec.training).columns(own), committed()
+    for name in ("experiment", "target", *COLUMNS, "split", "seed"):
+        rows = rows[rows[name].isna() if columns[name] in (None, "") else rows[name] == columns[name]]
+    part = own.spec.labels.get("part")
+    return by_metric(rows if part is None else rows[rows["part"] == part])
+
+
+def by_metric(rows) -> dict[str, float]:
     rows = rows[rows["unit"] != "s"]
+    experiment = rows["experiment"].iloc[0]
     if experiment == "headroom":
         return ranks(rows["value"])
     if experiment == "retrieval":
         return rows.set_index("metric")["value"].to_dict()
-    if experiment == "shift":
-        rows = rows.assign(metric=rows["metric"] + " " + rows["model"])
-    return by_layer(rows)
+    return by_layer(rows.assign(metric=rows["metric"] + " " + rows["model"]) if experiment == "shift" else rows)
 
 
 def test_committed_rows_are_of_these_images_and_weights():
     rows = committed()[committed()["experiment"] == "retrieval"]
-    training = rows["setting"].str.extract("training ([^,]+),")[0]
+    training = rows["training"]
     for name in TRAININGS:
         weights = rows[training == name]["weights"].unique().tolist()
         assert weights == [model_digest(model(name))[:SHORT]], name
     for name, target in targets().items():
-        own = rows[(rows["dataset"] == name) & (training != "other_stripes")]
+        own = rows[(rows["target"] == name) & (training != "other_stripes")]
         assert own["data"].unique().tolist() == [target.data.digest[:SHORT]], name
 
 
@@ -162,12 +157,8 @@ def test_units_are_of_every_training_target_split_and_seed():
 
 
 @pytest.mark.parametrize("unit", units(), ids=named)
-def test_committed_number_is_measured_again(unit, tmp_path, monkeypatch):
+def test_committed_number_is_measured_again(unit):
     number, whole = int(unit.split), target_of(unit)
-    if unit.experiment == "shift":
-        sources()  # rendered in the cache that is kept, unlike the rows
-    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
-    monkeypatch.setenv("BNTA_WORKERS", "1")
     measured, recorded = pd.Series(measure_unit(unit)), pd.Series(committed_unit(unit))
     assert set(measured.index) == set(recorded.index) and len(recorded)
     apart = (measured - recorded).abs()

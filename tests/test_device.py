@@ -17,24 +17,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnta_lib.suite import experiments, parallel as sweeps
 from bnta_lib import settings as profile, trained_model
 from bnta_lib.adaption import adapt, change_rates, pair_losses
 from bnta_lib.adapters import adabn, tent
 from bnta_lib.suite.changes import layer_sizes
 from bnta_lib.data import load_targets
 from bnta_lib.data.sets import ReIDSet, Split, Target
-from bnta_lib.suite.experiments import TABLE_2, change_rows, run_rows, score, shift_rows
 from bnta_lib.explore import figures, nk
 from bnta_lib.figures.network import stripes_figure, trace_shapes
-from bnta_lib.suite.grid import NONE, grid_runs
 from bnta_lib.site.guards import Guards, guarded_adapt
-from bnta_lib.suite.headroom import KINDS, headroom_rows
 from bnta_lib.losses import matching_tta_loss, positioning_loss
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import nearest_pairs
+from bnta_lib.suite.runner import Bench, Unit, score
 from bnta_lib.suite.shift import bn_moments, bn_outputs
+from bnta_lib.suite.specs import TABLE_2, Spec, grid_specs
 from bnta_lib.weights import Delta, load_model, model_digest, save_model
+from conftest import lab_of
 from pretended import GPU, OnGPU, pretended
 
 REAL = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -204,22 +203,17 @@ def test_a_rival_mixes_devices(on_both, images, own):
 def rows_of(target, own):
     """Rows of all kinds that a model is measured for: Table 2, two cells of Figure 4, and other figures."""
     def work(model):
-        targets = {"noise": replace(target, splits=target.splits[:1])}
-        runs = [replace(run, model="bnta") for run in TABLE_2]
-        cells = [NONE, *grid_runs(10, own.K)[:2]]
-        return (run_rows("table_2", runs, {"bnta": model}, targets, own, progress=False),
-                run_rows("figure_4", cells, {"bnta": model}, targets, own, 1, progress=False),
-                change_rows(model, targets, own, progress=False),
-                shift_rows(model, targets, [target.data], own),
-                headroom_rows(model, targets, own, KINDS[1]))
+        lab = lab_of(own, {"bnta": model}, {"noise": replace(target, splits=target.splits[:1])}, [target.data])
+        specs = [replace(spec, training="bnta") for spec in (*TABLE_2, *grid_specs(10, own.K)[1:3])]
+        bench = Bench(own, {"bnta": model}, {"bnta": lab.targets})
+        ranks = bench.measure(Unit("headroom", "noise", Spec("off", adapter="none", labels={"part": "target"}), 0, 0))
+        rows = [lab.measure(specs), lab.measure("changes"), lab.measure("shift")]
+        return *(own[own["unit"] != "s"].drop(columns=["seconds", "machine"]) for own in rows), [r["value"] for r in ranks]
     return work
 
 
-def test_measured_rows_mix_devices_or_are_stored_under_another_key(on_both, rows_of, tmp_path):
+def test_measured_rows_are_the_same_on_both_devices(on_both, rows_of):
     on_both(rows_of)
-    cpu, gpu = (sorted(p.relative_to(tmp_path / place) for p in (tmp_path / place).rglob("*.json"))
-                for place in ("cpu", "gpu"))
-    assert cpu == gpu and len(cpu) == 9
 
 
 def test_scores_or_outputs_of_layers_mix_devices(on_both, target, own):
@@ -269,7 +263,7 @@ def test_what_notebooks_do_by_themselves_mixes_devices(on_both, images, own):
 
 def test_weights_are_saved_otherwise_from_a_gpu(on_both, own, tmp_path):
     def work(model):
-        digests = [experiments.model_digest(model)]
+        digests = [model_digest(model)]
         for compact in (True, False):
             save_model(model, tmp_path / "w", own, compact=compact)
             digests.append(model_digest(load_model(tmp_path / "w", own)))
@@ -280,8 +274,7 @@ def test_weights_are_saved_otherwise_from_a_gpu(on_both, own, tmp_path):
 def test_a_process_is_handed_tensors_of_a_gpu_that_it_may_not_have(model, target, own):
     with pretended():
         there = copy.deepcopy(model).to(GPU)
-        bench = experiments.Bench(TABLE_2[1:], {"bnta": there}, {"noise": target}, own)
-        handed = sweeps._pickled(bench)
+        handed = pickle.dumps(Bench(own, {"bnta": there}, {"bnta": {"noise": target}}))
         assert there.scale.device == GPU
     read = pickle.loads(handed).models["bnta"]
     assert {t.device.type for t in read.state_dict().values()} == {"cpu"} and read.scale.device.type == "cpu"

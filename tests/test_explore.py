@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import lab_of
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
@@ -21,7 +22,8 @@ from bnta_lib.pairing import nearest_pairs
 from bnta_lib.rendered import render
 from bnta_lib.rendered.domains import DOMAINS
 from bnta_lib.settings import ROOT
-from bnta_lib.suite import experiments, grid
+from bnta_lib.suite.lab import Lab
+from bnta_lib.suite.runner import sample_of, score
 from bnta_lib.suite.shift import bn_moments, bn_outputs
 
 
@@ -58,7 +60,7 @@ def measured(model, targets, small, tmp_path_factory):
     """Rows of Figure 4, in a store of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BNTA_CACHE", str(tmp_path_factory.mktemp("store")))
-        yield grid.grid_rows(model, targets, small, progress=False)
+        yield lab_of(small, {"bnta": model}, targets).measure("figure_4")
 
 
 @pytest.fixture
@@ -80,29 +82,18 @@ def test_cells_hold_the_numbers_of_their_rows(measured, small):
         assert nk.find(cells, "dots", split, n, k, small.tta_momentum)["seconds"] == pytest.approx(value)
 
 
-def test_recorded_cells_are_those_of_the_committed_figure(model, small, monkeypatch):
-    rows = pd.read_csv(ROOT / "figures" / "laptop" / "figure_4_rows.csv")
+def test_stored_cells_are_those_of_the_committed_figure(model, monkeypatch, tmp_path):
+    lab = Lab("laptop", progress=False)
+    targets = {"iLIDS": lab.targets["iLIDS"]}
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))  # an empty store: recorded rows fill it
+    cells = nk.stored_cells(lab.model(), targets, lab.settings)
+    assert set(cells["momentum"].dropna()) == set(nk.MOMENTA)
+    rows = pd.read_csv(ROOT / "figures" / "laptop" / "figure_4_rows.csv").query("target == 'iLIDS'")
     shown = rows.pivot_table(index=["target", "split", "N", "K"], columns="metric", values="value")
-    image, targets, laptop = torch.zeros(1, 3, 8, 4, dtype=torch.uint8), {}, settings("laptop")
-    for name, n in rows.groupby("target")["N"].max().items():
-        ones = torch.ones(n + 1).long()
-        targets[name] = Target(ReIDSet(name, image.expand(n + 1, -1, -1, -1), ones, ones,
-                                       known_digest="none"),
-                               (Split(torch.tensor([n]), torch.arange(n)),))
-
-    class Same:
-        def row(self):
-            return shown.loc["VIPeR", 0, 0, 0].to_dict()
-
-    # Of the recorded model at VIPeR, of another elsewhere.
-    monkeypatch.setattr(nk, "score", lambda *_: Same())
-    cells = nk.recorded_cells(model, targets, laptop)
-    assert set(cells["target"]) == {"VIPeR"} and set(cells["momentum"].dropna()) == set(nk.MOMENTA)
-    default = cells[(cells["momentum"] == laptop.tta_momentum) | (cells["N"] == 0)]
+    default = cells[(cells["momentum"] == lab.settings.tta_momentum) | (cells["N"] == 0)]
     default = default.set_index(["target", "split", "N", "K"])[list(shown.columns)]
-    pd.testing.assert_frame_equal(default.sort_index(), shown.loc[["VIPeR"]].sort_index(), check_names=False,
-                                  check_dtype=False)
-    assert nk.recorded_cells(model, targets, small).empty  # a profile without recorded rows
+    pd.testing.assert_frame_equal(default.sort_index(), shown.sort_index(), check_names=False, check_dtype=False)
+    assert nk.stored_cells(model, targets, lab.settings).empty  # of another model
 
 
 def test_measured_cells_replace_recorded_ones_and_hide_no_others(measured, small):
@@ -152,7 +143,7 @@ def test_live_run_gives_the_stored_numbers_and_leaves_the_model_alone(measured, 
     other = nk.run_live(model, targets["dots"], 1, small, 12, 4, 1.0)
     gallery = targets["dots"].data.images[targets["dots"].splits[1].gallery]
     by_hand = adapt(model, gallery, replace(small, tta_momentum=1.0), K=4).model
-    scores = experiments.score(by_hand, targets["dots"], targets["dots"].splits[1], small).row()
+    scores = score(by_hand, targets["dots"], targets["dots"].splits[1], small).row()
     assert all(other[m] == pytest.approx(scores[m]) for m in nk.METRICS)
 
 
@@ -189,7 +180,7 @@ def test_every_recorded_cell_can_be_reached_and_shows_its_numbers(explorer):
                 reached.add((split, n, k))
                 pictures.add((bytes(explorer.curves.value), bytes(explorer.couples.value)))
                 target = explorer.targets["dots"]
-                images = target.data.images[experiments.sample_of(target.splits[split], n)]
+                images = target.data.images[sample_of(target.splits[split], n)]
                 expected = nearest_pairs(embed(explorer.model, images)[1], k)
                 assert torch.equal(explorer._pairs["dots", split, n].first(k).index, expected.index)
     cells = explorer.cells[explorer.cells["N"] > 0]

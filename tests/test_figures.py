@@ -9,7 +9,7 @@ from PIL import Image
 from scipy import stats
 
 from bnta_lib import BNTANet, settings
-from bnta_lib.suite.ablations import TABLE_5
+from bnta_lib.suite.specs import TABLE_5
 from bnta_lib.evaluation import Ranking
 from bnta_lib.figures import adaption, base, layers as draw, tables
 from bnta_lib.model import bn_layers

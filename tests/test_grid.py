@@ -1,106 +1,16 @@
-"""Figure 4: which cells there are, and the paper's two tendencies on rows of a known answer."""
+"""Figure 4: the paper's two tendencies on rows of a known answer."""
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from bnta_lib import BNTANet, settings
-from bnta_lib.suite import experiments, grid
-from bnta_lib.data.sets import ReIDSet, Split, Target
+from bnta_lib.suite import grid
 from bnta_lib.figures import grid as draw
 from bnta_lib.suite.stats import FAILS, HOLDS
 
 matplotlib.use("Agg")
-GALLERIES = [4, 5, 6, 7, 9, 12, 60, 61, 125, 316, 900, 5000]
-
-
-def size_of(run, gallery):
-    n = run.sample or gallery
-    return n, run.options.get("K", min(128, n // 2))
-
-
-@pytest.mark.parametrize("gallery", GALLERIES)
-def test_every_cell_can_be_paired_and_has_a_negative(gallery):
-    runs = grid.grid_runs(gallery)
-    for run in runs:
-        n, k = size_of(run, gallery)
-        assert 4 <= n <= gallery and 2 <= k <= n // 2, run.method
-        assert run.method == f"N={n}, K={k}"
-    assert len({run.method for run in runs}) == len(runs)
-
-
-@pytest.mark.parametrize("gallery", [60, 316, 900])
-def test_the_papers_galleries_have_at_least_five_n_six_k_and_thirty_cells(gallery):
-    sizes = [size_of(run, gallery) for run in grid.grid_runs(gallery)]
-    assert len({n for n, _ in sizes}) >= 5 and len({k for _, k in sizes}) >= 6
-    assert len(sizes) >= 30
-
-
-@pytest.mark.parametrize("gallery", GALLERIES)
-def test_table_2s_run_is_one_cell_of_every_gallery(gallery):
-    same = [run for run in grid.grid_runs(gallery) if run.sample is None and not run.options]
-    assert [size_of(run, gallery) for run in same] == [(gallery, min(128, gallery // 2))]
-
-
-@pytest.mark.parametrize("gallery", [0, 3])
-def test_too_small_a_gallery_is_refused(gallery):
-    with pytest.raises(ValueError, match="at least 4 images"):
-        grid.grid_runs(gallery)
-
-
-# ---- measured rows
-
-
-@pytest.fixture(scope="module")
-def small():
-    return settings("smoke", base_width=4, local_dim=8, tta_batch=4, tta_seeds=1, K=4)
-
-
-@pytest.fixture(scope="module")
-def model(small):
-    torch.manual_seed(0)
-    return BNTANet(6, small).eval()
-
-
-def target_of(*galleries):
-    random = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (24, 3, 96, 48), dtype=torch.uint8, generator=random)
-    data = ReIDSet("dots", images, torch.arange(1, 13).repeat(2),
-                   torch.tensor([1, 2]).repeat_interleave(12))
-    splits = (Split(torch.arange(6), torch.arange(12, 12 + g)) for g in galleries)
-    return {"dots": Target(data, tuple(splits))}
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
-
-
-def test_the_default_cell_reads_table_2s_row(model, small, cache, monkeypatch):
-    targets = target_of(8)
-    rows = grid.grid_rows(model, targets, small, progress=False)
-    default = rows[(rows["N"] == 8) & (rows["K"] == 4)]
-    frozen = rows[rows["N"] == 0]
-    assert set(frozen["method"]) == {"BNTA w/o TTA"} and (frozen["K"] == 0).all()
-    monkeypatch.setattr(experiments, "_measure", lambda *a: pytest.fail("measured again"))
-    runs = [run for run in experiments.TABLE_2 if run.method in ("BNTA", "BNTA w/o TTA")]
-    table = experiments.run_rows("table_2", runs, {"bnta": model}, targets, small, progress=False)
-    for method, own in (("BNTA", default), ("BNTA w/o TTA", frozen)):
-        expected = table[table["method"] == method]
-        assert own["value"].tolist() == expected["value"].tolist()
-
-
-def test_galleries_of_different_sizes_adapt_on_the_n_that_the_cell_says(model, small, cache):
-    rows = grid.grid_rows(model, target_of(6, 9), small, progress=False)
-    assert set(rows["N"]) == {0, 4, 5, 6}
-    largest = rows[(rows["N"] == 6) & (rows["metric"] == "R1")]
-    assert sorted(largest["split"].unique()) == [0, 1]
-    assert largest["setting"][largest["split"] == 1].str.contains("N=6").all()
-
-
 # ---- the two tendencies
 
 

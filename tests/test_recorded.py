@@ -49,18 +49,18 @@ def assert_printed(made: pd.DataFrame, name: str, index: int, header: int) -> No
 
 @pytest.fixture(scope="module")
 def table_2():
-    return recorded.table_2()
+    return recorded.table("table_2")
 
 
 @pytest.fixture(scope="module")
 def ablations():
     names = ("table_3", "table_4", "table_5", "table_5_restore")
-    return SimpleNamespace(**{name: recorded.ablation(name) for name in names})
+    return SimpleNamespace(**{name: recorded.table(name) for name in names})
 
 
 @pytest.fixture(scope="module")
 def figure_4():
-    return recorded.figure_4()
+    return recorded.table("figure_4")
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +117,13 @@ def test_figure_4(figure_4):
 
 
 def test_strength():
-    rows = recorded.strength()
+    rows = recorded.table("strength")
     assert_same(strength.strength_gains(rows, PEOPLE), "strength", 3)
     assert_same(strength.strength_trend(rows), "strength_trend", 3)
 
 
 def test_open_choices():
-    rows = recorded.open_choices()
+    rows = recorded.table("open_choices")
     gains = choices.gain_rows(rows)
     assert_same(gains, "open_choices_gains", 4, ["choice", "value_label", "updated", "target"])
     assert_same(choices.survival(rows), "open_choices", 4)

@@ -7,7 +7,7 @@ from test_stats import tidy
 
 from bnta_lib import BNTANet, settings
 from bnta_lib.suite import stats, tables
-from bnta_lib.suite.ablations import TABLE_3, TABLE_4, TABLE_5
+from bnta_lib.suite.specs import TABLE_3, TABLE_4, TABLE_5
 
 TARGETS = ("VIPeR", "GRID", "iLIDS")
 

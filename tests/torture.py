@@ -30,7 +30,8 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from bnta_lib import BNTANet, Delta, adapt, settings, trained_model
-from bnta_lib.suite import experiments, parallel as sweeps
+from bnta_lib.suite.runner import Bench, Unit, measure
+from bnta_lib.suite.specs import Spec
 from bnta_lib.rendered import benchmark
 from bnta_lib.data.archives import prepare
 from bnta_lib.data.packed import pack as make_pack
@@ -64,19 +65,15 @@ def sweep(folder: Path, shared: Path) -> str:
     images = torch.randint(0, 256, (24, 3, 96, 48), dtype=torch.uint8, generator=noise)
     data = ReIDSet("dots", images, torch.arange(1, 13).repeat(2), torch.tensor([1, 2]).repeat_interleave(12))
     splits = (Split(torch.arange(12), torch.arange(12, 24)), Split(torch.arange(8), torch.arange(12, 22)))
-    runs = (experiments.Run("none", adapter="none"), experiments.Run("all"),
-            experiments.Run("two", options={"K": 2}), experiments.Run("adabn", adapter="adabn"))
-    bench = experiments.Bench(runs, {"bnta": model}, {"dots": Target(data, splits)}, small)
-    units = [("dots", run, split, seed) for run in range(4) for split in range(2)
-             for seed in range(1 if run == 0 else 2)]
-    missing = [unit for unit in units if not bench.known(unit)]
-    list(sweeps.measure_all(bench, missing, 2))
-    files = {}
-    for path in sorted((cache_dir() / "results").rglob("*.json")):
-        held = json.loads(path.read_text())
-        rows = [{k: v for k, v in row.items() if k not in CLOCK} for row in held["rows"] if row["unit"] != "s"]
-        files[path.name] = [held["key"], rows]
-    assert len(files) == len(units)
+    bench = Bench(small, {"bnta": model}, {"bnta": {"dots": Target(data, splits)}})
+    specs = (Spec("none", adapter="none"), Spec("all"), Spec("two", options={"K": 2}), Spec("adabn", adapter="adabn"))
+    units = [Unit("retrieval", "dots", spec, split, seed) for spec in specs for split in range(2)
+             for seed in range(1 if spec.adapter == "none" else 2)]
+    os.environ["BNTA_WORKERS"] = "2"
+    rows = measure(bench, units, progress=False)
+    rows = rows[rows["unit"] != "s"].drop(columns=CLOCK)
+    files = rows.to_csv(index=False)
+    assert len(rows) == 4 * len(units)
     return _sha(json.dumps(files).encode())
 
 

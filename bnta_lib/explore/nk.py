@@ -23,10 +23,12 @@ from bnta_lib.figures.base import METRICS, picture
 from bnta_lib.figures.grid import PAPERS, nk_figure
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import Pairs, nearest_pairs
-from bnta_lib.settings import ROOT, Settings
-from bnta_lib.suite.choices import CHOICES
-from bnta_lib.suite.experiments import sample_of, score
+from bnta_lib.settings import METHOD_VERSION, Settings
 from bnta_lib.suite.grid import PARTS
+from bnta_lib.suite.runner import sample_digest, sample_of, score
+from bnta_lib.suite.specs import CHOICES, Spec
+from bnta_lib.suite.store import SHORT, Store
+from bnta_lib.weights import model_digest
 
 KEYS = ["target", "split", "N", "K", "momentum"]  # N = K = 0 and momentum NaN: no adaption
 COLUMNS = [*KEYS, *METRICS, "seconds", "live"]
@@ -48,31 +50,24 @@ def cells_of(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     return table.assign(live=False)[COLUMNS].rename_axis(columns=None)
 
 
-def recorded_cells(model: BNTANet, targets: Mapping[str, Target], settings: Settings) -> pd.DataFrame:
-    """Cells of the rows recorded with the suite, of those targets on which they are of this model.
-
-    They are if its scores without adaption are those recorded, but for a probe or two.
+def stored_cells(model: BNTANet, targets: Mapping[str, Target], settings: Settings) -> pd.DataFrame:
+    """Cells that the results store has of this very model and these targets with no settings but N, K and momentum
+    changed; rows recorded with the suite are among them. Measures nothing.
     """
-    path = ROOT / "data" / "results" / f"{settings.profile}.csv.gz"
-    rows = pd.read_csv(path, low_memory=False) if path.is_file() else pd.DataFrame(columns=["dataset",
-                                                                                            "seed"])
-    rows = rows.rename(columns={"dataset": "target"})
-    rows = rows[rows["target"].isin(list(targets)) & (rows["seed"] == 0)]
-    if rows.empty:
-        return pd.DataFrame(columns=COLUMNS).astype({"live": bool})
-    whole = rows["target"].map({name: min(len(s.gallery) for s in t.splits) for name, t in targets.items()})
-    given = rows["setting"].str.extract(
-        r"^training bnta, adaption (?P<kind>none|bnta)(?:, N=(?P<N>\d+))?(?:, K=(?P<K>\d+))?"
-        r"(?:, tta_momentum=(?P<momentum>[\d.]+))?$").astype({"N": float, "K": float, "momentum": float})
-    n = given["N"].fillna(whole).where(given["kind"] == "bnta", 0).astype(int)
-    k = given["K"].fillna((n // 2).clip(upper=settings.K)).where(given["kind"] == "bnta", 0).astype(int)
-    rows = rows.assign(N=n, K=k, momentum=given["momentum"].fillna(settings.tta_momentum))
-    cells = cells_of(rows[given["kind"].notna() & (rows["experiment"] == "retrieval")], settings)
-    for name, target in targets.items():
-        frozen, now = find(cells, name, 0, 0, 0), score(model, target, target.splits[0], settings).row()
-        if frozen is None or any(abs(frozen[metric] - now[metric]) > 0.5 for metric in METRICS):
-            cells = cells[cells["target"] != name]
-    return cells.reset_index(drop=True)
+    with Store() as store:
+        store.fill(settings.profile)
+        rows = store.rows(profile=settings.profile)
+    rows = rows[(rows["experiment"] == "retrieval") & (rows["version"] == METHOD_VERSION) & (rows["seed"] == 0)
+                & (rows["weights"] == model_digest(model)[:SHORT])]
+    parts = []
+    for adapter, name in ((adapter, name) for adapter in ("none", "bnta") for name in targets):
+        columns = Spec("", adapter=adapter).columns(settings, 1)
+        same = [c for c, value in columns.items() if value is not None and c not in ("training", "N", "K", "momentum")]
+        data, splits = targets[name].data.digest[:SHORT], enumerate(targets[name].splits)
+        of_target = (rows["data"] == data) & (rows["sample"] == rows["split"].map({i: sample_digest(s) for i, s in splits}))
+        parts.append(rows[of_target & (rows[same] == pd.Series(columns)[same]).all(axis=1)].assign(target=name))
+    rows = pd.concat(parts)
+    return cells_of(rows, settings) if len(rows) else pd.DataFrame(columns=COLUMNS).astype({"live": bool})
 
 
 def overlaid(*tables: pd.DataFrame) -> pd.DataFrame:
@@ -258,6 +253,6 @@ def nk_explorer(cells: pd.DataFrame, model: BNTANet, targets: Mapping[str, Targe
                 settings: Settings) -> NKExplorer:
     """Sliders for N, K, target, split and momentum over measured ``cells``, and a button to measure others.
 
-    Embeds all targets once. Cells come from :func:`cells_of` and :func:`recorded_cells`.
+    Embeds all targets once. Cells come from :func:`cells_of` and :func:`stored_cells`.
     """
     return NKExplorer(cells, model, targets, settings)

@@ -24,7 +24,7 @@ def choice_figure(
 ) -> Figure:
     """Gain against the values of a choice, a panel a target (of AFFINE: an optimiser).
 
-    ``rows``: of :func:`bnta_lib.suite.choices.choice_rows`; ``names``: what to call values on the axis
+    ``rows``: of ``lab.measure("open_choices")``; ``names``: what to call values on the axis
     instead of their label. A faint dot is a split; beside them mean and 95 % interval; the default
     is ringed. ``cited``: the paper's gain, drawn as a line.
     """

@@ -108,7 +108,7 @@ def statistics_figure(statistics: pd.DataFrame, targets: Sequence[str]) -> Figur
 def headroom_figure(rows: pd.DataFrame) -> Figure:
     """Rank 1 without adaption, by set: left as evaluated, right at one common gallery size.
 
-    ``rows``: of :func:`bnta_lib.suite.headroom.headroom_rows`. Left, a dot is the mean over splits with
+    ``rows``: ``lab.measure("headroom")``. Left, a dot is the mean over splits with
     its standard deviation, a tick a camera pair of 20 probes or more. Right, hollow is the same
     target by neutral cameras; the arrow is what is photometric; the line the sources' mean.
     """

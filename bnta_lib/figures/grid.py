@@ -21,7 +21,7 @@ PAPERS = "GRID"  # the target of the paper's figure
 def figure_4(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     """Above: retrieval against K, a line each N; below: seconds of the adaption. Target by target.
 
-    ``rows``: of :func:`bnta_lib.suite.grid.grid_rows`. The band is the 95 % interval of the largest N's
+    ``rows``: of ``lab.measure("figure_4")``. The band is the 95 % interval of the largest N's
     paired difference from no adaption (dashed), put about the line; :func:`gain_figure` shows of
     every cell whether its own includes 0.
     """

@@ -20,7 +20,7 @@ from bnta_lib.model import BNTANet, embed, embed_global
 from bnta_lib.settings import ROOT, Settings, settings
 from bnta_lib.site.judge import estimate, track_trial, true_target
 from bnta_lib.site.rendered import rendered_site
-from bnta_lib.suite.experiments import score
+from bnta_lib.suite.runner import score
 from bnta_lib.suite.train import trained_model
 
 PATH = ROOT / "data" / "site_study.csv"

@@ -1,6 +1,6 @@
 """Change rates of the BN layers, from layer to layer and from target to target (Figure 3).
 
-The rows come from :func:`bnta_lib.suite.experiments.change_rows`. A change rate is the sum over
+The rows come from ``lab.measure("changes")``. A change rate is the sum over
 channels of |after - before| divided by the sum of |before|: it is large where much moved, and
 also where there was little before.
 """
@@ -22,6 +22,12 @@ from bnta_lib.settings import Settings
 PAPER_LAYERS = {"mean": (1, 52, 57, 58, 60), "var": (1, 52, 57, 58, 60),
                 "gamma": (2, 6, 9, 42, 51), "beta": (2, 6, 9, 42, 51)}
 TOP = 10
+
+
+def why_rows(changes: pd.DataFrame) -> pd.DataFrame:
+    """Rows of "changes" with rates averaged over layers: columns target, split, what, value."""
+    rows = changes.rename(columns={"metric": "what"})
+    return rows.groupby(["target", "split", "what"], sort=False, as_index=False)["value"].mean()
 
 
 def change_rates_by_split(changes: pd.DataFrame) -> pd.DataFrame:

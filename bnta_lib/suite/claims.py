@@ -15,20 +15,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bnta_lib.data import load_targets
-from bnta_lib.data.sets import Target
-from bnta_lib.data.splits import protocol_note
-from bnta_lib.settings import Settings, caution, data_folder, run_name, settings
-from bnta_lib.suite.ablations import PAPER_TARGET, table_3_rows, table_4_rows, table_5_rows
+from bnta_lib.settings import caution, data_folder, settings
 from bnta_lib.suite.changes import steps_at
 from bnta_lib.suite.environment import check_cache, shown
-from bnta_lib.suite.experiments import change_rows, table_2_rows
-from bnta_lib.suite.grid import grid_rows
 from bnta_lib.suite.judge import claims_on, judge, time_rows, trend_rows
+from bnta_lib.suite.lab import Lab
+from bnta_lib.suite.specs import PAPER_TARGET
 from bnta_lib.suite.stats import VERDICTS, in_unit
 from bnta_lib.suite.writer import save_table
-from bnta_lib.suite.train import trained_model, trained_on
-from bnta_lib.weights import TABLE_3_MODELS
 
 NOTE = (
     "here and paper: the same difference in our numbers and in the paper's, in points of rank 1 unless another "
@@ -38,12 +32,12 @@ NOTE = (
 )
 
 
-def check(settings: Settings, data: str = "embedded", progress: bool = True) -> pd.DataFrame:
+def check(lab: Lab) -> pd.DataFrame:
     """A verdict on each of the paper's claims, measured unless it was before.
 
-    Raises FileNotFoundError if weights are absent or ``data`` is no folder.
+    Raises FileNotFoundError if weights are absent.
     """
-    rows = gather(settings, data, progress)
+    rows = gather(lab)
     return judge(rows, claims_on(rows["Table 2"]["target"].unique()))
 
 
@@ -106,9 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(words + (["--data", options.data] if options.data else []))
     again = f"What was measured is kept; continue with the same command:\n  {command}"
     try:
-        table = check(chosen, data)
-        targets = load_targets(chosen, data, progress=False)
-        _write(table, run_name(chosen.profile, data), protocol_note(targets, trained_on(chosen, data)))
+        lab = Lab(chosen.profile, data)
+        _write(check(lab), lab.run, lab.about)
     except KeyboardInterrupt:
         print(f"\nInterrupted. {again}", file=sys.stderr)
         return 130
@@ -126,33 +119,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # ---- the measurements
 
 
-def gather(
-    settings: Settings, data: str = "embedded", progress: bool = True
-) -> dict[str, pd.DataFrame]:
+def gather(lab: Lab) -> dict[str, pd.DataFrame]:
     """Rows that the claims need: "Table 2" to "Table 5", "Fig. 3", "Fig. 4" and "time".
 
-    Measured, or read from the store. Raises FileNotFoundError if weights are absent or ``data`` is
-    no folder.
+    Measured, or read from the store. Raises FileNotFoundError if weights are absent.
     """
-    targets = load_targets(settings, data, progress=progress)
-    models = {name: trained_model(settings, name, progress=progress, data=data) for name in TABLE_3_MODELS}
-    bnta = models["bnta"]
+    def papers(table: str) -> list[str] | None:
+        return [PAPER_TARGET[table]] if PAPER_TARGET[table] in lab.targets else None
 
-    def papers(table: str) -> dict[str, Target]:
-        name = PAPER_TARGET[table]
-        return {name: targets[name]} if name in targets else targets
-
-    table_2 = table_2_rows(models, targets, settings, progress)
-    changes = change_rows(bnta, targets, settings, progress)
+    table_2, changes = lab.measure("table_2"), lab.measure("changes")
     return {
         "Table 2": table_2,
-        "Table 3": table_3_rows(models, papers("table_3"), settings, progress),
-        "Table 4": table_4_rows(bnta, papers("table_4"), settings, progress),
-        "Table 5": table_5_rows(bnta, papers("table_5"), settings, progress=progress),
-        "Fig. 3": changes.assign(steps=changes["target"].map(steps_at(targets, settings))),
-        "Fig. 4": trend_rows(grid_rows(bnta, papers("table_4"), settings, progress)),
-        "time": time_rows(table_2, targets),
+        **{f"Table {n}": lab.measure(f"table_{n}", targets=papers(f"table_{n}")) for n in (3, 4, 5)},
+        "Fig. 3": changes.assign(steps=changes["target"].map(steps_at(lab.targets, lab.settings))),
+        "Fig. 4": trend_rows(lab.measure("figure_4", targets=papers("table_4"))),
+        "time": time_rows(table_2, lab.targets),
     }
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -31,7 +31,7 @@ from bnta_lib.data import load_targets
 from bnta_lib.settings import AT_SIZE, ROOT, Settings, cache_dir, device_of, figures_dir, settings as load_settings
 from bnta_lib.suite import train
 from bnta_lib.suite.report import EXECUTED, NOTEBOOKS, finished
-from bnta_lib.suite.store import machine, of_the_suite, stored, write_rows
+from bnta_lib.suite.store import export, machine
 from bnta_lib.training import OutOfTime
 from bnta_lib.weights import MODELS, weights_path
 
@@ -102,7 +102,7 @@ def gather(settings: Settings, folder: Path) -> None:
         new = Path(partial) / folder.name
         shutil.copytree(figures_dir(settings.profile), new / "figures")
         shutil.copytree(EXECUTED / settings.profile, new / "notebooks")
-        write_rows(of_the_suite(stored(settings.profile)), new / "rows.csv.gz")
+        export(new / "rows.csv.gz", settings.profile)
         model, lines = train.trained_model(settings, progress=False), []
         for name, target in load_targets(settings, progress=False).items():
             images = target.data.images[target.splits[0].gallery]

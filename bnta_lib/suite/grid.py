@@ -8,17 +8,11 @@ are 0 without adaption.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
-from bnta_lib.data.sets import Target
-from bnta_lib.suite.experiments import Run, run_rows
-from bnta_lib.model import BNTANet
-from bnta_lib.pairing import check_sizes
-from bnta_lib.settings import Settings
 from bnta_lib.suite.stats import describe_by, slopes
 
 PARTS = ("features", "pairing", "steps")  # what the time of an adaption is made of
@@ -112,59 +106,3 @@ def time_table(rows: pd.DataFrame) -> pd.DataFrame:
     table = times.pivot_table(index=["target", "N", "K"], columns="metric", values="value",
                               aggfunc="median", sort=False)
     return table[list(PARTS)].rename_axis(columns=None).reset_index()
-
-
-# ---- the cells, and their measurement
-
-
-NONE = Run("BNTA w/o TTA", adapter="none")
-
-
-def pair_counts(n_gallery: int, default: int = 128) -> list[int]:
-    """The values of K for a gallery: powers of two up to half of it, that half, the default.
-
-    From one pair in 128 images on, and never a single pair, which has no negative. Small
-    galleries have the values half way between the powers too.
-    """
-    most = n_gallery // 2
-    least = max(2, -(-n_gallery // 128))
-    chosen = [2**i for i in range(1, 64) if least <= 2**i <= most]
-    if len(chosen) < 6:
-        chosen += [3 * k // 2 for k in chosen if 3 * k // 2 <= most]
-    return sorted({*chosen, most, min(default, most)})
-
-
-def grid_runs(n_gallery: int, default: int = 128) -> list[Run]:
-    """Every cell of Figure 4 for a gallery: N by sixths of it, K by :func:`pair_counts`, 2K <= N.
-
-    The cell of the whole gallery with K = min(default, N // 2) is the run that Table 2 has.
-    Raises ValueError for fewer than 4 images.
-    """
-    check_sizes(n_gallery, 2)
-    sizes = sorted({round(n_gallery * i / 6) for i in range(1, 7)})
-    return [
-        Run(f"N={n}, K={k}", sample=None if n == n_gallery else n,
-            options={} if k == min(default, n // 2) else {"K": k})
-        for n in sizes for k in pair_counts(n_gallery, default) if 2 * k <= n
-    ]
-
-
-def grid_rows(
-    model: BNTANet, targets: Mapping[str, Target], settings: Settings, progress: bool = True
-) -> pd.DataFrame:
-    """:func:`~bnta_lib.suite.experiments.run_rows` of Figure 4, adaption seed 0, and of no adaption.
-
-    Integer columns N and K besides; both are 0 for "BNTA w/o TTA". Where the splits of a folder
-    differ in their galleries, the smallest of these decides the values of N.
-    """
-    tables = []
-    for name, target in targets.items():
-        galleries = {len(split.gallery) for split in target.splits}
-        runs = grid_runs(min(galleries), settings.K)
-        if len(galleries) > 1:  # "all of the gallery" would not be the same N everywhere
-            runs = [replace(run, sample=run.sample or min(galleries)) for run in runs]
-        tables.append(run_rows("figure_4", [NONE, *runs], {"bnta": model}, {name: target},
-                               settings, seeds=1, progress=progress))
-    rows = pd.concat(tables, ignore_index=True)
-    cells = rows["method"].str.extract(r"^N=(?P<N>\d+), K=(?P<K>\d+)$")
-    return rows.join(cells.fillna("0").astype(int))

@@ -11,11 +11,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bnta_lib.suite.experiments import Stored, identity, score
-from bnta_lib.data.sets import Target
-from bnta_lib.model import BNTANet, embed_global
-from bnta_lib.settings import Settings
-
 KINDS = ("held-out people of a source", "target", "target, neutral camera")
 
 
@@ -88,64 +83,3 @@ def headroom_table(rows: pd.DataFrame, least: int = 20) -> pd.DataFrame:
         share = 100 * light / gap if gap > 0 else float("nan")
         table.loc[(KINDS[1], name), ["gap", "photometric", "share"]] = gap, light, share
     return table.rename(columns={"R1 common": f"R1 of {common_size(rows)}"})
-
-
-# ---- the measurements
-
-
-def headroom_rows(
-    model: BNTANet, sets: dict[str, Target], settings: Settings, kind: str, progress: bool = True
-) -> pd.DataFrame:
-    """Where the match of each probe ranks without adaption: a row a probe.
-
-    Columns: set, kind (one of ``KINDS``), split, cameras (of probe and match in order of number,
-    as "1-5"), gallery (images), rank (from 1). Raises ValueError where a probe has not exactly one match.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}: the kinds are {', '.join(KINDS)}")
-    bench = _Headroom(model, sets, settings, kind)
-    units = [(name,) for name in sets]
-    bench.measure_missing(units, kind, progress, "set")
-    tables = [bench.rows(unit).assign(dataset=unit[0], kind=kind) for unit in units]
-    columns = ["set", "kind", "split", "cameras", "gallery", "rank"]
-    named = {"dataset": "set", "value": "rank"}
-    return pd.concat(tables, ignore_index=True).rename(columns=named)[columns]
-
-
-class _Headroom(Stored):
-    """What measuring the units (set,) of :func:`headroom_rows` takes."""
-
-    experiment = "headroom"
-
-    def __init__(self, model, sets, settings, kind):
-        self.models, self.sets, self.settings, self.kind = {"bnta": model}, sets, settings, kind
-        self.told = identity(model)
-
-    def _key(self, unit: tuple[str]) -> dict:
-        target = self.sets[unit[0]]
-        return {**self.told, "data": target.data.digest, "set": unit[0],
-                "probe": [s.probe.tolist() for s in target.splits],
-                "gallery": [s.gallery.tolist() for s in target.splits],
-                "normalise": self.settings.normalise_features}
-
-    def _about(self, unit: tuple[str]) -> dict:
-        return {"dataset": self.sets[unit[0]].stored_as(unit[0]), "setting": f"{self.kind}, no adaption"}
-
-    def _measure(self, unit: tuple[str]) -> list[dict]:
-        return _measure(self.models["bnta"], self.sets[unit[0]], self.settings)
-
-
-def _measure(model: BNTANet, target: Target, settings: Settings) -> list[dict]:
-    data, rows = target.data, []
-    features = embed_global(model, data.images)
-    for number, split in enumerate(target.splits):
-        same = data.pids[split.probe, None] == data.pids[split.gallery][None, :]
-        if not (same.sum(1) == 1).all():
-            raise ValueError(f"{data.name}: headroom needs one match for each probe")
-        match = data.camids[split.gallery[same.int().argmax(1)]]
-        pairs = zip(data.camids[split.probe].tolist(), match.tolist(), strict=True)
-        ranks = score(model, target, split, settings, features).rank
-        rows += [{"split": number, "cameras": f"{min(a, b)}-{max(a, b)}",
-                  "gallery": len(split.gallery), "metric": "rank", "value": r}
-                 for (a, b), r in zip(pairs, ranks.tolist(), strict=True)]
-    return rows

@@ -129,7 +129,7 @@ def most_shifted_layer(shift: pd.DataFrame) -> str:
 def closer_by_target(shift: pd.DataFrame) -> pd.DataFrame:
     """Whether adaption brought a target closer: a row a target, in the order given.
 
-    ``shift``: rows of :func:`bnta_lib.suite.experiments.shift_rows`. Columns: frozen and adapted (mean
+    ``shift``: rows of ``lab.measure("shift")``, value renamed distance. Columns: frozen and adapted (mean
     distance over layers), closer (share of the layers whose distance fell, per cent).
     """
     wide = shift.pivot(index=["target", "index"], columns="model", values="distance")

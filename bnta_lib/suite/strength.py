@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bnta_lib.data.sets import Target
-from bnta_lib.suite.experiments import Run, run_rows
-from bnta_lib.model import BNTANet
-from bnta_lib.settings import ROOT, Settings
+from bnta_lib.settings import ROOT
+from bnta_lib.suite.specs import STRENGTH
 from bnta_lib.suite.stats import ONE_EACH, OPEN, describe_by, slopes
-from bnta_lib.suite.train import trained_model
 from bnta_lib.weights import WEAKER
+
+if TYPE_CHECKING:
+    from bnta_lib.suite.lab import Lab
 
 LADDERS = ("people", "epochs")
 STRONGEST = "bnta"
@@ -89,25 +90,17 @@ def other_profiles(profile: str, figures: Path = ROOT / "figures") -> dict[str, 
 # ---- the measurements
 
 
-def strength_models(
-    settings: Settings, data: str | Path = "embedded", progress: bool = True
-) -> tuple[dict[str, BNTANet], list[str]]:
-    """The trainings of both ladders that are there, and the names of those whose weights are not.
+def strength_rows(lab: Lab) -> tuple[pd.DataFrame, dict[str, int], list[str]]:
+    """Rows of the table "strength", on how many people each training was trained, and the trainings left out.
 
-    The smoke profile trains them. Raises as :func:`~bnta_lib.suite.train.trained_model` for STRONGEST.
+    Those are left out whose weights are absent; the smoke profile trains them. Raises FileNotFoundError if those
+    of STRONGEST are.
     """
-    models, missing = {}, []
+    people, missing = {STRONGEST: lab.model(STRONGEST).identities}, []
     for name in WEAKER:
         try:
-            models[name] = trained_model(settings, name, progress, data=data)
+            people[name] = lab.model(name).identities
         except FileNotFoundError:
             missing.append(name)
-    return models | {STRONGEST: trained_model(settings, STRONGEST, progress, data=data)}, missing
-
-
-def strength_rows(
-    models: Mapping[str, BNTANet], targets: Mapping[str, Target], settings: Settings, progress: bool = True
-) -> pd.DataFrame:
-    """:func:`~bnta_lib.suite.experiments.run_rows` of every model, frozen and adapted, adaption seed 0."""
-    runs = [Run(f"{name}; {adapter}", name, adapter) for name in models for adapter in ("none", "bnta")]
-    return run_rows("strength", runs, models, targets, settings, seeds=1, progress=progress)
+    rows = lab.measure([spec for spec in STRENGTH if spec.training in people], seeds=1)
+    return rows.assign(table="strength"), people, missing

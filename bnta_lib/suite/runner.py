@@ -1,0 +1,276 @@
+"""Measuring: the units of a list of specs, what each gives, and their rows from the store."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from bnta_lib.adaption import LOSSES, adapt, pair_losses
+from bnta_lib.adapters import ADAPTERS
+from bnta_lib.data.sets import ReIDSet, Split, Target
+from bnta_lib.evaluation import Scores, evaluate
+from bnta_lib.model import BNTANet, embed, embed_global
+from bnta_lib.pairing import Pairs, nearest_pairs
+from bnta_lib.settings import METHOD_VERSION, Settings, device_of
+from bnta_lib.suite.parallel import measure_all
+from bnta_lib.suite.shift import bn_moments, shift_by_layer, source_sample
+from bnta_lib.suite.specs import DIVERGED, Spec
+from bnta_lib.suite.store import COLUMNS, DETAILS, SHORT, WHOLE, Store, key_of, machine
+from bnta_lib.weights import model_digest
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One measurement."""
+
+    experiment: str  # a key of EXPERIMENTS
+    target: str
+    spec: Spec
+    split: int
+    seed: int
+
+
+def score(
+    model: BNTANet, target: Target, split: Split, settings: Settings, features: Tensor | None = None
+) -> Scores:
+    """Scores of a model on one split; ``features`` (N, C) of the whole set, if at hand."""
+    data = target.data
+    if features is None:
+        both = embed_global(model, data.images[torch.cat([split.probe, split.gallery])])
+        probe, gallery = both[: len(split.probe)], both[len(split.probe) :]
+    else:
+        probe, gallery = features[split.probe], features[split.gallery]
+    return evaluate(
+        probe, gallery, data.pids[split.probe], data.pids[split.gallery],
+        data.camids[split.probe], data.camids[split.gallery], settings.normalise_features,
+    )
+
+
+def sample_of(split: Split, size: int | None) -> Tensor:
+    """``size`` images of a split's gallery to adapt on; None: the whole gallery, in its order.
+
+    They are the first of a fixed shuffle, so that a smaller sample is a part of a larger one.
+    Raises ValueError for more images than there are.
+    """
+    if size is None or size == len(split.gallery):
+        return split.gallery
+    if size > len(split.gallery):
+        raise ValueError(f"a gallery of {len(split.gallery)} images has no {size} to adapt on")
+    order = torch.randperm(len(split.gallery), generator=torch.Generator().manual_seed(0))
+    return split.gallery[order[:size]]
+
+
+class Bench:
+    """What measuring units takes, and what units share within a process: frozen features, rankings of pairs.
+
+    ``models``: by training; ``targets``: by training and name, since a training may have images of another size.
+    """
+
+    def __init__(self, settings: Settings, models: Mapping[str, BNTANet], targets: Mapping[str, Mapping[str, Target]],
+                 sources: Sequence[ReIDSet] = ()):
+        self.settings, self.models, self.targets = settings, dict(models), targets
+        self.largest_k = 0  # of the units that share a ranking of pairs
+        self.sources = [source.digest[:SHORT] for source in sources] or None
+        self.source_images = source_sample(sources) if sources else None
+        self.weights = {name: model_digest(model)[:SHORT] for name, model in models.items()}
+        self.shared: dict = {}
+
+    def __getstate__(self) -> dict:
+        models = {name: copy.deepcopy(model).cpu() for name, model in self.models.items()}
+        return self.__dict__ | {"shared": {}, "models": models}
+
+    def to(self, device: torch.device) -> None:
+        """Measure on ``device`` from now on."""
+        for model in self.models.values():
+            model.to(device)
+
+    def share(self, *key, make):
+        """What ``make()`` gave when it was called first with this key."""
+        if key not in self.shared:
+            self.shared[key] = make()
+        return self.shared[key]
+
+    def place(self, unit: Unit) -> tuple[BNTANet, Target, Split]:
+        """A unit's model, target and split."""
+        target = self.targets[unit.spec.training][unit.target]
+        return self.models[unit.spec.training], target, target.split(unit.split)
+
+    def columns(self, unit: Unit) -> dict:
+        """A unit's columns: what its key is made of, and what says whose rows they are."""
+        _, target, split = self.place(unit)
+        sources = self.sources if unit.experiment == "shift" else None
+        sample = self.share("sample", unit.target, unit.split, sources is None, make=lambda: sample_digest(split, sources))
+        return {
+            "experiment": unit.experiment, "profile": self.settings.profile, "target": target.stored_as(unit.target),
+            "split": unit.split, "seed": unit.seed, **unit.spec.columns(self.settings, len(split.gallery)),
+            "version": METHOD_VERSION, "data": target.data.digest[:SHORT],
+            "weights": self.weights[unit.spec.training], "sample": sample,
+        }
+
+    def features(self, unit: Unit) -> tuple[Tensor, Tensor, float]:
+        """Global and local features of the whole set without adaption, and the seconds of one image."""
+        model, target, _ = self.place(unit)
+
+        def make():
+            if model.scale.is_cuda:  # a GPU's first call pays for what no later one does
+                embed(model, target.data.images[:64])
+            start = time.perf_counter()
+            features, local = embed(model, target.data.images)
+            return features, local, (time.perf_counter() - start) / len(features)
+
+        return self.share("features", unit.spec.training, unit.target, make=make)
+
+    def pairs(self, unit: Unit, sample: Tensor) -> tuple[Pairs, float]:
+        """The closest pairs of the images ``sample``, as many as any unit needs; seconds."""
+        local, gallery = self.features(unit)[1][sample], len(self.place(unit)[2].gallery)
+        k = max(self.largest_k, unit.spec.columns(self.settings, gallery)["K"])
+
+        def make():
+            start = time.perf_counter()
+            pairs = nearest_pairs(local, min(k, len(sample) // 2))
+            return pairs, time.perf_counter() - start
+
+        return self.share("pairs", unit.spec.training, unit.target, tuple(sample.tolist()), k, make=make)
+
+    def measure(self, unit: Unit) -> list[dict]:
+        """A unit's rows. Raises what measuring raises.
+
+        Where a rate above the settings' own makes adaption diverge, the only row has the metric DIVERGED.
+        """
+        start = time.perf_counter()
+        try:
+            found = EXPERIMENTS[unit.experiment](self, unit)
+        except FloatingPointError:
+            if unit.spec.settings(self.settings).tta_lr <= self.settings.tta_lr:
+                raise
+            found = [{"metric": DIVERGED, "value": 1.0}]
+        origin = {"seconds": round(time.perf_counter() - start, 3), "measured_on": date.today().isoformat(),
+                  "machine": machine(device_of(self.settings.profile).type == "cuda")}
+        return [{"unit": ""} | self.columns(unit) | row | origin for row in found]
+
+
+def sample_digest(split: Split, sources: Sequence[str] | None = None) -> str:
+    """Of probe, gallery, and the sources that they are compared with."""
+    text = json.dumps([split.probe.tolist(), split.gallery.tolist(), sources])
+    return hashlib.sha256(text.encode()).hexdigest()[:SHORT]
+
+
+# ---------------------------------------------------------------- what a unit gives
+
+
+def _retrieval(bench: Bench, unit: Unit) -> list[dict]:
+    """mAP, R1, R5, R10 (per cent), probes without a match if any; for bnta the seconds of its parts."""
+    spec, settings, seconds, features = unit.spec, unit.spec.settings(bench.settings), {}, None
+    model, target, split = bench.place(unit)
+    if spec.adapter == "none":
+        features = bench.features(unit)[0]
+    elif spec.adapter == "bnta":
+        sample = sample_of(split, spec.N)
+        pairs, pairing = bench.pairs(unit, sample)
+        result = adapt(model, target.data.images[sample], settings, pairs=pairs, seed=unit.seed, **spec.options)
+        model = result.model
+        seconds = {"features": bench.features(unit)[2] * len(sample), "pairing": pairing, "steps": result.seconds}
+    else:
+        adapter = ADAPTERS[spec.adapter]
+        model = adapter(model, target.data.images[split.gallery], settings, seed=unit.seed, **spec.options)
+    scores = score(model, target, split, settings, features)
+    unmatched = {"unmatched": scores.unmatched} if scores.unmatched else {}
+    return [{"metric": metric, "value": value, "unit": name}
+            for values, name in ((scores.row(), "%"), (unmatched, "probes"),
+                                 ({part: round(value, 4) for part, value in seconds.items()}, "s"))
+            for metric, value in values.items()]
+
+
+def _changes(bench: Bench, unit: Unit) -> list[dict]:
+    """Change rates of each BN layer ("rate mean", ..., per cent), and the terms of Eq. (13) on the same pairs.
+
+    The terms are means over batches: "pos frozen" before, "pos statistics" with the statistics alone moved,
+    "pos adapted" after, and so for "mat".
+    """
+    model, target, split = bench.place(unit)
+    settings, gallery = unit.spec.settings(bench.settings), target.data.images[split.gallery]
+    result = adapt(model, gallery, settings, seed=unit.seed, **unit.spec.options)
+    rows = [{"metric": f"rate {row.quantity}", "value": 100 * row.rate, "unit": "%", "index": row.index,
+             "layer": row.layer} for row in result.changes.itertuples(index=False)]
+    statistics = adapt(model, gallery, settings, losses=(), pairs=result.pairs, seed=unit.seed).model
+    for kind, chosen in (("frozen", model), ("statistics", statistics), ("adapted", result.model)):
+        means = pair_losses(chosen, gallery, result.pairs, settings).mean()
+        rows += [{"metric": f"{term} {kind}", "value": float(means[term]), "index": 0} for term in LOSSES]
+    return rows
+
+
+def _shift(bench: Bench, unit: Unit) -> list[dict]:
+    """Distance of each BN layer's outputs on probes and gallery from the frozen model's on the sources."""
+    model, target, split = bench.place(unit)
+    images = target.data.images
+    source = bench.share("moments", unit.spec.training, make=lambda: bn_moments(model, bench.source_images))
+    adapted = adapt(model, images[split.gallery], unit.spec.settings(bench.settings), seed=unit.seed,
+                    **unit.spec.options).model
+    both = images[torch.cat([split.probe, split.gallery])]
+    return [{"metric": "distance", "value": row.distance, "unit": "source std", "index": row.index, "layer": row.layer,
+             "model": kind} for kind, chosen in (("frozen", model), ("adapted", adapted))
+            for row in shift_by_layer(source, bn_moments(chosen, both)).itertuples(index=False)]
+
+
+def _headroom(bench: Bench, unit: Unit) -> list[dict]:
+    """Rank of each probe's match without adaption, with the cameras of both as "1-5" and the gallery's size."""
+    model, target, split = bench.place(unit)
+    data = target.data
+    same = data.pids[split.probe, None] == data.pids[split.gallery][None, :]
+    if not (same.sum(1) == 1).all():
+        raise ValueError(f"{data.name}: headroom needs one match for each probe")
+    match = data.camids[split.gallery[same.int().argmax(1)]]
+    ranks = score(model, target, split, bench.settings, bench.features(unit)[0]).rank
+    cameras = zip(data.camids[split.probe].tolist(), match.tolist(), strict=True)
+    return [{"metric": "rank", "value": rank, "cameras": f"{min(a, b)}-{max(a, b)}", "gallery": len(split.gallery),
+             "part": unit.spec.labels["part"]} for (a, b), rank in zip(cameras, ranks.tolist(), strict=True)]
+
+
+EXPERIMENTS = {"retrieval": _retrieval, "changes": _changes, "shift": _shift, "headroom": _headroom}
+
+
+# ---------------------------------------------------------------- rows
+
+
+def measure(bench: Bench, units: Iterable[Unit], progress: bool = True, title: str = "") -> pd.DataFrame:
+    """Rows of the units in their order, from the store, where those that it lacks are measured first.
+
+    Columns: those of the store with the caller's name of the target, ``method`` and the spec's labels; details
+    that no row has are left out. Where a spec diverged on any split of a target, one row says so and it has
+    no others there.
+    """
+    units = list(units)
+    with Store() as store:
+        store.fill(bench.settings.profile)
+        columns = [bench.columns(unit) for unit in units]
+        bench.largest_k = max(own["K"] for own in columns)
+        keys = [key_of(own) for own in columns]
+        known = store.known(keys)
+        missing = {key: unit for key, unit in zip(keys, units) if key not in known}
+        with tqdm(total=len({*keys}), initial=len({*keys}) - len(missing), disable=not progress, desc=title) as bar:
+            for key, rows in measure_all(bench, missing):
+                store.add(key, rows)
+                bar.update()
+        found = store.rows(list({*keys}))
+    labels = pd.DataFrame([{"key": key, "order": i, "target": unit.target, "method": unit.spec.method, **unit.spec.labels}
+                           for i, (key, unit) in enumerate(zip(keys, units))])
+    rows = labels.merge(found.drop(columns=labels.columns.difference(["key"]), errors="ignore"), on="key")
+    rows = rows.sort_values("order", kind="stable", ignore_index=True)
+    lost = rows[rows["metric"] == DIVERGED].drop_duplicates(["target", "method"])
+    place, broken = (pd.MultiIndex.from_frame(table[["target", "method"]]) for table in (rows, lost))
+    rows = rows[~place.isin(broken) | rows.index.isin(lost.index)]
+    empty = [name for name in DETAILS if (rows[name].isna() | (rows[name] == "")).all()]
+    whole = {name: "int64" for name in WHOLE if name not in empty and rows[name].notna().all()}
+    names = ["target", "method", *labels.columns.difference(["key", "order", "target", "method"], sort=False)]
+    rest = [name for name in COLUMNS if name not in (*names, *empty)]
+    return rows.astype(whole)[[*names, *rest]].reset_index(drop=True)

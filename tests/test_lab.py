@@ -1,0 +1,109 @@
+"""The one object that a notebook opens."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from conftest import lab_of
+
+from bnta_lib.data.sets import Target
+from bnta_lib.suite import lab as module
+from bnta_lib.suite.headroom import KINDS
+from bnta_lib.suite.lab import Lab
+from bnta_lib.suite.specs import Spec
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BNTA_FIGURES", str(tmp_path / "figures"))
+
+
+@pytest.fixture
+def lab(tiny, tiny_models, dots):
+    return lab_of(tiny, tiny_models, {"dots": dots, "other": dots}, [dots.data])
+
+
+def test_lab_knows_its_run_and_settings(tmp_path):
+    (tmp_path / "shop").mkdir()
+    lab = Lab("smoke", tmp_path / "shop", tta_lr=0.01)
+    assert lab.run.startswith("smoke_shop-") and lab.settings.tta_lr == 0.01 and Lab("laptop").run == "laptop"
+
+
+@pytest.mark.parametrize("given, words", [
+    ({"profile": "huge"}, "unknown profile"), ({"learning": 1}, "unknown setting 'learning'"), ({"data": ""}, "data is")])
+def test_lab_refuses_what_does_not_exist(given, words):
+    with pytest.raises(ValueError, match=words):
+        Lab(**{"profile": "smoke"} | given)
+
+
+def test_unknown_table_target_or_split_is_refused(lab):
+    for arguments, words in ((("table_9",), "unknown table 'table_9': there are table_2"),
+                             (("table_2", None, ["GRID"]), "no target 'GRID': the targets are dots, other"),
+                             (("table_2", 1, ["dots"], [7]), "has 2 splits")):
+        with pytest.raises(ValueError, match=words):
+            lab.measure(*arguments)
+
+
+def test_targets_splits_and_seeds_are_those_asked_for(lab):
+    rows = lab.measure([Spec("BNTA"), Spec("off", adapter="none")], seeds=[2, 5], targets=["other"], splits=[1])
+    assert set(rows["target"]) == {"other"} and set(rows["split"]) == {1}
+    assert rows.groupby("method")["seed"].unique().map(list).to_dict() == {"BNTA": [2, 5], "off": [0]}
+    assert set(lab.measure("table_2", seeds=1)["seed"]) == {0}
+
+
+def test_training_of_another_size_has_targets_of_that_size(lab, tiny_models, dots, monkeypatch):
+    seen = []
+
+    def load(settings, data, progress):
+        seen.append(settings.height)
+        return {"dots": dots, "other": dots}
+
+    monkeypatch.setattr(module, "load_targets", load)
+    lab._models["other_stripes"] = tiny_models["mat"]
+    rows = lab.measure([Spec("a", adapter="none"), Spec("b", "other_stripes", "none")])
+    assert seen == [lab.settings.other_height]
+    assert rows.groupby("method").size().to_dict() == {"a": 16, "b": 16}
+
+
+def test_every_value_of_an_open_choice_has_its_reference(lab, tiny_models, dots, monkeypatch):
+    monkeypatch.setattr(module, "load_targets", lambda *a, **k: {"dots": dots, "other": dots})
+    lab._models["other_stripes"] = tiny_models["mat"]
+    monkeypatch.setattr("bnta_lib.suite.runner.Bench.measure", lambda bench, unit: [
+        bench.columns(unit) | {"metric": "R1", "value": float(unit.spec.adapter == "bnta"), "unit": "%"}])
+    rows = lab.measure("open_choices")
+    keys = ["choice", "value_label", "target", "split"]
+    both = rows.groupby([*keys, "updated"])["value"].mean().unstack("updated")
+    assert (both["none"] == 0).all() and set(rows["choice"]) >= {"momentum", "affine", "readings"}
+    assert set(rows[rows["choice"] == "readings"]["updated"]) > {"all", "none", "mu", "gamma+beta"}
+
+
+def test_headroom_has_every_kind_of_the_embedded_sets(lab, dots, monkeypatch):
+    monkeypatch.setattr(module, "load_targets", lambda settings, *a, **k: {"T": dots})
+    monkeypatch.setattr(module, "load_source", lambda settings, name, part, **k: dots)
+    rows = lab.measure("headroom")
+    assert rows.groupby("part").size().to_dict() == {KINDS[0]: 5 * 20, KINDS[1]: 20, KINDS[2]: 20}
+    assert rows["value"].between(1, 12).all()
+
+
+def test_figure_table_and_rows_are_written_under_the_run(lab, dots, tmp_path):
+    lab.targets = {"dots": Target(dots.data, dots.splits, "ten random splits")}
+    lab.trained_on = "five sets"
+    rows = lab.measure([Spec("off", adapter="none")])
+    figure, axis = plt.subplots()
+    axis.plot([1, 2])
+    lab.save(figure, "line")
+    frame = lab.table(pd.DataFrame({"R1": [1.0]}), "numbers", "A note.", rows)
+    path = lab.rows(rows, "rows")
+    folder = tmp_path / "figures" / "smoke"
+    assert frame["R1"].tolist() == [1.0] and path == folder / "rows.csv"
+    assert {file.name for file in folder.iterdir()} == {"line.pdf", "line.png", "numbers.csv", "numbers.md", "numbers.tex",
+                                                       "rows.csv"}
+    text = (folder / "numbers.md").read_text()
+    assert "A note. Protocol. dots: ten random splits" in text and "Trained on five sets." in text
+    written = pd.read_csv(path)
+    assert set(written["protocol"]) == {"ten random splits"} and "seconds" not in written and "adapter" in written
+
+
+def test_absent_weights_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights at"):
+        Lab("paper", progress=False).model()

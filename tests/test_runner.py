@@ -1,0 +1,207 @@
+"""What units give: the numbers of the methods themselves, each measured once."""
+
+import copy
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import lab_of
+
+from bnta_lib import BNTANet, adapt
+from bnta_lib.adaption import pair_losses
+from bnta_lib.data.sets import Split, Target
+from bnta_lib.evaluation import evaluate
+from bnta_lib.model import embed
+from bnta_lib.suite import runner
+from bnta_lib.suite.runner import Bench, Unit, sample_of, score
+from bnta_lib.suite.specs import DIVERGED, TABLE_2, Spec
+from bnta_lib.suite.store import key_of
+from bnta_lib.weights import model_digest
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+
+
+@pytest.fixture
+def lab(tiny, tiny_models, dots):
+    return lab_of(tiny, tiny_models, {"dots": dots}, [dots.data])
+
+
+def never(*_):
+    pytest.fail("measured again")
+
+
+def test_every_method_split_seed_and_metric_has_one_row(lab):
+    rows = lab.measure("table_2")
+    seeds = {"Baseline": 1, "BNTA w/o TTA": 1, "BNTA": 2, "AdaBN": 2, "Tent": 2}
+    metrics = {method: 4 + 3 * (method == "BNTA") for method in seeds}  # BNTA's three seconds too
+    assert rows.groupby("method").size().to_dict() == {m: 2 * seeds[m] * metrics[m] for m in seeds}
+    assert not rows.duplicated(["target", "method", "split", "seed", "metric"]).any()
+    assert rows["value"].between(0, 100).all() and set(rows["unit"]) == {"%", "s"}
+    assert set(rows["experiment"]) == {"retrieval"} and set(rows["table"]) == {"table_2"} and not rows["recorded"].any()
+
+
+def test_rows_are_those_of_the_methods_themselves(lab, tiny, tiny_models, dots):
+    rows, data, split = lab.measure("table_2"), dots.data, dots.splits[1]
+    adapted = adapt(tiny_models["bnta"], data.images[split.gallery], tiny, seed=1).model
+    for method, model, seed in (("Baseline", tiny_models["baseline"], 0), ("BNTA w/o TTA", tiny_models["bnta"], 0),
+                                ("BNTA", adapted, 1)):
+        scores = evaluate(*(embed(model, data.images[side])[0] for side in (split.probe, split.gallery)),
+                          *(labels[side] for labels in (data.pids, data.camids) for side in (split.probe, split.gallery)))
+        own = rows.query("method == @method and split == 1 and seed == @seed and unit == '%'")
+        assert own.set_index("metric")["value"].to_dict() == pytest.approx(scores.row())
+
+
+@pytest.mark.parametrize("options", [{"quantities": ("mean",), "reading": "restore"}, {"layers": ("bn", "in")},
+                                     {"losses": ("mat",), "follow_bnneck": False}])
+def test_options_reach_the_adaption(lab, tiny, tiny_models, dots, options):
+    rows = lab.measure([Spec("own", options=options, overrides={"tta_lr": 0.01})], seeds=[1], splits=[0])
+    images = dots.data.images[dots.splits[0].gallery]
+    adapted = adapt(tiny_models["bnta"], images, replace(tiny, tta_lr=0.01), seed=1, **options).model
+    found = rows[rows["unit"] == "%"].set_index("metric")["value"].to_dict()
+    assert found == score(adapted, dots, dots.splits[0], tiny).row()
+
+
+def test_second_measuring_reads_all_from_the_store(lab, tiny, tiny_models, dots, monkeypatch):
+    first = lab.measure("table_2")
+    monkeypatch.setattr(Bench, "measure", never)
+    assert lab.measure("table_2").equals(first)
+    renamed = lab_of(tiny, tiny_models, {"renamed": dots}).measure("table_2")
+    assert set(renamed["target"]) == {"renamed"} and renamed["value"].equals(first["value"])
+    fewer = lab_of(replace(tiny, tta_seeds=1), tiny_models, {"dots": replace(dots, splits=dots.splits[:1])})
+    assert len(fewer.measure("table_2")) == 5 * 4 + 3
+
+
+def test_tables_share_a_unit_and_not_its_name(lab, monkeypatch):
+    table_2, measured, real = lab.measure("table_2"), [], Bench.measure
+    monkeypatch.setattr(Bench, "measure", lambda bench, unit: measured.append(unit.spec.method) or real(bench, unit))
+    specs = [Spec("All"), Spec("all of 4", options={"K": 4}), Spec("two", options={"K": 2}), Spec("six", N=6)]
+    rows = lab.measure(specs)
+    assert set(measured) == {"all of 4", "two", "six"} and "table" not in rows
+    one, other = (own[own["unit"] == "%"]["value"].tolist() for own in
+                  (rows[rows["method"] == "All"], table_2[table_2["method"] == "BNTA"]))
+    assert one == other
+    default = lab.measure("figure_4").query("N == 10 and K == 5 and split == 1 and unit == '%'")["value"].tolist()
+    assert default == table_2.query("method == 'BNTA' and split == 1 and seed == 0 and unit == '%'")["value"].tolist()
+
+
+def test_pairs_from_one_ranking_are_those_of_the_unit_alone(lab, tiny, tiny_models, dots):
+    rows = lab.measure([Spec(str(k), N=8, options={"K": k}) for k in (2, 4)], seeds=1, splits=[0])
+    images = dots.data.images[sample_of(dots.splits[0], 8)]
+    for k in (2, 4):
+        alone = score(adapt(tiny_models["bnta"], images, tiny, K=k).model, dots, dots.splits[0], tiny)
+        own = rows[(rows["K"] == k) & (rows["unit"] == "%")]
+        assert own.set_index("metric")["value"].to_dict() == pytest.approx(alone.row())
+
+
+def test_galleries_of_different_sizes_adapt_on_the_n_that_the_cell_names(lab, dots):
+    rows = lab.measure("figure_4")
+    assert rows["N"].max() == 10 and set(rows[rows["N"] == 10]["split"]) == {0, 1}
+
+
+def test_smaller_sample_is_part_of_a_larger_one(dots):
+    split = dots.splits[0]
+    small, large = (sample_of(split, n).tolist() for n in (4, 9))
+    assert set(small) < set(large) <= set(split.gallery.tolist())
+    assert torch.equal(sample_of(split, None), split.gallery)
+    with pytest.raises(ValueError, match="has no 99"):
+        sample_of(split, 99)
+
+
+def test_features_at_hand_give_the_same_scores(tiny, tiny_models, dots):
+    features, _ = embed(tiny_models["bnta"], dots.data.images)
+    direct = score(tiny_models["bnta"], dots, dots.splits[1], tiny)
+    assert direct.row() == score(tiny_models["bnta"], dots, dots.splits[1], tiny, features).row()
+
+
+def test_probes_without_a_match_are_counted(lab, dots):
+    whole = Target(dots.data, (Split(torch.arange(12), dots.splits[1].gallery),))  # it lacks persons 11 and 12
+    rows = lab.measure([Spec("off", adapter="none")], targets={"dots": whole})
+    assert rows[rows["metric"] == "unmatched"][["value", "unit"]].values.tolist() == [[2.0, "probes"]]
+    assert rows[rows["unit"] == "%"]["metric"].tolist() == ["mAP", "R1", "R5", "R10"]
+
+
+def test_changes_hold_what_adaption_reports(lab, tiny, tiny_models, dots):
+    rows = lab.measure("changes")
+    assert (rows.query("index > 0").groupby(["split", "metric"]).size() == 57).all()
+    gallery = dots.data.images[dots.splits[1].gallery]
+    result, own = adapt(tiny_models["bnta"], gallery, tiny), rows[rows["split"] == 1]
+    rates = result.changes.query("quantity == 'var'").set_index("index")["rate"]
+    found = own[own["metric"] == "rate var"].set_index("index")["value"]
+    assert found.to_dict() == pytest.approx((100 * rates).to_dict())
+    for kind, model in (("frozen", tiny_models["bnta"]), ("adapted", result.model)):
+        means = pair_losses(model, gallery, result.pairs, tiny).mean()
+        for term in ("pos", "mat"):
+            assert own[own["metric"] == f"{term} {kind}"]["value"].item() == pytest.approx(means[term])
+
+
+def test_the_source_itself_shows_no_shift_when_frozen(lab):
+    rows = lab.measure("shift")
+    assert rows.groupby("model").size().to_dict() == {"frozen": 57, "adapted": 57} and set(rows["split"]) == {0}
+    assert rows[rows["model"] == "frozen"]["value"].to_numpy() == pytest.approx(0, abs=1e-6)
+    assert rows[rows["model"] == "adapted"]["value"].max() > 0.01
+    another = lab.measure("shift", seeds=[3], splits=[1])
+    assert set(another["split"]) == {1} and set(another["seed"]) == {3}
+
+
+def test_shift_from_other_sources_has_another_key(tiny, tiny_models, dots):
+    half = replace(dots.data, images=dots.data.images // 2)
+    unit = Unit("shift", "dots", Spec("BNTA"), 0, 0)
+    keys = {key_of(Bench(tiny, {"bnta": tiny_models["bnta"]}, {"bnta": {"dots": dots}}, [source]).columns(unit))
+            for source in (dots.data, half, replace(dots.data))}
+    assert len(keys) == 2
+
+
+def test_headroom_ranks_each_probes_match(tiny, tiny_models, dots):
+    bench = Bench(tiny, {"bnta": tiny_models["bnta"]}, {"bnta": {"dots": dots}})
+    rows = bench.measure(Unit("headroom", "dots", Spec("off", adapter="none", labels={"part": "target"}), 0, 0))
+    ranks = score(tiny_models["bnta"], dots, dots.splits[0], tiny).rank.tolist()
+    assert [row["value"] for row in rows] == ranks
+    assert {(row["cameras"], row["gallery"], row["part"]) for row in rows} == {("1-2", 12, "target")}
+
+
+def test_adaption_that_diverges_at_a_larger_rate_is_recorded_and_others_raise(lab, monkeypatch):
+    def broken(model, images, settings, **_):
+        raise FloatingPointError("the adaption loss is nan")
+
+    specs = [Spec("off", adapter="none"), Spec("bold", overrides={"tta_lr": 9.0})]
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "adapt", broken)
+        rows = lab.measure(specs, seeds=1)
+        with pytest.raises(FloatingPointError):
+            lab.measure(TABLE_2[2:3])
+    assert rows[rows["method"] == "bold"][["metric", "value"]].values.tolist() == [[DIVERGED, 1.0]]
+    assert len(rows[rows["method"] == "off"]) == 8
+
+
+def test_one_split_that_diverges_leaves_no_other_rows_of_its_spec(lab, monkeypatch):
+    real, bold = runner.adapt, Spec("bold", overrides={"tta_lr": 0.1})
+
+    def sometimes(model, images, *rest, **more):
+        if len(images) == 12:
+            raise FloatingPointError("nan")
+        return real(model, images, *rest, **more)
+
+    monkeypatch.setattr(runner, "adapt", sometimes)
+    assert lab.measure([bold], seeds=1)["metric"].tolist() == [DIVERGED]
+    assert set(lab.measure([bold], seeds=1, splits=[1])["metric"]) > {"R1"}
+
+
+def test_digest_of_a_model_is_of_its_values(tiny_models):
+    one = tiny_models["bnta"]
+    other, same = copy.deepcopy(one), copy.deepcopy(one)
+    other.backbone.conv1.weight.data[0, 0, 0, 0] += 1e-3
+    same.bnneck.num_batches_tracked += 1
+    assert model_digest(one) == model_digest(same) != model_digest(other)
+
+
+def test_bench_hands_over_models_and_not_what_it_measured(tiny, tiny_models, dots):
+    bench = Bench(tiny, {"bnta": tiny_models["bnta"]}, {"bnta": {"dots": dots}})
+    unit = Unit("retrieval", "dots", Spec("BNTA"), 0, 0)
+    bench.measure(unit)
+    read = pickle.loads(pickle.dumps(bench))
+    assert bench.shared and not read.shared and read.columns(unit) == bench.columns(unit)
+    assert isinstance(read.models["bnta"], BNTANet)

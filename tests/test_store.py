@@ -1,0 +1,200 @@
+"""The results store: keys, recorded rows, several processes, and rows that do not belong together."""
+
+import gzip
+import subprocess
+import sys
+import time
+from random import Random
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bnta_lib.settings import METHOD_VERSION, ROOT, settings
+from bnta_lib.suite import store as module
+from bnta_lib.suite.specs import TABLE_2, Spec
+from bnta_lib.suite.store import KEY, Store, export, key_of, main, refuse_mixed
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+
+
+def unit(spec=TABLE_2[2], **other) -> dict:
+    return {"experiment": "retrieval", "profile": "smoke", "target": "dots", "split": 0, "seed": 0,
+            **spec.columns(settings("smoke"), 12), "version": METHOD_VERSION, "data": "d", "weights": "w", "sample": "s",
+            "seconds": 1.5, "machine": "m", "measured_on": "2026-01-01", "unit": "%"} | other
+
+
+def rows_of(columns, values=(1 / 3, 0.1 + 0.2)) -> list[dict]:
+    return [columns | {"metric": f"R{i}", "value": value} for i, value in enumerate(values)]
+
+
+def test_rows_read_back_as_they_were_added_and_once():
+    key = key_of(unit())
+    with Store() as store:
+        store.add(key, rows_of(unit(), (1 / 3, float("nan"))))
+        store.add(key, rows_of(unit(), (2.0, 2.0)))  # by another process, a moment later
+        rows = store.rows([key])
+        assert store.known([key, "other"]) == {key}
+    assert rows["value"][0] == 1 / 3 and np.isnan(rows["value"][1]) and len(rows) == 2
+    assert rows["quantities"][0] == "mean+var+gamma+beta" and rows["layer"].tolist() == ["", ""]
+    assert (rows["N"].dtype, rows["recorded"].tolist()) == (np.int64, [0, 0])
+
+
+@pytest.mark.parametrize("other", [
+    unit(Spec("x", options={"K": 3})), unit(Spec("x", N=10)), unit(Spec("x", overrides={"tta_lr": 0.1})),
+    unit(Spec("x", options={"follow_bnneck": False})), unit(Spec("x", overrides={"tta_batch": 8})),
+    unit(Spec("x", overrides={"normalise_features": False})), unit(TABLE_2[1]), unit(TABLE_2[3]), unit(experiment="changes"),
+    *(unit(**{name: "other"}) for name in ("version", "data", "weights", "sample")), unit(split=1), unit(seed=1)])
+def test_what_decides_a_number_is_in_its_key(other):
+    assert key_of(unit()) != key_of(other)
+
+
+def test_what_decides_no_number_is_not_in_its_key():
+    same = [unit(Spec("another name")), unit(Spec("all", N=12, options={"K": 6})), unit(target="renamed", profile="laptop"),
+            unit(seconds=9.0, machine="other", measured_on="2027-01-01"),
+            unit() | {"momentum": np.float64(0.1), "follow_bnneck": 1.0, "N": np.int64(12), "options": float("nan")}]
+    assert {key_of(one) for one in same} == {key_of(unit())}
+
+
+def test_key_does_not_depend_on_the_source_text():
+    """Its parts are named here: a file of the library is none of them."""
+    assert set(KEY) == {"version", "experiment", "training", "adapter", "N", "K", "momentum", "epochs", "lr", "optimizer",
+                        "margin", "lambda3", "reduction", "layers", "quantities", "losses", "reading", "follow_bnneck",
+                        "normalise", "options", "data", "weights", "sample", "split", "seed"}
+
+
+def test_recorded_rows_fill_an_empty_store_and_stay_marked(monkeypatch):
+    recorded = pd.read_csv(ROOT / "data" / "results" / "laptop.csv.gz", low_memory=False)
+    with Store() as store:
+        store.add("mine", rows_of(unit(profile="laptop")))
+        store.fill("laptop")
+        store.fill("laptop")
+        rows = store.rows(profile="laptop")
+        assert store.rows(profile="smoke").empty
+    assert len(rows) == len(recorded) + 2 == 51_512 and rows["recorded"].sum() == len(recorded)
+    assert np.array_equal(rows["value"][2:], recorded["value"], equal_nan=True)
+    monkeypatch.setattr(module, "METHOD_VERSION", METHOD_VERSION + 1)
+    with Store() as store:  # rows of another version are not read back
+        store.fill("laptop")
+        assert len(store.rows(profile="laptop")) == len(rows)
+
+
+def test_recorded_row_has_the_key_of_the_spec_that_measured_it():
+    with Store() as store:
+        store.fill("laptop")
+        first = store.rows(profile="laptop").query("experiment == 'retrieval' and target == 'iLIDS' and K == 30").iloc[0]
+        own = Spec("x", overrides={"tta_momentum": float(first["momentum"])}).columns(settings("laptop"), 60)
+        key = key_of({**first, **own})
+        assert first["N"] == 60 and (key == first["key"]) == all(first[k] == v for k, v in own.items())
+
+
+def test_damaged_store_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "results.sqlite").write_text("no database, but long enough to be taken for one" * 40)
+    with pytest.raises(ValueError, match="results.sqlite .*if it is damaged, delete it"):
+        Store()
+
+
+SWEEP = """
+import sys, time
+from bnta_lib.suite.store import Store
+with Store() as store:
+    for seed in range(40):
+        if store.known([str(seed)]):
+            continue
+        time.sleep(0.02)
+        print(seed, flush=True)
+        store.add(str(seed), [{"metric": name, "value": seed / 7, "seed": seed, "profile": "smoke"} for name in ("R1", "mAP")])
+"""
+
+
+def test_killed_run_resumes_without_losing_a_finished_unit():
+    """SIGKILL at a random moment, again and again: units are whole, and none is measured twice but the one in hand."""
+    random, command = Random(0), [sys.executable, "-c", SWEEP]
+    seen = []
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        begun = [int(process.stdout.readline()) for _ in range(random.randint(2, 9))]
+        time.sleep(random.random() / 50)
+        process.kill()
+        begun += [int(line) for line in process.communicate()[0].split()]
+        with Store() as store:
+            counts = store.rows()["key"].value_counts()
+        assert (counts == 2).all() and set(map(str, begun[:-1])) <= set(counts.index)
+        seen += begun
+    done = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    with Store() as store:
+        assert len(store.rows()) == 80
+    assert len(seen) + len(done) <= 40 + 3
+
+
+READ = """
+from bnta_lib.suite.store import Store
+counts = []
+with Store() as store:
+    while not counts or counts[-1] < 80:
+        counts.append(len(store.rows()))
+print(all(count % 2 == 0 for count in counts), counts == sorted(counts))
+"""
+
+
+def test_two_processes_read_whole_units_while_one_writes():
+    readers = [subprocess.Popen([sys.executable, "-c", READ], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    subprocess.run([sys.executable, "-c", SWEEP], capture_output=True, check=True)
+    for reader in readers:
+        assert reader.communicate(timeout=60)[0].split() == ["True", "True"]
+
+
+def test_export_is_the_same_bytes_and_leaves_out_other_versions_and_own_folders(tmp_path, capsys):
+    with Store() as store:
+        for i, more in enumerate([{}, {"version": 0}, {"target": "shop, own folder"}, {"target": "VIPeR, published"}]):
+            store.add(str(i), rows_of(unit(**more)))
+    for name in ("a.csv.gz", "b.csv.gz"):
+        main(["--profile", "smoke", "--export", str(tmp_path / name)])
+    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
+    rows = pd.read_csv(tmp_path / "a.csv.gz")
+    assert set(rows["target"]) == {"dots", "VIPeR, published"} and rows["value"][0] == 1 / 3
+    assert "wrote 4 rows" in capsys.readouterr().out
+    main(["--profile", "smoke"])
+    assert "retrieval" in capsys.readouterr().out
+
+
+def test_export_of_the_recorded_rows_is_the_recorded_file(tmp_path):
+    with Store() as store:
+        store.fill("laptop")
+    assert export(tmp_path / "rows.csv.gz", "laptop") == 51_510
+    assert gzip.decompress((tmp_path / "rows.csv.gz").read_bytes()) == gzip.decompress(
+        (ROOT / "data" / "results" / "laptop.csv.gz").read_bytes())
+
+
+def test_empty_store_says_so():
+    with pytest.raises(SystemExit, match="empty"):
+        main(["--profile", "smoke"])
+
+
+# ---- rows of one table
+
+
+def origins(**other) -> pd.DataFrame:
+    row = unit(method="BNTA", table="table_2", metric="R1", value=1.0)
+    return pd.DataFrame([row | other])
+
+
+@pytest.mark.parametrize("other, words", [
+    ({"profile": "paper"}, "2 different profile .smoke, paper."), ({"version": 0}, "2 different version"),
+    ({"data": "d2"}, "2 different data .d, d2. of dots"), ({"weights": "w2", "target": "GRID"}, "2 different weights .*of bnta"),
+    ({"lr": 0.05}, "2 different lr .*of table_2 retrieval BNTA"), ({"unit": "1"}, "2 different unit"),
+    ({"sample": "s2"}, "2 different sample .*of retrieval dots 0"), ({"value": float("nan")}, "1 rows hold no finite number.*BNTA"),
+    ({"value": float("inf")}, "no finite number")])
+def test_rows_of_different_origin_are_refused_by_name(other, words):
+    with pytest.raises(ValueError, match=words):
+        refuse_mixed(pd.concat([origins(), origins(**other)]))
+
+
+@pytest.mark.parametrize("other", [
+    {"target": "GRID", "data": "d2", "sample": "s2"}, {"method": "Baseline", "training": "baseline", "weights": "w2"}, {"split": 1, "sample": "s2"},
+    {"method": "faster", "lr": 0.05}, {"table": "table_5", "lr": 0.05}, {"data": "", "weights": None}])
+def test_rows_that_belong_together_are_not_refused(other):
+    refuse_mixed(pd.concat([origins(), origins(**other)]))
