@@ -11,7 +11,7 @@ from bnta_lib import settings
 from bnta_lib.figures import base
 from bnta_lib.figures import choices as figures
 from bnta_lib.suite import choices
-from bnta_lib.suite.specs import CHOICES, TABLES
+from bnta_lib.suite.specs import AFFINE, CHOICES, READINGS, TABLES
 
 matplotlib.use("Agg")
 TARGETS = ("VIPeR", "GRID", "iLIDS")

@@ -105,5 +105,5 @@ def test_figure_table_and_rows_are_written_under_the_run(lab, dots, tmp_path):
 
 
 def test_absent_weights_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no weights at"):
+    with pytest.raises(FileNotFoundError, match="weights at"):
         Lab("paper", progress=False).model()
