@@ -1,4 +1,4 @@
-"""The recorded rows of the laptop profile, as the tables of the suite name them."""
+"""The recorded rows of the laptop profile, as ``lab.measure`` gives them for a table."""
 
 from functools import cache
 
@@ -8,33 +8,31 @@ from bnta_lib.settings import ROOT, settings
 from bnta_lib.suite.specs import COLUMNS, TABLES
 
 LAPTOP = settings("laptop")
-GALLERIES = {"VIPeR": 316, "GRID": 900, "iLIDS": 60}
+GALLERIES = {"VIPeR": 316, "GRID": 900, "iLIDS": 60}  # images of each target's galleries
 
 
 @cache
-def recorded() -> pd.DataFrame:
-    rows = pd.read_csv(ROOT / "data" / "results" / "laptop.csv.gz", keep_default_na=False, na_values=[""], low_memory=False)
-    text = rows.select_dtypes("str").columns
-    return rows.assign(**{name: rows[name].fillna("") for name in text})
+def recorded(experiment: str) -> pd.DataFrame:
+    rows = pd.read_csv(ROOT / "data" / "results" / "laptop.csv.gz", low_memory=False)
+    return rows[rows["experiment"] == experiment]
 
 
-def _key(target: str, columns: dict) -> tuple:
-    values = (columns[name] for name in COLUMNS)
-    return target, *(None if pd.isna(v) or v == "" else v if isinstance(v, str) else float(v) for v in values)
+def key(values) -> tuple:
+    return tuple("" if pd.isna(value) else value for value in values)
 
 
 @cache
-def _by_spec() -> dict:
-    rows = recorded().query("experiment == 'retrieval'")
-    keys = [_key(row["target"], row) for row in rows.to_dict("records")]
-    return dict(list(rows.groupby(pd.Series(keys, rows.index))))
+def by_spec() -> dict[tuple, pd.DataFrame]:
+    groups = recorded("retrieval").groupby(["target", *COLUMNS], dropna=False)
+    return {key(values): rows for values, rows in groups}
 
 
 def table(name: str) -> pd.DataFrame:
-    """The rows of a table as the lab would give them."""
-    groups, parts = _by_spec(), []
+    """The rows of a table: those of each spec on each target, with the columns table, method and labels."""
+    parts = []
     for part in TABLES[name]:
         for target, spec, seeds in part.plan(GALLERIES, LAPTOP):
-            rows = groups[_key(target, spec.columns(LAPTOP, GALLERIES[target]))]
+            columns = spec.columns(LAPTOP, GALLERIES[target])
+            rows = by_spec()[key([target, *(columns[column] for column in COLUMNS)])]
             parts.append(rows[rows["seed"] < seeds].assign(table=name, method=spec.method, **spec.labels))
     return pd.concat(parts, ignore_index=True)

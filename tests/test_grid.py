@@ -1,4 +1,4 @@
-"""Figure 4: the paper's two tendencies on rows of a known answer."""
+"""The paper's two tendencies of Figure 4 on rows of a known answer."""
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -6,14 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bnta_lib.suite import grid
 from bnta_lib.figures import grid as draw
+from bnta_lib.suite import grid
 from bnta_lib.suite.stats import FAILS, HOLDS
 
 matplotlib.use("Agg")
-# ---- the two tendencies
-
-
 NS, KS = (100, 200, 400), (8, 16, 32, 64, 128)
 
 
@@ -24,10 +21,10 @@ def rows_of(effect, splits=10, noise=1.0, seed=0, ns=NS, ks=KS, target="GRID"):
     for split in range(splits):
         base = {"target": target, "split": split, "seed": 0, "unit": "%", "metric": "R1"}
         level = 50 + random.normal(0, 3)
-        rows.append({**base, "method": "BNTA w/o TTA", "N": 0, "K": 0, "value": level})
+        rows.append({**base, "N": 0, "K": 0, "value": level})
         for n in ns:
             for k in ks:
-                cell = {**base, "method": f"N={n}, K={k}", "N": n, "K": k}
+                cell = {**base, "N": n, "K": k}
                 rows.append({**cell, "value": level + effect(n, k) + random.normal(0, noise)})
                 rows += [{**cell, "metric": part, "unit": "s", "value": 0.1 * (i + 1)}
                          for i, part in enumerate(grid.PARTS)]

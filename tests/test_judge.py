@@ -10,8 +10,7 @@ import torch
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.settings import TARGETS
 from bnta_lib.suite import judge, tables
-from bnta_lib.suite.specs import TABLE_3, TABLE_4, TABLE_5
-from bnta_lib.suite.specs import TABLE_2
+from bnta_lib.suite.specs import TABLE_2, TABLE_3, TABLE_4, TABLE_5
 from bnta_lib.suite.judge import CLAIMS, Claim
 from bnta_lib.suite.stats import FAILS, HOLDS, OPEN
 

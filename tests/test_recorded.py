@@ -70,7 +70,7 @@ def bnta():
 
 @pytest.fixture(scope="module")
 def change_rows():
-    return recorded.recorded().query("experiment == 'changes'").sort_values(
+    return recorded.recorded("changes").sort_values(
         "target", key=lambda names: names.map(list(recorded.GALLERIES).index), kind="stable")
 
 
@@ -96,7 +96,7 @@ def test_table_5(ablations):
 
 
 def test_figure_1():
-    rows = recorded.recorded().query("experiment == 'shift'")
+    rows = recorded.recorded("shift")
     made = rows.pivot(index=["index", "layer"], columns=["target", "model"], values="value")
     expected = committed("figure_1_distances", 2, 2)
     np.testing.assert_allclose(made[expected.columns], expected, rtol=0, atol=0.50001e-4)
@@ -131,7 +131,7 @@ def test_open_choices():
 
 
 def test_headroom():
-    rows = recorded.recorded().query("experiment == 'headroom'")
+    rows = recorded.recorded("headroom")
     assert_same(headroom.headroom_table(rows), "headroom", 1, ["kind", "set"])
     pairs = headroom.headroom_scores(rows, ("cameras",)).query("kind != @headroom.KINDS[2]")
     assert_same(pairs, "headroom_pairs", 1, ["kind", "set", "cameras"])

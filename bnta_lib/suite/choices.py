@@ -1,51 +1,48 @@
 """What the paper leaves open: how the gain of adaption depends on each such choice.
 
-:data:`~bnta_lib.suite.specs.CHOICES` holds, for each choice, the values tried, one of them the suite's default. The gain
-of a value is the rank 1 after adaption minus that of the same network without adaption, read in the
-same way, on the same split. :func:`survival` shows which conclusions outlive a change of a choice.
+The gain of a value is the rank 1 after adaption minus that of the same network without adaption,
+read in the same way, on the same split. The values are :data:`bnta_lib.suite.specs.CHOICES`.
+:func:`survival` shows which conclusions outlive a change of a choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from bnta_lib.data.sets import Target
 from bnta_lib.settings import Settings
 from bnta_lib.suite.specs import (
     AFFINE, ALL, CHOICES, DIVERGED, NONE, PAPER_TARGET, READINGS, Choice, Value, alone,
 )
-from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, VERDICTS, describe_by, holm
+from bnta_lib.suite.stats import FAILS, HOLDS, VERDICTS, describe_by, holm
 from bnta_lib.suite.tables import paper_rank_1
 from bnta_lib.weights import model_settings
 
-def own_target(targets: Mapping[str, Target]) -> str:
+VALUE = ["choice", "value_label", "target"]
+
+
+def own_target(targets: Iterable[str]) -> str:
     """The target of the paper's ablation of BN's quantities, or else the first one given."""
-    own = PAPER_TARGET["table_5"]
-    return own if own in targets else next(iter(targets))
-
-
-# ---- gains
-
-
-KEYS = ["choice", "value_label", "target", "split"]
+    targets = list(targets)
+    return PAPER_TARGET["table_5"] if PAPER_TARGET["table_5"] in targets else targets[0]
 
 
 def split_gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Gain of every value on every split, seeds averaged first.
 
-    ``rows``: of ``lab.measure("open_choices")``. Columns: choice, value_label, updated, target, split, gain
-    (points over the value's own reference on that split). Raises ValueError for a value without one.
+    ``rows``: of ``lab.measure("open_choices")``. Columns: choice, value_label, updated, target, split,
+    gain (points over the value's own reference on that split). Raises ValueError for a value without one.
     """
+    keys = [*VALUE, "split"]
     scores = rows[rows["metric"] == metric]
-    mean = scores.groupby([*KEYS, "updated"], sort=False)["value"].mean().reset_index()
-    before = mean[mean["updated"] == NONE].set_index(KEYS)["value"].rename("before")
-    gains = mean[mean["updated"] != NONE].join(before, on=KEYS)
+    mean = scores.groupby([*keys, "updated"], sort=False)["value"].mean().reset_index()
+    before = mean[mean["updated"] == NONE].set_index(keys)["value"].rename("before")
+    gains = mean[mean["updated"] != NONE].join(before, on=keys)
     for row in gains[gains["before"].isna()].itertuples():
-        raise ValueError(f"no run without adaption for {row.choice}: {row.value_label}")
+        raise ValueError(f"no row without adaption for {row.choice}: {row.value_label}")
     gains["gain"] = gains["value"] - gains["before"]
     return gains[["choice", "value_label", "updated", "target", "split", "gain"]]
 
@@ -53,10 +50,9 @@ def split_gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Mean gain of every value: a row a value, target and what was updated.
 
-    Columns: choice, value_label, updated, default (bool), target, then those of
-    :func:`~bnta_lib.suite.stats.describe` (difference: points from the value's own reference), and
-    more, more_low, more_high, more_verdict: the same of the gain minus that of the choice's default
-    value on the same splits.
+    Columns: choice, updated, value_label, default (bool), target, those of
+    :func:`~bnta_lib.suite.stats.describe` (difference: the gain in points), and more, more_low, more_high,
+    more_verdict: the same of the gain minus that of the choice's default value on the same splits.
     """
     gains = split_gains(rows, metric)
     defaults = {c.name: c.default.label for c in (*CHOICES.values(), READINGS, AFFINE)}
@@ -67,20 +63,21 @@ def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     keys = ["choice", "updated", "value_label", "default", "target"]
     names = {"difference": "more", "low": "more_low", "high": "more_high", "verdict": "more_verdict"}
     more = describe_by(gains.assign(difference=gains["gain"] - gains["usual"]), keys)
-    more = more[[*keys, *names]].rename(columns=names)
-    return describe_by(gains, keys, "gain").merge(more, on=keys)
+    return describe_by(gains, keys, "gain").merge(more[[*keys, *names]].rename(columns=names), on=keys)
 
 
-def choice_table(gains: pd.DataFrame, choice: str, updated: str = ALL) -> pd.DataFrame:
-    """The gains of one choice, as :func:`gain_rows` has them: a row a value and target."""
-    shown = gains[(gains["choice"] == choice) & (gains["updated"] == updated)]
-    columns = ["default", "difference", "low", "high", "verdict", "more", "more_low", "more_high", "more_verdict"]
-    return shown.set_index(["target", "value_label"])[columns].sort_index(level="target", sort_remaining=False)
+def choice_table(gains: pd.DataFrame, choice: str) -> pd.DataFrame:
+    """Rows of :func:`gain_rows` of one choice, all quantities updated: a row a target and value."""
+    shown = gains[(gains["choice"] == choice) & (gains["updated"] == ALL)]
+    table = shown.set_index(["target", "value_label"]).sort_index(level="target", sort_remaining=False)
+    return table[["default", "difference", "low", "high", "verdict", "more", "more_low", "more_high",
+                  "more_verdict"]]
 
 
 def diverged(rows: pd.DataFrame) -> pd.DataFrame:
     """Values with which adaption diverged: choice, value_label, updated, target."""
-    return rows.loc[rows["metric"] == DIVERGED, ["choice", "value_label", "updated", "target"]]
+    lost = rows[rows["metric"] == DIVERGED]
+    return lost[["choice", "value_label", "updated", "target"]].drop_duplicates()
 
 
 # ---- which conclusions survive
@@ -101,8 +98,7 @@ CONCLUSIONS = (
     Conclusion("adaption raises rank 1", "Table 2", ALL, NONE, everywhere=True),
     Conclusion("μ and σ² alone raise rank 1", "Table 5", "mu+var", NONE),
     Conclusion("γ and β alone raise rank 1", "Table 5", "gamma+beta", NONE),
-    Conclusion("γ and β alone do more than μ and σ² alone", "Section 4.3",
-               "gamma+beta", "mu+var"),
+    Conclusion("γ and β alone do more than μ and σ² alone", "Section 4.3", "gamma+beta", "mu+var"),
     Conclusion("all four do more than γ and β alone", "Table 5", ALL, "gamma+beta"),
 )
 
@@ -116,65 +112,58 @@ def judged(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     with which a side diverged is DIVERGED. A value is left out if it cannot touch the conclusion, or
     if one side was not measured with it.
     """
-    gains = split_gains(rows, metric).pivot_table(index=KEYS, columns="updated", values="gain", sort=False)
-    lost = diverged(rows).drop_duplicates()
-    targets = [*gains.index.get_level_values("target"), *lost["target"]]
-    tables = [_under_each_value(conclusion, gains.assign(**{NONE: 0.0}), lost, own_target(dict.fromkeys(targets)))
-              for conclusion in CONCLUSIONS]
-    table = pd.concat(tables, ignore_index=True)
+    gains = split_gains(rows, metric).pivot_table(
+        index=[*VALUE, "split"], columns="updated", values="gain", sort=False).assign(**{NONE: 0.0})
+    table = pd.concat([_under_each_value(conclusion, gains, diverged(rows)) for conclusion in CONCLUSIONS],
+                      ignore_index=True)
     table["holm"] = holm(table["p"])
     before = table[table["choice"] == ""].set_index(["conclusion", "target"])["verdict"].rename("before")
     opposite = table.join(before, on=["conclusion", "target"])["before"].map({HOLDS: FAILS, FAILS: HOLDS})
     return table.assign(flips=table["verdict"] == opposite)
 
 
-def _under_each_value(
-    conclusion: Conclusion, gains: pd.DataFrame, lost: pd.DataFrame, paper_target: str
-) -> pd.DataFrame:
+def _under_each_value(conclusion: Conclusion, gains: pd.DataFrame, lost: pd.DataFrame) -> pd.DataFrame:
     """Rows of :func:`judged` for one conclusion: under the defaults first, then value by value."""
     sides = {conclusion.updated, conclusion.against}
-    first = next(iter(CHOICES.values()))
-    order = [(first.name, first.default.label)] + [
-        (choice.name, value.label) for choice in (*CHOICES.values(), READINGS) for value in choice.values
-        if not value.default and any(_touched(choice, value, side) for side in sides - {NONE})]
-    sides_lost = lost[lost["updated"].isin(sides)].drop_duplicates(KEYS[:3])
-    tests = [pd.DataFrame()]
+    lost = lost[lost["updated"].isin(sides)].drop_duplicates(VALUE)[VALUE]
+    tests = [lost.assign(verdict=DIVERGED, difference=np.nan, p=np.nan)]
     if sides <= set(gains.columns):
-        both = (gains[conclusion.updated] - gains[conclusion.against]).dropna().rename("difference").reset_index()
-        broken = both.merge(sides_lost, how="left", on=KEYS[:3])["updated"].notna()
-        tests = [describe_by(both[~broken], KEYS[:3])]
-    tests.append(sides_lost[KEYS[:3]].assign(verdict=DIVERGED, reason="", difference=np.nan, p=np.nan))
-    table = pd.concat(tests, ignore_index=True)
-    places = pd.Series(range(len(order)), pd.MultiIndex.from_tuples(order, names=KEYS[:2]), name="place")
-    table = table.join(places, on=KEYS[:2]).dropna(subset="place").sort_values("place", kind="stable")
+        both = (gains[conclusion.updated] - gains[conclusion.against]).dropna()
+        both = both.rename("difference").reset_index()
+        whole = both.merge(lost, how="left", on=VALUE, indicator=True)["_merge"] == "left_only"
+        tests.insert(0, describe_by(both[whole.to_numpy()], VALUE))
+    first = next(iter(CHOICES.values()))
+    order = [(first.name, first.default.label), *(
+        (choice.name, value.label) for choice in (*CHOICES.values(), READINGS) for value in choice.values
+        if not value.default and any(_touched(choice, value, side) for side in sides - {NONE}))]
+    place = pd.Series(range(len(order)), pd.MultiIndex.from_tuples(order, names=VALUE[:2]), name="place")
+    table = pd.concat(tests, ignore_index=True).join(place, on=VALUE[:2]).dropna(subset="place")
+    table = table.sort_values("place", kind="stable")
     if not conclusion.everywhere:
-        table = table[table["target"] == paper_target]
-    table.loc[table["place"] == 0, ["choice", "value_label"]] = ""
-    table.insert(0, "source", conclusion.source)
-    table.insert(0, "conclusion", conclusion.text)
-    return table.drop(columns="place")
+        targets = gains.index.get_level_values("target").union(lost["target"])
+        table = table[table["target"] == own_target(targets)]
+    table.loc[table["place"] == 0, VALUE[:2]] = ""
+    return table.drop(columns="place").assign(conclusion=conclusion.text, source=conclusion.source)
 
 
 def _touched(choice: Choice, value: Value, side: str) -> bool:
     """Whether this value can change what ``side`` does."""
-    if choice is READINGS:
-        return side != ALL
-    if side == ALL:
-        return True
-    value, default = (replace(alone(v.spec, side), method="") for v in (value, choice.default))
-    return value != default
+    if choice is READINGS or side == ALL:
+        return side != ALL or choice is not READINGS
+    ours, usual = (replace(alone(v.spec, side), method="") for v in (value, choice.default))
+    return ours != usual
 
 
 def survival(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Which conclusions survive, as it is printed: a row a conclusion and target.
 
-    Columns: conclusion, paper (where it stands), target, the verdict under the defaults, the
-    difference there, how many other values bear on it, which choices these are of, how many of them
-    give each verdict, and those under which the resolved sign is the opposite of the defaults'.
+    Columns: paper (where it stands), target, the verdict under the defaults, the difference there, how
+    many other values bear on it, which choices these are of, how many of them give each verdict, and
+    those under which the resolved sign is the opposite of the defaults'.
     """
     table = []
-    for (text, source, target), group in judged(rows, metric).groupby(
-            ["conclusion", "source", "target"], sort=False):
+    keys = ["conclusion", "source", "target"]
+    for (text, source, target), group in judged(rows, metric).groupby(keys, sort=False):
         usual, others = group[group["choice"] == ""].iloc[0], group[group["choice"] != ""]
         flips = others[others["flips"]]
         turned = "; ".join(f"{c}: {v}" for c, v in zip(flips["choice"], flips["value_label"])) or "none"
@@ -191,10 +180,11 @@ def survival(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 
 def comparisons(judged: pd.DataFrame) -> pd.Series:
     """How many comparisons :func:`judged` makes, are resolved, and stay so after Holm's correction."""
-    resolved = judged[judged["verdict"].isin((HOLDS, FAILS))]
-    return pd.Series({"comparisons": judged["p"].notna().sum(), "resolved": len(resolved),
-                      "resolved by chance, at most": 0.05 * judged["p"].notna().sum(),
-                      "resolved after Holm's correction": (resolved["holm"] < 0.05).sum()}, name="number")
+    resolved, tests = judged[judged["verdict"].isin((HOLDS, FAILS))], judged["p"].notna().sum()
+    return pd.Series({
+        "comparisons": tests, "resolved by chance, at most": 0.05 * tests, "resolved": len(resolved),
+        "resolved after Holm's correction": (resolved["holm"] < 0.05).sum(),
+    }, name="number")
 
 
 def paper_affine_gain() -> float:
@@ -206,23 +196,21 @@ def paper_affine_gain() -> float:
 def picks(gains: pd.DataFrame) -> pd.DataFrame:
     """What choosing a value by its result would bring: a row a target.
 
-    Columns: default (gain, points), best (the value with the largest gain on the target itself),
-    best gain, elsewhere (the value with the largest mean gain on the other targets; empty if there
-    is no other), elsewhere gain (on this one). "best" needs the target's labels, which a new place
-    does not have: no fair choice. Only values with the usual reference compete.
+    Columns: default (gain, points), best (the value with the largest gain on the target itself), best
+    gain, elsewhere (the value with the largest mean gain on the other targets; empty if there is no
+    other), elsewhere gain (on this one). "best" needs the target's labels, which a new place does not
+    have: no fair choice. Only values with the usual reference compete.
     """
-    same = [c.name for c in CHOICES.values()
-            if c.everywhere and c.name not in ("distance", "stripes")]
+    same = [c.name for c in CHOICES.values() if c.everywhere and c.name not in ("distance", "stripes")]
     gains = gains[gains["choice"].isin(same) & (gains["updated"] == ALL)]
-    label = gains["choice"] + ": " + gains["value_label"]
-    wide = gains.assign(label=label).pivot(index="label", columns="target", values="difference")
+    wide = gains.assign(label=gains["choice"] + ": " + gains["value_label"]).pivot(
+        index="label", columns="target", values="difference")
     usual, rows = gains[(gains["choice"] == same[0]) & gains["default"]], []
     for target, default in usual.set_index("target")["difference"].items():
         best, others = wide[target].idxmax(), wide.drop(columns=target)
-        elsewhere = others.mean(axis=1).idxmax() if len(others.columns) else None
-        rows.append({"target": target, "default": default, "best": best,
-                     "best gain": wide.loc[best, target], "elsewhere": elsewhere or "",
-                     "elsewhere gain": wide.loc[elsewhere, target] if elsewhere else np.nan})
+        elsewhere = others.mean(axis=1).idxmax() if len(others.columns) else ""
+        rows.append({"target": target, "default": default, "best": best, "best gain": wide.loc[best, target],
+                     "elsewhere": elsewhere, "elsewhere gain": wide[target].get(elsewhere, np.nan)})
     return pd.DataFrame(rows).set_index("target")
 
 

@@ -2,8 +2,8 @@
 
 The paper reads two tendencies from its figure: at a given N, rank 1 first rises and then declines
 as K grows; at a given K, a larger N usually helps. :func:`peak_in_k` and :func:`trend_in_n` put
-them as differences on the same splits, with intervals. The rows have integer columns N and K; both
-are 0 without adaption.
+them as differences on the same splits. ``rows`` are those of ``lab.measure("figure_4")``; their
+columns N and K are 0 without adaption.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 from bnta_lib.suite.stats import describe_by, slopes
 
 PARTS = ("features", "pairing", "steps")  # what the time of an adaption is made of
-# Student's t for peak_in_k. The choices for the splits lean on each other's values: at 0.95 noise
+# Level of peak_in_k's interval. The choices for the splits lean on each other's values: at 0.95 noise
 # alone clears zero about twice as often as it should, at this level about as often as it should.
 PEAK_LEVEL = 0.975
 
@@ -24,9 +24,8 @@ PEAK_LEVEL = 0.975
 def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """A row a cell: target, N, K, value, std, difference, low, high, better, splits, verdict, seconds.
 
-    value and std (per cent) over splits. difference, low, high (points, 95 % interval) against no
-    adaption on the same splits. seconds: of features, pairing and steps together, the median over
-    splits, which a busy machine moves least.
+    value and std (per cent) over splits. difference, low, high (points) against no adaption on the
+    same splits. seconds: of all PARTS, the median over splits, which a busy machine moves least.
     """
     keys = ["target", "N", "K"]
     scores = rows[rows["metric"] == metric]
@@ -42,14 +41,13 @@ def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 def peak_in_k(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
     """Whether rank 1 rises from the smallest K to a K inside, and declines from it to the largest.
 
-    The best of many noisy values always looks like a peak. So the K inside is chosen for every
-    split on the *other* splits alone, and its value on the split is compared with those at both
-    ends. Two rows (``part``: "rise", "decline") for each target and each N that has three values
-    of K or more; ``pooled``: for each target, averaged over its N on every split. Columns:
-    target, part, N, best (K of the highest mean, on all splits and over all K) and inside (whether
-    that is neither end), or sizes (how many N), if pooled; difference (points; positive as the
-    paper has it), low, high (interval over splits, widened for the choice, see PEAK_LEVEL), splits,
-    verdict. No row for a single split. Splits share people, which no widening mends.
+    The best of many noisy values always looks like a peak. So the K inside is chosen for every split
+    on the *other* splits alone, and its value on the split is compared with those at both ends. Two
+    rows (``part``: "rise", "decline") for each target and each N that has three values of K or more;
+    ``pooled``: for each target, averaged over its N on every split. Columns: target, N (or sizes, how
+    many), part, best (K of the highest mean over splits), inside (whether that is neither end),
+    difference (points; positive as the paper has it), low, high (see PEAK_LEVEL), splits, verdict. No
+    row for a single split.
     """
     tests = []
     for target, n, table in _tables(rows, "N", "K", metric, least=3):
@@ -68,10 +66,9 @@ def peak_in_k(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> p
 def trend_in_n(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
     """Points of rank 1 that a doubling of N brings at the same K: the slope over log2 N.
 
-    A row for each target and each K that has two values of N or more; ``pooled``: for each
-    target, averaged over its K on every split. Columns: target, K (sizes, how many, if pooled),
-    difference (points a doubling, a straight line fitted on every split), low, high (95 % interval
-    over splits), splits, verdict. No row for a single split.
+    A row for each target and each K that has two values of N or more; ``pooled``: for each target,
+    averaged over its K on every split. Columns: target, K (or sizes, how many), difference (points a
+    doubling), low, high, splits, verdict. No row for a single split.
     """
     tests = [pd.DataFrame({"target": target, "K": k, "split": table.index, "difference": slopes(table)})
              for target, k, table in _tables(rows, "K", "N", metric, least=2)]
@@ -79,9 +76,9 @@ def trend_in_n(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> 
 
 
 def _tables(rows, each: str, along: str, metric: str, least: int) -> Iterator[tuple]:
-    """(target, value of ``each``, splits x values of ``along``), of adapted runs alone."""
-    chosen = rows[(rows["metric"] == metric) & (rows["N"] > 0)]
-    for (target, value), group in chosen.groupby(["target", each], sort=False):
+    """(target, value of ``each``, splits x values of ``along``), of adapted rows alone."""
+    adapted = rows[(rows["metric"] == metric) & (rows["N"] > 0)]
+    for (target, value), group in adapted.groupby(["target", each], sort=False):
         table = group.pivot_table(index="split", columns=along, values="value")
         if table.shape[1] >= least and len(table) > 1:
             yield target, int(value), table
@@ -95,14 +92,13 @@ def _tests(
         return pd.DataFrame()
     values, keys = pd.concat(tables), each
     if pooled:
-        sizes = values.groupby([*pool, "split"], sort=False)["difference"].agg(["size", "mean"])
-        values, keys = sizes.reset_index().rename(columns={"size": "sizes", "mean": "difference"}), [*pool, "sizes"]
+        values, keys = values.groupby([*pool, "split"], sort=False, as_index=False).agg(
+            sizes=("difference", "size"), difference=("difference", "mean")), [*pool, "sizes"]
     return describe_by(values, keys, level=level).drop(columns=["p", "better", "reason"])
 
 
 def time_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Seconds of each cell: target, N, K, features, pairing, steps; medians over splits."""
-    times = rows[rows["metric"].isin(PARTS)]
-    table = times.pivot_table(index=["target", "N", "K"], columns="metric", values="value",
-                              aggfunc="median", sort=False)
-    return table[list(PARTS)].rename_axis(columns=None).reset_index()
+    times = rows[rows["metric"].isin(PARTS)].pivot_table(
+        index=["target", "N", "K"], columns="metric", values="value", aggfunc="median", sort=False)
+    return times[list(PARTS)].rename_axis(columns=None).reset_index()

@@ -128,7 +128,8 @@ def judge(
     table = []
     for claim in CLAIMS if claims is None else claims:
         paper = paper_difference(claim)
-        limits = {"small effect": (-margin, margin), "at most": (-math.inf, paper)}.get(claim.kind, (0, math.inf))
+        limits = {"small effect": (-margin, margin), "at most": (-math.inf, paper)}
+        limits = limits.get(claim.kind, (0, math.inf))
         result = JUDGES[claim.kind](claim, rows[claim.source], limits)
         row = {"id": claim.id, "where": claim.where, "claim": claim.claim,
                "target": claim.target or "all", "paper": paper} | result
@@ -223,7 +224,8 @@ def _differ(claim: Claim, rows: pd.DataFrame, limits: tuple) -> dict:
     alike = steps[steps == steps.mode().iloc[0]]
     if 1 < len(alike) < len(steps):
         among = _share_that_differs(rates[rates["target"].isin(alike.index)])
-        notes.append(f"among {' and '.join(alike.index)} alone, of {alike.iloc[0]} steps each: {among:.0f} % of the layers")
+        notes.append(f"among {' and '.join(alike.index)} alone, of {alike.iloc[0]} steps each: "
+                     f"{among:.0f} % of the layers")
     word = HOLDS if share > 50 else FAILS if share <= 100 * LAYER_LEVEL else OPEN
     return _level(share, SHARE, word, *notes)
 

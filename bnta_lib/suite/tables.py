@@ -54,10 +54,9 @@ def paper_rank_1(table: str) -> tuple[str, pd.Series]:
 # ---- names of rows
 
 
-def cell(method: str) -> tuple[str, str]:
+def cell(method: str) -> list[str]:
     """Losses of training and of adaption of a row of Table 3, "train id+pos; tta pos"."""
-    training, adaption = method.removeprefix("train ").split("; tta ")
-    return training, adaption
+    return method.removeprefix("train ").split("; tta ")
 
 
 def symbols(names: str, join: str, above: str = "") -> str:
@@ -95,6 +94,8 @@ def table_1(targets: Mapping[str, Target]) -> pd.DataFrame:
     Columns: ("paper" | "here", probe people | gallery people | probe images | gallery images).
     A distractor counts as a person. Raises ValueError if splits differ in their counts.
     """
+    columns = {"probe_ids": "probe people", "gallery_ids": "gallery people",
+               "probe_images": "probe images", "gallery_images": "gallery images"}
     here = {}
     for name, target in targets.items():
         counts = {tuple(_people(target.data.pids[rows]) for rows in (split.probe, split.gallery))
@@ -102,13 +103,10 @@ def table_1(targets: Mapping[str, Target]) -> pd.DataFrame:
         if len(counts) > 1:
             raise ValueError(f"{name}: the splits differ in their counts")
         here[name] = counts.pop()
-    columns = ["probe people", "gallery people", "probe images", "gallery images"]
-    here = pd.DataFrame.from_dict(here, orient="index", columns=columns)
-    cited = paper_numbers().query("table == '1'").pivot(
-        index="dataset", columns="metric", values="value"
-    )[["probe_ids", "gallery_ids", "probe_images", "gallery_images"]].astype("Int64")
-    cited.columns = columns
-    return pd.concat({"paper": cited.reindex(here.index), "here": here}, axis=1)
+    here = pd.DataFrame.from_dict(here, orient="index", columns=list(columns.values()))
+    cited = paper_numbers().query("table == '1'").pivot(index="dataset", columns="metric", values="value")
+    cited = cited[list(columns)].rename(columns=columns).astype("Int64").reindex(here.index)
+    return pd.concat({"paper": cited, "here": here}, axis=1)
 
 
 def _people(pids: torch.Tensor) -> int:
