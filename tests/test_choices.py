@@ -12,7 +12,7 @@ from scipy import stats
 from bnta_lib.figures import base
 from bnta_lib.figures import choices as figures
 from bnta_lib.suite import choices
-from bnta_lib.suite.specs import CHOICES, DIVERGED, TABLES
+from bnta_lib.suite.specs import AFFINE, CHOICES, DIVERGED, READINGS, TABLES
 
 matplotlib.use("Agg")
 TARGETS = ("VIPeR", "GRID", "iLIDS")
@@ -34,7 +34,8 @@ def made(gain, targets=TARGETS, splits=5) -> pd.DataFrame:
     """
     rows, paper = [], choices.own_target(targets)
     for part in TABLES["open_choices"]:
-        for spec, target in ((spec, t) for spec in part.rows for t in (targets if part.everywhere else [paper])):
+        places = targets if part.everywhere else [paper]
+        for spec, target in ((spec, target) for spec in part.rows for target in places):
             seed = zlib.crc32(f"{spec.labels} {target}".encode())
             noise = np.random.default_rng(seed).normal(0, 0.1, splits)
             for split, more in enumerate(noise - noise.mean()):
@@ -92,9 +93,10 @@ def test_survival_counts_what_holds_and_names_what_turns_the_sign():
     assert ilids["not resolved: values"] == ilids["other values"] == everywhere
     # Asked with the momentum's five values, the epochs' two, the rates' five, the other reading.
     order = table.loc["γ and β alone do more than μ and σ² alone", "GRID"]
-    assert (order["other values"], order["does not hold: values"], order["sign turned by"]) == (13, 1, "momentum: 1")
+    assert order[["other values", "does not hold: values", "sign turned by"]].tolist() == [13, 1, "momentum: 1"]
     # No rate can touch what the statistics do alone, no momentum what gamma and beta do.
-    assert table.loc["γ and β alone raise rank 1", "GRID"]["of which choices"] == "optimiser 5, epochs 2, readings 1"
+    affine = table.loc["γ and β alone raise rank 1", "GRID"]
+    assert affine["of which choices"] == "optimiser 5, epochs 2, readings 1"
     assert table.loc["μ and σ² alone raise rank 1", "GRID"]["other values"] == 5 + 2 + 1
 
 
@@ -122,7 +124,8 @@ def test_table_of_a_choice_has_a_row_a_target_and_value():
 
 def test_value_that_diverges_is_named_and_takes_no_other_with_it():
     rows = made(lambda *_: 1.0)
-    broken = (rows["value_label"] == "sgd 0.05") & rows["updated"].isin(["all", "gamma+beta"]) & (rows["target"] == "GRID")
+    broken = (rows["value_label"] == "sgd 0.05") & rows["updated"].isin(["all", "gamma+beta"])
+    broken &= rows["target"] == "GRID"
     first = rows[broken & (rows["split"] == 0)].assign(metric=DIVERGED, value=1.0)
     rows = pd.concat([rows[~broken], first], ignore_index=True)
     assert choices.diverged(rows).values.tolist() == [

@@ -9,7 +9,7 @@ import torch
 from conftest import lab_of
 
 from bnta_lib.data.sets import Split, Target
-from bnta_lib.figures.claims import claims_figure
+from bnta_lib.figures.tables import claims_figure
 from bnta_lib.model import bn_layers
 from bnta_lib.settings import TARGETS
 from bnta_lib.suite import claims, judge, runner
