@@ -1,5 +1,6 @@
 """The command that checks the paper's claims, on networks and images that are small but real."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +28,8 @@ def lab(tiny, tiny_models, dots, cache, monkeypatch, tmp_path):
     """A lab of three targets; the command opens it, and writes below tmp_path."""
     monkeypatch.setenv("BNTA_CACHE", str(cache))
     monkeypatch.setenv("BNTA_FIGURES", str(tmp_path))
-    for model in tiny_models.values():  # as after training: nothing is zero
+    models = copy.deepcopy(tiny_models)
+    for model in models.values():  # as after training: nothing is zero
         for seed, layer in enumerate(bn_layers(model).values()):
             random = torch.Generator().manual_seed(seed)
             torch.nn.init.normal_(layer.bias, 0, 0.1, generator=random)
@@ -35,7 +37,7 @@ def lab(tiny, tiny_models, dots, cache, monkeypatch, tmp_path):
     first, second = torch.arange(12), torch.arange(12, 24)
     targets = {name: Target(replace(dots.data, name=name, images=dots.data.images.roll(seed, 0)),
                             (Split(first, second), Split(second, first))) for seed, name in enumerate(TARGETS)}
-    lab = lab_of(replace(tiny, tta_seeds=1, K=4), tiny_models, targets)
+    lab = lab_of(replace(tiny, tta_seeds=1, K=4), models, targets)
     monkeypatch.setattr(claims, "Lab", lambda *a: lab)
     return lab
 
