@@ -84,7 +84,7 @@ def test_figure_draws_both_ladders(rows):
     assert figure.axes[0].get_legend_handles_labels()[1] == ["share of people", "share of epochs"]
 
 
-def test_a_share_that_is_none_is_refused():
-    for share in (0, 1.5, "half"):
-        with pytest.raises(ValueError, match="people_share is above 0 and at most 1"):
+def test_share_outside_0_to_1_is_refused():
+    for share in (-0.1, 1.5, "half"):
+        with pytest.raises(ValueError, match="people_share is between 0 and 1"):
             settings("smoke", people_share=share)
