@@ -15,7 +15,10 @@ from pathlib import Path
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is reported below, once
 
-import cv2  # noqa: E402
+try:
+    import cv2
+except ImportError:  # an extra: crops need none
+    cv2 = None
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from scipy.optimize import linear_sum_assignment  # noqa: E402
@@ -135,6 +138,8 @@ def read_videos(paths: Sequence[Path], size: tuple[int, int], name: str, **optio
 def _opened(path: Path) -> cv2.VideoCapture:
     if not path.is_file():
         raise FileNotFoundError(f"no video {path}")
+    if cv2 is None:
+        raise ImportError("videos are read by OpenCV, which is not installed: pip install bnta_lib[video]")
     capture = cv2.VideoCapture(os.path.abspath(path))  # FFmpeg would follow a relative name like an address
     if not capture.isOpened():
         raise ValueError(f"{path} cannot be decoded as a video: it is empty, damaged or of an unknown format; "
