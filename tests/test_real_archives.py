@@ -95,39 +95,20 @@ def test_archive_comes_out_as_it_went_in(tmp_path, ending):
     assert prepare(archive, folder.parent) == folder and contents(folder) == before
 
 
-def test_empty_folder_is_filled(tmp_path):
-    archive = pack(write_source(tmp_path / "source"), tmp_path / "a.zip")
-    (tmp_path / "a").mkdir()
-    assert contents(prepare(archive, tmp_path)) == contents(tmp_path / "source")
-
-
 # ---- hostile archives
 
 
-@pytest.mark.parametrize("name", ["../up", "a/../../up", "/{}/up", "a\\..\\..\\up"])
-def test_zip_members_that_leave_the_folder_are_refused(tmp_path, name):
-    refused(zipped(tmp_path / "a.zip", [("good", b"1"), (name.format(tmp_path), b"2")]))
-    assert not list(tmp_path.rglob("up"))
-
-
-@pytest.mark.parametrize("name", ["../up", "a/../../up"])
-def test_tar_members_that_leave_the_folder_are_refused(tmp_path, name):
-    refused(tarred(tmp_path / "a.tar", tarfile.TarInfo("good"), tarfile.TarInfo(name)))
-    assert not list(tmp_path.rglob("up"))
-
-
-def test_absolute_tar_member_stays_in_the_folder(tmp_path):
-    folder = prepare(tarred(tmp_path / "a.tar", tarfile.TarInfo(f"{tmp_path}/up")), tmp_path / "root")
-    assert not (tmp_path / "up").exists() and [p.name for p in folder.rglob("*") if p.is_file()] == ["up"]
-
-
-@pytest.mark.parametrize("name", ["../up", "/abs", "a/../../up"])
-def test_7z_members_that_leave_the_folder_are_refused(tmp_path, name):
+@pytest.mark.parametrize("name", ["../up", "a/../../up", "/abs/up", "a\\..\\..\\up"])
+def test_members_that_leave_the_folder_are_refused(tmp_path, name):
+    refused(zipped(tmp_path / "a.zip", [("good", b"1"), (name, b"2")]))
     with py7zr.SevenZipFile(tmp_path / "a.7z", "w") as file:
         file.writestr(b"1", "good.txt")
         file.writestr(b"2", "x" * len(name))
         file.header.files_info.files[-1]["filename"] = name  # its writer would not
     refused(tmp_path / "a.7z")
+    if name in ("../up", "a/../../up"):  # tarfile makes absolute names relative; others are plain names to it
+        refused(tarred(tmp_path / "a.tar", tarfile.TarInfo("good"), tarfile.TarInfo(name)))
+    assert not list(tmp_path.rglob("up"))
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE,
@@ -169,29 +150,15 @@ def test_truncated_archive_is_refused_unless_all_of_it_came(tmp_path, ending):
             assert f"{archive} is not unpacked" in str(error) and os.listdir(archive.parent) == [archive.name]
 
 
-@pytest.mark.parametrize("data", [b"", b"<html><body>404</body></html>", b"Rar!\x1a\x07\x01\x00", bytes(10_240)])
-def test_what_is_no_archive_is_refused(tmp_path, data):
-    (tmp_path / "a.zip").write_bytes(data)
-    if data == bytes(10_240):  # an empty tar
-        assert contents(prepare(tmp_path / "a.zip", tmp_path)) == {}
-        return
-    refused(tmp_path / "a.zip")
-
-
-@pytest.mark.parametrize("name", [".X", "__MACOSX", "@eaDir"])
-def test_archive_is_not_unpacked_to_where_no_reader_looks(tmp_path, name):
-    archive = zipped(tmp_path / f"{name}.zip", [("a", b"1")])
-    with pytest.raises(ValueError, match=f"not looked for in '{name}'"):
-        prepare(archive, tmp_path / "root")
-    with pytest.raises(FileNotFoundError, match="no such archive"):
-        prepare(tmp_path / "none.zip", tmp_path)
-    assert not (tmp_path / "root").exists()
-
-
-def test_encrypted_archives_are_refused(tmp_path):
+def test_what_is_no_archive_is_refused(tmp_path):
+    for data in (b"", b"<html><body>404</body></html>", b"Rar!\x1a\x07\x01\x00"):
+        (tmp_path / "a.zip").write_bytes(data)
+        refused(tmp_path / "a.zip")
     with py7zr.SevenZipFile(tmp_path / "b.7z", "w", password="owner's") as file:
         file.writestr(b"content", "one.bin")
     refused(tmp_path / "b.7z")
+    with pytest.raises(FileNotFoundError, match="no such archive"):
+        prepare(tmp_path / "none.zip", tmp_path)
 
 
 def test_killed_unpacking_leaves_nothing_that_is_trusted(tmp_path):
@@ -287,8 +254,3 @@ def test_sets_with_an_agreement_and_duke_are_never_fetched(site, tmp_path, capsy
             assert f"{name} is not downloaded" in said and entry.ask in said
     duke = SETS["DukeMTMC-reID"]
     assert not duke.url and "withdrew" in duke.ask and not list(tmp_path.iterdir())
-
-
-def test_owners_addresses_name_their_archives():
-    assert {name: Path(entry.url).name for name, entry in SETS.items() if entry.url} == {
-        "VIPeR": "VIPeR.v1.0.zip", "GRID": "underground_reid.zip", "iLIDS": "i-LIDS_Pedestrian.tgz"}

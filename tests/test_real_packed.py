@@ -1,6 +1,5 @@
 """A pack holds what Pillow decodes, is whole or absent, and is never read without need."""
 
-import errno
 import os
 import subprocess
 import time
@@ -56,8 +55,8 @@ def by_pillow(samples, size=SIZE):
     return torch.from_numpy(np.stack([np.asarray(p) for p in resized]).transpose(0, 3, 1, 2).copy())
 
 
-def quiet(found, size=SIZE, **options):
-    return pack(found, size, progress=False, **options)
+def quiet(found, size=SIZE):
+    return pack(found, size, progress=False)
 
 
 # ---------------------------------------------------------------- pixels and labels
@@ -73,7 +72,7 @@ def test_pixels_are_those_of_pillow(tmp_path, monkeypatch, size, workers):
     assert made.pids.tolist() == [s.pid for s in found.samples]
     assert made.camids.tolist() == [s.camid for s in found.samples]
     assert np.array_equal(np.load(made.folder / "images.npy"), made.images.numpy())
-    assert made.verified() is made and not made.unreadable
+    assert made.verified() is made
 
 
 def test_modes_formats_and_orientations_are_decoded_as_by_pillow(tmp_path):
@@ -126,9 +125,6 @@ def test_sets_in_one_pack_are_mixed_as_the_embedded_ones(tmp_path):
     noise(50, 20, 99).save(two.samples[3].file, "PNG")
     digests.add(quiet(two).as_set("b").digest)
     assert len(digests) == 5 and quiet(two).as_set("c").digest == quiet(two).as_set("b").digest
-    distractors = replace(two, samples=(replace(two.samples[0], pid=0), *two.samples[1:]))
-    with pytest.raises(ValueError, match="both has distractors"):
-        quiet([one, distractors]).as_set("both", mixed=True)
     with pytest.raises(ValueError, match="no image to pack"):
         quiet([])
 
@@ -227,37 +223,6 @@ def test_unreadable_images_are_all_named(tmp_path):
     assert not pack_folder([found], SIZE).exists()
 
 
-def test_images_that_are_left_out_shift_no_label(tmp_path):
-    one, two = crops(tmp_path / "a", 13), crops(tmp_path / "b", 9, "CUHK02", first=30)
-    samples = [*one.samples, *two.samples]
-    whole, out = by_pillow(samples), [0, 6, 7, 14]
-    for i in out:
-        samples[i].file.write_bytes(b"no image")
-    made = quiet([one, two], skip_unreadable=True).verified()
-    keep = [i for i in range(22) if i not in out]
-    assert torch.equal(made.images, whole[keep])
-    assert made.pids.tolist() == [samples[i].pid for i in keep]
-    assert made.counts == {"Market-1501": 10, "CUHK02": 8}
-    assert len(made.unreadable) == 4 and samples[14].file.name in made.unreadable[3]
-    assert quiet([one, two]).unreadable == made.unreadable
-    with pytest.raises(ValueError, match="2 images cannot be decoded"):
-        quiet(replace(one, samples=(samples[0], samples[6])), skip_unreadable=True)
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
-def test_image_that_the_system_cannot_read_is_not_left_out(tmp_path, monkeypatch, number):
-    found = crops(tmp_path / "set", 6)
-
-    def failing(*_, **__):
-        raise OSError(number, os.strerror(number))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(published, "opened_image", failing)
-        with pytest.raises(OSError, match=rf"jpg cannot be read \({os.strerror(number)}\)"):
-            quiet(found, skip_unreadable=True)
-    assert not quiet(found, skip_unreadable=True).unreadable
-
-
 # ---------------------------------------------------------------- disks
 
 
@@ -313,6 +278,5 @@ def test_command_packs_the_mixture_and_every_target(tmp_path, capsys):
     broken = next(top.rglob("*.bmp"))
     broken.write_bytes(b"BM")
     assert main(command) == 2 and str(broken) in capsys.readouterr().err
-    assert main([*command, "--skip-unreadable"]) == 0 and f"left out: {broken}" in capsys.readouterr().out
     (tmp_path / "nothing").mkdir()
     assert main(["pack", str(tmp_path / "nothing")]) == 2 and "holds none of the sets" in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """Published targets: who is probe and gallery, and that what is trained and printed says so."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,12 @@ import torch
 
 from bnta_lib.suite import train as training
 from bnta_lib.data import (
-    find_real, found_table, load_source_samples, load_sources, load_targets, mixture, real_root, training_sources,
+    find_real, found_table, load_source_samples, load_sources, load_targets, mixture, real_root,
 )  # fmt: skip
 from bnta_lib.data.folders import write_folder
-from bnta_lib.data import splits as protocol
-from bnta_lib.data.packed import pack
 from bnta_lib.data.published import Found, Sample, find_sets
 from bnta_lib.data.splits import (
-    committed_splits, draw_splits, official_splits, protocol_note, target_splits, with_protocol, write_splits,
+    committed_splits, draw_splits, official_splits, protocol_note, target_splits, with_protocol,
 )
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.evaluation import evaluate
@@ -109,12 +106,6 @@ def test_committed_splits_are_drawn_by_their_rule(name):
     assert len({tuple(split["train"]) for split in splits}) == len(splits) == 10
 
 
-def test_missing_split_file_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(protocol, "SPLITS", tmp_path)
-    with pytest.raises(FileNotFoundError, match="no data/splits/viper.json: restore"):
-        committed_splits("VIPeR")
-
-
 # ---- images
 
 
@@ -183,7 +174,7 @@ def test_viper_is_probed_from_the_side_that_the_settings_name():
         assert torch.equal(a.probe, b.gallery) and torch.equal(a.gallery, b.probe)
         assert torch.equal(one.probe, a.probe) and torch.equal(other.probe, b.probe)
     assert "by cam_a;" in first[1] and "by cam_b;" in second[1] and "by cam_a and cam_b;" in both[1]
-    with pytest.raises(ValueError, match="viper_probe is 'cam_a', 'cam_b' or 'both'"):
+    with pytest.raises(ValueError, match="viper_probe"):
         replace(PAPER, viper_probe="cam_c")
 
 
@@ -197,7 +188,7 @@ def test_multi_image_ilids_has_the_same_probes_and_all_other_images():
         of_people = torch.isin(pids, pids[one.probe]).nonzero()[:, 0]
         assert sorted(torch.cat([many.probe, many.gallery]).tolist()) == of_people.tolist()
     assert "one gallery image" in single[1] and "all other images" in several[1]
-    with pytest.raises(ValueError, match="ilids_images is 'single' or 'multi'"):
+    with pytest.raises(ValueError, match="ilids_images"):
         replace(PAPER, ilids_images="some")
 
 
@@ -236,37 +227,6 @@ def test_part_of_a_set_is_named_as_such():
     assert "the first 2 of this suite's ten" in words
 
 
-# ---- torchreid's files
-
-
-def test_torchreids_files_name_images_of_the_splits(tree, tmp_path):
-    sets = find_sets(tree)
-    paths = write_splits(sets, tmp_path)
-    held = {path.relative_to(tmp_path).as_posix(): json.loads(path.read_text()) for path in paths}
-    assert held.keys() == set(protocol.TORCHREID.values())
-    assert len(held["viper/splits.json"]) == 20
-    for name in ("viper", "grid"):
-        for split in held[f"{name}/splits.json"]:
-            sides = {side: {path for path, _, _ in split[side]} for side in ("train", "query", "gallery")}
-            assert all(Path(path).is_file() for own in sides.values() for path in own)
-            assert not sides["query"] & sides["gallery"]
-            assert not sides["train"] & (sides["query"] | sides["gallery"])
-            labels = {pid for _, pid, _ in split["train"]}
-            assert labels == set(range(split["num_train_pids"])), "training people count from 0"
-            people = {pid: 0 for _, pid, _ in split["gallery"]}
-            assert all(pid in people for _, pid, _ in split["query"])
-            assert min(cam for side in sides for _, _, cam in split[side]) == 0
-    people = [[Path(path).name.split("_")[0] for path, _, _ in held["viper/splits.json"][0][side]]
-              for side in ("query", "gallery")]
-    assert people[0] == people[1]
-    for split in held["ilids/splits.json"]:
-        both = split["query"] + split["gallery"]
-        assert len(set(both)) == len(both) and not set(both) & set(split["train"])
-        assert all((tree / "i-LIDS_Pedestrian" / "Persons" / name).is_file() for name in both)
-        assert [name[:4] for name in split["query"]] == [name[:4] for name in split["gallery"]]
-    assert held["prid2011/splits_single_shot.json"] == committed_splits("PRID")
-
-
 # ---- what `data` names
 
 
@@ -295,7 +255,7 @@ def test_published_sets_of_a_folder_are_loaded(tree, cache, tiny):
 
 def test_samples_of_a_source_show_its_people(tree, cache, tiny):
     samples = load_source_samples(tiny, tree)
-    assert list(samples) == training_sources(tiny, tree) == list(PAPER_SOURCES)
+    assert list(samples) == list(PAPER_SOURCES)
     sets = find_real(tree)
     for name, own in samples.items():
         assert set(own.pids.tolist()) <= {s.pid for s in sets[name].samples}
@@ -315,7 +275,7 @@ def test_mixture_names_what_is_missing(tree, cache, tiny, tmp_path):
     only_targets = tmp_path / "targets"
     shutil.copytree(tree / real_trees.TOP["VIPeR"], only_targets / "VIPeR")
     assert list(load_targets(tiny, only_targets)) == ["VIPeR"]
-    with pytest.raises(FileNotFoundError, match="nothing to train on below .*none of the sources CUHK02"):
+    with pytest.raises(FileNotFoundError, match="nothing to train on, none of the sources CUHK02"):
         load_sources(tiny, only_targets)
     with pytest.raises(FileNotFoundError, match="none of the sources"):
         load_source_samples(tiny, only_targets)
@@ -336,7 +296,7 @@ def test_real_without_a_folder_or_sets_is_refused(monkeypatch, tmp_path, tree, t
         with pytest.raises(ValueError, match="BNTA_DATA.*is not set: set it to the folder"):
             use()
     monkeypatch.setenv("BNTA_DATA", str(tmp_path / "absent"))
-    with pytest.raises(FileNotFoundError, match="BNTA_DATA names .*no such folder"):
+    with pytest.raises(FileNotFoundError, match="BNTA_DATA names .*absent"):
         load_targets(tiny, "real")
     monkeypatch.setenv("BNTA_DATA", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="holds no published set.*bnta_lib.data check"):
@@ -428,17 +388,6 @@ def test_paper_profile_on_whole_sets_is_the_papers_setting(tmp_path):
     assert {name: getattr(PAPER, name) for name in said} == said
 
 
-def test_splits_of_a_part_of_a_set_are_named_as_such(tmp_path, capsys):
-    from bnta_lib.data.__main__ import main
-
-    real_trees.tree("VIPeR", real_trees.LAYOUTS["VIPeR"][0], tmp_path / "sets", people=12)
-    (tmp_path / "file").write_bytes(b"x")
-    assert main(["splits", str(tmp_path / "sets"), str(tmp_path / "file")]) == 2
-    assert str(tmp_path / "file") in capsys.readouterr().err
-    assert main(["splits", str(tmp_path / "sets"), str(tmp_path / "out")]) == 0
-    assert "VIPeR is not whole: these are not the published set's splits" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("changed", ["source", "target"])  # a target may come after the training
 def test_target_pictures_among_those_trained_on_are_named(tree, cache, tiny, tmp_path, changed):
     for name in ("Market-1501", "VIPeR"):
@@ -469,14 +418,11 @@ def test_pack_whose_pixels_were_changed_is_refused(tree, cache, tiny, tmp_path, 
 
 
 def test_target_with_an_unreadable_image_is_refused(tree, cache, tiny, tmp_path):
-    """Its splits are of all images: left out of a pack of sources, they would shift everybody."""
     shutil.copytree(tree / "VIPeR", tmp_path / "VIPeR")
     broken = find_real(tmp_path)["VIPeR"].samples[3].file
     broken.write_bytes(b"BM")
-    for _ in range(2):
-        with pytest.raises(ValueError, match=broken.name):
-            load_targets(tiny, tmp_path)
-        pack(find_real(tmp_path)["VIPeR"], tiny.size, progress=False, skip_unreadable=True)
+    with pytest.raises(ValueError, match=broken.name):
+        load_targets(tiny, tmp_path)
 
 
 def test_splits_are_taken_from_a_linked_folder_and_not_from_a_hidden_one(grid, tmp_path):

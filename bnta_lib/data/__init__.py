@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,14 +35,13 @@ def load_sources(settings: Settings, data: str | Path = "embedded", *, device: s
     Raises FileNotFoundError or ValueError if a folder does not serve, or a pack is damaged.
     """
     if data == "embedded":
-        names = training_sources(settings)
+        names = [name for name in SOURCES if settings.people.get(name)]
         sets = (load_source(settings, name, device=device, progress=progress) for name in names)
         sources = benchmark.mixed(sets, sum(settings.images[name] for name in names), "embedded sources")
     elif (root := real_root(data)) is not None:
         mixed = real_mixture(root)
         made = pack(mixed.sets, settings.size, progress=progress).verified()
-        lost = f", {len(made.unreadable)} unreadable images left out" if made.unreadable else ""
-        sources = made.as_set(f"{mixed.name}{lost}", mixed=True)
+        sources = made.as_set(mixed.name, mixed=True)
     else:
         own = folders.read_folder(data, settings.size)
         known = own.pids > 0
@@ -68,20 +68,11 @@ def load_source(settings: Settings, name: str, part: str = "train", **options) -
 
     ``options``: device, photometric, progress. Raises ValueError for an unknown name or part.
     """
+    if part not in ("train", "heldout") or name not in settings.people:
+        raise ValueError(f"no {part!r} of {name!r}: choose train or heldout, of {list(settings.people)}")
     if part == "heldout":
         return benchmark.heldout(name, settings.heldout, settings.size, splits=settings.splits, **options)
-    if part != "train":
-        raise ValueError(f"unknown part {part!r}: choose train or heldout")
-    if name not in settings.people or name not in settings.images:
-        raise ValueError(f"no counts for source {name!r}: they are set for {list(settings.people)}")
     return benchmark.source(name, settings.people[name], settings.images[name], settings.size, **options)
-
-
-def training_sources(settings: Settings, data: str | Path = "embedded") -> list[str]:
-    """Names of the sources that a model for ``data`` is trained on; for a user's own folder, the embedded."""
-    root = real_root(data)
-    there = settings.people if root is None else find_real(root)
-    return [name for name in SOURCES if there.get(name)]
 
 
 def load_source_samples(settings: Settings, data: str | Path = "embedded", *,
@@ -93,9 +84,8 @@ def load_source_samples(settings: Settings, data: str | Path = "embedded", *,
     """
     if (root := real_root(data)) is None:
         return {name: load_source(settings, name, "heldout", progress=progress).data for name in SOURCES}
-    real_mixture(root)  # raises if there is none
-    packs = {name: pack(_some_of(find_real(root)[name]), settings.size, progress=progress)
-             for name in training_sources(settings, data)}
+    packs = {found.name: pack(_some_of(found), settings.size, progress=progress)
+             for found in real_mixture(root).sets}
     return {name: made.verified().as_set(name) for name, made in packs.items()}
 
 
@@ -112,27 +102,24 @@ def load_targets(settings: Settings, data: str | Path = "embedded", **options) -
         own = folders.read_target(data, settings.size, settings.splits)
         targets = {own.data.name: own}
     else:
-        targets = {name: _real_target(found, settings, options.get("progress", False))
-                   for name, found in find_real(root).items() if name in REAL_TARGETS}
-        if not targets:
-            names = ", ".join(REAL_TARGETS)
-            raise FileNotFoundError(f"{root} holds none of the targets {names}; {_look(root)}")
+        found = {name: own for name, own in find_real(root).items() if name in REAL_TARGETS}
+        if not found:
+            raise FileNotFoundError(f"{root} holds none of the targets {', '.join(REAL_TARGETS)}; {_LOOK}")
+        targets = {}
+        for name, own in found.items():
+            splits, protocol = target_splits(own, settings)
+            made = pack(own, settings.size, progress=options.get("progress", False)).verified()
+            targets[name] = Target(made.as_set(name), splits, protocol)
     for target in targets.values():
         for sentence in problems(target):
             warnings.warn(sentence, stacklevel=2)
     return targets
 
 
-def _real_target(found: Found, settings: Settings, progress: bool) -> Target:
-    splits, protocol = target_splits(found, settings)
-    made = pack(found, settings.size, progress=progress).verified()
-    if made.unreadable:
-        words = f"the splits of {found.name} need every image; replace these:"
-        raise ValueError("\n".join([words, *made.unreadable]))
-    return Target(made.as_set(found.name), splits, protocol)
-
-
 # ---------------------------------------------------------------- published sets
+
+_LOOK = "`python -m bnta_lib.data check` lists what is there"
+_FOUND: dict[Path, tuple[tuple, dict[str, Found]]] = {}  # by root: times of its folders, and their sets
 
 
 def real_root(data: str | Path) -> Path | None:
@@ -143,10 +130,8 @@ def real_root(data: str | Path) -> Path | None:
     path = data_folder(data)
     if path is None:
         return None
-    if data == "real" and not path.is_dir():
-        raise FileNotFoundError(f"BNTA_DATA names {path}, and there is no such folder")
-    if data == "real" and not find_real(path):
-        raise FileNotFoundError(f"BNTA_DATA names {path}, which holds no published set; {_look(path)}")
+    if data == "real" and not (path.is_dir() and find_real(path)):
+        raise FileNotFoundError(f"BNTA_DATA names {path}, which holds no published set; {_LOOK}")
     return path if data == "real" or path.is_dir() and not folders.is_own(path) and find_real(path) else None
 
 
@@ -157,9 +142,6 @@ def find_real(root: Path) -> dict[str, Found]:
     if _FOUND.get(root, ("",))[0] != stamp:
         _FOUND[root] = stamp, find_sets(root)
     return _FOUND[root][1]
-
-
-_FOUND: dict[Path, tuple[tuple, dict[str, Found]]] = {}
 
 
 class Mixture(NamedTuple):
@@ -176,10 +158,10 @@ def mixture(found: Mapping[str, Found]) -> Mixture:
     sets = tuple(replace(found[name], samples=tuple(s for s in found[name].samples if s.pid > 0))
                  for name in SOURCES if name in found)
     if not sets:
-        raise FileNotFoundError(f"none of the sources {', '.join(SOURCES)} is there")
-    images, people = sum(map(len, sets)), sum(own.people for own in sets)
-    words = ", ".join(f"{own.name}{' labeled' * own.layout.endswith('_labeled')} ({len(own):,} images, "
-                      f"{own.people:,} people)" for own in sets)
+        raise FileNotFoundError(f"nothing to train on, none of the sources {', '.join(SOURCES)}; {_LOOK}")
+    images, people = sum(map(len, sets)), sum(part.people for part in sets)
+    words = ", ".join(f"{part.name}{' labeled' * part.layout.endswith('_labeled')} ({len(part):,} images, "
+                      f"{part.people:,} people)" for part in sets)
     missing = [name for name in SOURCES if name not in found]
     without = f"; without {', '.join(missing)}" if missing else ""
     return Mixture(sets, images, people, f"{images:,} images of {people:,} people: {words}{without}")
@@ -187,49 +169,37 @@ def mixture(found: Mapping[str, Found]) -> Mixture:
 
 def real_mixture(root: Path) -> Mixture:
     """The sources below ``root`` mixed. Raises FileNotFoundError if there is none."""
-    try:
-        return mixture(find_real(root))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"nothing to train on below {root}: {error}; {_look(root)}") from None
+    return mixture(find_real(root))
 
 
 def load_published(settings: Settings, root: Path, *, progress: bool = False) -> dict[str, ReIDSet]:
     """The published sets below ``root`` to look at: some images of each source, all of each target."""
-    parts = {name: _some_of(own) if name in SOURCES else own for name, own in find_real(root).items()}
-    return {name: pack(own, settings.size, progress=progress).as_set(name) for name, own in parts.items()}
+    parts = {name: _some_of(found) if name in SOURCES else found for name, found in find_real(root).items()}
+    return {name: pack(part, settings.size, progress=progress).as_set(name) for name, part in parts.items()}
 
 
-def pictures_in_both(settings: Settings, root: Path, sources: ReIDSet) -> dict[str, int]:
-    """How many pictures of each target below ``root`` are among ``sources``, pixel by pixel, if any."""
-    packs = {name: pack(own, settings.size, progress=False, skip_unreadable=True)
-             for name, own in find_real(root).items() if name in REAL_TARGETS}
-    counts = {name: shared(sources.images, own.images) for name, own in packs.items()}
+def pictures_seen(settings: Settings, root: Path) -> dict[str, int]:
+    """How many pictures of each target below ``root`` are among its sources, pixel by pixel, if any.
+
+    Empty if the sources are not packed yet.
+    """
+    found = find_real(root)
+    if not set(found) & set(SOURCES) or not pack_folder(real_mixture(root).sets, settings.size).is_dir():
+        return {}
+    sources = pack(real_mixture(root).sets, settings.size).images
+    counts = {name: shared(sources, pack(found[name], settings.size, progress=False).images)
+              for name in REAL_TARGETS if name in found}
     return {name: count for name, count in counts.items() if count}
-
-
-def pictures_seen(settings: Settings, root: Path) -> dict[str, int] | None:
-    """:func:`pictures_in_both` of all that ``root`` has to train on; None if that has no pack yet."""
-    if not any(name in SOURCES for name in find_real(root)):
-        return None
-    sets = real_mixture(root).sets
-    if not pack_folder(sets, settings.size).is_dir():
-        return None
-    return pictures_in_both(settings, root, pack(sets, settings.size).as_set("sources", mixed=True))
 
 
 def _some_of(found: Found, people: int = 100, images: int = 4) -> Found:
     """At most so many images of so many people of a set, both evenly spread."""
-    rows: dict[int, list] = {}
+    of_person = defaultdict(list)
     for sample in found.samples:
-        rows.setdefault(sample.pid, []).append(sample)
-    persons = [rows[pid] for pid in sorted(rows) if pid]
-    return replace(found, samples=tuple(own[i] for own in (persons[i] for i in _even(len(persons), people))
-                                        for i in _even(len(own), images)))
+        of_person[sample.pid].append(sample)
+    pids = _evenly(sorted(set(of_person) - {0}), people)
+    return replace(found, samples=tuple(sample for pid in pids for sample in _evenly(of_person[pid], images)))
 
 
-def _even(count: int, limit: int) -> list[int]:
-    return torch.linspace(0, count - 1, min(count, limit)).round().long().tolist()
-
-
-def _look(root: Path) -> str:
-    return f"`python -m bnta_lib.data check {root}` lists what is there"
+def _evenly(items: list, limit: int) -> list:
+    return [items[i] for i in torch.linspace(0, len(items) - 1, min(len(items), limit)).round().long()]

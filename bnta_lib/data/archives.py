@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from bnta_lib.data.folders import PASSED_OVER
 from bnta_lib.data.published import SETS, extra
 from bnta_lib.files import atomic_folder
 
@@ -20,18 +19,13 @@ _ENDING = re.compile(r"\.(zip|7z|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNOR
 def prepare(archive: str | Path, root: str | Path) -> Path:
     """Unpack a zip, tar (gz, bz2, xz) or 7z to the folder of ``root`` that has its name; that folder.
 
-    The folder appears when it is whole. One that holds anything is left as it is.
-
-    Raises:
-        FileNotFoundError: there is no such archive.
-        ValueError: it is damaged, encrypted or no archive, or a member leaves the folder.
-        OSError: the disk is full, or may not be written.
+    The folder appears when it is whole. One that holds anything is left as it is. Raises ValueError if the
+    archive is damaged, encrypted or no archive, or a member leaves the folder, and OSError if there is no
+    such archive, or the disk is full or may not be written.
     """
     archive, folder = Path(archive), Path(root) / _ENDING.sub("", Path(archive).name)
     if not archive.is_file():
         raise FileNotFoundError(f"no such archive: {archive}")
-    if folder.name.startswith(PASSED_OVER):
-        raise ValueError(f"{archive}: sets are not looked for in {folder.name!r}: rename the archive")
     if folder.is_dir() and any(folder.iterdir()):
         return folder
     with atomic_folder(folder) as part:
@@ -46,24 +40,21 @@ def prepare(archive: str | Path, root: str | Path) -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as opened:
-            for member in opened.infolist():
-                _check(member.filename, stat.S_ISLNK(member.external_attr >> 16))
-            opened.extractall(folder)
-    elif tarfile.is_tarfile(archive):
+    if tarfile.is_tarfile(archive):
         shutil.unpack_archive(archive, folder, "tar", filter="data")
+        return
+    if zipfile.is_zipfile(archive):
+        opened = zipfile.ZipFile(archive)
+        members = {member.filename: stat.S_ISLNK(member.external_attr >> 16) for member in opened.infolist()}
     else:
-        with extra("py7zr").SevenZipFile(archive) as opened:
-            for member in opened.files:
-                _check(member.filename, member.is_symlink or member.is_junction)
-            opened.extractall(folder)
-
-
-def _check(name: str, link: bool) -> None:
-    path = PurePosixPath(name.replace("\\", "/"))
-    if link or path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"its member {name[:200]!r} is a link or leads out of the folder")
+        opened = extra("py7zr").SevenZipFile(archive)
+        members = {member.filename: member.is_symlink or member.is_junction for member in opened.files}
+    with opened:
+        for name, link in members.items():
+            path = PurePosixPath(name.replace("\\", "/"))
+            if link or path.is_absolute() or ".." in path.parts:
+                raise ValueError(f"its member {name[:200]!r} is a link or leads out of the folder")
+        opened.extractall(folder)
 
 
 def fetch(name: str, root: str | Path, url: str | None = None, progress: bool = False) -> Path:

@@ -18,13 +18,10 @@ from PIL import Image, ImageOps
 
 from bnta_lib.data.sets import ReIDSet, Split, Target
 
-NAMING = re.compile(r"([-\d]+)_c(\d+)")
-NAMING_SAYS = ("expected names such as 0002_c1s1_000451_03.jpg (person 2, camera 1), as Market-1501 has "
-               "them, ending in .jpg, .jpeg, .png or .bmp")
+NAMING = re.compile(r"(-?\d+)_c(\d+).*\.(jpe?g|png|bmp)", re.IGNORECASE | re.DOTALL)
 # Pillow knows more formats. Some of those start other programs (EPS) or are rarely checked for faults.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 PASSED_OVER = (".", "__MACOSX", "@eaDir")  # beginnings of names of hidden folders and of systems' own
-_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp"}
 
 
 def read_folder(path: str | Path, size: tuple[int, int]) -> ReIDSet:
@@ -47,47 +44,38 @@ def read_target(path: str | Path, size: tuple[int, int], splits: int = 10, seed:
         data, rows = _read(path, probes + gallery, size), torch.arange(len(probes) + len(gallery))
         return Target(data, (Split(rows[: len(probes)], rows[len(probes) :]),))
     data, rng = read_folder(path, size), np.random.default_rng(seed)
-    return Target(data, tuple(cross_camera_split(data, rng) for _ in range(splits)))
+    return Target(data, tuple(_cross_camera_split(data, rng) for _ in range(splits)))
 
 
 def is_own(path: Path) -> bool:
     """Whether the folder itself holds crops, or query/ and bounding_box_test/: it is a user's own."""
-    return _is_split(path) or any(is_crop(name) and os.path.isfile(path / name) for name in os.listdir(path))
+    return _is_split(path) or any(NAMING.fullmatch(file.name) and file.is_file() for file in path.iterdir())
 
 
 def _is_split(path: Path) -> bool:
     return (path / "query").is_dir() and (path / "bounding_box_test").is_dir()
 
 
-def cross_camera_split(data: ReIDSet, rng: np.random.Generator) -> Split:
+def _cross_camera_split(data: ReIDSet, rng: np.random.Generator) -> Split:
     """One random probe of each person whom two cameras or more saw.
 
     The gallery holds the person's images by the other cameras, and everyone who is no probe: distractors and
     the people of a single camera. Raises ValueError if no person was seen by two cameras.
     """
     pids, camids = data.pids.numpy(), data.camids.numpy()
-    probe, gallery = [], list(np.flatnonzero(pids == 0))
+    probe, in_gallery = [], np.ones(len(pids), bool)
     for pid in np.unique(pids[pids > 0]):
         rows = np.flatnonzero(pids == pid)
-        if len(np.unique(camids[rows])) < 2:
-            gallery.extend(rows)
-            continue
-        probe.append(int(rng.choice(rows)))
-        gallery.extend(rows[camids[rows] != camids[probe[-1]]])
+        if len(np.unique(camids[rows])) > 1:
+            probe.append(int(rng.choice(rows)))
+            in_gallery[rows] = camids[rows] != camids[probe[-1]]
     if not probe:
         raise ValueError(f"{data.name}: no person was seen by two cameras, so nothing to match")
-    return Split(torch.tensor(probe), torch.tensor(sorted(int(i) for i in gallery)))
-
-
-def is_crop(name: str) -> bool:
-    """Whether a file of this name is a crop in the naming."""
-    return bool(NAMING.match(name)) and Path(name).suffix.lower() in _ENDINGS
+    return Split(torch.tensor(probe), torch.from_numpy(np.flatnonzero(in_gallery)))
 
 
 def write_folder(data: ReIDSet, path: str | Path, ending: str = "jpg") -> Path:
-    """Write ``data`` as such a folder, as JPEG or PNG. Raises ValueError for another ``ending``."""
-    if ending not in ("jpg", "png"):
-        raise ValueError(f"cannot write {ending!r}: choose jpg or png")
+    """Write ``data`` as such a folder, as JPEG ("jpg") or PNG ("png")."""
     Path(path).mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(data.images):
         name = f"{int(data.pids[i]):04d}_c{int(data.camids[i])}s1_{i:06d}_00.{ending}"
@@ -137,13 +125,12 @@ def _find(path: Path) -> list[tuple[Path, int, int]]:
     for file in files_below(path):
         if not file.exists():  # a link to a crop, or to a folder of them
             raise ValueError(f"{file} is a link that leads nowhere: mend or delete it")
-        match = NAMING.match(file.name) if is_crop(file.name) else None
-        if match and re.fullmatch(r"-?\d+", match[1]) and int(match[1]) >= 0:
-            if max(int(match[1]), int(match[2])) >= 1 << 62:
-                raise ValueError(f"{file}: the number of its person or camera is too large")
+        match = NAMING.fullmatch(file.name)
+        if match and int(match[1]) >= 0:
             crops.append((file, int(match[1]), int(match[2])))
     if not crops:
-        raise ValueError(f"{path} holds no person crop: {NAMING_SAYS}")
+        raise ValueError(f"{path} holds no person crop: expected names such as 0002_c1s1_000451_03.jpg "
+                         "(person 2, camera 1), as Market-1501 has them, ending in .jpg, .jpeg, .png or .bmp")
     return crops
 
 
@@ -177,15 +164,11 @@ def upright_rgb(picture: Image.Image) -> Image.Image:
     Raises ValueError if pixels are fractions, have more than 16 bits, or fill 8 bits of 16 alone.
     """
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "F":
-        raise ValueError("its pixels are floating-point numbers")
-    if picture.mode.startswith("I"):
-        grey = np.asarray(picture).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65_535:
-            raise ValueError(f"its grey values are {grey.min()} to {grey.max()}, and 0 to 65535 are known")
-        if 0 < grey.max() <= 255:  # black, if the upper byte were kept
-            raise ValueError(f"its grey values are {grey.min()} to {grey.max()}, of 65535 that it has room "
-                             "for: save it with 8 bits")
+    if picture.mode[0] in "FI":  # more than 8 bits a pixel
+        grey = np.asarray(picture)
+        low, high = grey.min(), grey.max()
+        if picture.mode == "F" or low < 0 or high > 65_535 or 0 < high <= 255:  # the last would turn black
+            raise ValueError(f"its grey values are {low} to {high} and not of 16 bits: save it with 8 bits")
         picture = Image.fromarray((grey >> 8).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")

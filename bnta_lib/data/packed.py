@@ -7,6 +7,7 @@ the set's folder, and the files' sizes and times. A pack gets its name when it i
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -28,7 +29,7 @@ from bnta_lib.data.sets import ReIDSet
 from bnta_lib.files import atomic_folder
 from bnta_lib.settings import cache_dir, worker_count
 
-VERSION = 3  # of the layout and of how pixels are made
+VERSION = 4  # of the layout and of how pixels are made
 BLOCK = 256  # images that a process decodes at a time
 
 
@@ -42,20 +43,14 @@ class Packed:
     camids: Tensor  # int64 (N,)
     counts: dict[str, int]  # images of each set
     digest: str  # SHA-256 of images.npy as it was written
-    unreadable: list[str]  # images that were left out, a sentence each
 
     def as_set(self, name: str, mixed: bool = False) -> ReIDSet:
-        """Its images as one set. ``mixed``: pids 1..M and cameras are distinct over all sets, for training.
-
-        Raises ValueError if a set to mix has distractors (person 0), who have no identity to learn.
-        """
-        pids, camids = self.pids, self.camids
+        """Its images as one set. ``mixed``: pids 1..M and cameras are distinct over all sets, to train on."""
+        pids, camids, counts = self.pids, self.camids, [*self.counts.values()]
         if mixed:
-            if (pids < 1).any():
-                raise ValueError(f"{name} has distractors (person 0): leave them out to train")
-            number = torch.repeat_interleave(torch.tensor([*self.counts.values()]))  # of each image's set
+            number = torch.repeat_interleave(torch.tensor(counts))  # of each image's set
             pids = torch.unique(torch.stack((number, pids)), dim=1, return_inverse=True)[1] + 1
-            last = [int(own.max()) if len(own) else 0 for own in camids.split([*self.counts.values()])]
+            last = [int(part.max()) if len(part) else 0 for part in camids.split(counts)]
             camids = camids + torch.tensor([0, *last]).cumsum(0)[number]
         labels = torch.stack((pids, camids)).numpy().tobytes()
         digest = hashlib.sha256(self.digest.encode() + labels).hexdigest()
@@ -68,16 +63,11 @@ class Packed:
         return self
 
 
-def pack(found: Found | Sequence[Found], size: tuple[int, int], *, progress: bool = True,
-           skip_unreadable: bool = False) -> Packed:
+def pack(found: Found | Sequence[Found], size: tuple[int, int], *, progress: bool = True) -> Packed:
     """The samples of one set, or of several in one file, decoded and resized to ``size`` = (H, W).
 
-    A pack that exists is opened, or else made by ``$BNTA_WORKERS`` processes. ``skip_unreadable`` leaves out
-    images that cannot be decoded, and names them in the result.
-
-    Raises:
-        ValueError: there is no sample, or images cannot be decoded (all are named), or the pack is damaged.
-        OSError: the pack cannot be written, or the system cannot read a file.
+    A pack that exists is opened, or else made by ``$BNTA_WORKERS`` processes. Raises ValueError if there is
+    no sample, images cannot be decoded (all are named) or it is damaged, OSError if it cannot be written.
     """
     sets = [found] if isinstance(found, Found) else list(found)
     folder = pack_folder(sets, size)
@@ -85,17 +75,17 @@ def pack(found: Found | Sequence[Found], size: tuple[int, int], *, progress: boo
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / ".lock"):  # each packing uses all cores anyway
             if not folder.is_dir():
-                _make(folder, sets, size, progress, skip_unreadable)
+                _make(folder, sets, size, progress)
     return open_pack(folder)
 
 
 def open_pack(folder: Path) -> Packed:
     """A finished pack, opened without reading its pixels. Raises ValueError if it is damaged."""
     try:
-        about = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
         images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c"))
         pids, camids = torch.from_numpy(np.load(folder / "labels.npy"))
-        return Packed(folder, images, pids, camids, about["counts"], about["digest"], about["unreadable"])
+        return Packed(folder, images, pids, camids, **record)
     except Exception as error:  # NumPy parses a header as Python, and what that raises shares no base class
         raise ValueError(f"{folder} is damaged ({error}): delete it, and it is packed again") from error
 
@@ -104,65 +94,55 @@ def pack_folder(sets: Sequence[Found], size: tuple[int, int]) -> Path:
     """Folder of the pack of these sets, which need not exist. Raises ValueError if they have no image."""
     if not (count := sum(map(len, sets))):
         raise ValueError("there is no image to pack")
-    sha, stamps = hashlib.sha256(repr((VERSION, size)).encode()), {}
-    for own in sets:
-        for sample in own.samples:
-            if sample.file not in stamps:  # a .mat file or a photograph holds many
-                stamps[sample.file] = _stamp(sample.file)
-            path = os.path.relpath(sample.file, own.folder)
-            about = (own.name, path, sample.cell, sample.box, sample.pid, sample.camid, stamps[sample.file])
-            sha.update(repr(about).encode())
-    names = "+".join(own.name for own in sets)
+
+    @functools.cache  # a .mat file or a photograph holds many
+    def stamp(file: Path) -> tuple[int, ...]:
+        try:
+            at = os.stat(file)
+        except OSError:  # decoding it will say why
+            return ()
+        return at.st_size, at.st_mtime_ns, at.st_ctime_ns
+
+    sha = hashlib.sha256(repr((VERSION, size)).encode())
+    for part in sets:
+        for sample in part.samples:
+            path = os.path.relpath(sample.file, part.folder)
+            sha.update(repr((part.name, path, sample.cell, sample.box, sample.pid, sample.camid,
+                             stamp(sample.file))).encode())
+    names = "+".join(part.name for part in sets)
     return cache_dir() / "packed" / f"{names}-{count}-{size[0]}x{size[1]}-{sha.hexdigest()[:16]}"
 
 
-def _stamp(file: Path) -> tuple[int, ...]:
-    try:
-        at = os.stat(file)
-    except OSError:  # decoding it will say why
-        return ()
-    return at.st_size, at.st_mtime_ns, at.st_ctime_ns
-
-
-def _make(folder: Path, sets: Sequence[Found], size: tuple[int, int], progress: bool, skip: bool) -> None:
-    samples = [sample for own in sets for sample in own.samples]
-    labels = np.array([(sample.pid, sample.camid) for sample in samples], np.int64)
+def _make(folder: Path, sets: Sequence[Found], size: tuple[int, int], progress: bool) -> None:
+    samples = [sample for part in sets for sample in part.samples]
+    labels = np.array([[sample.pid for sample in samples], [sample.camid for sample in samples]], np.int64)
     starts = range(0, len(samples), BLOCK)
-    with atomic_folder(folder) as part:
-        file = part / "images.npy"
-        images = open_memmap(file, "w+", np.uint8, (len(samples), 3, *size))
+    with atomic_folder(folder) as new:
+        file = new / "images.npy"
+        open_memmap(file, "w+", np.uint8, (len(samples), 3, *size))
         if hasattr(os, "posix_fallocate"):  # a full disk would end the process later, without a word
             with open(file, "r+b") as opened:
                 os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
         jobs = (delayed(_decode)(file, start, samples[start : start + BLOCK], size) for start in starts)
         with parallel_config("loky", inner_max_num_threads=1):
             blocks = Parallel(min(worker_count(), len(starts)), return_as="generator")(jobs)
-            blocks = tqdm(blocks, folder.name, len(starts), disable=not progress)
-            bad = dict(row for block in blocks for row in block)
-        if len(bad) > (len(samples) - 1) * skip:
-            words = f"{len(bad)} images cannot be decoded: replace them or pack with --skip-unreadable"
-            raise ValueError("\n".join([words, *bad.values()]))
-        keep = np.setdiff1d(np.arange(len(samples)), list(bad))
+            bad = sum(tqdm(blocks, folder.name, len(starts), disable=not progress), [])
         if bad:
-            kept = open_memmap(part / "kept.npy", "w+", np.uint8, (len(keep), 3, *size))
-            for start in range(0, len(keep), BLOCK):
-                kept[start : start + BLOCK] = images[keep[start : start + BLOCK]]
-            os.replace(part / "kept.npy", file)
-        np.save(part / "labels.npy", np.ascontiguousarray(labels[keep].T))
-        ends = np.searchsorted(keep, np.cumsum([0, *map(len, sets)])).tolist()
-        counts = {own.name: b - a for own, a, b in zip(sets, ends, ends[1:])}
-        about = {"counts": counts, "digest": _sha256(file), "unreadable": list(bad.values())}
-        (part / "pack.json").write_text(json.dumps(about), encoding="utf-8")
+            words = f"{len(bad)} images cannot be decoded: replace or delete them"
+            raise ValueError("\n".join([words, *bad]))
+        np.save(new / "labels.npy", labels)
+        record = {"counts": {part.name: len(part) for part in sets}, "digest": _sha256(file)}
+        (new / "pack.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-def _decode(file: Path, start: int, samples: Sequence[Sample], size: tuple[int, int]) -> list:
-    """Decode a block into its place in the file; (row, sentence) of each image that cannot be decoded."""
+def _decode(file: Path, start: int, samples: Sequence[Sample], size: tuple[int, int]) -> list[str]:
+    """Decode a block into its place in the file; a sentence for each image that cannot be decoded."""
     images, bad = open_memmap(file, "r+"), []
     for row, sample in enumerate(samples, start):
         try:
             images[row] = resized(read_image(sample), size)
         except ValueError as error:
-            bad.append((row, str(error)))
+            bad.append(str(error))
     return bad
 
 

@@ -6,14 +6,13 @@ however deep it lies. To add a target, add one entry to :data:`SETS` and one fil
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +45,6 @@ class Found:
     folder: Path  # in which the layout begins
     samples: tuple[Sample, ...]  # in an order that does not depend on the file system
     left_out: Mapping[str, int] = field(default_factory=dict)  # images that the set's rule drops, by reason
-    notes: tuple[str, ...] = ()  # what differs from the publication, a sentence each
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -62,7 +60,7 @@ class Published:
     """A set as its owner publishes it.
 
     A pattern of ``layouts`` is the end of an image's path without its ending, with groups pid, cam (a number,
-    or a and b), part and pair. A pattern without a folder must fit most images of a folder.
+    or a and b), part and pair. A pattern without a folder must fit most files of a folder.
     """
 
     images: int  # that count
@@ -81,10 +79,6 @@ class Published:
 
 def _by_pair(pid: int, cam: int, part: str) -> tuple[int, int, str]:
     return int(part[1]) * 10_000 + pid, cam, part
-
-
-def _by_camera(pid: int, cam: int, part: str) -> tuple[int, int, str]:
-    return pid, cam, f"cam_{'_ab'[cam]}"
 
 
 def _cuhk03_mat(file: Path, folders: Mapping[str, list[str]]) -> list[Found]:
@@ -166,7 +160,7 @@ SETS = {
         "https://vision.soe.ucsc.edu/node/178", url="http://users.soe.ucsc.edu/~manduchi/VIPeR.v1.0.zip",
         known_hash="md5:1c2d9fc1cc800332567a0da25a1ce68c",  # as open-reid noted it
         parts={"cam_a": (632, 632), "cam_b": (632, 632)}, sides=("cam_a", "cam_b"),
-        label=lambda pid, cam, part: _by_camera(pid + 1, cam, part)),
+        label=lambda pid, cam, part: (pid + 1, cam, f"cam_{'_ab'[cam]}")),
     "GRID": Published(
         1_275, 250, {"folders": (r"(?P<part>probe|gallery)/(?P<pid>\d{4})_(?P<cam>[1-8])(_\d+)+",)},
         "http://personal.ie.cuhk.edu.hk/~ccloy/downloads_qmul_underground_reid.html",
@@ -182,93 +176,88 @@ SETS = {
         1_134, 934, {"single_shot": (r"cam_(?P<cam>[ab])/person_(?P<pid>(?!0000)\d{4})",)},
         "https://www.tugraz.at/institute/icg/research/team-bischof/lrs/downloads/PRID11/ (read its terms)",
         parts={"cam_a": (385, 385), "cam_b": (749, 749)}, sides=("cam_a", "cam_b"),
-        label=lambda pid, cam, part: _by_camera(pid + 1_000 * (pid > 200 and cam == 1), cam, part)),
+        label=lambda pid, cam, part: (pid + 1_000 * (pid > 200 and cam == 1), cam, f"cam_{'_ab'[cam]}")),
 }  # fmt: skip
 REAL_TARGETS = tuple(name for name in SETS if name not in PAPER_SOURCES)
 
 
 def find_sets(root: str | Path) -> dict[str, Found]:
-    """:func:`survey` without its problems, of which it warns."""
-    sets, problems = survey(root)
+    """The sets of :func:`survey`; warns of the problems."""
+    sets, problems, _ = survey(root)
     for problem in problems:
         warnings.warn(visible(problem), stacklevel=2)
     return sets
 
 
-def survey(root: str | Path) -> tuple[dict[str, Found], list[str]]:
-    """The published sets below ``root`` by name, and what could not be read or only resembles a set.
+def survey(root: str | Path) -> tuple[dict[str, Found], list[str], list[str]]:
+    """The published sets below ``root`` by name, problems, and other copies of the sets, a sentence each.
 
-    Of several copies of a set, the one whose counts are nearest to the published is returned.
-    Raises FileNotFoundError if there is no such folder, PermissionError if it cannot be read.
+    Problems are what could not be read or only resembles a set. Of several copies, the one whose counts are
+    nearest to the published is returned, and CUHK03's detected boxes before labeled ones.
+    Raises FileNotFoundError if there is no such folder.
     """
     root = os.path.abspath(os.path.expanduser(root))
     if not os.path.isdir(root):
         raise FileNotFoundError(f"no such folder: {root}; give the one that holds the sets")
-    problems, sets = [], {}
+    problems, notes, sets = [], [], {}
 
     def refuse(error: OSError) -> None:
-        if error.filename == root:
-            raise PermissionError(f"{root} cannot be read ({error.strerror}): name one that you may read")
         problems.append(f"{error.filename} cannot be read ({error.strerror}): what it holds is not counted")
 
     folders = dict(sorted(walk(root, refuse)))
     for name, entry in SETS.items():
-        copies = _listed(name, entry, folders, problems)
-        claimed: set[str] = set()
-        for layout in entry.layouts:
-            copies += _copies(name, layout, folders, claimed, problems)
-        if copies:
-            sets[name] = _nearest(entry, copies)
-    return sets, problems
+        if copies := _listed(name, folders, problems) + _named(name, folders, problems):
+            sets[name], *others = sorted(copies, key=lambda copy: (
+                copy.layout.endswith("_labeled"),
+                abs(entry.images - len(copy)) + abs(entry.people - copy.people),
+                list(entry.layouts).index(copy.layout), str(copy.folder)))
+            notes += (f"{name}: another copy ({copy.layout}, {len(copy):,} images) is not used: {copy.folder}"
+                      for copy in others)
+    return sets, problems, notes
 
 
-def _listed(name: str, entry: Published, folders: Mapping, problems: list[str]) -> list[Found]:
+def _listed(name: str, folders: Mapping[str, list[str]], problems: list[str]) -> list[Found]:
     """Copies that a .mat lists."""
-    if not entry.mat:
-        return []
-    copies, pattern, reader = [], re.compile(entry.mat[0], re.IGNORECASE), entry.mat[1]
-    for file in (Path(folder, file) for folder, files in folders.items() for file in files
-                 if pattern.fullmatch(file)):
-        try:
-            copies += reader(file, folders)
-        except Exception as error:  # what readers raise for a damaged file shares no base class
-            problems.append(f"{file} does not list {name}, or its set is not whole ({error}): unpack its "
-                            "archive again")
+    copies, (pattern, reader) = [], SETS[name].mat or ("", None)
+    for file in (Path(folder, file) for folder, files in folders.items() for file in files):
+        if re.fullmatch(pattern, file.name, re.IGNORECASE):
+            try:
+                copies += reader(file, folders)
+            except Exception as error:  # what readers raise for a damaged file shares no base class
+                problems.append(f"{file} does not list {name}, or its set is not whole ({error}): unpack its "
+                                "archive again")
     return copies
 
 
-def _copies(name: str, layout: str, folders: Mapping, claimed: set[str], problems: list[str]) -> list[Found]:
-    """Copies of a set in one layout. Folders in ``claimed`` are of another layout of the set."""
-    entry = SETS[name]
-    matched: dict[tuple[str, bool], dict[str, list[re.Match]]] = defaultdict(dict)
-    for pattern in entry.layouts[layout]:
-        regex, levels = re.compile(pattern + _IMAGE, re.IGNORECASE | re.DOTALL), pattern.count("/")
-        place = re.compile(pattern[: pattern.rfind("/") + 1], re.IGNORECASE | re.DOTALL)
-        for folder, names in folders.items():
-            base, *tail = folder.rsplit(os.sep, levels)
-            prefix = "".join(f"{part}/" for part in tail)
-            if folder in claimed or not place.fullmatch(prefix):
-                continue
-            if fits := [match for file in names if (match := regex.fullmatch(prefix + file))]:
-                claimed.add(folder)
-                matched[base or os.sep, levels > 0][folder] = fits
-    copies = []
-    for (base, named), fits in matched.items():
-        others = [n for folder, own in fits.items() if len(own) < len(folders[folder])
-                  for n in set(folders[folder]) - {os.path.basename(match.string) for match in own}
-                  if re.fullmatch(rf"(?!\._).*{_IMAGE}", n, re.I | re.S)]  # macOS writes ._ files
-        copy = _copy(name, layout, base, fits, min(others, default=""), len(others))
-        if entry.market and not any(sample.part == "train" for sample in copy.samples):
-            problems.append(f"{base} is named as {name} is, but has no bounding_box_train: not taken for it")
-        elif copy.samples and (named or len(others) <= len(copy)):
-            copies.append(copy)
+def _named(name: str, folders: Mapping[str, list[str]], problems: list[str]) -> list[Found]:
+    """Copies by the names of their files. A folder counts for the first layout that fits it."""
+    copies, claimed = [], set()
+    for layout, patterns in SETS[name].layouts.items():
+        matched: dict[str, list[re.Match]] = defaultdict(list)  # by the folder in which the layout begins
+        for pattern in patterns:
+            regex, levels = re.compile(pattern + _IMAGE, re.IGNORECASE | re.DOTALL), pattern.count("/")
+            inner = re.compile(pattern[: pattern.rfind("/") + 1], re.IGNORECASE | re.DOTALL)
+            for folder, names in folders.items():
+                base, *tail = folder.rsplit(os.sep, levels)
+                prefix = "".join(f"{part}/" for part in tail)
+                if folder not in claimed and inner.fullmatch(prefix):
+                    matches = [match for file in names if (match := regex.fullmatch(prefix + file))]
+                    if len(matches) > (0 if levels else len(names) / 2):
+                        claimed.add(folder)
+                        matched[base or os.sep] += matches
+        for base, matches in matched.items():
+            copy = _copy(name, layout, base, matches)
+            if SETS[name].market and not any(sample.part == "train" for sample in copy.samples):
+                problems.append(f"{base} is named as {name} is, but has no bounding_box_train")
+            elif copy.samples:
+                copies.append(copy)
     return copies
 
 
-def _copy(name: str, layout: str, base: str, fits: Mapping, other: str, others: int) -> Found:
+def _copy(name: str, layout: str, base: str, matches: list[re.Match]) -> Found:
     entry, samples, left_out = SETS[name], {}, Counter()
-    for folder, match in ((folder, match) for folder, own in fits.items() for match in own):
-        groups, file = match.groupdict(), os.path.basename(match.string)
+    for match in matches:
+        groups, file = match.groupdict(), Path(base, match.string)
         part = f"P{groups['pair']}" if "pair" in groups else (groups.get("part") or "").lower()
         part = {"bounding_box_train": "train", "bounding_box_test": "gallery"}.get(part, part)
         cam = (groups.get("cam") or "1").lower()
@@ -276,19 +265,9 @@ def _copy(name: str, layout: str, base: str, fits: Mapping, other: str, others: 
         if entry.market and pid < 1:
             left_out["junk (person -1)" if pid else "distractors (person 0000)"] += 1
         else:  # an image may lie in several folders, and counts once
-            samples[part, pid, camid, file.lower()] = Sample(Path(folder, file), pid, camid, part)
-    note = (f"{others:,} images named otherwise are not counted, for one {other}",) if others else ()
+            samples[part, pid, camid, file.name.lower()] = Sample(file, pid, camid, part)
     ordered = sorted(samples.values(), key=lambda sample: (sample.part, str(sample.file)))
-    return Found(name, layout, Path(base), tuple(ordered), left_out, note)
-
-
-def _nearest(entry: Published, copies: list[Found]) -> Found:
-    """The copy that is used, CUHK03's detected boxes before labeled ones; its notes name the others."""
-    first, *rest = sorted(copies, key=lambda copy: (
-        copy.layout.endswith("_labeled"), abs(entry.images - len(copy)) + abs(entry.people - copy.people),
-        list(entry.layouts).index(copy.layout), str(copy.folder)))
-    others = (f"another copy ({own.layout}, {len(own):,} images) is not used: {own.folder}" for own in rest)
-    return replace(first, notes=(*first.notes, *others))
+    return Found(name, layout, Path(base), tuple(ordered), left_out)
 
 
 def extra(module: str):
@@ -302,8 +281,7 @@ def extra(module: str):
 def read_image(sample: Sample) -> Image.Image:
     """The crop of a sample, upright, 8-bit RGB.
 
-    Raises ValueError if the image is missing or cannot be decoded, or its box lies outside; OSError if the
-    system cannot read the file, which says nothing of the image.
+    Raises ValueError if the file is missing or cannot be read or decoded, or its box lies outside.
     """
     try:
         if sample.cell:
@@ -315,14 +293,13 @@ def read_image(sample: Sample) -> Image.Image:
             return picture
         left, top, width, height = sample.box
         right, bottom = min(left + width, picture.width), min(top + height, picture.height)
-        if max(left, 0) >= right or max(top, 0) >= bottom:
+        left, top = max(left, 0), max(top, 0)
+        if left >= right or top >= bottom:
             raise ValueError(f"the box {sample.box} lies outside its {picture.width} x {picture.height} "
                              "pixels")
-        return picture.crop((max(left, 0), max(top, 0), right, bottom))
+        return picture.crop((left, top, right, bottom))
     except ImportError:
         raise
     except Exception as error:  # decoders raise anything if bytes are not what the format says
-        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT, errno.ELOOP):
-            raise OSError(f"{sample.file} cannot be read ({os.strerror(error.errno)})") from error
         why = "of no known format" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"{sample.file}{sample.cell or ''} cannot be decoded as an image ({why})") from error

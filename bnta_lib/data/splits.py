@@ -7,8 +7,8 @@ of people: person k is the k-th, in order of the file names, of those whom both 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,13 +17,9 @@ import torch
 from bnta_lib.data.folders import files_below
 from bnta_lib.data.published import SETS, Found
 from bnta_lib.data.sets import Split, Target
-from bnta_lib.files import atomic
 from bnta_lib.settings import ROOT, TARGETS, Settings
 
-SPLITS = ROOT / "data" / "splits"
 SEED, COUNT = 2022, 10
-TORCHREID = {"VIPeR": "viper/splits.json", "GRID": "grid/splits.json",
-             "iLIDS": "ilids/splits.json", "PRID": "prid2011/splits_single_shot.json"}
 
 
 def draw_splits(people: int, train: int, picked: bool = False) -> list[dict]:
@@ -43,11 +39,8 @@ def draw_splits(people: int, train: int, picked: bool = False) -> list[dict]:
 
 
 def committed_splits(name: str) -> list[dict]:
-    """The suite's ten splits of a target. Raises FileNotFoundError if ``data/splits`` has none."""
-    path = SPLITS / f"{name.lower()}.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"no data/splits/{path.name}: restore it from version control")
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The suite's ten splits of a target, from ``data/splits``."""
+    return json.loads((ROOT / "data" / "splits" / f"{name.lower()}.json").read_text(encoding="utf-8"))
 
 
 def official_splits(found: Found) -> list[list[int]]:
@@ -76,36 +69,31 @@ def official_splits(found: Found) -> list[list[int]]:
 def target_splits(found: Found, settings: Settings) -> tuple[tuple[Split, ...], str]:
     """Splits of a target as indices into its samples, and the protocol in a sentence, for under a table.
 
-    Raises ValueError if there are too few people, and as :func:`official_splits`, :func:`committed_splits`.
+    Raises ValueError if there are too few people, and as :func:`official_splits`.
     """
     sides = SETS[found.name].sides
-    rows = [_rows(found, side) for side in sides or ("",)]
-    people = sorted(pid for pid in set(rows[0]).intersection(*rows)
-                    if pid and (sides or len(rows[0][pid]) > 1))
+    rows = {side: defaultdict(list) for side in sides or ("",)}  # of each person, in order of file names
+    for row, sample in sorted(enumerate(found.samples), key=lambda numbered: numbered[1].file.name):
+        rows[sample.part][sample.pid].append(row)
+    first = next(iter(rows.values()))
+    people = sorted(pid for pid in set(first).intersection(*rows.values())
+                    if pid and (sides or len(first[pid]) > 1))
     splits, which = _splits(found, people)
     if settings.splits < len(splits):
         splits, which = splits[: settings.splits], f"the first {settings.splits} of {which}"
     if sides:
         probing = settings.viper_probe if found.name == "VIPeR" else sides[0]
-        order = [rows, rows[::-1]] if probing == "both" else [rows[:: 1 if probing == sides[0] else -1]]
-        pairs = [_paired(*both, people, split) for split in splits for both in order]
-        how = f"single images, probes by {' and '.join(sides) if probing == 'both' else probing}"
+        other = dict(zip(sides, sides[::-1]))
+        probing = [side for side in sides if probing in (side, "both")]
+        pairs = [_paired(rows[a], rows[other[a]], people, split) for split in splits for a in probing]
+        how = f"single images, probes by {' and '.join(probing)}"
     else:
         several = settings.ilids_images == "multi"
-        pairs = [_picked(rows[0], people, split, several) for split in splits]
+        pairs = [_picked(first, people, split, several) for split in splits]
         how = f"one probe and {'all other images' if several else 'one gallery image'} of a person, at random"
     sizes = [" to ".join(str(n) for n in sorted({len(rows) for rows in side})) for side in zip(*pairs)]
     words = f"{sizes[0]} probes, {sizes[1]} gallery images, {how}; {which}."
     return tuple(Split(*map(torch.tensor, pair)) for pair in pairs), words
-
-
-def _rows(found: Found, side: str) -> dict[int, list[int]]:
-    """Rows of each person on one side, in order of file names."""
-    rows: dict[int, list[int]] = {}
-    for row in sorted(range(len(found)), key=lambda row: found.samples[row].file.name):
-        if found.samples[row].part == side:
-            rows.setdefault(found.samples[row].pid, []).append(row)
-    return rows
 
 
 def _splits(found: Found, people: Sequence[int]) -> tuple[list[dict], str]:
@@ -149,42 +137,14 @@ def protocol_note(targets: Mapping[str, Target], sources: str = "", whole: bool 
     ``whole``: these are all the targets that are there, and the paper's others are named as missing.
     """
     words = [f"{name}: {target.protocol}" for name, target in targets.items() if target.protocol]
-    missing = [name for name in TARGETS if name not in targets] if whole and words else []
-    return " ".join([*["Protocol."][: len(words)], *words,
-                     *[f"Not there of the paper's targets: {', '.join(missing)}."][: len(missing)],
-                     *[f"Trained on {sources}."][: len(sources)]])
+    if words:
+        missing = [name for name in TARGETS if name not in targets] if whole else []
+        words = ["Protocol.", *words]
+        words += [f"Not there of the paper's targets: {', '.join(missing)}."] if missing else []
+    return " ".join([*words, *([f"Trained on {sources}."] if sources else [])])
 
 
 def with_protocol(rows: pd.DataFrame, targets: Mapping[str, Target], sources: str = "") -> pd.DataFrame:
     """Rows with columns ``protocol`` and ``sources``, if a target has a protocol."""
     words = {name: target.protocol for name, target in targets.items() if target.protocol}
     return rows.assign(protocol=rows["target"].map(words), sources=sources) if words else rows
-
-
-def write_splits(sets: Mapping[str, Found], out: str | Path) -> list[Path]:
-    """Write the splits of every target as torchreid keeps them below its folder of data sets; the files.
-
-    VIPeR (each split in both directions) and GRID: [path, person, camera from 0]. iLIDS: file names. PRID:
-    numbers of people. Raises as :func:`target_splits`.
-    """
-    paths = []
-    for name in (name for name in TORCHREID if name in sets):
-        samples, entries = sets[name].samples, committed_splits(name) if name == "PRID" else []
-        both = Settings(splits=COUNT, viper_probe="both")
-        for split in target_splits(sets[name], both)[0] if name != "PRID" else ():
-            entry = {side: [samples[row] for row in getattr(split, part)]
-                     for side, part in (("query", "probe"), ("gallery", "gallery"))}
-            tested = {sample.pid for side in entry.values() for sample in side}
-            entry["train"] = [sample for sample in samples if sample.pid not in tested]
-            people = {side: sorted({s.pid for s in own}) if side == "train" else range(10_000)
-                      for side, own in entry.items()}
-            entries.append({side: [s.file.name if name == "iLIDS" else
-                                   [str(s.file), people[side].index(s.pid), s.camid - 1] for s in own]
-                            for side, own in entry.items()})
-            if name != "iLIDS":
-                entries[-1] |= {"num_train_pids": len(people["train"]), "num_query_pids": len(entry["query"]),
-                                "num_gallery_pids": len(entry["gallery"])}
-        paths.append(Path(out) / TORCHREID[name])
-        with atomic(paths[-1]) as temporary:
-            temporary.write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
-    return paths

@@ -108,7 +108,7 @@ def _check_sources(path: Path, root: Path, settings: Settings) -> None:
 
 def _pictures_of_targets(settings: Settings, root: Path) -> str:
     """Pictures of the targets below ``root`` that are trained on, "2 of VIPeR's pictures are"; "" for none."""
-    counts = pictures_seen(settings, root) or {}
+    counts = pictures_seen(settings, root)
     verb = "is" if sum(counts.values()) == 1 else "are"
     return f"{', '.join(f'{n} of {name}{chr(39)}s pictures' for name, n in counts.items())} {verb}" if counts else ""
 
