@@ -9,6 +9,7 @@ from concurrent.futures import BrokenExecutor
 import pytest
 import torch
 from conftest import lab_of
+from joblib.externals.loky import reusable_executor
 
 from bnta_lib.suite import parallel
 from bnta_lib.suite.parallel import measure_all
@@ -69,22 +70,24 @@ def test_worker_that_is_killed_costs_no_finished_unit(tiny, tiny_models, dots, t
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
     monkeypatch.setenv("BNTA_WORKERS", "2")
     lab, seen, real = lab_of(tiny, tiny_models, {"dots": dots}), [], parallel.measure_all
+    slow = [Spec(f"{n} epochs", overrides={"tta_epochs": n}) for n in range(40, 48)]
 
     def killing(bench, units):
         for key, rows in real(bench, units):
             yield key, rows
-            seen.append(key)
-            if len(seen) == 3:
-                for process in parallel.get_reusable_executor()._processes:
+            seen.append(key)  # it is in the store
+            if len(seen) == 2:
+                for process in reusable_executor._executor._processes:
                     os.kill(process, signal.SIGKILL)
 
     monkeypatch.setattr("bnta_lib.suite.runner.measure_all", killing)
     with pytest.raises(BrokenExecutor):
-        lab.measure("table_2")
+        lab.measure(slow)
     again = []
     monkeypatch.setattr("bnta_lib.suite.runner.measure_all", lambda bench, units: again.extend(units) or real(bench, units))
-    rows = lab.measure("table_2")
-    assert not set(again) & set(seen) and len(rows.drop_duplicates("method")) == 5
+    rows = lab.measure(slow)
+    assert 2 <= len(seen) < 32 and set(again).isdisjoint(seen) and len(again) == 32 - len(seen)
+    assert len(rows.drop_duplicates(["method", "split", "seed"])) == 32
 
 
 CLUSTER = """
