@@ -51,21 +51,25 @@ def cells_of(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
 
 
 def stored_cells(model: BNTANet, targets: Mapping[str, Target], settings: Settings) -> pd.DataFrame:
-    """Cells that the results store has of this very model and these targets with no settings but N, K and momentum
-    changed; rows recorded with the suite are among them. Measures nothing.
+    """Cells that the results store has of this very model and these targets, recorded ones among them.
+
+    N, K and momentum may differ from ``settings``, nothing else. Measures nothing.
     """
     with Store() as store:
         store.fill(settings.profile)
         rows = store.rows(profile=settings.profile)
-    rows = rows[(rows["experiment"] == "retrieval") & (rows["version"] == METHOD_VERSION) & (rows["seed"] == 0)
-                & (rows["weights"] == model_digest(model)[:SHORT])]
+    rows = rows[(rows["experiment"] == "retrieval") & (rows["version"] == METHOD_VERSION)
+                & (rows["seed"] == 0) & (rows["weights"] == model_digest(model)[:SHORT])]
+    same = pd.Series(False, rows.index)
+    for adapter in ("none", "bnta"):
+        columns = pd.Series(Spec("", adapter=adapter).columns(settings, 1)).dropna()
+        columns = columns.drop(["training", "N", "K", "momentum"], errors="ignore")
+        same |= (rows[columns.index] == columns).all(axis=1)
     parts = []
-    for adapter, name in ((adapter, name) for adapter in ("none", "bnta") for name in targets):
-        columns = Spec("", adapter=adapter).columns(settings, 1)
-        same = [c for c, value in columns.items() if value is not None and c not in ("training", "N", "K", "momentum")]
-        data, splits = targets[name].data.digest[:SHORT], enumerate(targets[name].splits)
-        of_target = (rows["data"] == data) & (rows["sample"] == rows["split"].map({i: sample_digest(s) for i, s in splits}))
-        parts.append(rows[of_target & (rows[same] == pd.Series(columns)[same]).all(axis=1)].assign(target=name))
+    for name, target in targets.items():
+        samples = {number: sample_digest(split) for number, split in enumerate(target.splits)}
+        of_target = same & (rows["data"] == target.data.digest[:SHORT])
+        parts.append(rows[of_target & (rows["sample"] == rows["split"].map(samples))].assign(target=name))
     rows = pd.concat(parts)
     return cells_of(rows, settings) if len(rows) else pd.DataFrame(columns=COLUMNS).astype({"live": bool})
 

@@ -25,11 +25,15 @@ from bnta_lib.weights import model_settings
 class Lab:
     """Settings, data, models and measurements of one run. Sets the suite's style of figures.
 
-    ``data``: "embedded", "real" for the published sets below ``$BNTA_DATA``, or a folder. ``overrides``: settings
-    that differ from the profile's. Raises ValueError for an unknown profile or setting, or data that is no folder.
+    ``data``: "embedded", "real" for the published sets below ``$BNTA_DATA``, or a folder.
+    ``overrides``: settings that differ from the profile's.
+
+    Raises:
+        ValueError: for an unknown profile or setting, or data that is no folder.
     """
 
-    def __init__(self, profile: str | None = None, data: str | Path = "embedded", progress: bool = True, **overrides):
+    def __init__(self, profile: str | None = None, data: str | Path = "embedded", progress: bool = True,
+                 **overrides):
         from bnta_lib.figures.base import use_style
 
         use_style()
@@ -74,9 +78,11 @@ class Lab:
     ) -> pd.DataFrame:
         """Rows of a table, of "changes", "shift" or "headroom", or of specs: a row a measured number.
 
-        What the store lacks is measured. ``seeds``: how many, or which (default: the table's rule). ``targets``:
-        names, or others than the lab's own. ``splits``: which (default: all; of "shift" the first).
-        Rows of a table have its name in the column ``table``.
+        What the store lacks is measured. Rows of a table have its name in the column ``table``.
+
+        seeds    how many, or which; default: the table's rule
+        targets  names, or others than the lab's own
+        splits   which; default: all, of "shift" the first
 
         Raises:
             ValueError: for an unknown table, target or split.
@@ -87,7 +93,8 @@ class Lab:
         if isinstance(what, str) and what not in TABLES:
             raise ValueError(f"unknown table {what!r}: there are {', '.join(TABLES)} and headroom")
         chosen = self._targets(targets)
-        smallest = {name: min(len(split.gallery) for split in target.splits) for name, target in chosen.items()}
+        smallest = {name: min(len(split.gallery) for split in target.splits)
+                    for name, target in chosen.items()}
         units = []
         for part in TABLES[what] if isinstance(what, str) else (Table(tuple(what)),):
             for name, spec, count in part.plan(smallest, self.settings):
@@ -112,10 +119,11 @@ class Lab:
             same = own.size == self.settings.size
             by_training[training] = targets if same else load_targets(own, self.data, progress=self.progress)
         sources = self.sources if units[0].experiment == "shift" else ()
-        return measure(Bench(self.settings, self.models(*by_training), by_training, sources), units, self.progress, title)
+        bench = Bench(self.settings, self.models(*by_training), by_training, sources)
+        return measure(bench, units, self.progress, title)
 
     def _headroom(self) -> pd.DataFrame:
-        """Ranks of every kind of set; published ones have neither people that training left out nor neutral cameras."""
+        """Ranks of every kind of set; of published ones there are no held-out people or neutral cameras."""
         own, more = replace(self.settings, ilids_images="single"), {"progress": self.progress}
         root = real_root(self.data)
         loads = {KINDS[1]: lambda: load_targets(own, self.data if root else "embedded", **more)}
@@ -125,12 +133,13 @@ class Lab:
         parts = []
         for kind in (kind for kind in KINDS if kind in loads):
             spec, sets = Spec("BNTA w/o TTA", adapter="none", labels={"part": kind}), loads[kind]()
-            units = [Unit("headroom", name, spec, split, 0) for name in sets for split in range(len(sets[name].splits))]
+            units = [Unit("headroom", name, spec, split, 0) for name, target in sets.items()
+                     for split in range(len(target.splits))]
             parts.append(self._measure(units, sets, kind))
         return pd.concat(parts, ignore_index=True).assign(table="headroom")
 
     def save(self, figure, name: str, alt: str = ""):
-        """Write a figure as PDF and PNG under the run's figures, and show it; ``alt``: what it shows, in words."""
+        """Write a figure as PDF and PNG under the run's figures, and show it; ``alt``: what it shows."""
         from bnta_lib.figures.base import save_figure
 
         return save_figure(figure, name, self.run, alt)

@@ -23,10 +23,10 @@ from joblib.externals.loky import get_reusable_executor
 from bnta_lib.settings import device_of, worker_count
 
 PATIENCE = 20  # seconds that a scheduler has to answer
-# A network asks for the same large blocks again and again. glibc would give each back to the system and get it
-# anew, page by page. Kept, in one arena and in large pages, they make the laptop's network 16 % faster.
-_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32), "MALLOC_ARENA_MAX": "1",
-                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "OMP_NUM_THREADS": "1"}
+# A network asks for the same large blocks again and again. glibc would give each back to the system and get
+# it anew, page by page. Kept, in one arena and in large pages, they make the laptop's network 16 % faster.
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+                "MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "OMP_NUM_THREADS": "1"}
 
 
 def measure_all(bench, units: Mapping) -> Iterator[tuple]:
@@ -72,8 +72,8 @@ def _cluster(address: str, bench) -> Iterator[tuple]:
     try:
         client = Client(address, set_as_default=False, timeout=PATIENCE)
     except (OSError, ValueError) as error:
-        raise ConnectionError(f"no Dask scheduler answers at {address} ({error}): start one, or unset BNTA_CLUSTER "
-                              "to measure on this machine") from error
+        raise ConnectionError(f"no Dask scheduler answers at {address} ({error}): start one, or unset "
+                              "BNTA_CLUSTER to measure on this machine") from error
     with client:
         yield client.get_executor(pure=False), client.submit(pickle.loads, pickle.dumps(bench), pure=False)
 

@@ -73,11 +73,11 @@ def sample_of(split: Split, size: int | None) -> Tensor:
 class Bench:
     """What measuring units takes, and what units share within a process: frozen features, rankings of pairs.
 
-    ``models``: by training; ``targets``: by training and name, since a training may have images of another size.
+    ``models``: by training. ``targets``: by training and name, since images may have a size of its own.
     """
 
-    def __init__(self, settings: Settings, models: Mapping[str, BNTANet], targets: Mapping[str, Mapping[str, Target]],
-                 sources: Sequence[ReIDSet] = ()):
+    def __init__(self, settings: Settings, models: Mapping[str, BNTANet],
+                 targets: Mapping[str, Mapping[str, Target]], sources: Sequence[ReIDSet] = ()):
         self.settings, self.models, self.targets = settings, dict(models), targets
         self.largest_k = 0  # of the units that share a ranking of pairs
         self.sources = [source.digest[:SHORT] for source in sources] or None
@@ -109,10 +109,12 @@ class Bench:
         """A unit's columns: what its key is made of, and what says whose rows they are."""
         _, target, split = self.place(unit)
         sources = self.sources if unit.experiment == "shift" else None
-        sample = self.share("sample", unit.target, unit.split, sources is None, make=lambda: sample_digest(split, sources))
+        sample = self.share("sample", unit.target, unit.split, unit.experiment == "shift",
+                            make=lambda: sample_digest(split, sources))
         return {
-            "experiment": unit.experiment, "profile": self.settings.profile, "target": target.stored_as(unit.target),
-            "split": unit.split, "seed": unit.seed, **unit.spec.columns(self.settings, len(split.gallery)),
+            "experiment": unit.experiment, "profile": self.settings.profile,
+            "target": target.stored_as(unit.target), "split": unit.split, "seed": unit.seed,
+            **unit.spec.columns(self.settings, len(split.gallery)),
             "version": METHOD_VERSION, "data": target.data.digest[:SHORT],
             "weights": self.weights[unit.spec.training], "sample": sample,
         }
@@ -177,9 +179,11 @@ def _retrieval(bench: Bench, unit: Unit) -> list[dict]:
     elif spec.adapter == "bnta":
         sample = sample_of(split, spec.N)
         pairs, pairing = bench.pairs(unit, sample)
-        result = adapt(model, target.data.images[sample], settings, pairs=pairs, seed=unit.seed, **spec.options)
+        images = target.data.images[sample]
+        result = adapt(model, images, settings, pairs=pairs, seed=unit.seed, **spec.options)
         model = result.model
-        seconds = {"features": bench.features(unit)[2] * len(sample), "pairing": pairing, "steps": result.seconds}
+        each = bench.features(unit)[2]
+        seconds = {"features": each * len(sample), "pairing": pairing, "steps": result.seconds}
     else:
         adapter = ADAPTERS[spec.adapter]
         model = adapter(model, target.data.images[split.gallery], settings, seed=unit.seed, **spec.options)
@@ -192,10 +196,10 @@ def _retrieval(bench: Bench, unit: Unit) -> list[dict]:
 
 
 def _changes(bench: Bench, unit: Unit) -> list[dict]:
-    """Change rates of each BN layer ("rate mean", ..., per cent), and the terms of Eq. (13) on the same pairs.
+    """Change rates of each BN layer ("rate mean", ..., per cent), and the terms of Eq. (13).
 
-    The terms are means over batches: "pos frozen" before, "pos statistics" with the statistics alone moved,
-    "pos adapted" after, and so for "mat".
+    The terms are means over batches of the same pairs: "pos frozen" before, "pos statistics" with the
+    statistics alone moved, "pos adapted" after, and so for "mat".
     """
     model, target, split = bench.place(unit)
     settings, gallery = unit.spec.settings(bench.settings), target.data.images[split.gallery]
@@ -217,13 +221,13 @@ def _shift(bench: Bench, unit: Unit) -> list[dict]:
     adapted = adapt(model, images[split.gallery], unit.spec.settings(bench.settings), seed=unit.seed,
                     **unit.spec.options).model
     both = images[torch.cat([split.probe, split.gallery])]
-    return [{"metric": "distance", "value": row.distance, "unit": "source std", "index": row.index, "layer": row.layer,
-             "model": kind} for kind, chosen in (("frozen", model), ("adapted", adapted))
+    return [{"metric": "distance", "value": row.distance, "unit": "source std", "index": row.index,
+             "layer": row.layer, "model": kind} for kind, chosen in (("frozen", model), ("adapted", adapted))
             for row in shift_by_layer(source, bn_moments(chosen, both)).itertuples(index=False)]
 
 
 def _headroom(bench: Bench, unit: Unit) -> list[dict]:
-    """Rank of each probe's match without adaption, with the cameras of both as "1-5" and the gallery's size."""
+    """Rank of each probe's match without adaption, with the cameras of both as "1-5"."""
     model, target, split = bench.place(unit)
     data = target.data
     same = data.pids[split.probe, None] == data.pids[split.gallery][None, :]
@@ -232,8 +236,9 @@ def _headroom(bench: Bench, unit: Unit) -> list[dict]:
     match = data.camids[split.gallery[same.int().argmax(1)]]
     ranks = score(model, target, split, bench.settings, bench.features(unit)[0]).rank
     cameras = zip(data.camids[split.probe].tolist(), match.tolist(), strict=True)
-    return [{"metric": "rank", "value": rank, "cameras": f"{min(a, b)}-{max(a, b)}", "gallery": len(split.gallery),
-             "part": unit.spec.labels["part"]} for (a, b), rank in zip(cameras, ranks.tolist(), strict=True)]
+    return [{"metric": "rank", "value": rank, "cameras": f"{min(a, b)}-{max(a, b)}",
+             "gallery": len(split.gallery), "part": unit.spec.labels["part"]}
+            for (a, b), rank in zip(cameras, ranks.tolist(), strict=True)]
 
 
 EXPERIMENTS = {"retrieval": _retrieval, "changes": _changes, "shift": _shift, "headroom": _headroom}
@@ -245,9 +250,9 @@ EXPERIMENTS = {"retrieval": _retrieval, "changes": _changes, "shift": _shift, "h
 def measure(bench: Bench, units: Iterable[Unit], progress: bool = True, title: str = "") -> pd.DataFrame:
     """Rows of the units in their order, from the store, where those that it lacks are measured first.
 
-    Columns: those of the store with the caller's name of the target, ``method`` and the spec's labels; details
-    that no row has are left out. Where a spec diverged on any split of a target, one row says so and it has
-    no others there.
+    Columns: those of the store with the caller's name of the target, ``method`` and the spec's labels;
+    details that no row has are left out. If a spec diverged on any split of a target, one row of it there
+    has the metric DIVERGED and there are no others.
     """
     units = list(units)
     with Store() as store:
@@ -257,13 +262,15 @@ def measure(bench: Bench, units: Iterable[Unit], progress: bool = True, title: s
         keys = [key_of(own) for own in columns]
         known = store.known(keys)
         missing = {key: unit for key, unit in zip(keys, units) if key not in known}
-        with tqdm(total=len({*keys}), initial=len({*keys}) - len(missing), disable=not progress, desc=title) as bar:
+        count = len({*keys})
+        with tqdm(total=count, initial=count - len(missing), disable=not progress, desc=title) as bar:
             for key, rows in measure_all(bench, missing):
                 store.add(key, rows)
                 bar.update()
         found = store.rows(list({*keys}))
-    labels = pd.DataFrame([{"key": key, "order": i, "target": unit.target, "method": unit.spec.method, **unit.spec.labels}
-                           for i, (key, unit) in enumerate(zip(keys, units))])
+    labels = pd.DataFrame([
+        {"key": key, "order": i, "target": unit.target, "method": unit.spec.method, **unit.spec.labels}
+        for i, (key, unit) in enumerate(zip(keys, units))])
     rows = labels.merge(found.drop(columns=labels.columns.difference(["key"]), errors="ignore"), on="key")
     rows = rows.sort_values("order", kind="stable", ignore_index=True)
     lost = rows[rows["metric"] == DIVERGED].drop_duplicates(["target", "method"])

@@ -49,7 +49,8 @@ class Spec:
             ("setting", self.overrides, [f.name for f in fields(Settings)]),
         ):
             if unknown := [name for name in names if name not in known]:
-                raise ValueError(f"{self.method}: unknown {what} {unknown[0]!r}; known: {', '.join(known) or 'none'}")
+                raise ValueError(f"{self.method}: unknown {what} {unknown[0]!r}; "
+                                 f"known: {', '.join(known) or 'none'}")
         if self.N is not None and self.adapter != "bnta":
             raise ValueError(f"{self.method}: only bnta adapts on a sample of N images")
 
@@ -73,7 +74,9 @@ class Spec:
 
 def _plain(value):
     """A value as a column holds it: lists joined, truth as 0 or 1."""
-    return "+".join(value) if isinstance(value, (tuple, list)) else int(value) if isinstance(value, bool) else value
+    if isinstance(value, (tuple, list)):
+        return "+".join(value)
+    return int(value) if isinstance(value, bool) else value
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Table:
     splits: tuple[int, ...] = ()  # which; none: all
 
     def plan(self, galleries: Mapping[str, int], settings: Settings) -> Iterator[tuple[str, Spec, int]]:
-        """(target, spec, number of seeds) of every row; ``galleries``: images in each target's smallest one."""
+        """(target, spec, number of seeds) of every row; ``galleries``: images in each target's smallest."""
         for name, gallery in galleries.items():
             paper = self.target in (None, name) or self.target not in galleries
             if self.everywhere or paper:
@@ -135,8 +138,8 @@ TABLE_4 = (
 # What "update only mu" means is open: "alone", it alone is free to move; "restore", all of them move and the
 # others are put back.
 READING = ("alone", "restore")
-_QUANTITIES = {"mu": ("mean",), "var": ("var",), "mu+var": ("mean", "var"), "gamma": ("gamma",), "beta": ("beta",),
-               "gamma+beta": ("gamma", "beta")}
+_QUANTITIES = {"mu": ("mean",), "var": ("var",), "mu+var": ("mean", "var"), "gamma": ("gamma",),
+               "beta": ("beta",), "gamma+beta": ("gamma", "beta")}
 TABLE_5 = {reading: (
     Spec("None", adapter="none"),
     *(Spec(name, options={"quantities": names} | ({} if reading == "alone" else {"reading": reading}))
@@ -162,7 +165,7 @@ def pair_counts(n_gallery: int, default: int = 128) -> list[int]:
 
 
 def grid_specs(n_gallery: int, default: int = 128) -> tuple[Spec, ...]:
-    """No adaption, and every cell of Figure 4 for a gallery: N by sixths of it, K by :func:`pair_counts`, 2K <= N.
+    """No adaption, and every cell of Figure 4: N by sixths of the gallery, K by :func:`pair_counts`, 2K <= N.
 
     Raises ValueError for fewer than 4 images.
     """
@@ -246,7 +249,8 @@ CHOICES: dict[str, Choice] = {choice.name: choice for choice in (
     _names("stripes", "input height, pixels", {"height": {}, "other height": {"training": "other_stripes"}}),
     _names("reduction", "Eq. (8) over pairs", {
         kind: {"overrides": {"matching_reduction": kind}} for kind in ("sum", "mean")}, everywhere=False),
-    _numbers("margin", "margin $\\varphi$", "margin", (0.0, 0.1, 0.3, 1.0, 3.0), 0.3, "symlog", everywhere=False),
+    _numbers("margin", "margin $\\varphi$", "margin", (0.0, 0.1, 0.3, 1.0, 3.0), 0.3, "symlog",
+             everywhere=False),
     _numbers("lambda3", "weight $\\lambda_3$", "lambda3", (0.1, 1.0, 10.0), 1.0, "log", everywhere=False),
 )}
 # Table 5's two readings of "only mu": its own rows, in which "all" is the same in both.
@@ -298,7 +302,8 @@ def _readings() -> tuple[Spec, ...]:
 
 # ---------------------------------------------------------------- all of them
 
-STRENGTH = tuple(Spec(f"{name}; {adapter}", name, adapter) for name in (*WEAKER, "bnta") for adapter in ("none", "bnta"))
+STRENGTH = tuple(Spec(f"{name}; {adapter}", name, adapter)
+                 for name in (*WEAKER, "bnta") for adapter in ("none", "bnta"))
 
 TABLES: dict[str, tuple[Table, ...]] = {
     "table_2": (Table(TABLE_2),),

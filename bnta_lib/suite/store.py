@@ -1,9 +1,9 @@
 """The results store: one SQLite file of measured numbers, a row each, ``results.sqlite`` in the cache.
 
-A unit is one measurement of a spec on a split with a seed, and may give several rows. Its key is a digest of
-all that decides its numbers: METHOD_VERSION, the spec's columns, data, weights, sample, split and seed. A unit
-is written in one transaction. A store without rows of a profile starts with those that are recorded with the
-suite (``data/results/<profile>.csv.gz``), which stay marked in the column ``recorded``.
+A unit is one measurement of a spec on a split with a seed, and may give several rows. Its key is a digest
+of all that decides its numbers: METHOD_VERSION, the spec's columns, data, weights, sample, split and seed.
+A unit is written in one transaction. A store starts with the rows that are recorded with the suite
+(``data/results/<profile>.csv.gz``), which stay marked in the column ``recorded``.
 
 ``python -m bnta_lib.suite.store`` lists what the store holds; ``--export FILE`` writes its rows.
 """
@@ -31,9 +31,10 @@ from bnta_lib.suite.specs import COLUMNS as SPEC
 # `sample` is a digest of probe and gallery, `seconds` how long the row's unit took.
 KEY = ("version", "experiment", *SPEC, "data", "weights", "sample", "split", "seed")
 DETAILS = ("index", "layer", "model", "cameras", "gallery", "part")
-COLUMNS = ("experiment", "profile", "target", "split", "seed", *SPEC, "metric", "value", "unit", *DETAILS, "seconds",
-           "machine", "measured_on", "version", "data", "weights", "sample", "recorded")
-WHOLE = ("split", "seed", "N", "K", "epochs", "follow_bnneck", "normalise", "index", "gallery", "version", "recorded")
+COLUMNS = ("experiment", "profile", "target", "split", "seed", *SPEC, "metric", "value", "unit", *DETAILS,
+           "seconds", "machine", "measured_on", "version", "data", "weights", "sample", "recorded")
+WHOLE = ("split", "seed", "N", "K", "epochs", "follow_bnneck", "normalise", "index", "gallery", "version",
+         "recorded")
 NUMBERS = (*WHOLE, "momentum", "lr", "margin", "lambda3", "value", "seconds")
 SHORT = 12  # digits of a digest in a row
 
@@ -57,8 +58,8 @@ class Store:
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute(f"CREATE TABLE IF NOT EXISTS rows ({names}, PRIMARY KEY (key, number))")
         except sqlite3.DatabaseError as error:
-            raise ValueError(f"cannot open the results store {self.path} ({error}): if it is damaged, delete it; "
-                             "recorded rows come back and others are measured again") from error
+            raise ValueError(f"cannot open the results store {self.path} ({error}): if it is damaged, delete "
+                             "it; recorded rows come back and others are measured again") from error
 
     def __enter__(self) -> Store:
         return self
@@ -98,9 +99,11 @@ class Store:
 
     def rows(self, keys: Sequence[str] | None = None, profile: str | None = None) -> pd.DataFrame:
         """Rows of these units, or of a profile, or all: ``key``, :data:`COLUMNS`. Missing text is ""."""
-        where, values = ("key IN (SELECT value FROM json_each(?))", [json.dumps(list(keys))]) if keys is not None \
-            else ("profile = ?", [profile]) if profile else ("1", [])
-        table = pd.read_sql(f"SELECT * FROM rows WHERE {where} ORDER BY rowid", self.connection, params=values)
+        where, values = ("profile = ?", [profile]) if profile else ("1", [])
+        if keys is not None:
+            where, values = "key IN (SELECT value FROM json_each(?))", [json.dumps(list(keys))]
+        query = f"SELECT * FROM rows WHERE {where} ORDER BY rowid"
+        table = pd.read_sql(query, self.connection, params=values)
         for name in table.columns.difference(["key", "number"]):
             table[name] = pd.to_numeric(table[name]) if name in NUMBERS else table[name].fillna("")
         return table.drop(columns="number")
@@ -110,21 +113,23 @@ def machine(gpu: bool = True) -> str:
     """What measured: processor, threads, the GPU if there is one (and ``gpu``), and torch's version."""
     names = [platform.machine()]
     if (info := Path("/proc/cpuinfo")).is_file():
-        names += [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line[:10] == "model name"][:1]
+        lines = (line for line in info.read_text().splitlines() if line.startswith("model name"))
+        names += [line.split(":", 1)[1].strip() for line in lines][:1]
     if gpu and torch.cuda.is_available():
         names.append(torch.cuda.get_device_name())
-    return ", ".join([*names, f"{torch.get_num_threads()} threads of {os.cpu_count()}", f"torch {torch.__version__}"])
+    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()}"
+    return ", ".join([*names, threads, f"torch {torch.__version__}"])
 
 
 def refuse_mixed(rows: pd.DataFrame) -> None:
     """Check that the rows of one table belong together; columns that are absent or empty are not looked at.
 
     Raises:
-        ValueError: for several profiles or versions, several data of a target, weights of a training, settings
-            of a row, units of a metric, samples of a target's split, or a value that is no finite number.
+        ValueError: for several profiles or versions, several data of a target, weights of a training,
+            settings of a row, units of a metric, samples of a target's split, or a value that is not finite.
     """
-    several = [("profile", []), ("version", []), ("data", ["target"]), ("weights", ["training"]), ("unit", ["metric"]),
-               ("sample", ["experiment", "target", "split"])]
+    several = [("profile", []), ("version", []), ("data", ["target"]), ("weights", ["training"]),
+               ("unit", ["metric"]), ("sample", ["experiment", "target", "split"])]
     several += [(name, ["table", "experiment", "method"]) for name in SPEC if name not in ("N", "K")]
     for origin, names in several:
         names = [name for name in names if name in rows or name != "table"]
@@ -151,7 +156,7 @@ def write_rows(rows: pd.DataFrame, path: str | Path) -> None:
 
 
 def export(path: str | Path, profile: str | None = None) -> int:
-    """Write the rows of METHOD_VERSION but those of users' own folders, to be recorded; returns their number."""
+    """Write the rows of METHOD_VERSION but those of users' own folders; returns their number."""
     with Store() as store:
         rows = store.rows(profile=profile)
     rows = rows[(rows["version"] == METHOD_VERSION) & ~rows["target"].str.endswith(", own folder")]
@@ -161,7 +166,8 @@ def export(path: str | Path, profile: str | None = None) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.store", description="What the results store holds.")
+    parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.store",
+                                     description="What the results store holds.")
     parser.add_argument("--profile", choices=PROFILES, help="default: all")
     parser.add_argument("--export", type=Path, metavar="FILE", help="write the rows as CSV (.csv, .csv.gz)")
     chosen = parser.parse_args(arguments)
@@ -178,8 +184,9 @@ def main(arguments: list[str] | None = None) -> None:
         except OSError as error:
             raise SystemExit(f"cannot write the rows: {error}") from None
         return
-    minutes = rows.drop_duplicates("key").groupby(names := ["profile", "experiment", "version", "recorded"])["seconds"].sum() / 60
-    print(rows.groupby(names).size().rename("numbers").to_frame().assign(minutes=minutes.round(1)).to_string())
+    names = ["profile", "experiment", "version", "recorded"]
+    minutes = rows.drop_duplicates("key").groupby(names)["seconds"].sum() / 60
+    print(rows.groupby(names).size().to_frame("numbers").assign(minutes=minutes.round(1)).to_string())
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ def other_profiles(profile: str, figures: Path = ROOT / "figures") -> dict[str, 
 def strength_rows(lab: Lab) -> tuple[pd.DataFrame, dict[str, int], list[str]]:
     """Rows of the table "strength", on how many people each training was trained, and the trainings left out.
 
-    Those are left out whose weights are absent; the smoke profile trains them. Raises FileNotFoundError if those
-    of STRONGEST are.
+    Those are left out whose weights are absent; the smoke profile trains them. Raises FileNotFoundError if
+    those of STRONGEST are absent.
     """
     people, missing = {STRONGEST: lab.model(STRONGEST).identities}, []
     for name in WEAKER:
