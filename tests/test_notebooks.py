@@ -47,7 +47,8 @@ def test_was_run_from_top_to_bottom_without_error(path):
 @each
 def test_cells_are_short(path):
     for cell in cells(path, "code"):
-        assert len(cell.source.splitlines()) <= 25, cell.source.splitlines()[0]
+        longest = 40 if "subject" in cell.metadata.get("tags", []) else 25  # the method, typed out
+        assert len(cell.source.splitlines()) <= longest, cell.source.splitlines()[0]
 
 
 @each
