@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from IPython.display import Image
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
@@ -58,28 +59,33 @@ def save_figure(figure: Figure, name: str, run: str, alt: str = "") -> Image:
 
 
 def picture(figure: Figure, alt: str = "", trim: bool = True) -> Image:
-    """The figure as a notebook shows it, a JPEG if it holds photographs; closes the figure.
+    """The figure as a notebook shows it, a JPEG if it holds photographs.
 
     Without ``trim`` it keeps its margins, and is drawn once instead of twice, for sliders.
     """
     photos = any(image.get_array().ndim == 3 for axis in figure.axes for image in axis.images)
     kind, options = ("jpeg", {"quality": 80}) if photos else ("png", {})
     buffer = io.BytesIO()
-    figure.set_dpi(SCREEN_DPI)
-    write = figure.canvas.print_jpg if photos else figure.canvas.print_png
     if trim:
         figure.savefig(buffer, format=kind, dpi=SCREEN_DPI, pil_kwargs=options)
     else:
-        write(buffer, pil_kwargs=options)
-    plt.close(figure)
+        (figure.canvas.print_jpg if photos else figure.canvas.print_png)(buffer, pil_kwargs=options)
     return Image(buffer.getvalue(), format=kind, alt=alt or None)
 
 
-def panels(rows: int, columns: int, height: float, width: float = 1.0, **options) -> tuple[Figure,
-                                                                                           np.ndarray]:
+def panels(
+    rows: int, columns: int, height: float, width: float = 1.0, layout: str = "constrained", **options
+) -> tuple[Figure, np.ndarray]:
     """A figure of ``height`` inches and ``width`` text widths; its axes (rows, columns)."""
-    return plt.subplots(rows, columns, figsize=(width * TEXT_WIDTH, height), squeeze=False,
-                        **{"layout": "constrained"} | options)
+    figure = new_figure(width * TEXT_WIDTH, height, layout)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def new_figure(width: float, height: float, layout: str = "none") -> Figure:
+    """A figure that pyplot does not know: JupyterLab's sliders call back on a thread beside pyplot's."""
+    figure = Figure(figsize=(width, height), dpi=SCREEN_DPI, layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def legend(figure: Figure, handles: Sequence, labels: Sequence[str] | None = None, side: str = "upper",
@@ -90,9 +96,9 @@ def legend(figure: Figure, handles: Sequence, labels: Sequence[str] | None = Non
     return figure.legend(handles, labels, loc=f"outside {side} center", **options)
 
 
-def mark(label: str, marker: str = "", color: str = INK, **options) -> plt.Line2D:
+def mark(label: str, marker: str = "", color: str = INK, **options) -> Line2D:
     """An entry of a legend: a marker, and a line if ``linestyle`` is given."""
-    return plt.Line2D([], [], **{"marker": marker, "color": color, "linestyle": "", "label": label} | options)
+    return Line2D([], [], **{"marker": marker, "color": color, "linestyle": "", "label": label} | options)
 
 
 # ---------------------------------------------------------------- splits
@@ -157,7 +163,7 @@ def photo_sheet(rows: Sequence[Sequence[Photo | str | float]], title: str = "", 
     point = across / size / 72  # a point of type, in pixels of the images
     above = 9 * point if any(photo.heading for photo in photos) else 0
     step = height + above + 2 * gap * width + (10 * point if any(photo.caption for photo in photos) else 0)
-    figure = plt.figure(figsize=(size, size * len(rows) * step / across))
+    figure = new_figure(size, size * len(rows) * step / across)
     axis = figure.add_axes((0, 0, 1, 1), xlim=(-3 * point, across), ylim=(len(rows) * step, -3 * point))
     axis.set_axis_off()
     axis.set_title(title, loc="left", fontsize=8)

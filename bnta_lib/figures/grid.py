@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from bnta_lib.figures.base import COLOURS, INK, METRICS, legend, panels
@@ -78,7 +78,7 @@ def gain_figure(rows: pd.DataFrame, metric: str = "R1", default: int = 128) -> F
         for cell in axis.texts:
             cell.set_fontweight("normal" if cell.get_text().startswith("(") else "bold")
         framed = values.columns.get_loc(min(default, int(values.index[0]) // 2))
-        axis.add_patch(plt.Rectangle((framed + 0.02, 0.04), 0.96, 0.92, fill=False, edgecolor="black",
+        axis.add_patch(Rectangle((framed + 0.02, 0.04), 0.96, 0.92, fill=False, edgecolor="black",
                                      linewidth=1.4))
         axis.tick_params(length=0, rotation=0)
         axis.set(xlabel="K, pairs", ylabel="N, images", title=_title(target), facecolor="0.85")
