@@ -11,8 +11,7 @@ from bnta_lib import BNTANet, settings
 from bnta_lib.figures import network, site as pictures
 from bnta_lib.model import bn_layers
 from bnta_lib.site.crops import Site
-from bnta_lib.site.judge import Estimate
-from bnta_lib.site.study import PATH
+from bnta_lib.site.judge import STUDY, Estimate
 
 pytestmark = pytest.mark.usefixtures("style")
 
@@ -141,7 +140,7 @@ def test_an_estimate_is_drawn_with_its_interval(true):
 
 
 def test_the_committed_study_is_drawn():
-    study = pd.read_csv(PATH)
+    study = pd.read_csv(STUDY)
     figure = pictures.study_figure(study)
     figure.canvas.draw()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(study["adaption"].unique())

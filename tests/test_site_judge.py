@@ -10,7 +10,6 @@ from bnta_lib.settings import settings
 from bnta_lib.site import judge, rendered_site
 from bnta_lib.site.crops import Site
 from bnta_lib.site.rendered import site_domain
-from bnta_lib.site.study import PATH, agreement
 
 
 @pytest.fixture(autouse=True)
@@ -135,10 +134,10 @@ def test_agreement_counts_signs():
         "site": [0, 0, 1, 1], "estimate": [1.0, -2.0, 0.0, 3.0], "true": [2.0, 1.0, 1.0, 0.0],
         "verdict": ["better", "worse", "not resolved", "not resolved"],
         "before": [90.0, 90.0, 80.0, 80.0], "true before": [60.0, 60.0, 70.0, 70.0]})  # fmt: skip
-    assert agreement(study).tolist()[:7] == [4, 3, 1, 1, 2, 1, 1] and agreement(study).iloc[-1] == 20
+    assert judge.agreement(study).tolist()[:7] == [4, 3, 1, 1, 2, 1, 1] and judge.agreement(study).iloc[-1] == 20
 
 
 def test_the_recorded_study_has_its_sites_and_adaptions():
-    study = pd.read_csv(PATH)
+    study = pd.read_csv(judge.STUDY)
     assert study["site"].nunique() >= 10 and study["adaption"].nunique() == 4
     assert (study["low"] <= study["estimate"]).all() and (study["estimate"] <= study["high"]).all()

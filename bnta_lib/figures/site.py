@@ -80,7 +80,7 @@ def estimate_figure(estimate: Estimate, true: tuple[float, float] | None = None)
 def study_figure(study: pd.DataFrame) -> Figure:
     """Change of rank 1 by tracks against the true change across cameras, a point a site.
 
-    ``study``: rows of :func:`bnta_lib.site.study.study_rows`. Lines: the estimate's interval.
+    ``study``: rows of ``data/site_study.csv``. Lines: the estimate's interval.
     """
     figure, ((axis,),) = panels(1, 1, 3.0, 0.62)
     for kind, rows in study.groupby("adaption", sort=False):

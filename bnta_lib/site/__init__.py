@@ -22,40 +22,35 @@ from bnta_lib.site.judge import (
     estimate, most_changed, neighbours, ranked_table, save_ranked, track_ranking, track_trial, true_target,
 )
 from bnta_lib.site.rendered import rendered_site
-from bnta_lib.site.video import Search, read_video, read_videos
+from bnta_lib.site.video import read_video, read_videos
 
 __all__ = [
-    "Search", "Site", "adaption_sample", "check_choices", "estimate", "load_probes", "load_site",
-    "most_changed", "neighbours", "ranked_table", "read_crops", "read_video", "rendered_site", "results_dir",
-    "save_ranked", "track_ranking", "track_trial", "true_target",
+    "Site", "adaption_sample", "check_choices", "estimate", "load_probes", "load_site", "most_changed",
+    "neighbours", "ranked_table", "read_crops", "read_video", "rendered_site", "results_dir", "save_ranked",
+    "track_ranking", "track_trial", "true_target",
 ]
 
 
-def check_choices(images: str | Path, probes: str | Path | None, out: str | Path | None, *, N: int, places: int,
-                  seed: int) -> None:
+def check_choices(images: str | Path, probes: str | Path | None, out: str | Path | None, *, N: int,
+                  places: int, seed: int) -> None:
     """Check the parameters of notebook 11, and that results can be written, before anything is read.
 
     Raises ValueError for a parameter, OSError if ``out`` cannot be written to.
     """
     for name, value, low in (("N", N, MIN_CROPS), ("places", places, 1), ("seed", seed, 0)):
-        if type(value) is not int or not low <= value < 1 << 63:
+        if type(value) is not int or value < low:
             raise ValueError(f"{name} is a whole number of at least {low}; got {value!r}")
     for name, value in (("images", images), ("probes", probes), ("out", out)):
-        if not isinstance(value, (str, Path)) and (value is not None or name == "images"):
-            raise ValueError(f"{name} is a path; got {value!r} (papermill passes a number as text with -r {name} 3)")
-        if value is not None and not str(value).strip():
-            raise ValueError(f"{name} is empty: is a variable not set?")
-        if re.match("[a-z]{2,6}://", str(value)):
-            raise ValueError(f"{name} is a folder or a video of this machine, nothing is downloaded: got {value}")
+        path = isinstance(value, (str, Path)) and str(value).strip()
+        if not path and (value is not None or name == "images"):
+            raise ValueError(f"{name} is a path; got {value!r}")
     if out is not None:
-        folder = existing = Path(out).expanduser().absolute()
-        while not existing.exists():
-            existing = existing.parent
+        folder = Path(out).expanduser().absolute()
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
         try:
-            with tempfile.TemporaryFile(dir=existing):
-                pass
+            tempfile.TemporaryFile(dir=existing).close()
         except OSError as error:
-            raise OSError(f"cannot write to {folder} ({error.strerror}): choose another folder for out") from error
+            raise OSError(f"cannot write to {folder} ({error.strerror}): choose another out") from error
 
 
 def load_site(images: str | Path, settings: Settings, *, number: int = 0, tracks: str | None = None,
@@ -72,24 +67,22 @@ def load_site(images: str | Path, settings: Settings, *, number: int = 0, tracks
     if str(images) == "rendered":
         small = {"people": 24, "shots": 4} if settings.profile == "smoke" else {}
         return rendered_site(settings.size, number, **small, progress=progress)
-    path = Path(images).expanduser()
+    path, options = Path(images).expanduser(), {"max_per_track": max_per_track, "progress": progress}
     if not path.exists():
-        raise FileNotFoundError(f'there is no {path}: images is a folder of person crops, a video, or "rendered"')
+        raise FileNotFoundError(f"there is no {path}: images is a folder of person crops or a video")
+    if path.is_file() and path.suffix.lower() in IMAGES:
+        raise ValueError(f"{path} is a single image: adaption needs a folder of at least {MIN_CROPS} crops")
+    files = [] if path.is_file() else files_below(path)
+    videos = [file for file in files if file.suffix.lower() in VIDEOS]
     if path.is_file():
-        if path.suffix.lower() in IMAGES:
-            raise ValueError(f"{path} is a single image: adaption needs a folder of at least {MIN_CROPS} crops")
-        site = read_video(path, settings.size, max_per_track=max_per_track, progress=progress)
+        site = read_video(path, settings.size, **options)
+    elif videos and not any(file.suffix.lower() in IMAGES for file in files):
+        site = read_videos(videos, settings.size, path.resolve().name, **options)
     else:
-        files = files_below(path)
-        videos = [file for file in files if file.suffix.lower() in VIDEOS]
-        if videos and not any(file.suffix.lower() in IMAGES for file in files):
-            site = read_videos(videos, settings.size, path.resolve().name, max_per_track=max_per_track,
-                               progress=progress)
-        else:
-            site = read_crops(path, settings.size, tracks=tracks, progress=progress)
+        site = read_crops(path, settings.size, tracks=tracks, progress=progress)
     if len(site) < MIN_CROPS:
-        raise ValueError(f"{site.name} gives {len(site)} person crop{'s' * (len(site) != 1)}: adaption needs at "
-                         f"least {MIN_CROPS}, and learns something from a hundred or more")
+        raise ValueError(f"{site.name} gives {len(site)} person crop{'s' * (len(site) != 1)}: adaption needs "
+                         f"at least {MIN_CROPS}, and learns something from a hundred or more")
     return replace(site, path=str(path.resolve()))
 
 
@@ -102,7 +95,7 @@ def load_probes(probes: str | Path | None, settings: Settings, *, progress: bool
         return None
     path = Path(probes).expanduser()
     if not path.is_dir():
-        raise FileNotFoundError(f"there is no folder {path}: probes is a folder of crops to search for, or None")
+        raise FileNotFoundError(f"there is no folder {path}: probes is a folder of crops to search for")
     return read_crops(path, settings.size, progress=progress)
 
 

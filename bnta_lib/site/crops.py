@@ -8,18 +8,16 @@ person, before the same camera, within a short time.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bnta_lib.data.folders import files_below, opened_image, upright_rgb
+from bnta_lib.data.folders import files_below, opened_image, resized, upright_rgb
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv", ".ts"}
@@ -47,9 +45,8 @@ class Site:
 
     def summary(self) -> str:
         """One line: how many crops, tracks and cameras, and how many files were passed over."""
-        counts = {"crop": len(self)}
-        counts |= {name: len(torch.unique(values)) for name, values in
-                   (("track", self.tracks), ("camera", self.cameras)) if values is not None}
+        counts = {"crop": len(self), **{name: len(values.unique()) for name, values in (
+            ("track", self.tracks), ("camera", self.cameras)) if values is not None}}
         if self.skipped:
             counts["skipped file"] = len(self.skipped)
         return f"{self.name}: " + ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items())
@@ -72,39 +69,28 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
     """
     if tracks not in (None, "folders"):
         raise ValueError(f"tracks is None or 'folders', not {tracks!r}")
-    folder, skipped, files, pixels = Path(folder), {}, [], []
+    folder, skipped, files, images = Path(folder), {}, [], []
     for file in tqdm(files_below(folder), desc="crops", unit="file", disable=not progress):
         name = shown_name(file.relative_to(folder))
         if file.suffix.lower() in IMAGES:
             try:
-                with opened_image(file) as opened:
-                    pixels.append(resized(np.asarray(upright_rgb(opened)), size))
+                images.append(resized(upright_rgb(opened_image(file)), size))
                 files.append(file)
             except Exception as error:  # decoders raise many types if bytes are not what the format says
                 skipped[name] = f"cannot be decoded ({type(error).__name__})"
-        elif file.suffix.lower() in VIDEOS:
-            skipped[name] = "a video among images: give it by itself"
         else:
-            skipped[name] = "no image"
+            video = file.suffix.lower() in VIDEOS
+            skipped[name] = "a video among images: give it by itself" if video else "no image"
     if not files:
         example = f"; {len(skipped)} other files, such as {next(iter(skipped))}" if skipped else ""
         raise ValueError(f"{folder} holds no image that can be read ({', '.join(sorted(IMAGES))}){example}")
-    track, time = _folder_tracks(files) if tracks else (None, None)
-    return Site(shown_name(Path(folder.resolve().name or folder)), torch.from_numpy(np.stack(pixels)),
+    track = time = None
+    if tracks:
+        folders = pd.Series([os.fspath(file.parent) for file in files])
+        track = torch.from_numpy(pd.factorize(folders, sort=True)[0] + 1).long()
+        time = torch.tensor(folders.groupby(folders).cumcount().tolist())
+    return Site(shown_name(Path(folder.resolve().name or folder)), torch.from_numpy(np.stack(images)),
                 tuple(shown_name(file.relative_to(folder)) for file in files), track, time, skipped=skipped)
-
-
-def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (h, w, 3) to (3, H, W): bilinear, averaging where it shrinks."""
-    picture = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
-    return np.asarray(picture).transpose(2, 0, 1)
-
-
-def _folder_tracks(files: Sequence[Path]) -> tuple[Tensor, Tensor]:
-    """Track (N,), from 1, and position in it (N,): the images of one folder are a track."""
-    folders = pd.Series([os.fspath(file.parent) for file in files])
-    track, _ = pd.factorize(folders, sort=True)
-    return torch.from_numpy(track + 1).long(), torch.tensor(folders.groupby(folders).cumcount().tolist())
 
 
 def shown_name(path: Path) -> str:

@@ -1,18 +1,15 @@
-"""Guards: they stop an adaption that does harm and say why; the model stays as it was.
+"""Guards: they stop an adaption that does harm; the model stays as it was.
 
-:func:`guarded_adapt` looks at the images before the first step, at the BN layers after every step, and
-at the features at the end. No guard sees a label. What they cannot tell from a sound adaption goes on:
-with statistics moved all the way (momentum 1 on 16 images or more, ten epochs) the VIPeR counterpart
-loses 8 to 12 points of rank 1 and the two others gain 2 to 8; images of another place lose up to 3; ten
-times the rate, noise, or black images beside sixteen good ones, up to 2. All runs are in
-``figures/laptop/guards.csv`` and ``.png``, by ``benchmarks/guards.py``.
+:func:`guarded_adapt` looks at the images before the first step, at the BN layers after every step, and at
+the features at the end. No guard sees a label. What they cannot tell from a sound adaption goes on: with
+momentum 1 on 16 images or more, ten epochs, the VIPeR counterpart loses 8 to 12 points of rank 1 and the two
+others gain 2 to 8. All runs are in ``figures/laptop/guards.csv``, by ``benchmarks/guards.py --study``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pandas as pd
@@ -45,13 +42,10 @@ class Guards:
     The defaults come from 78 adaptions at the laptop profile (``figures/laptop/guards.csv``). Gains
     are of rank 1, on the VIPeR, GRID and iLIDS counterparts.
 
-    min_images      different images. With momentum 1, 4 images lose 18, 6 and 12 points, 8 lose 9, 1 and
-                    0, and 16 change rank 1 by -12, +3 and +2. With the default momentum 4 lose less than 2.
-    max_duplicates  share of images that repeat another. 16 images eight times each (0.875) do what 16 do;
-                    in a surveillance video with 8 crops a track the share is 0.04.
-    same            distance of local features of unit length below which an image repeats another. The
-                    nearest different images of the three galleries are 0.28 apart. The same image a pixel
-                    aside, three grey levels brighter or as JPEG of quality 75 is 0.21 away at most.
+    min_images      different images. With momentum 1, 8 images lose 9, 1 and 0 points, 16 gain -12, 3 and 2.
+    max_duplicates  share of images that repeat another. 16 images eight times each (0.875) do what 16 do.
+    same            distance of local features of unit length below which an image repeats another. Different
+                    images are 0.28 apart or more, one a pixel aside or as JPEG of quality 75 at most 0.21.
     max_move        move of a BN layer's output in units of its size: see :class:`Moves`. Sound adaptions
                     reach 0.19; 1.09 (momentum 1 on GRID) still gains 3; from 1.38 on 6 to 47 are lost.
     min_spread      :func:`spread` of the features, after divided by before. Sound adaptions give 1.007 to
@@ -74,6 +68,20 @@ class Guards:
             raise ValueError(f"guard {bad[0]} is out of range: {getattr(self, bad[0])!r}")
 
 
+# Why a guard stops: of what it measured, its limit, what it looked at, and the number of images.
+_STOPS = {
+    "images": "only {measured} of {n} images are different without near-duplicates, and {limit} are needed "
+              "(min_images): collect more images",
+    "duplicates": "{measured:.0%} of {n} images repeat another, more than the {limit:.0%} allowed "
+                  "(max_duplicates): take fewer frames of each track, or remove the copies",
+    "loss": "{what}",
+    "move": "the layer {what} has moved by {measured:.2f} of its output's size, more than the {limit:g} "
+            "allowed (max_move): lower tta_lr, tta_momentum or tta_epochs, or check the images",
+    "spread": "the features have collapsed: the mean distance between images fell to {measured:.2f} of what "
+              "it was, below the {limit:g} allowed (min_spread): lower tta_lr or tta_epochs",
+}
+
+
 def guarded_adapt(
     model: BNTANet, images: Tensor, settings: Settings, guards: Guards = Guards(), **options
 ) -> tuple[Adaption, pd.DataFrame]:
@@ -83,66 +91,51 @@ def guarded_adapt(
     :class:`AdaptionStopped` if a guard stops the adaption; the model is then unchanged.
     """
     check_images(images)
-    rows: dict[str, tuple] = {}
+    n, rows = len(images), {}
 
-    def measure(guard: str, step: int, value: float, limit: float, what: str, stop: str | None) -> None:
-        rows[guard] = step, value, limit, what
-        if stop is not None:
+    def measure(guard: str, step: int, measured: float, limit: float, what: str, good: bool = True) -> None:
+        rows[guard] = guard, step, measured, limit, what
+        if not good:
             when = f"after step {step}" if step else "before the first step"
-            raise AdaptionStopped(guard, step, _table(rows), f"the adaption was stopped {when}: {stop}. The "
+            why = _STOPS[guard].format(measured=measured, limit=limit, what=what, n=n)
+            raise AdaptionStopped(guard, step, _table(rows), f"the adaption was stopped {when}: {why}. The "
                                   "model is unchanged.")
 
-    sample, local = evenly(len(images), guards.sample), options.pop("local", None)
+    sample, local = evenly(n, guards.sample), options.pop("local", None)
     if local is None:
         features, local = embed(model, images)
         before = spread(features[sample])
     else:
         before = spread(embed_global(model, images[sample]))
-    for guard, value, limit, what, stop in _of_images(images, local, guards):
-        measure(guard, 0, value, limit, what, stop)
+    share = duplicates(images, local, guards.same)
+    different = n - round(share * n)
+    measure("images", 0, different, guards.min_images, f"different ones of {n}",
+            different >= guards.min_images)
+    measure("duplicates", 0, share, guards.max_duplicates, "share of images that repeat another",
+            share <= guards.max_duplicates)
     moves = Moves(model)
 
     def on_step(step: int, adapted: BNTANet, losses: dict[str, float]) -> None:
-        measure("loss", step, losses["total"], math.inf, "Eq. (13)", None)
+        measure("loss", step, losses["total"], math.inf, "Eq. (13)")
         moved = moves(adapted)
         largest = int(moved.argmax())  # a NaN counts as the largest
-        move, layer = float(moved[largest]), moves.names[largest]
-        measure("move", step, move, guards.max_move, layer, None if move <= guards.max_move else
-                f"the layer {layer} has moved by {move:.2f} of its output's size, more than the "
-                f"{guards.max_move:g} allowed (max_move): lower tta_lr, tta_momentum or tta_epochs, or check "
-                "that these are images of people")
+        move = float(moved[largest])
+        measure("move", step, move, guards.max_move, moves.names[largest], move <= guards.max_move)
 
     try:
         result = adapt(model, images, settings, local=local, on_step=on_step, **options)
     except FloatingPointError as error:
-        measure("loss", rows.get("loss", (0,))[0], math.nan, math.inf, "Eq. (13)", str(error))
+        measure("loss", rows["loss"][1] if "loss" in rows else 0, math.nan, math.inf, str(error), False)
     after = spread(embed_global(result.model, images[sample]))
     # Images that were all alike before have no spread to lose.
     ratio = after / before if before > 1e-6 or math.isnan(after) else 1.0
     measure("spread", len(result.losses), ratio, guards.min_spread,
-            f"mean distance {before:.3g} before, {after:.3g} after", None if ratio >= guards.min_spread else
-            f"the features have collapsed: the mean distance between images fell to {ratio:.2f} of what it "
-            f"was, below the {guards.min_spread:g} allowed (min_spread): lower tta_lr or tta_epochs")
+            f"mean distance {before:.3g} before, {after:.3g} after", ratio >= guards.min_spread)
     return result, _table(rows)
 
 
-def _of_images(images: Tensor, local: Tensor, guards: Guards) -> Iterator[tuple]:
-    """Guard, measured, limit, what, and why to stop or None, of the images alone."""
-    n, share = len(images), duplicates(images, local, guards.same)
-    different = n - round(share * n)
-    yield ("images", different, guards.min_images, f"different ones of {n}",
-           None if different >= guards.min_images else
-           f"only {different} of {n} images are different without near-duplicates, and {guards.min_images} "
-           "are needed for statistics of the place (min_images): collect more images")
-    yield ("duplicates", share, guards.max_duplicates, "share of images that repeat another",
-           None if share <= guards.max_duplicates else
-           f"{share:.0%} of {n} images repeat another, more than the {guards.max_duplicates:.0%} allowed "
-           "(max_duplicates): take fewer frames of each track, or remove the copies")
-
-
 def _table(rows: dict[str, tuple]) -> pd.DataFrame:
-    return pd.DataFrame([(name, *row) for name, row in rows.items()],
-                        columns=["guard", "step", "measured", "limit", "what"])
+    return pd.DataFrame(rows.values(), columns=["guard", "step", "measured", "limit", "what"])
 
 
 def evenly(n: int, size: int) -> Tensor:
@@ -153,8 +146,8 @@ def evenly(n: int, size: int) -> Tensor:
 def duplicates(images: Tensor, local: Tensor, same: float, size: int = 1024) -> float:
     """Share of uint8 images (N, 3, h, w) that repeat an earlier one, up to small differences.
 
-    Either their pixels are equal, which is compared among all N, or the distance of their flattened
-    local features of unit length is below ``same``, among ``size`` of them: the larger share.
+    The larger share of two: of equal pixels among all N, and, among ``size`` of them, of flattened local
+    features of unit length that are nearer than ``same``.
     """
     pixels = {hashlib.blake2b(image.tobytes()).digest()
               for chunk in images.split(256) for image in chunk.cpu().numpy()}

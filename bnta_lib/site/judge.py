@@ -1,16 +1,15 @@
 """What can be known of retrieval at a site without a label: from tracks, and in rankings to look at.
 
 The early crop of every track is a probe, the late ones of all tracks are the gallery, and that of the
-probe's track is the right answer. This rank 1 needs no labels, but it is no rank 1 across cameras: a track
-stays before one camera, in one place and light, within seconds, which is easier; and one person in two
-tracks counts as two, which makes the estimate too low. It can tell the *direction* in which adaption moves
-retrieval, as far as its interval is clear of zero.
+probe's track is the right answer. This is no rank 1 across cameras: a track stays before one camera, in one
+light, which is easier; and one person in two tracks counts as two, which makes the estimate too low.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,14 +19,14 @@ from torch import Tensor
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import Ranking, distances, evaluate, top_gallery
 from bnta_lib.files import atomic
-from bnta_lib.settings import Settings
+from bnta_lib.settings import ROOT, Settings
 from bnta_lib.site.crops import Site
 
 DRAWS = 2000  # of the bootstrap
+STUDY = ROOT / "data" / "site_study.csv"  # estimates and true changes on rendered sites
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(NamedTuple):
     """Probes and gallery of the estimate, as rows of the site's images."""
 
     probe: Tensor  # int64 (T,): the early crop of each track
@@ -40,29 +39,27 @@ class Trial:
 
 
 def track_trial(site: Site) -> Trial:
-    """The first crop of each track against the last crop of all of them.
+    """The first crop of each track against the last crop of all of them; tracks of one crop are left out.
 
-    One late crop a track: with three of them nearly every track is right whatever the model, and
-    rank 1 has no room to move. Tracks of a single crop are left out. Raises ValueError for a site
-    without tracks, or with fewer than two that have an early and a late crop.
+    One late crop a track: with three, nearly every track is right whatever the model. Raises ValueError if
+    the site has fewer than two tracks with an early and a late crop.
     """
     if site.tracks is None:
         raise ValueError(f"{site.name} has no tracks: rank 1 cannot be estimated without labels. "
                          "Give a video, or a folder for each track and tracks='folders'")
-    crops = pd.DataFrame({"track": site.tracks.numpy(), "time": site.times.numpy(), "row": range(len(site))})
-    rows = crops.sort_values(["track", "time"], kind="stable").groupby("track")["row"].agg(["first", "last", "size"])
-    rows = rows[rows["size"] > 1]
+    crops = pd.DataFrame({"track": site.tracks.numpy(), "time": site.times.numpy()}).reset_index(names="row")
+    rows = crops.sort_values(["track", "time"], kind="stable").groupby("track")["row"].agg(["first", "last"])
+    rows = rows[rows["first"] != rows["last"]]
     if len(rows) < 2:
-        raise ValueError(f"{site.name} has {len(rows)} track{'s' * (len(rows) != 1)} with an early and a late "
-                         "crop: an estimate of rank 1 needs at least 2, and is of use from some thirty on")
+        raise ValueError(f"{site.name} has {len(rows)} track{'s' * (len(rows) != 1)} with an early and a late"
+                         " crop: an estimate of rank 1 needs at least 2, and is of use from some thirty on")
     return Trial(torch.tensor(rows["first"].tolist()), torch.tensor(rows["last"].tolist()))
 
 
 def interval(values: np.ndarray, seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
     """95 % interval of the mean of ``values`` (T,) in -1..1: bootstrap over tracks, percentiles.
 
-    If all values are equal a bootstrap knows of no other: with nothing else seen in T tracks, the share of
-    others is below 3 / T (rule of three), and the interval is as wide as that.
+    If all values are equal, the share of others is below 3 / T (rule of three): the interval is as wide.
     """
     n = len(values)
     if (values == values[0]).all():
@@ -107,15 +104,12 @@ def estimate(before: Tensor, after: Tensor, trial: Trial, settings: Settings, se
 
 
 def true_target(site: Site) -> Target:
-    """Retrieval across cameras at a rendered site: the early crop of every track as probe.
-
-    The gallery holds all other crops; the protocol leaves out those of the probe's person by the probe's
-    camera.
-    """
+    """Retrieval across cameras at a rendered site: the early crop of every track against all other crops."""
     probe = track_trial(site).probe
     gallery = torch.ones(len(site), dtype=torch.bool)
     gallery[probe] = False
-    return Target(ReIDSet(site.name, site.images, site.pids, site.cameras), (Split(probe, gallery.nonzero()[:, 0]),))
+    data = ReIDSet(site.name, site.images, site.pids, site.cameras)
+    return Target(data, (Split(probe, gallery.nonzero()[:, 0]),))
 
 
 def track_ranking(features: Tensor, trial: Trial, settings: Settings, k: int = 10) -> Ranking:
@@ -131,8 +125,8 @@ def ranked_table(probes: Site, site: Site, probe: Tensor, gallery: Tensor, setti
     Of a video also left, top, width, height: where in its frame the crop was cut, in pixels.
     ``probe`` (P, C) and ``gallery`` (N, C): features of the crops of ``probes`` and ``site``.
     """
-    distance, order = distances(probe, gallery, settings.normalise_features).sort(dim=1, stable=True)
-    distance, order = distance[:, :k], order[:, :k]
+    nearest = distances(probe, gallery, settings.normalise_features).sort(dim=1, stable=True)
+    distance, order = (values[:, :k] for values in nearest)
     table = pd.DataFrame({
         "probe": np.repeat(np.array(probes.files, object), order.shape[1]),
         "rank": np.tile(np.arange(1, order.shape[1] + 1), len(probe)),
@@ -154,8 +148,7 @@ def neighbours(before: Tensor, after: Tensor, settings: Settings, k: int = 10,
                probes: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """The ``k`` nearest crops before and after, each (P, k), from features (N, C) of the site.
 
-    ``probes``: features (P, C) of the probes before and after; without them each crop is a probe
-    among the others.
+    ``probes``: features (P, C) of probes before and after; without them each crop probes the others.
     """
     nearest = []
     for gallery, probe in zip((before, after), probes or (before, after), strict=True):
@@ -167,12 +160,27 @@ def neighbours(before: Tensor, after: Tensor, settings: Settings, k: int = 10,
 
 
 def most_changed(before: Tensor, after: Tensor, each: int = 2) -> Tensor:
-    """Rows whose neighbours (P, k) changed most, and the middle ones: ``each`` of both.
-
-    By how many of the k are new; ties in the order of rows.
-    """
+    """Rows with the most new neighbours among their k (P, k), and the middle ones: ``each`` of both."""
     new = (~(after[:, :, None] == before[:, None, :]).any(2)).sum(1)
-    order = torch.argsort(new, descending=True, stable=True)
+    order = torch.argsort(new, descending=True, stable=True).tolist()
     middle = len(order) // 2
     each = max(1, min(each, middle))
-    return torch.tensor(list(dict.fromkeys(torch.cat([order[:each], order[middle : middle + each]]).tolist())))
+    return torch.tensor(list(dict.fromkeys(order[:each] + order[middle : middle + each])))
+
+
+def agreement(study: pd.DataFrame) -> pd.Series:
+    """How the two changes go together: counts of adaptions, but for the last two rows."""
+    moved = study[study["true"] != 0]
+    product = moved["estimate"] * moved["true"]
+    resolved = study[study["verdict"] != "not resolved"]
+    first = study.drop_duplicates("site")
+    return pd.Series({
+        "adaptions": len(study), "true rank 1 changed": len(moved),
+        "of these, estimate of the same sign": int((product > 0).sum()),
+        "of these, estimate of the other sign": int((product < 0).sum()),
+        "estimate clear of zero": len(resolved), "sites of these": resolved["site"].nunique(),
+        "of these, true sign": int((resolved["estimate"] * resolved["true"] > 0).sum()),
+        "rank correlation of both changes": float(study["estimate"].rank().corr(study["true"].rank())),
+        "rank 1 by tracks minus the true one, before adaption, points":
+            float((first["before"] - first["true before"]).mean()),
+    })

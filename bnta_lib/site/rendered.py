@@ -57,12 +57,14 @@ def rendered_site(size: tuple[int, int], number: int = 0, people: int = 100, sho
     """
     domain = site_domain(number)
     rng = np.random.Generator(np.random.Philox(key=(domain.code << 64) | (people << 8) | shots))
-    cameras = [np.sort(rng.permutation(domain.cameras)[: rng.integers(2, 4)]) for _ in range(people)]
-    pids = np.repeat(np.arange(1, people + 1), [len(seen_by) for seen_by in cameras])
-    pid, camera, track = (np.repeat(x, shots) for x in (pids, np.concatenate(cameras), np.arange(1, len(pids) + 1)))
+    seen_by = [np.sort(rng.permutation(domain.cameras)[: rng.integers(2, 4)]) for _ in range(people)]
+    pids = np.repeat(np.arange(1, people + 1), [len(cameras) for cameras in seen_by])
+    pid, camera, track = (
+        np.repeat(x, shots) for x in (pids, np.concatenate(seen_by), np.arange(1, len(pids) + 1)))
     shot = np.tile(np.arange(shots), len(pids))
     images = cached_images(domain, (pid, camera, shot), size, progress=progress)
-    files = tuple(f"camera {c + 1}, track {t}, crop {k + 1}" for c, t, k in zip(camera, track, shot, strict=True))
+    files = tuple(f"camera {c + 1}, track {t}, crop {k + 1}" for c, t, k in zip(camera, track, shot))
     tracks, times, cameras, pids = (torch.from_numpy(x).long() for x in (track, shot, camera + 1, pid))
-    return Site(domain.name, images, files, tracks, times, cameras, pids, notes=(
-        "Rendered: the crops of a track share place and direction, and follow each other in no particular time.",))
+    note = ("Rendered: the crops of a track share place and direction, and follow each other in no "
+            "particular time.")
+    return Site(domain.name, images, files, tracks, times, cameras, pids, notes=(note,))
