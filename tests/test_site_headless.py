@@ -73,6 +73,6 @@ def test_one_command_writes_the_delta_the_ranking_and_the_record(tmp_path):
 
 def test_missing_probes_end_the_run_before_anything_is_written(tmp_path):
     write_crops(tmp_path / "crops", range(5))
-    with pytest.raises(NotebookFailure, match="there is no folder .*nowhere: probes is"):
+    with pytest.raises(NotebookFailure, match="no such folder: .*nowhere"):
         run(tmp_path, images=tmp_path / "crops", probes=tmp_path / "nowhere", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -135,9 +135,3 @@ def test_agreement_counts_signs():
         "verdict": ["better", "worse", "not resolved", "not resolved"],
         "before": [90.0, 90.0, 80.0, 80.0], "true before": [60.0, 60.0, 70.0, 70.0]})  # fmt: skip
     assert judge.agreement(study).tolist()[:7] == [4, 3, 1, 1, 2, 1, 1] and judge.agreement(study).iloc[-1] == 20
-
-
-def test_the_recorded_study_has_its_sites_and_adaptions():
-    study = pd.read_csv(judge.STUDY)
-    assert study["site"].nunique() >= 10 and study["adaption"].nunique() == 4
-    assert (study["low"] <= study["estimate"]).all() and (study["estimate"] <= study["high"]).all()

@@ -46,23 +46,20 @@ def committed_splits(name: str) -> list[dict]:
 def official_splits(found: Found) -> list[list[int]]:
     """The people trained on in each of the ten official splits of a target, from its owner's .mat.
 
-    Raises FileNotFoundError if the .mat is not beside the images, ValueError if it does not hold ten
-    splits of the people whom they show.
+    Raises FileNotFoundError if the .mat is not there, ValueError if it does not hold ten such splits.
     """
     import scipy.io
 
     name, people = SETS[found.name].official, {sample.pid for sample in found.samples} - {0}
     mat = next((path for path in files_below(found.folder) if path.name.lower() == name), None)
     if mat is None:
-        raise FileNotFoundError(f"{found.name}'s ten splits are in its {name}, which is not below "
-                                f"{found.folder}: take it from the owner's archive")
+        raise FileNotFoundError(f"{name} is not below {found.folder}: take it from the owner's archive")
     try:
         splits = [cell[0][0][2][0].tolist() for cell in scipy.io.loadmat(mat)["trainIdxAll"][0]]
         if len(splits) != COUNT or not all(train and set(train) < people for train in splits):
             raise ValueError(f"{len(splits)} splits, or people whom {found.folder} does not show")
     except Exception as error:  # what SciPy raises for a damaged file shares no base class
-        raise ValueError(f"{mat} does not hold {found.name}'s splits ({error}): take it from the owner's "
-                         "archive") from error
+        raise ValueError(f"{mat} does not hold {found.name}'s splits ({error}): unpack it again") from error
     return splits
 
 
@@ -107,8 +104,7 @@ def _splits(found: Found, people: Sequence[int]) -> tuple[list[dict], str]:
     if len(people) == whole:
         return splits, f"this suite's ten seeded splits (data/splits/{found.name.lower()}.json)"
     if len(people) < 4:
-        raise ValueError(f"{found.name}: {found.folder} shows {len(people)} people by two images or more, "
-                         "too few to split")
+        raise ValueError(f"{found.name}: {found.folder} shows {len(people)} people, too few to split")
     return (draw_splits(len(people), len(people) * train // whole, "probe" in splits[0]),
             f"ten seeded splits of {len(people)} people, since the {whole} of the published set are not all "
             "here (no published number compares)")

@@ -91,12 +91,7 @@ def load_probes(probes: str | Path | None, settings: Settings, *, progress: bool
 
     Raises FileNotFoundError if there is no such folder, ValueError if no image of it can be read.
     """
-    if probes is None:
-        return None
-    path = Path(probes).expanduser()
-    if not path.is_dir():
-        raise FileNotFoundError(f"there is no folder {path}: probes is a folder of crops to search for")
-    return read_crops(path, settings.size, progress=progress)
+    return None if probes is None else read_crops(Path(probes).expanduser(), settings.size, progress=progress)
 
 
 def adaption_sample(site: Site, max_crops: int, seed: int = 0) -> torch.Tensor:
