@@ -96,7 +96,7 @@ def committed_unit(unit) -> dict[str, float]:
     """The same, as committed."""
     own = unit_of(unit)
     columns, rows = bench(unit.experiment, unit.target, own.spec.training).columns(own), committed()
-    for name in ("experiment", "target", *COLUMNS, "split", "seed"):
+    for name in ("experiment", "target", *COLUMNS, "data", "weights", "sample", "split", "seed"):
         rows = rows[rows[name].isna() if columns[name] in (None, "") else rows[name] == columns[name]]
     part = own.spec.labels.get("part")
     return by_metric(rows if part is None else rows[rows["part"] == part])
