@@ -1,5 +1,7 @@
 """What the explorers show: functions and widgets without a browser (tests/test_browser.py has one)."""
 
+import base64
+import io
 import threading
 from dataclasses import replace
 
@@ -7,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image as pil
 from conftest import lab_of
 from hypothesis import given
 from hypothesis import settings as limits
@@ -94,14 +97,6 @@ def test_stored_cells_are_those_of_the_committed_figure(model, monkeypatch, tmp_
     default = default.set_index(["target", "split", "N", "K"])[list(shown.columns)]
     pd.testing.assert_frame_equal(default.sort_index(), shown.sort_index(), check_names=False, check_dtype=False)
     assert nk.stored_cells(model, targets, lab.settings).empty  # of another model
-
-
-def test_measured_cells_replace_recorded_ones_and_hide_no_others(measured, small):
-    recorded = nk.cells_of(measured, small).assign(R1=-1.0)
-    own = nk.cells_of(measured[measured["N"].isin([0, 12]) & measured["K"].isin([0, 4])], small)
-    cells = nk.overlaid(own, recorded)
-    assert len(cells) == len(recorded) and (cells["R1"] >= 0).sum() == len(own) < len(recorded)
-    assert nk.sizes(cells, "dots", 12) == sorted(set(recorded["N"]) - {0})
 
 
 @given(st.integers(4, 2000), st.booleans())
@@ -250,7 +245,10 @@ def test_target_without_any_measurement_can_be_shown_and_run(model, targets, sma
 def test_page_without_a_kernel_has_a_picture(explorer):
     bundle, metadata = explorer._repr_mimebundle_()
     assert bundle["text/plain"] == widgets.NO_KERNEL and "application/vnd.jupyter.widget-view+json" in bundle
-    assert bundle["image/png"] and metadata["image/png"]["alt"]
+    picture = pil.open(io.BytesIO(base64.b64decode(bundle["image/jpeg"])))
+    shown = [pil.open(io.BytesIO(part.value)) for part in (explorer.curves, explorer.couples)]
+    assert picture.height == sum(part.height for part in shown)
+    assert "N = 12, K = 4" in metadata["image/jpeg"]["alt"]
 
 
 # ---------------------------------------------------------------- layers

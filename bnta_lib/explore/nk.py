@@ -6,6 +6,7 @@ seconds of the adaption. Cells are handed in; nothing is measured here but by th
 
 from __future__ import annotations
 
+import io
 import math
 import threading
 import time
@@ -14,6 +15,8 @@ from dataclasses import replace
 
 import ipywidgets as W
 import pandas as pd
+from IPython.display import Image
+from PIL import Image as pil
 
 from bnta_lib.adaption import adapt
 from bnta_lib.data.sets import Target
@@ -72,11 +75,6 @@ def stored_cells(model: BNTANet, targets: Mapping[str, Target], settings: Settin
         parts.append(rows[of_target & (rows["sample"] == rows["split"].map(samples))].assign(target=name))
     rows = pd.concat(parts)
     return cells_of(rows, settings) if len(rows) else pd.DataFrame(columns=COLUMNS).astype({"live": bool})
-
-
-def overlaid(*tables: pd.DataFrame) -> pd.DataFrame:
-    """Cells of all tables, a setting's from the first that has it."""
-    return pd.concat([t for t in tables if len(t)] or tables[:1]).drop_duplicates(KEYS, ignore_index=True)
 
 
 def find(
@@ -180,7 +178,18 @@ class NKExplorer(W.VBox):
         self.on_change()
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-        return with_still(super()._repr_mimebundle_(**kwargs), self._still)
+        return with_still(super()._repr_mimebundle_(**kwargs), self.still())
+
+    def still(self) -> Image:
+        """Curves above pairs, for a page without a kernel."""
+        parts = [pil.open(io.BytesIO(shown.value)).convert("RGB") for shown in (self.curves, self.couples)]
+        sheet = pil.new("RGB", (max(p.width for p in parts), sum(p.height for p in parts)), "white")
+        for part, top in zip(parts, (0, parts[0].height)):
+            sheet.paste(part, (0, top))
+        sheet.save(buffer := io.BytesIO(), "JPEG", quality=80)
+        target, split, n, k, _ = self.setting()
+        return Image(buffer.getvalue(), format="jpeg", alt=f"{METRICS[self.metric.value]} and seconds along K and along "
+                     f"N on {target}, split {split}, and pairs of N = {n}, K = {k}")
 
     def setting(self) -> tuple[str, int, int, int, float]:
         """Target, split, N, K and momentum that the controls stand at."""
@@ -210,12 +219,11 @@ class NKExplorer(W.VBox):
             self._pairs[target, split, n] = nearest_pairs(self._local[target][rows], n // 2)
         at_n, at_k = (curves(self.cells, target, split, momentum, *fixed) for fixed in (("N", n), ("K", k)))
         frozen = find(self.cells, target, split, 0, 0)
-        self._still = picture(nk_figure(at_n, at_k, n, k, find(self.cells, *self.setting()),
-                                        None if frozen is None else frozen[metric], metric),
-                              f"{METRICS[metric]} and seconds along K and along N, on {target}", trim=False)
+        curve = nk_figure(at_n, at_k, n, k, find(self.cells, *self.setting()),
+                          None if frozen is None else frozen[metric], metric)
         couples = pairs_figure(self.targets[target].data.images[rows], self._pairs[target, split, n].first(k),
                                self.settings, example_pairs(k, 6, 6))
-        self.curves.value, self.couples.value = self._still.data, picture(couples, trim=False).data
+        self.curves.value, self.couples.value = (picture(figure, trim=False).data for figure in (curve, couples))
         # Last, so that numbers which have changed stand beside their own pictures.
         self.numbers.value = f'<div class="bnta-numbers">{numbers(self.cells, *self.setting())}</div>'
 

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from IPython.display import Image
+from PIL import Image as pil
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -59,15 +60,18 @@ def save_figure(figure: Figure, name: str, run: str, alt: str = "") -> Image:
 
 
 def picture(figure: Figure, alt: str = "", trim: bool = True) -> Image:
-    """The figure as a notebook shows it, a JPEG if it holds photographs.
+    """The figure as a notebook shows it: a JPEG if it holds photographs, or else a PNG of 256 colours.
 
-    Without ``trim`` it keeps its margins, and is drawn once instead of twice, for sliders.
+    Without ``trim`` it keeps its margins and all colours, and is drawn once instead of twice, for sliders.
     """
     photos = any(image.get_array().ndim == 3 for axis in figure.axes for image in axis.images)
     kind, options = ("jpeg", {"quality": 80}) if photos else ("png", {})
     buffer = io.BytesIO()
     if trim:
         figure.savefig(buffer, format=kind, dpi=SCREEN_DPI, pil_kwargs=options)
+        if not photos:  # a third of the size
+            colours = pil.open(buffer).convert("RGB").quantize(256)
+            colours.save(buffer := io.BytesIO(), "PNG", optimize=True)
     else:
         (figure.canvas.print_jpg if photos else figure.canvas.print_png)(buffer, pil_kwargs=options)
     return Image(buffer.getvalue(), format=kind, alt=alt or None)
