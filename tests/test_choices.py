@@ -114,6 +114,13 @@ def test_each_comparison_is_counted_once():
     assert counts["comparisons"] == len(table) and counts["resolved"] == 0
 
 
+def test_two_trainings_are_never_resolved_against_each_other():
+    gains = choices.gain_rows(made(lambda c, v, u, t: 9.0 if v == "other height" else 0.5))
+    rows = gains[gains["value_label"] == "other height"]
+    assert len(rows) and (rows["more_low"] > 0).all() and (rows["verdict"] == "holds").all()
+    assert set(rows["more_verdict"]) == {"not resolved"}
+
+
 def test_table_of_a_choice_has_a_row_a_target_and_value():
     gains = choices.gain_rows(made(lambda c, v, u, t: 4.0 if (c, v) == ("momentum", "1") else 1.0))
     table = choices.choice_table(gains, "momentum")

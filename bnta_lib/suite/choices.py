@@ -17,7 +17,7 @@ from bnta_lib.settings import Settings
 from bnta_lib.suite.specs import (
     AFFINE, ALL, CHOICES, DIVERGED, NONE, PAPER_TARGET, READINGS, Choice, Value, alone,
 )
-from bnta_lib.suite.stats import FAILS, HOLDS, VERDICTS, describe_by, holm
+from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, VERDICTS, describe_by, holm
 from bnta_lib.suite.tables import paper_rank_1
 from bnta_lib.weights import model_settings
 
@@ -52,7 +52,8 @@ def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 
     Columns: choice, updated, value_label, default (bool), target, those of
     :func:`~bnta_lib.suite.stats.describe` (difference: the gain in points), and more, more_low, more_high,
-    more_verdict: the same of the gain minus that of the choice's default value on the same splits.
+    more_verdict: the same of the gain minus that of the choice's default value on the same splits. Between two
+    trainings more_verdict is "not resolved", whatever the interval.
     """
     gains = split_gains(rows, metric)
     defaults = {c.name: c.default.label for c in (*CHOICES.values(), READINGS, AFFINE)}
@@ -63,7 +64,12 @@ def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     keys = ["choice", "updated", "value_label", "default", "target"]
     names = {"difference": "more", "low": "more_low", "high": "more_high", "verdict": "more_verdict"}
     more = describe_by(gains.assign(difference=gains["gain"] - gains["usual"]), keys)
-    return describe_by(gains, keys, "gain").merge(more[[*keys, *names]].rename(columns=names), on=keys)
+    table = describe_by(gains, keys, "gain").merge(more[[*keys, *names]].rename(columns=names), on=keys)
+    other_training = {(choice.name, value.label) for choice in CHOICES.values() for value in choice.values
+                      if value.spec.training != choice.default.spec.training}
+    compared = pd.MultiIndex.from_frame(table[["choice", "value_label"]]).isin(other_training)
+    table.loc[compared, "more_verdict"] = OPEN  # one training each
+    return table
 
 
 def choice_table(gains: pd.DataFrame, choice: str) -> pd.DataFrame:

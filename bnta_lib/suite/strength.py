@@ -9,12 +9,10 @@ one kind vary is in no interval.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bnta_lib.settings import ROOT
 from bnta_lib.suite.specs import STRENGTH
 from bnta_lib.suite.stats import ONE_EACH, OPEN, describe_by, slopes
 from bnta_lib.weights import WEAKER
@@ -79,12 +77,6 @@ def strength_trend(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
         return pd.DataFrame()
     tests = describe_by(pd.concat(lines), ["ladder", "target", "rungs"])
     return tests.drop(columns=["p", "better"]).assign(verdict=OPEN, reason=ONE_EACH)
-
-
-def other_profiles(profile: str, figures: Path = ROOT / "figures") -> dict[str, pd.DataFrame]:
-    """The gains that other profiles left as ``strength.csv``, to stand beside this one's."""
-    files = {name: figures / name / "strength.csv" for name in ("laptop", "paper") if name != profile}
-    return {name: pd.read_csv(file) for name, file in files.items() if file.is_file()}
 
 
 # ---- the measurements
