@@ -7,10 +7,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from bnta_lib.evaluation import select_example_probes
+from bnta_lib.figures.adaption import retrieval_figure
 from bnta_lib.figures.base import COLOURS, Photo, bars, legend, mark, panels, photo_sheet
 from bnta_lib.figures.data import COLUMNS, group_sheet, in_order
+from bnta_lib.settings import Settings
 from bnta_lib.site.crops import Site
-from bnta_lib.site.judge import Estimate
+from bnta_lib.site.judge import Estimate, most_changed, neighbours, track_ranking, track_trial
 
 STUDY_MARKS = {"default": ("o", "#0072B2"), "10 epochs": ("s", "#E69F00"),
                "rate × 40": ("^", "#D55E00"), "momentum 1": ("D", "#009E73")}
@@ -52,6 +55,23 @@ def neighbours_figure(probes: Tensor, gallery: Tensor, before: Tensor, after: Te
     if not rows:
         raise ValueError("no probe to show: choose at least one")
     return photo_sheet(rows, gap=0.1)
+
+
+def search_figure(site: Site, before: Tensor, after: Tensor, settings: Settings, probes: Site | None = None,
+                  probe_features: tuple[Tensor, Tensor] | None = None) -> Figure:
+    """Examples of nearest crops before and after: of tracks with their right answer, or else of ``probes``
+    or crops with what is new or lost framed.
+
+    ``before`` and ``after``: features (N, C) of the crops; ``probe_features``: those of ``probes``.
+    """
+    tracks = torch.tensor([]) if site.tracks is None else torch.unique(site.tracks, return_counts=True)[1]
+    if probes is None and (tracks > 1).sum() >= 3:
+        trial = track_trial(site)
+        rankings = [track_ranking(features, trial, settings) for features in (before, after)]
+        selected = select_example_probes(rankings[0].rank, rankings[1].rank, 1)
+        return retrieval_figure(site.images[trial.probe], site.images[trial.gallery], *rankings, selected)
+    near = neighbours(before, after, settings, probes=probe_features)
+    return neighbours_figure((probes or site).images, site.images, *near, most_changed(*near, 1))
 
 
 def estimate_figure(estimate: Estimate, true: tuple[float, float] | None = None) -> Figure:

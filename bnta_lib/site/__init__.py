@@ -16,18 +16,21 @@ from pathlib import Path
 import torch
 
 from bnta_lib.data.folders import files_below
+from bnta_lib.data.integrity import shared
 from bnta_lib.settings import ROOT, Settings
 from bnta_lib.site.crops import IMAGES, MIN_CROPS, VIDEOS, Site, read_crops
 from bnta_lib.site.judge import (
-    estimate, most_changed, neighbours, ranked_table, save_ranked, track_ranking, track_trial, true_target,
+    agreement, estimate, most_changed, neighbours, ranked_table, read_study, save_ranked, track_ranking,
+    track_trial, true_rank_1, true_target,
 )
 from bnta_lib.site.rendered import rendered_site
 from bnta_lib.site.video import read_video, read_videos
 
 __all__ = [
-    "Site", "adaption_sample", "check_choices", "estimate", "load_probes", "load_site", "most_changed",
-    "neighbours", "ranked_table", "read_crops", "read_video", "rendered_site", "results_dir", "save_ranked",
-    "track_ranking", "track_trial", "true_target",
+    "Site", "adaption_sample", "agreement", "check_choices", "estimate", "load_probes", "load_site",
+    "most_changed", "neighbours", "overview", "ranked_table", "read_crops", "read_study", "read_video",
+    "rendered_site", "results_dir", "save_ranked", "track_ranking", "track_trial", "true_rank_1",
+    "true_target",
 ]
 
 
@@ -92,6 +95,17 @@ def load_probes(probes: str | Path | None, settings: Settings, *, progress: bool
     Raises FileNotFoundError if there is no such folder, ValueError if no image of it can be read.
     """
     return None if probes is None else read_crops(Path(probes).expanduser(), settings.size, progress=progress)
+
+
+def overview(site: Site, probes: Site | None = None) -> list[str]:
+    """What was read, a line each: counts, notes, files passed over, and probes that are crops themselves."""
+    lines = [site.summary(), *site.notes, *site.skipped_lines()]
+    if probes is not None:
+        lines += [f"probes, {probes.summary()}", *probes.skipped_lines()]
+        if same := shared(site.images, probes.images):
+            lines.append(f"{same} of {len(probes)} probes are among the crops themselves, "
+                         "and will find themselves first.")
+    return lines
 
 
 def adaption_sample(site: Site, max_crops: int, seed: int = 0) -> torch.Tensor:

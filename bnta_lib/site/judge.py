@@ -112,6 +112,16 @@ def true_target(site: Site) -> Target:
     return Target(data, (Split(probe, gallery.nonzero()[:, 0]),))
 
 
+def true_rank_1(site: Site, settings: Settings, *features: Tensor) -> tuple[float, ...] | None:
+    """Rank 1 across cameras, per cent, with each of ``features`` (N, C); None if nobody knows who is who."""
+    if site.pids is None:
+        return None
+    (split,) = true_target(site).splits
+    return tuple(evaluate(f[split.probe], f[split.gallery], site.pids[split.probe], site.pids[split.gallery],
+                          site.cameras[split.probe], site.cameras[split.gallery],
+                          settings.normalise_features).row()["R1"] for f in features)
+
+
 def track_ranking(features: Tensor, trial: Trial, settings: Settings, k: int = 10) -> Ranking:
     """The ``k`` nearest late crops of each early one, to look at."""
     return top_gallery(features[trial.probe], features[trial.gallery], *trial.labels(),
@@ -166,6 +176,11 @@ def most_changed(before: Tensor, after: Tensor, each: int = 2) -> Tensor:
     middle = len(order) // 2
     each = max(1, min(each, middle))
     return torch.tensor(list(dict.fromkeys(order[:each] + order[middle : middle + each])))
+
+
+def read_study() -> pd.DataFrame:
+    """The recorded estimates and true changes on rendered sites, of ``data/build_site_study.py``."""
+    return pd.read_csv(STUDY)
 
 
 def agreement(study: pd.DataFrame) -> pd.Series:
