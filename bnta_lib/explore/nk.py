@@ -188,8 +188,9 @@ class NKExplorer(W.VBox):
             sheet.paste(part, (0, top))
         sheet.save(buffer := io.BytesIO(), "JPEG", quality=80)
         target, split, n, k, _ = self.setting()
-        return Image(buffer.getvalue(), format="jpeg", alt=f"{METRICS[self.metric.value]} and seconds along K and along "
-                     f"N on {target}, split {split}, and pairs of N = {n}, K = {k}")
+        alt = (f"{METRICS[self.metric.value]} and seconds along K and along N on {target}, split {split}, "
+               f"and pairs of N = {n}, K = {k}")
+        return Image(buffer.getvalue(), format="jpeg", alt=alt)
 
     def setting(self) -> tuple[str, int, int, int, float]:
         """Target, split, N, K and momentum that the controls stand at."""
@@ -223,7 +224,8 @@ class NKExplorer(W.VBox):
                           None if frozen is None else frozen[metric], metric)
         couples = pairs_figure(self.targets[target].data.images[rows], self._pairs[target, split, n].first(k),
                                self.settings, example_pairs(k, 6, 6))
-        self.curves.value, self.couples.value = (picture(figure, trim=False).data for figure in (curve, couples))
+        pictures = [picture(figure, trim=False).data for figure in (curve, couples)]
+        self.curves.value, self.couples.value = pictures
         # Last, so that numbers which have changed stand beside their own pictures.
         self.numbers.value = f'<div class="bnta-numbers">{numbers(self.cells, *self.setting())}</div>'
 

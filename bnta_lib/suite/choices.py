@@ -52,8 +52,8 @@ def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 
     Columns: choice, updated, value_label, default (bool), target, those of
     :func:`~bnta_lib.suite.stats.describe` (difference: the gain in points), and more, more_low, more_high,
-    more_verdict: the same of the gain minus that of the choice's default value on the same splits. Between two
-    trainings more_verdict is "not resolved", whatever the interval.
+    more_verdict: the same of the gain minus that of the choice's default value on the same splits. Between
+    two trainings more_verdict is "not resolved", whatever the interval.
     """
     gains = split_gains(rows, metric)
     defaults = {c.name: c.default.label for c in (*CHOICES.values(), READINGS, AFFINE)}
