@@ -1,13 +1,14 @@
 """Adapters: ways to fit a trained model to unlabelled images of a new place, by name.
 
 An adapter is a function ``(model, images, settings, *, seed=0, **options)`` that returns an adapted copy.
-:func:`adapter` registers it in :data:`ADAPTERS` and checks what it takes and returns. To add one, write
-it below with its source.
+:func:`adapter` registers it in :data:`ADAPTERS` with the settings that it reads, and checks what it takes and
+returns. To add one, write it below with its source.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from functools import wraps
 
@@ -20,12 +21,13 @@ from bnta_lib.model import BNTANet, bn_layers, preserve_modes
 from bnta_lib.settings import Settings
 
 ADAPTERS: dict[str, Callable[..., BNTANet]] = {}
+_NO_OPTIONS = ("seed", "batch", "local", "pairs", "on_step")  # they choose no method
 
 
-def adapter(name: str) -> Callable[[Callable[..., BNTANet]], Callable[..., BNTANet]]:
-    """Register an adapter.
+def adapter(name: str, *reads: str) -> Callable[[Callable[..., BNTANet]], Callable[..., BNTANet]]:
+    """Register an adapter whose result depends on the settings ``reads`` (beside tta_batch).
 
-    It then raises ValueError for fewer than 4 images or ones that are not uint8 (N, 3, h, w) of the
+    Its attributes ``reads`` and ``options`` are what measured rows are told apart by. It then raises ValueError for fewer than 4 images or ones that are not uint8 (N, 3, h, w) of the
     model's size, and FloatingPointError for a result that is not finite.
     """
     def register(function: Callable[..., BNTANet]) -> Callable[..., BNTANet]:
@@ -42,6 +44,9 @@ def adapter(name: str) -> Callable[[Callable[..., BNTANet]], Callable[..., BNTAN
                                          "lower tta_lr, or look for broken weights; the model is unchanged")
             return adapted
 
+        takes = inspect.signature(adapt if name == "bnta" else function).parameters.values()
+        checked.reads, checked.options = reads, {
+            p.name: p.default for p in takes if p.kind is p.KEYWORD_ONLY and p.name not in _NO_OPTIONS}
         ADAPTERS[name] = checked
         return checked
 
@@ -54,7 +59,7 @@ def none(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0) -
     return model
 
 
-@adapter("bnta")
+@adapter("bnta", "tta_momentum", "tta_epochs", "tta_lr", "tta_optimizer", "margin", "lambda3", "matching_reduction")
 def bnta(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0, **options) -> BNTANet:
     """BNTA (Han et al., 2022); ``options`` of :func:`bnta_lib.adaption.adapt`."""
     return adapt(model, images, settings, seed=seed, **options).model
@@ -84,7 +89,7 @@ def adabn(
     return adapted
 
 
-@adapter("tent")
+@adapter("tent", "tta_epochs", "tta_lr")
 def tent(
     model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0, batch: int | None = None
 ) -> BNTANet:

@@ -13,19 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 from bnta_lib.adapters import ADAPTERS
-from bnta_lib.adaption import LOSSES, QUANTITIES
 from bnta_lib.pairing import check_sizes
 from bnta_lib.settings import Settings
 from bnta_lib.weights import MODELS, TABLE_3_MODELS, WEAKER
 
-# Columns of measured rows that hold a setting, and those that hold an option of `adapt` with its default.
+# Columns of measured rows that hold a setting, and those that hold an option of `adapt`.
 SETTINGS = {"momentum": "tta_momentum", "epochs": "tta_epochs", "lr": "tta_lr", "optimizer": "tta_optimizer",
             "margin": "margin", "lambda3": "lambda3", "reduction": "matching_reduction"}
-OPTIONS = {"layers": ("bn",), "quantities": tuple(QUANTITIES), "losses": LOSSES, "reading": "alone",
-           "follow_bnneck": True}
+OPTIONS = ("layers", "quantities", "losses", "reading", "follow_bnneck")
 COLUMNS = ("training", "adapter", "N", "K", *SETTINGS, *OPTIONS, "normalise", "options")
-# The columns that decide what each adapter does.
-USED = {"none": (), "bnta": (*SETTINGS, *OPTIONS), "adabn": (), "tent": ("epochs", "lr")}
 DIVERGED = "diverged"  # the only metric of a row whose adaption diverged
 
 
@@ -42,7 +38,7 @@ class Spec:
     labels: Mapping = field(default_factory=dict)  # further columns of its rows
 
     def __post_init__(self) -> None:
-        allowed = {"K", *OPTIONS} if self.adapter == "bnta" else set()
+        allowed = ADAPTERS[self.adapter].options if self.adapter in ADAPTERS else ()
         for what, names, known in (
             ("training", [self.training], {**MODELS, **WEAKER}), ("adapter", [self.adapter], ADAPTERS),
             (f"option of {self.adapter}", self.options, allowed),
@@ -60,16 +56,17 @@ class Spec:
 
     def columns(self, settings: Settings, gallery: int) -> dict:
         """:data:`COLUMNS` with all defaults resolved, for a gallery of so many images."""
-        own, deciding = self.settings(settings), USED.get(self.adapter, (*SETTINGS, *OPTIONS))
+        own, adapter = self.settings(settings), ADAPTERS[self.adapter]
+        options = {**adapter.options, **self.options}
         n = 0 if self.adapter == "none" else self.N or gallery
-        k = self.options.get("K")
-        k = 0 if self.adapter != "bnta" else min(own.K, n // 2) if k is None else k
-        values = {column: getattr(own, name) for column, name in SETTINGS.items()}
-        values |= {name: self.options.get(name, default) for name, default in OPTIONS.items()}
-        values = {name: _plain(value) if name in deciding else None for name, value in values.items()}
-        other = {"tta_batch": own.tta_batch} if n and own.tta_batch != Settings.tta_batch else {}
+        k = options.pop("K", 0)
+        k = min(own.K, n // 2) if k is None else k
+        values = {column: getattr(own, name) if name in adapter.reads else None for column, name in SETTINGS.items()}
+        values |= {name: _plain(options.pop(name)) if name in options else None for name in OPTIONS}
+        if n and own.tta_batch != Settings.tta_batch:
+            options["tta_batch"] = own.tta_batch
         return {"training": self.training, "adapter": self.adapter, "N": n, "K": k, **values,
-                "normalise": int(own.normalise_features), "options": json.dumps(other) if other else ""}
+                "normalise": int(own.normalise_features), "options": json.dumps(options) if options else ""}
 
 
 def _plain(value):
