@@ -27,8 +27,9 @@ _NO_OPTIONS = ("seed", "batch", "local", "pairs", "on_step")  # they choose no m
 def adapter(name: str, *reads: str) -> Callable[[Callable[..., BNTANet]], Callable[..., BNTANet]]:
     """Register an adapter whose result depends on the settings ``reads`` (beside tta_batch).
 
-    Its attributes ``reads`` and ``options`` are what measured rows are told apart by. It then raises ValueError for fewer than 4 images or ones that are not uint8 (N, 3, h, w) of the
-    model's size, and FloatingPointError for a result that is not finite.
+    Measured rows are told apart by these settings and by the adapter's keyword arguments. It then raises
+    ValueError for fewer than 4 images or ones that are not uint8 (N, 3, h, w) of the model's size, and
+    FloatingPointError for a result that is not finite.
     """
     def register(function: Callable[..., BNTANet]) -> Callable[..., BNTANet]:
         @wraps(function)
@@ -59,7 +60,8 @@ def none(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0) -
     return model
 
 
-@adapter("bnta", "tta_momentum", "tta_epochs", "tta_lr", "tta_optimizer", "margin", "lambda3", "matching_reduction")
+@adapter("bnta", "tta_momentum", "tta_epochs", "tta_lr", "tta_optimizer", "margin", "lambda3",
+         "matching_reduction")
 def bnta(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0, **options) -> BNTANet:
     """BNTA (Han et al., 2022); ``options`` of :func:`bnta_lib.adaption.adapt`."""
     return adapt(model, images, settings, seed=seed, **options).model
@@ -86,6 +88,24 @@ def adabn(
             maps = adapted.forward_features(images[index])
             adapted.bnneck(adapted.global_pool(maps))
             adapted.local_features(adapted.stripe_pool(maps))
+    return adapted
+
+
+@adapter("alpha_bn")
+@torch.no_grad()
+def alpha_bn(
+    model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0, alpha: float = 0.5
+) -> BNTANet:
+    """alpha-BN (You et al., 2021): statistics ``alpha`` of the way from the source's to :func:`adabn`'s.
+
+    0 is the source, 1 AdaBN. Raises ValueError for an alpha outside 0 to 1.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is a share between 0 and 1, got {alpha!r}")
+    adapted = adabn(model, images, settings, seed=seed)
+    for layer, source in zip(bn_layers(adapted).values(), bn_layers(model).values(), strict=True):
+        for kind in ("running_mean", "running_var"):
+            getattr(layer, kind).lerp_(getattr(source, kind), 1 - alpha)
     return adapted
 
 
