@@ -87,8 +87,9 @@ def adapt(
     layers         what Eq. (14) updates: any of "bn", "in", "conv" (Table 4)
     quantities     of BN: any of "mean", "var", "gamma", "beta" (Table 5)
     losses         any of "pos", "mat" (Table 3); with none only the statistics move
-    reading        of "update only mu" [O]: "alone" adapts with only those quantities free, "restore"
-                   adapts all of them, then restores the others
+    reading        of "update only mu" [O]. "alone": gamma and beta learn only if they are named.
+                   "restore": they always learn. In both, mu and sigma^2 follow the batches together, and
+                   what is not named is put back at the end
     follow_bnneck  whether the statistics of `bnneck`, which is outside both losses, follow [O]
     seed           of the order of the pairs
     local, pairs   local features (N, H, C_l) or Algorithm 1's pairs of these images, if known
@@ -119,6 +120,7 @@ def adapt(
                 _require_finite([rows[-1]["total"]], f"the adaption loss at step {len(rows)}")
                 if on_step is not None:
                     on_step(len(rows), adapted, rows[-1])
+    # In both readings: mu and sigma^2 can only move together.
     restored = [kind for name, kind in QUANTITIES.items() if name not in quantities]
     load_bn_tensors(bn_layers(adapted), model.state_dict(), [*restored, "num_batches_tracked"])
     adapted.zero_grad()
@@ -164,7 +166,7 @@ def collect_params(
 ) -> list[nn.Parameter]:
     """Free and return what follows the gradient in Eq. (14): gamma and beta, or all of other layers.
 
-    Left out is what gets no gradient from Eq. (13): `bnneck`, and the classifiers of G and M.
+    Excluded, since they get no gradient from Eq. (13): `bnneck`, and the classifiers of G and M.
     """
     outside = {model.bnneck, model.fc_g, *model.fc_m}
     affine = [QUANTITIES[q] for q in ("gamma", "beta") if q in quantities]
@@ -183,7 +185,7 @@ def adaption_step(
     """Take a step of Eq. (14) on a batch of B pairs; return the losses before it: pos, mat and total.
 
     Images (2B, 3, h, w) of a pair lie side by side; ``parts`` (B,) are the matched ones. Without an
-    optimiser only the statistics move.
+    optimiser only the statistics move, if their layers are in train mode.
     """
     with torch.set_grad_enabled(optimiser is not None):
         maps = model.forward_features(images)

@@ -239,7 +239,7 @@ def run_name(profile: str, data: str | Path = "embedded") -> str:
 
 def caution(run: str) -> str:
     """A warning for runs at the profiles that only try the code; otherwise empty."""
-    if run.partition("_")[0] not in ("smoke", "rehearsal"):
+    if re.split("[_+]", run)[0] not in ("smoke", "rehearsal"):
         return ""
     return ("A small network that saw few people: this run shows that everything works, and nothing of the "
             "method.")

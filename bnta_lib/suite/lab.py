@@ -39,7 +39,8 @@ class Lab:
         use_style()
         self.settings = settings(profile, **overrides)
         self.data, self.progress = data, progress
-        self.run = run_name(self.settings.profile, data)  # names what it writes
+        # Names what it writes: other settings must not overwrite the profile's own figures and tables.
+        self.run = "+".join([run_name(self.settings.profile, data), *(f"{k}={v}" for k, v in overrides.items())])
         self._models: dict[str, BNTANet] = {}
 
     @cached_property
@@ -117,6 +118,9 @@ class Lab:
         for training in dict.fromkeys(unit.spec.training for unit in units):
             own = model_settings(self.settings, training)
             same = own.size == self.settings.size
+            if not same and targets is not self.targets and not all(n in self.targets for n in targets):
+                raise ValueError(f"{training} takes images of {own.size[0]} x {own.size[1]} pixels: give it targets "
+                                 "by name, so that they are loaded at its size")
             by_training[training] = targets if same else load_targets(own, self.data, progress=self.progress)
         sources = self.sources if units[0].experiment == "shift" else ()
         bench = Bench(self.settings, self.models(*by_training), by_training, sources)
