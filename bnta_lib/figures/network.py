@@ -284,6 +284,7 @@ def training_curves(histories: Mapping[str, pd.DataFrame], identities: int) -> F
     titles = {"L_id": r"$L_{id}$ (2)", "L_pos": r"$L_{pos}$ (5)", "L_mat": r"$L_{mat}$ (7)",
               "accuracy": "G's accuracy, training images"}
     figure, (axes,) = panels(1, 4, 1.9)
+    axes[0].axhline(np.log(identities), color=INK, lw=0.9, ls=":")
     for axis, (column, title) in zip(axes, titles.items()):
         for name, history in histories.items():
             label = {"bnta": "BNTA", "baseline": "Baseline"}.get(name, name)
@@ -295,7 +296,6 @@ def training_curves(histories: Mapping[str, pd.DataFrame], identities: int) -> F
         axis.set_title(title, fontsize=8)
         axis.set_xlabel("epoch")
         axis.set_ylim(0, 1 if column == "accuracy" else None)
-    axes[0].axhline(np.log(identities), color=INK, lw=0.9, ls=":")
     lines = [*axes[0].get_legend_handles_labels()[0], mark("the learning rate falls", color=GREY, lw=0.9,
                                                            linestyle="--"),
              mark("a uniform guess", lw=0.9, linestyle=":")]
