@@ -106,7 +106,7 @@ def table_1(targets: Mapping[str, Target]) -> pd.DataFrame:
     here = pd.DataFrame.from_dict(here, orient="index", columns=list(columns.values()))
     cited = paper_numbers().query("table == '1'").pivot(index="dataset", columns="metric", values="value")
     cited = cited[list(columns)].rename(columns=columns).astype("Int64").reindex(here.index)
-    return pd.concat({"paper": cited, "here": here}, axis=1)
+    return pd.concat({"paper": cited.rename_axis(columns=None), "here": here}, axis=1)
 
 
 def _people(pids: torch.Tensor) -> int:
