@@ -41,7 +41,7 @@ from bnta_lib.settings import ROOT, SOURCES, cache_dir, figures_dir, run_name
 from bnta_lib.suite.train import training_history
 from bnta_lib.weights import weights_path
 
-CLOCK = ("seconds", "machine")  # of a row: what two runs of the same work do not share
+CLOCK = ["seconds", "machine"]  # of a row: what two runs of the same work do not share
 PATIENCE = 600  # seconds after which the last run counts as stuck
 
 

@@ -11,11 +11,13 @@ A unit is written in one transaction. A store starts with the rows that are reco
 from __future__ import annotations
 
 import argparse
+import errno
 import gzip
 import hashlib
 import json
 import os
 import platform
+import shutil
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -47,7 +49,7 @@ def key_of(unit: dict) -> str:
 
 
 class Store:
-    """An open results store. Raises ValueError if the file is damaged or cannot be opened."""
+    """An open results store. Raises ValueError if the file is damaged, OSError on a full disk."""
 
     def __init__(self, path: Path | None = None):
         self.path = path or cache_dir() / "results.sqlite"
@@ -58,8 +60,16 @@ class Store:
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute(f"CREATE TABLE IF NOT EXISTS rows ({names}, PRIMARY KEY (key, number))")
         except sqlite3.DatabaseError as error:
+            self.connection.close()
+            self._require_space(error)
             raise ValueError(f"cannot open the results store {self.path} ({error}): if it is damaged, delete "
                              "it; recorded rows come back and others are measured again") from error
+
+    def _require_space(self, error: Exception) -> None:
+        """Raise OSError if the disk is full, which SQLite reports as one of several errors."""
+        if shutil.disk_usage(self.path.parent).free < 1 << 16:
+            raise OSError(errno.ENOSPC, f"the disk is full: could not write {self.path}, which is unchanged; free "
+                          "some space, or set BNTA_CACHE to a folder on another disk") from error
 
     def __enter__(self) -> Store:
         return self
@@ -93,9 +103,13 @@ class Store:
     def _insert(self, rows: pd.DataFrame) -> None:
         rows = rows[["key", "number", *COLUMNS]].astype(object)
         values = rows.where(rows.notna(), None).values.tolist()
-        with self.connection:
-            places = ", ".join("?" * len(rows.columns))
-            self.connection.executemany(f"INSERT OR IGNORE INTO rows VALUES ({places})", values)
+        places = ", ".join("?" * len(rows.columns))
+        try:
+            with self.connection:
+                self.connection.executemany(f"INSERT OR IGNORE INTO rows VALUES ({places})", values)
+        except sqlite3.OperationalError as error:
+            self._require_space(error)
+            raise
 
     def rows(self, keys: Sequence[str] | None = None, profile: str | None = None) -> pd.DataFrame:
         """Rows of these units, or of a profile, or all: ``key``, :data:`COLUMNS`. Missing text is ""."""
