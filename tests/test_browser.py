@@ -84,7 +84,7 @@ def test_n_and_k_move_by_keyboard_and_a_run_can_be_cancelled(ran):
 def test_another_probe_shows_another_ranking(ran):
     moves(ran, lambda: ran.press("number", "ArrowRight"))
     moves(ran, lambda: ran.press("number", "End"))
-    moves(ran, lambda: ran.choose("probes", "as they come"))
+    moves(ran, lambda: ran.choose("probes", "in the target's order"))
     assert re.search(r"probe 0: rank .* \d+ to \d+", moves(ran, lambda: ran.press("number", "Home")))
 
 

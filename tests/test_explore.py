@@ -324,7 +324,7 @@ def test_probe_slider_shows_every_probe(model, targets, small, capsys):
     before, after = ranking(model), ranking(adapt(model, target.data.images[split.gallery], small).model)
     shown, pictures = retrieval_explorer(target, split, before, after), set()
     order, number = shown.kwargs_widgets
-    order.value = "as they come"
+    order.value = "in the target's order"
     for place in range(1, 13):
         number.value = place
         pictures.add(shown.result.data)

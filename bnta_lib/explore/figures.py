@@ -26,7 +26,7 @@ from bnta_lib.rendered.domains import DOMAINS
 from bnta_lib.settings import Settings
 from bnta_lib.suite.shift import channel_distances, source_sample
 
-ORDERS = ("most improved first", "most worsened first", "as they come")
+ORDERS = ("most improved first", "most worsened first", "in the target's order")
 
 
 def probe_order(before: Ranking, after: Ranking, order: str) -> Tensor:

@@ -1,6 +1,7 @@
 """The embedded benchmark: five rendered sources and three targets with Table 1's counts.
 
-A set is determined by its name, its counts and `people.VERSION`: the same pixels on every machine.
+A set is determined by its name, its counts and `people.VERSION`: the same pixels each time.
+Two held-out sets (CUHK03, DukeMTMC-reID) differ between an Intel and an AMD processor.
 It does not depend on the seed of an experiment. Rendered sets are kept in `settings.cache_dir`.
 
 People never recur: a person's number belongs to one domain, and the held-out people of a source have

@@ -1,6 +1,6 @@
 """Pictures of people: a body out of the bank, dressed, put into a place, seen by a camera.
 
-The same parameters (`scene`) give the same pixels on every machine, CPU or GPU, whatever the
+The same parameters (`scene`) give the same pixels on a machine of one kind, whatever the
 batch. The pixel path uses only elementwise operations that IEEE 754 rounds exactly (+ - * / sqrt,
 floor, round, comparison) and indexing, each its own kernel: no matmul, convolution, exp, fused or
 reduced sums, whose last bits depend on the machine; nor division by a Python number, which CUDA
