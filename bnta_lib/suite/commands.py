@@ -1,0 +1,57 @@
+"""What the command lines share: profile and data as arguments, and how a command ends."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from bnta_lib.settings import data_folder, settings
+from bnta_lib.suite.environment import check_cache
+from bnta_lib.training import OutOfTime
+
+
+@contextmanager
+def usage_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Within the block, ValueError and OSError are errors of usage: exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        parser.error(_message(error))
+
+
+def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse ``arguments``, ``--profile`` and ``--data`` among them; ``options.profile`` is the profile's name.
+
+    A profile or folder that does not exist, and a cache that cannot be written, are errors of usage.
+    """
+    parser.add_argument("--profile", help="smoke, laptop or paper (default: $BNTA_PROFILE, laptop)")
+    parser.add_argument("--data", default="embedded", help='"embedded" (default), "real" ($BNTA_DATA) or a folder')
+    options = parser.parse_args(arguments)
+    with usage_errors(parser):
+        options.profile = settings(options.profile).profile
+        if (folder := data_folder(options.data)) is not None and not folder.is_dir():
+            raise ValueError(f'no folder {folder}: --data takes "embedded", "real" or a folder of images')
+        check_cache()
+    return options
+
+
+def exit_code(work: Callable[[], int | None]) -> int:
+    """Do ``work`` and return its exit code. An error is printed and gives 1, out of time 3, an interrupt 130."""
+    try:
+        return work() or 0
+    except OutOfTime as error:
+        print(f"out of time: {error}; the same command continues")
+        return 3
+    except KeyboardInterrupt:
+        print("\nStopped. What is done is kept; the same command continues.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"{_message(error)}\nWhat is done is kept; the same command continues.", file=sys.stderr)
+        return 1
+
+
+def _message(error: Exception) -> str:
+    """The error without its number, if it says itself what could not be read or written."""
+    return error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
