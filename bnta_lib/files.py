@@ -1,13 +1,19 @@
-"""Files and folders that are whole or absent: written beside their place, then moved there."""
+"""Files and folders that are whole or absent: written beside their place, then moved there.
+
+Also the processes that make what is written.
+"""
 
 import errno
 import os
 import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+
+from joblib import Parallel, parallel_config
 
 REST = ".unfinished-"  # how the names of temporary files and folders begin
 
@@ -52,3 +58,25 @@ def _beside(path: Path) -> Iterator[Path]:
             raise OSError(errno.ENOSPC, f"the disk is full: could not write {path}, which is unchanged; free some "
                           "space, or choose another disk (BNTA_CACHE for the cache)") from error
         raise
+
+
+@contextmanager
+def in_processes(jobs: Iterable[tuple], workers: int) -> Iterator[Iterator]:
+    """Results of joblib's delayed ``jobs``, in order, as they are made by processes of one thread each.
+
+    The processes end within a second of this one's end; with one worker the jobs run here.
+    """
+    loky = parallel_config("loky", inner_max_num_threads=1, initializer=_end_with, initargs=(os.getpid(),))
+    with loky, closing(Parallel(workers, return_as="generator", batch_size=1)(jobs)) as results:
+        yield results
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent: it may stand still in a pipe that nobody reads."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -14,19 +14,16 @@ import hashlib
 import json
 import multiprocessing
 import os
-import threading
-import time
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed, parallel_config
+from joblib import delayed
 from tqdm.auto import tqdm
 
 from bnta_lib.data.sets import ReIDSet, Split, Target
-from bnta_lib.files import atomic
+from bnta_lib.files import atomic, in_processes
 from bnta_lib.rendered.bank import read_bank
 from bnta_lib.rendered.domains import DOMAINS, Domain
 from bnta_lib.rendered.people import VERSION
@@ -189,9 +186,7 @@ def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], device: str
     # A process that was started for other work has its share of the cores already.
     alone = shape[0] < MANY or device != "cpu" or multiprocessing.parent_process() is not None
     workers = 1 if alone else min(worker_count(min(MAX_WORKERS, os.cpu_count() or 1)), len(parts))
-    loky = parallel_config("loky", inner_max_num_threads=1, initializer=_end_with, initargs=(os.getpid(),))
-    with (atomic(path) as temporary, open(temporary, "wb") as file, loky,
-          closing(Parallel(workers, return_as="generator", batch_size=1)(jobs)) as blocks,
+    with (atomic(path) as temporary, open(temporary, "wb") as file, in_processes(jobs, workers) as blocks,
           tqdm(total=shape[0], desc=domain.name, unit="image", disable=not progress or shape[0] < SLOW) as bar):
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -199,17 +194,6 @@ def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], device: str
             file.write(block.numpy())
             bar.update(len(block))
     return _read(path, shape)
-
-
-def _end_with(parent: int) -> None:
-    """End this process within a second of its parent's end: it may stand still in a pipe that nobody reads."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _key(domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool) -> str:
