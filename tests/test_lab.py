@@ -92,8 +92,8 @@ def test_figure_table_and_rows_are_written_under_the_run(lab, dots, tmp_path):
     figure, axis = plt.subplots()
     axis.plot([1, 2])
     lab.save(figure, "line")
-    frame = lab.table(pd.DataFrame({"R1": [1.0]}), "numbers", "A note.", rows)
-    path = lab.rows(rows, "rows")
+    frame = lab.save_table(pd.DataFrame({"R1": [1.0]}), "numbers", "A note.", rows)
+    path = lab.save_rows(rows, "rows")
     folder = tmp_path / "figures" / "smoke"
     assert frame["R1"].tolist() == [1.0] and path == folder / "rows.csv"
     assert {file.name for file in folder.iterdir()} == {"line.pdf", "line.png", "numbers.csv", "numbers.md", "numbers.tex",

@@ -148,8 +148,8 @@ class Lab:
 
         return save_figure(figure, name, self.run, alt)
 
-    def table(self, frame: pd.DataFrame, name: str, note: str = "", rows: pd.DataFrame | None = None,
-              images: str | None = None) -> pd.DataFrame:
+    def save_table(self, frame: pd.DataFrame, name: str, note: str = "", rows: pd.DataFrame | None = None,
+                   images: str | None = None) -> pd.DataFrame:
         """Write a table as CSV, Markdown and LaTeX with its note and :attr:`about`; returns it for display.
 
         ``rows``: those that it was made from. ``images``: on what, if not on what the run's name says.
@@ -157,6 +157,6 @@ class Lab:
         save_table(frame, name, self.run, f"{note} {self.about}".strip(), rows, images)
         return frame
 
-    def rows(self, rows: pd.DataFrame, name: str) -> Path:
+    def save_rows(self, rows: pd.DataFrame, name: str) -> Path:
         """Write rows as CSV, with protocols and sources where there are such; returns the path."""
         return save_rows(with_protocol(rows, self.targets, self.trained_on), name, self.run)
