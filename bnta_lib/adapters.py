@@ -1,8 +1,7 @@
 """Adapters: ways to fit a trained model to unlabelled images of a new place, by name.
 
 An adapter is a function ``(model, images, settings, *, seed=0, **options)`` that returns an adapted copy.
-:func:`adapter` registers it in :data:`ADAPTERS` with the settings that it reads, and checks what it takes and
-returns. To add one, write it below with its source.
+:func:`adapter` registers it in :data:`ADAPTERS`. To add one, write it below with its source.
 """
 
 from __future__ import annotations
@@ -10,46 +9,53 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Sequence
-from functools import wraps
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnta_lib.adaption import adapt, check_images
+from bnta_lib.adaption import READS, adapt
 from bnta_lib.model import BNTANet, bn_layers, preserve_modes
 from bnta_lib.settings import Settings
+from bnta_lib.weights import load_bn_tensors
 
-ADAPTERS: dict[str, Callable[..., BNTANet]] = {}
 _NO_OPTIONS = ("seed", "batch", "local", "pairs", "on_step")  # they choose no method
 
 
-def adapter(name: str, *reads: str) -> Callable[[Callable[..., BNTANet]], Callable[..., BNTANet]]:
-    """Register an adapter whose result depends on the settings ``reads`` (beside tta_batch).
+class Adapter:
+    """A registered adapter: measured rows are told apart by its ``options`` and the settings it ``reads``."""
 
-    Measured rows are told apart by these settings and by the adapter's keyword arguments. It then raises
-    ValueError for fewer than 4 images or ones that are not uint8 (N, 3, h, w) of the model's size, and
-    FloatingPointError for a result that is not finite.
-    """
-    def register(function: Callable[..., BNTANet]) -> Callable[..., BNTANet]:
-        @wraps(function)
-        def checked(model: BNTANet, images: Tensor, settings: Settings, **options) -> BNTANet:
-            check_images(images)
-            if len(images) < 4:
-                raise ValueError(f"adaption needs at least 4 images, got N = {len(images)}")
-            adapted = function(model, images, settings, **options)
-            for layer, source in zip(bn_layers(adapted).values(), bn_layers(model).values(), strict=True):
-                layer.num_batches_tracked.copy_(source.num_batches_tracked)
-            if bad := [k for k, v in adapted.state_dict().items() if not v.isfinite().all()]:
-                raise FloatingPointError(f"{name} gives values that are not finite (for one, in {bad[0]}): "
-                                         "lower tta_lr, or look for broken weights; the model is unchanged")
-            return adapted
-
+    def __init__(self, name: str, function: Callable[..., BNTANet], reads: tuple[str, ...]):
+        self.name, self.function, self.reads, self.__doc__ = name, function, reads, function.__doc__
         takes = inspect.signature(adapt if name == "bnta" else function).parameters.values()
-        checked.reads, checked.options = reads, {
-            p.name: p.default for p in takes if p.kind is p.KEYWORD_ONLY and p.name not in _NO_OPTIONS}
-        ADAPTERS[name] = checked
-        return checked
+        self.options = {p.name: p.default for p in takes
+                        if p.kind is p.KEYWORD_ONLY and p.name not in _NO_OPTIONS}
+
+    def __call__(self, model: BNTANet, images: Tensor, settings: Settings, **options) -> BNTANet:
+        """An adapted copy of ``model``.
+
+        Raises ValueError for fewer than 4 images or ones that are not uint8 (N, 3, h, w) of the model's
+        size, and FloatingPointError for a result that is not finite.
+        """
+        model.check_images(images)
+        if len(images) < 4:
+            raise ValueError(f"adaption needs at least 4 images, got N = {len(images)}")
+        adapted = self.function(model, images, settings, **options)
+        load_bn_tensors(adapted, model.state_dict(), ["num_batches_tracked"])
+        if bad := [k for k, v in adapted.state_dict().items() if not v.isfinite().all()]:
+            raise FloatingPointError(f"{self.name} gives values that are not finite (for one, in {bad[0]}): "
+                                     "lower tta_lr, or look for broken weights; the model is unchanged")
+        return adapted
+
+
+ADAPTERS: dict[str, Adapter] = {}
+
+
+def adapter(name: str, *reads: str) -> Callable[[Callable[..., BNTANet]], Adapter]:
+    """Register an adapter whose result depends on the settings ``reads``, and on tta_batch."""
+    def register(function: Callable[..., BNTANet]) -> Adapter:
+        ADAPTERS[name] = Adapter(name, function, reads)
+        return ADAPTERS[name]
 
     return register
 
@@ -60,8 +66,7 @@ def none(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0) -
     return model
 
 
-@adapter("bnta", "tta_momentum", "tta_epochs", "tta_lr", "tta_optimizer", "margin", "lambda3",
-         "matching_reduction")
+@adapter("bnta", *READS)
 def bnta(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0, **options) -> BNTANet:
     """BNTA (Han et al., 2022); ``options`` of :func:`bnta_lib.adaption.adapt`."""
     return adapt(model, images, settings, seed=seed, **options).model
@@ -69,9 +74,8 @@ def bnta(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0, *
 
 @adapter("adabn")
 @torch.no_grad()
-def adabn(
-    model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0, batch: int | None = None
-) -> BNTANet:
+def adabn(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0,
+          batch: int | None = None) -> BNTANet:
     """AdaBN (Li et al., 2018): the statistics of every BN layer become those of the images.
 
     One pass over the shuffled images in batches (default: of 2 * tta_batch); mean and variance are the
@@ -93,9 +97,8 @@ def adabn(
 
 @adapter("alpha_bn")
 @torch.no_grad()
-def alpha_bn(
-    model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0, alpha: float = 0.5
-) -> BNTANet:
+def alpha_bn(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0,
+             alpha: float = 0.5) -> BNTANet:
     """alpha-BN (You et al., 2021): statistics ``alpha`` of the way from the source's to :func:`adabn`'s.
 
     0 is the source, 1 AdaBN. Raises ValueError for an alpha outside 0 to 1.
@@ -110,9 +113,8 @@ def alpha_bn(
 
 
 @adapter("tent", "tta_epochs", "tta_lr")
-def tent(
-    model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0, batch: int | None = None
-) -> BNTANet:
+def tent(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0,
+         batch: int | None = None) -> BNTANet:
     """Tent (Wang et al., 2021): gamma and beta follow the entropy of G's output.
 
     As published, every batch is normalised by its own statistics while Adam lowers the mean entropy of

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 import operator
-import re
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -22,14 +21,14 @@ from torch import Tensor, nn
 
 from bnta_lib.losses import matching_tta_loss, positioning_loss
 from bnta_lib.model import LAYERS, BNTANet, bn_layers, embed, layers_of, preserve_modes
-from bnta_lib.pairing import Pairs, check_sizes, nearest_pairs
-from bnta_lib.settings import Settings
-from bnta_lib.weights import QUANTITIES, Delta, bn_tensors, images_digest, load_bn_tensors
+from bnta_lib.pairing import Pairs, nearest_pairs
+from bnta_lib.settings import METHOD_VERSION, Settings
+from bnta_lib.weights import QUANTITIES, Delta, bn_tensors, images_digest, load_bn_tensors, model_digest
 
 LOSSES = ("pos", "mat")
 READINGS = ("alone", "restore")
-DECIDING = ("tta_batch", "tta_epochs", "tta_lr", "tta_optimizer", "tta_momentum", "margin", "lambda3",
-            "matching_reduction")
+# The settings that decide the result; tta_batch too, but that is the batch of every adapter.
+READS = ("tta_momentum", "tta_epochs", "tta_lr", "tta_optimizer", "margin", "lambda3", "matching_reduction")
 OPTIMISERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -48,7 +47,7 @@ class Adaption:
     @cached_property
     def changes(self) -> pd.DataFrame:
         """How far each quantity of each BN layer moved: see :func:`change_rates`."""
-        return change_rates(self._base(), self.model)
+        return change_rates(self.base, self.model)
 
     @cached_property
     def delta(self) -> Delta:
@@ -56,7 +55,16 @@ class Adaption:
         if set(self.meta["layers"]) - {"bn"}:
             raise ValueError("this adaption changed more than batch-norm layers, which is all that a delta "
                              "holds: use the adapted model")
-        return Delta.between(self._base(), self.model, {**self.meta, "data": images_digest(self.images)})
+        versions = {"method": METHOD_VERSION, "torch": torch.__version__}
+        return Delta(bn_tensors(self.model), model_digest(self.base),
+                     {**self.meta, "data": images_digest(self.images), "versions": versions})
+
+    @cached_property
+    def base(self) -> BNTANet:
+        """The model before, as a copy: the caller may change the one that was given."""
+        base = copy.deepcopy(self.model)
+        load_bn_tensors(base, self.before)
+        return base
 
     def summary(self) -> str:
         """One line: pairs, steps, seconds and the mean change rate of each quantity."""
@@ -64,12 +72,6 @@ class Adaption:
         moved = ", ".join(f"{name} {100 * rate:.2g} %" for name, rate in rates.items())
         return (f"{len(self.pairs.index)} pairs, {len(self.losses)} steps, {self.seconds:.1f} s; "
                 f"mean change rate: {moved}")
-
-    def _base(self) -> BNTANet:
-        # A copy: the caller may change the model that was given.
-        base = copy.deepcopy(self.model)
-        load_bn_tensors(bn_layers(base), self.before, list(QUANTITIES.values()))
-        return base
 
 
 def adapt(
@@ -99,13 +101,14 @@ def adapt(
     Raises ValueError for N < 4, 2K > N, an unknown option, or images of another size or type, and
     FloatingPointError for a loss or an adapted tensor that is not finite.
     """
-    K = min(settings.K, len(images) // 2) if K is None else K
-    _check(images, K, layers, quantities, losses, reading, local, pairs)
-    start = time.perf_counter()
+    _check_options(len(images), layers, quantities, losses, reading, local, pairs)
+    model.check_images(images)
+    start, rows = time.perf_counter(), []
     adapted, before = copy.deepcopy(model), bn_tensors(model)
-    if pairs is None:
-        pairs = nearest_pairs(embed(adapted, images)[1] if local is None else local, K)
-    pairs, rows = pairs.first(K), []
+    K = operator.index(min(settings.K, len(images) // 2) if K is None else K)
+    if pairs is None and local is None:
+        _, local = embed(adapted, images)
+    pairs = nearest_pairs(local, K) if pairs is None else pairs.first(K)
     free = tuple(QUANTITIES) if reading == "restore" else quantities
     with preserve_modes(adapted):
         configure_model(adapted, layers, free, follow_bnneck, settings.tta_momentum)
@@ -113,7 +116,7 @@ def adapt(
         optimiser = OPTIMISERS[settings.tta_optimizer](parameters, lr=settings.tta_lr) if parameters else None
         order = torch.Generator().manual_seed(operator.index(seed))
         for _ in range(settings.tta_epochs):
-            for batch in torch.randperm(int(K), generator=order).split(settings.tta_batch):
+            for batch in torch.randperm(K, generator=order).split(settings.tta_batch):
                 rows.append({"step": len(rows) + 1} | adaption_step(
                     adapted, images[pairs.index[batch].flatten()], pairs.part[batch], settings, optimiser,
                     losses, follow_bnneck))
@@ -122,26 +125,23 @@ def adapt(
                     on_step(len(rows), adapted, rows[-1])
     # In both readings: mu and sigma^2 can only move together.
     restored = [kind for name, kind in QUANTITIES.items() if name not in quantities]
-    load_bn_tensors(bn_layers(adapted), model.state_dict(), [*restored, "num_batches_tracked"])
+    load_bn_tensors(adapted, model.state_dict(), [*restored, "num_batches_tracked"])
     adapted.zero_grad()
     _require_finite(adapted.state_dict().values(), "a tensor after the last step")
-    meta = {"N": len(images), "K": int(K), "seed": int(seed), "layers": list(layers), "losses": list(losses),
+    meta = {"N": len(images), "K": K, "seed": int(seed), "layers": list(layers), "losses": list(losses),
             "quantities": list(quantities), "reading": reading, "follow_bnneck": bool(follow_bnneck),
-            "settings": {name: getattr(settings, name) for name in DECIDING}, "size": list(images.shape[2:])}
+            "settings": {name: getattr(settings, name) for name in (*READS, "tta_batch")},
+            "size": list(images.shape[2:])}
     return Adaption(adapted, pairs, pd.DataFrame(rows), time.perf_counter() - start, before, images, meta)
 
 
-def _check(images, K, layers, quantities, losses, reading, local, pairs) -> None:
-    check_images(images)
-    check_sizes(len(images), K)
+def _check_options(n, layers, quantities, losses, reading, local, pairs) -> None:
     for name, value, known in (("layers", layers, LAYERS), ("quantities", quantities, QUANTITIES),
                                ("losses", losses, LOSSES), ("reading", [reading], READINGS)):
         if isinstance(value, str) or not set(value) <= set(known):
             raise ValueError(f"{name}: any of {', '.join(known)}; got {value!r}")
-    if local is not None and len(local) != len(images):
-        raise ValueError(f"local features of {len(local)} images do not fit {len(images)} images")
-    if pairs is not None and (len(pairs.index) < K or pairs.index.max() >= len(images)):
-        raise ValueError(f"these are not {K} pairs of {len(images)} images")
+    if (local is not None and len(local) != n) or (pairs is not None and pairs.index.max() >= n):
+        raise ValueError(f"these are not the local features or pairs of {n} images")
 
 
 def _require_finite(values: Iterable[Tensor | float], what: str) -> None:
@@ -161,9 +161,8 @@ def configure_model(model: BNTANet, layers: Collection[str], quantities: Collect
                 layer.momentum = momentum
 
 
-def collect_params(
-    model: BNTANet, layers: Collection[str], quantities: Collection[str]
-) -> list[nn.Parameter]:
+def collect_params(model: BNTANet, layers: Collection[str],
+                   quantities: Collection[str]) -> list[nn.Parameter]:
     """Free and return what follows the gradient in Eq. (14): gamma and beta, or all of other layers.
 
     Excluded, since they get no gradient from Eq. (13): `bnneck`, and the classifiers of G and M.
@@ -203,9 +202,8 @@ def adaption_step(
     return {"pos": pos.item(), "mat": mat.item(), "total": total.item()}
 
 
-def pair_losses(
-    model: BNTANet, images: Tensor, pairs: Pairs, settings: Settings, seed: int = 0
-) -> pd.DataFrame:
+def pair_losses(model: BNTANet, images: Tensor, pairs: Pairs, settings: Settings,
+                seed: int = 0) -> pd.DataFrame:
     """Both terms of Eq. (13) on given pairs while nothing moves, to compare models.
 
     In eval mode and in the batches of the first epoch of :func:`adapt` with this seed, since the hardest
@@ -217,14 +215,6 @@ def pair_losses(
         rows = [adaption_step(model, images[pairs.index[batch].flatten()], pairs.part[batch], settings, None)
                 for batch in order.split(settings.tta_batch)]
     return pd.DataFrame([{"step": step, **row} for step, row in enumerate(rows, start=1)])
-
-
-def check_images(images: Tensor) -> None:
-    """Raise ValueError unless these are uint8 images (N, 3, h, w) in one tensor."""
-    got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-    if not re.fullmatch(r"torch.uint8 \(\d+, 3, [1-9]\d*, [1-9]\d*\)", got):
-        raise ValueError("images must be uint8 of shape (N, 3, height, width) in one torch tensor, "
-                         f"got {got}")
 
 
 def change_rates(before: nn.Module, after: nn.Module) -> pd.DataFrame:

@@ -23,7 +23,6 @@ class Scores:
     """Retrieval quality over P probes; fractions in [0, 1]."""
 
     ap: Tensor  # float64 (P,): average precision of each probe
-    ap_trapezoid: Tensor  # float64 (P,): by the trapezoidal rule of DualNorm's evaluation
     rank: Tensor  # int64 (P,): rank of the first match, from 1
     unmatched: int = 0  # probes without a match in the gallery: left out of the above
 
@@ -31,11 +30,6 @@ class Scores:
     def mAP(self) -> float:
         """Mean average precision; with a single match AP = 1 / rank."""
         return float(self.ap.mean())
-
-    @property
-    def mAP_trapezoid(self) -> float:
-        """Mean trapezoidal AP: (mAP + rank-1) / 2 where every probe has one match."""
-        return float(self.ap_trapezoid.mean())
 
     def cmc(self, k: int) -> float:
         """Rank-k: the fraction of probes whose first match is among the k nearest."""
@@ -79,26 +73,24 @@ def evaluate(
         for ranks in ranker(chunk, *zip(*(candidates[i] for i in chunk.tolist()), strict=True)):
             if len(ranks):
                 ranks, hits = np.sort(ranks), np.arange(1, len(ranks) + 1)
-                precision = hits / ranks
-                before = np.where(ranks > 1, (hits - 1) / np.maximum(ranks - 1, 1), 1.0)
-                rows.append((precision.mean(), ((precision + before) / 2).mean(), ranks[0]))
+                rows.append(((hits / ranks).mean(), ranks[0]))
     if not rows:
         raise ValueError("no probe has a match in the gallery: check persons and cameras")
-    ap, trapezoid, rank = (torch.tensor(np.array(column)) for column in zip(*rows, strict=True))
-    return Scores(ap, trapezoid, rank, len(probe) - len(rows))
+    ap, rank = (torch.tensor(np.array(column)) for column in zip(*rows, strict=True))
+    return Scores(ap, rank, len(probe) - len(rows))
 
 
-def _candidates(probe_pids: Tensor, gallery_pids: Tensor, probe_camids: Tensor, gallery_camids: Tensor
-                ) -> list[tuple[np.ndarray, np.ndarray]]:
+def _candidates(probe_pids: Tensor, gallery_pids: Tensor, probe_camids: Tensor,
+                gallery_camids: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each probe the gallery rows of its person by other cameras (matches) and by its own (junk)."""
     pids, camids = gallery_pids.cpu().numpy(), gallery_camids.cpu().numpy()
     order = np.argsort(pids, kind="stable")
-    found = []
+    candidates = []
     for pid, camid in zip(probe_pids.tolist(), probe_camids.tolist(), strict=True):
         first, last = np.searchsorted(pids, [pid, pid + 1], sorter=order) if pid > 0 else (0, 0)
         same = order[first:last]
-        found.append((same[camids[same] != camid], same[camids[same] == camid]))
-    return found
+        candidates.append((same[camids[same] != camid], same[camids[same] == camid]))
+    return candidates
 
 
 class _Ranker:
@@ -117,8 +109,8 @@ class _Ranker:
         squares = torch.cat([rows.double().square().sum(1) for rows in self.fast.split(BLOCK)])
         self.squares, self.largest = squares.float(), squares.max().sqrt()
 
-    def __call__(self, rows: Tensor, matches: Sequence[np.ndarray], junk: Sequence[np.ndarray]
-                 ) -> list[np.ndarray]:
+    def __call__(self, rows: Tensor, matches: Sequence[np.ndarray],
+                 junk: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Ranks, from 1, of the matches of each of the probes ``rows``."""
         probes = _float64(self.probe[rows], self.normalise)
         fast = (probes - self.centre).float()
@@ -143,9 +135,9 @@ class _Ranker:
                 band |= (row >= low[k]) & (row <= high[k])
             states.append((nearer, tied, low[tied, None], exact[tied, None], match[tied, None], columns[band],
                            row[band]))
-        for (nearer, tied, low, exact, match, columns, row), found in zip(
+        for (nearer, tied, low, exact, match, columns, row), distance in zip(
                 states, self._exact(probes, [state[5] for state in states]), strict=True):
-            ahead = (found < exact) | ((found == exact) & (columns < match))
+            ahead = (distance < exact) | ((distance == exact) & (columns < match))
             nearer[tied] += (ahead & (row >= low)).sum(1)
         return [1 + state[0] for state in states]
 
@@ -154,9 +146,9 @@ class _Ranker:
         counts = [len(some) for some in columns]
         probe = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         image = torch.from_numpy(np.concatenate(columns))
-        found = [_direct(probes[p, None], _float64(self.gallery[g], self.normalise)[:, None])[:, 0, 0]
-                 for p, g in zip(probe.split(BLOCK), image.split(BLOCK), strict=True)]
-        return np.split(torch.cat(found).numpy(), np.cumsum(counts)[:-1])
+        blocks = [_direct(probes[p, None], _float64(self.gallery[g], self.normalise)[:, None])[:, 0, 0]
+                  for p, g in zip(probe.split(BLOCK), image.split(BLOCK), strict=True)]
+        return np.split(torch.cat(blocks).numpy(), np.cumsum(counts)[:-1])
 
 
 def _float64(features: Tensor, normalise: bool) -> Tensor:

@@ -21,8 +21,8 @@ def triplet_loss(features: Tensor, labels: Tensor, margin: float = 0.3) -> Tenso
     Each anchor takes its farthest positive and its closest negative. Anchors without a positive
     or without a negative in the batch are left out; with none left the loss is 0.
     """
-    distance = pairwise_distance(features, features)
-    same = labels[:, None] == labels[None, :]
+    distance = safe_norm(features[:, None] - features)
+    same = labels[:, None] == labels
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     usable = (same & ~itself).any(1) & (~same).any(1)
     positive = distance.masked_fill(~same | itself, -torch.inf).amax(1)
@@ -39,19 +39,14 @@ def positioning_loss(positions: Tensor) -> Tensor:
     return F.cross_entropy(positions.flatten(0, 1), target, reduction="sum") / images
 
 
-def matching_train_loss(
-    local_logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
-) -> Tensor:
-    """L_mat at training, Eq. (7): identity from each part (B, H, M), summed over parts."""
+def matching_train_loss(local_logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """L_mat at training, Eq. (7): identity from each part (B, H, M), summed over parts, batch mean."""
     stripes = local_logits.shape[1]
     target = labels.repeat_interleave(stripes)
-    mean = F.cross_entropy(local_logits.flatten(0, 1), target, label_smoothing=label_smoothing)
-    return mean * stripes
+    return stripes * F.cross_entropy(local_logits.flatten(0, 1), target, label_smoothing=label_smoothing)
 
 
-def matching_tta_loss(
-    local: Tensor, parts: Tensor, margin: float = 0.3, reduction: str = "sum"
-) -> Tensor:
+def matching_tta_loss(local: Tensor, parts: Tensor, margin: float = 0.3, reduction: str = "sum") -> Tensor:
     """L_mat^tta, Eq. (8), of a batch of B/2 pairs.
 
     ``local`` (B, H, C_l) holds the pairs side by side: images 2k and 2k+1 are pair k, matched on
@@ -59,13 +54,9 @@ def matching_tta_loss(
     distance from the pair's first image to the closest n-th stripe of any image outside the pair
     (the hardest negative of the mini-batch). A batch of one pair has no negative and gives 0.
 
-    The paper writes a sum over pairs; ``reduction="mean"`` divides by their number.
+    The paper writes a sum over pairs; ``reduction="mean"`` divides by their number [O].
     """
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction is 'sum' or 'mean', not {reduction!r}")
     pairs = len(parts)
-    if local.shape[0] != 2 * pairs:
-        raise ValueError(f"{pairs} pairs need {2 * pairs} images, got {local.shape[0]}")
     if pairs < 2:
         return local.sum() * 0.0
     rows = torch.arange(pairs, device=local.device)
@@ -74,16 +65,10 @@ def matching_tta_loss(
     # in the order in which threads arrive, so that no two runs are alike.
     candidates = local.index_select(1, parts.to(local.device)).transpose(0, 1)
     distance = safe_norm(anchor[:, None] - candidates)
-    image = torch.arange(2 * pairs, device=local.device)
-    outside = image[None, :] // 2 != rows[:, None]
-    negative = distance.masked_fill(~outside, torch.inf).amin(1)
+    of_pair = torch.arange(2 * pairs, device=local.device) // 2 == rows[:, None]
+    negative = distance.masked_fill(of_pair, torch.inf).amin(1)
     loss = F.relu(margin + safe_norm(anchor - other) - negative)
     return loss.sum() if reduction == "sum" else loss.mean()
-
-
-def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances (A, B) of rows by direct difference, with a finite gradient at 0."""
-    return safe_norm(a[:, None] - b[None, :])
 
 
 def safe_norm(difference: Tensor) -> Tensor:

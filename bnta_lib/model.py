@@ -1,8 +1,8 @@
-"""The network: DualNorm-ResNet-50 E, the identity head G, and the two part heads P and M.
+"""The network: DualNorm-ResNet-50 E, the identity head G, and the two part heads P and M (Sections 3.2-3.4).
 
-Sections 3.2-3.4 of the paper. Instance normalisation is placed as in DualNorm (Jia, Ruan and
-Hospedales, 2019): in the last block of layer1, layer2 and layer3, after the residual sum and before
-the ReLU. Module names are torchvision's, so that its ImageNet weights fit ``model.backbone``.
+Instance normalisation is placed as in DualNorm (Jia, Ruan and Hospedales, 2019): in the last block of layer1,
+layer2 and layer3, after the residual sum and before the ReLU. Module names are torchvision's, so that its
+ImageNet weights fit ``model.backbone``.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from bnta_lib.settings import Settings
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BLOCKS = (3, 4, 6, 3)  # ResNet-50
-LAYERS = {"bn": _BatchNorm, "in": nn.InstanceNorm2d, "conv": (nn.Conv2d, nn.Linear)}  # Table 4
+LAYERS: dict[str, tuple[type[nn.Module], ...]] = {  # Table 4
+    "bn": (_BatchNorm,), "in": (nn.InstanceNorm2d,), "conv": (nn.Conv2d, nn.Linear)}
 
 
 class Outputs(NamedTuple):
@@ -77,19 +77,23 @@ class Backbone(nn.Module):
 
     def __init__(self, base_width: int = 64, last_stride: int = 1):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, base_width, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(base_width)
         self.channels = base_width
-        for i, (blocks, stride) in enumerate(zip(BLOCKS, (1, 2, 2, last_stride), strict=True)):
-            stage = nn.Sequential()
-            for j in range(blocks):
-                dual = i < 3 and j == blocks - 1
-                stage.append(Bottleneck(self.channels, base_width * 2**i, 1 if j else stride, dual))
-                self.channels = 4 * base_width * 2**i
-            setattr(self, f"layer{i + 1}", stage)
+        self.conv1, self.bn1 = nn.Conv2d(3, base_width, 7, 2, 3, bias=False), nn.BatchNorm2d(base_width)
+        self.layer1 = self._stage(base_width, 3, stride=1)
+        self.layer2 = self._stage(2 * base_width, 4, stride=2)
+        self.layer3 = self._stage(4 * base_width, 6, stride=2)
+        self.layer4 = self._stage(8 * base_width, 3, stride=last_stride, instance_norm=False)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _stage(self, planes: int, blocks: int, stride: int, instance_norm: bool = True) -> nn.Sequential:
+        stage = nn.Sequential()
+        for j in range(blocks):
+            last = j == blocks - 1
+            stage.append(Bottleneck(self.channels, planes, 1 if j else stride, instance_norm and last))
+            self.channels = 4 * planes
+        return stage
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, 2, 1)
@@ -103,10 +107,11 @@ class BNTANet(nn.Module):
     training people. The 60 batch-norm layers are 53 in E, ``bnneck``, and one for each of six parts.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, identities: int, settings: Settings):
         super().__init__()
-        if identities < 2:
-            raise ValueError(f"a model needs at least 2 training identities, got {identities}")
         self.size, self.stripes, width = settings.size, settings.stripes, settings.local_dim
         self.backbone = Backbone(settings.base_width, settings.last_stride)
         channels = self.backbone.channels
@@ -123,21 +128,26 @@ class BNTANet(nn.Module):
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         self.register_buffer("scale", (1 / (255 * std)).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from torch's stubs
 
     @property
     def identities(self) -> int:
         """M, the number of training people that G tells apart."""
         return self.fc_g.out_features
 
-    def normalised(self, images: Tensor) -> Tensor:
-        """Images normalised by ImageNet's mean and deviation, on E's device. Raises ValueError."""
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError("images must be uint8 of shape (B, 3, height, width), "
-                             f"got {images.dtype} {tuple(images.shape)}")
+    def check_images(self, images: Tensor) -> None:
+        """Raise ValueError unless these are uint8 images (N, 3, h, w) of the network's size in one tensor."""
+        got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        if not re.fullmatch(r"torch.uint8 \(\d+, 3, \d+, \d+\)", got):
+            raise ValueError("images must be uint8 of shape (N, 3, height, width) in one torch tensor, "
+                             f"got {got}")
         if (size := tuple(images.shape[2:])) != self.size:
             raise ValueError(f"the network takes images of {self.size[0]} x {self.size[1]} pixels (height x "
                              f"width), got {size[0]} x {size[1]}: resize them, or load them at its size")
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images normalised by ImageNet's mean and deviation, on E's device. Raises ValueError."""
+        self.check_images(images)
         # As bytes to the model's device: a quarter of what floats would move.
         x = images.to(self.scale.device).to(self.scale.dtype) * self.scale + self.shift
         return x.contiguous(memory_format=torch.channels_last)
@@ -175,14 +185,6 @@ class BNTANet(nn.Module):
         features, stripes = self.bnneck(self.global_pool(maps)), self.stripe_pool(maps)
         local = self.local_features(stripes)
         return Outputs(features, self.fc_g(features), self.fc_p(stripes), local, self.local_logits(local))
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args, **kwargs):
-        return super().load_state_dict(rename_old_keys(state_dict), *args, **kwargs)
-
-
-def rename_old_keys(state: Mapping[str, Any]) -> dict[str, Any]:
-    """``state`` under the present layer names: older files call `bnneck` `fn`."""
-    return {re.sub(r"^fn(?=\.|$)", "bnneck", name): value for name, value in state.items()}
 
 
 @torch.no_grad()
@@ -241,7 +243,7 @@ def layers_of(model: nn.Module, kind: str) -> dict[str, nn.Module]:
 
 def bn_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     """The batch-norm layers by name. Fig. 3's index 1 is the first; a shortcut's comes after bn1-bn3."""
-    return layers_of(model, "bn")
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
@@ -261,21 +263,19 @@ def load_imagenet(model: BNTANet, path: str | Path | None = None) -> None:
     """
     if model.backbone.conv1.out_channels != 64:
         raise ValueError("ImageNet weights fit the full width only: set base_width=64, or pretrained=False")
-
-    def shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:  # of what both networks have
-        return {k: v.shape for k, v in tensors.items() if not re.search("^fc|instance_norm|num_batches", k)}
-
     from torchvision.models import ResNet50_Weights  # 160 MB, which no other function needs
 
     path = path or os.environ.get("BNTA_IMAGENET")
     try:
         state = (torch.load(path, "cpu", weights_only=True) if path
                  else ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=True))
-        fits = shapes(state) == shapes(model.backbone.state_dict())
+        theirs, ours = ({name: tensor.shape for name, tensor in tensors.items()
+                         if not re.search("^fc|instance_norm|num_batches", name)}
+                        for tensors in (state, model.backbone.state_dict()))
     except Exception as error:
         raise RuntimeError(
             f"ImageNet weights cannot be read from {path or 'the internet'}: set $BNTA_IMAGENET to the path "
             "of torchvision's resnet50 IMAGENET1K_V1 file, or set pretrained=False") from error
-    if not fits:
+    if theirs != ours:
         raise ValueError(f"{path} does not hold torchvision's ResNet-50 weights: names or shapes differ")
     model.backbone.load_state_dict(state, strict=False)

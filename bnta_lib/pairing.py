@@ -12,6 +12,7 @@ exactly when its turn comes, and again if its nearest image was taken before.
 from __future__ import annotations
 
 import heapq
+import math
 import operator
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 MEASURED = 32  # rows that are measured at once
+Nearest = tuple[float, int, int, int]  # a row's nearest pair: squared distance, i, j, matched part
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Pairs:
     distance: Tensor  # float64 (K,): distance of the matched parts
 
     def first(self, k: int) -> Pairs:
-        """The k closest pairs: Algorithm 1's result for a smaller K, since it is greedy."""
+        """The k closest pairs: Algorithm 1 for a smaller K, since it is greedy. Raises ValueError."""
+        if not 1 <= k <= len(self.index):
+            raise ValueError(f"there are no K = {k} pairs among {len(self.index)}")
         return Pairs(self.index[:k], self.part[:k], self.distance[:k])
 
 
@@ -55,12 +59,12 @@ def nearest_pairs(local: Tensor, k: int, block: int = 256) -> Pairs:
         raise ValueError("local features hold NaN or infinite values: the model or the images are broken")
 
     rows = _Rows(local.detach().cpu())
-    bounds, waiting = torch.cat([rows.bounds(chunk) for chunk in torch.arange(n).split(block)]).sort()
-    bounds, start = [*bounds.tolist(), torch.inf], 0  # the rows from `start` on are not measured yet
-    heap: list[tuple[float, int, int, int]] = []  # the nearest pair of each measured row
-    pairs: list[tuple[float, int, int, int]] = []
+    bound, waiting = torch.cat([rows.bounds(chunk) for chunk in torch.arange(n).split(block)]).sort()
+    bounds, start = [*bound.tolist(), math.inf], 0  # the rows from `start` on are not measured yet
+    heap: list[Nearest] = []  # of each measured row
+    pairs: list[Nearest] = []
     while len(pairs) < k:
-        if bounds[start] <= (heap[0][0] if heap else torch.inf):
+        if bounds[start] <= (heap[0][0] if heap else math.inf):
             stale, start = waiting[start : start + MEASURED], min(start + MEASURED, n)
         else:
             _, i, j, _ = nearest = heapq.heappop(heap)
@@ -106,33 +110,33 @@ class _Rows:
 
     def bounds(self, rows: Tensor) -> Tensor:
         """Lower bounds (R,) of the squared distances in ascending ``rows``; inf for a row without columns."""
-        return (self._fast(rows).amin(1).double() - self.error[rows]) * self.scale**2
+        return (self._approximate(rows).amin(1).double() - self.error[rows]) * self.scale**2
 
-    def nearest(self, rows: Tensor) -> list[tuple[float, int, int, int]]:
-        """The nearest pair of each of ascending ``rows``, exact, as (squared distance, i, j, part)."""
+    def nearest(self, rows: Tensor) -> list[Nearest]:
+        """The nearest pair of each of ascending ``rows``, exactly."""
         if not len(rows):
             return []
-        fast = self._fast(rows).double()
-        near = (fast <= fast.amin(1, keepdim=True) + 2 * self.error[rows, None]) & (fast < torch.inf)
+        squares = self._approximate(rows).double()
+        near = (squares <= squares.amin(1, keepdim=True) + 2 * self.error[rows, None]) & (squares < torch.inf)
         row, column = near.nonzero().T
-        found: dict[int, tuple[float, int, int, int]] = {}
+        nearest: dict[int, Nearest] = {}
         for i, j in zip(rows[row].split(4096), (column + rows[0]).split(4096), strict=True):
             squared, part = (self.features[i].double() - self.features[j].double()).square_().sum(2).min(1)
             for pair in zip(squared.tolist(), i.tolist(), j.tolist(), part.tolist(), strict=True):
-                found[pair[1]] = min(pair, found.get(pair[1], pair))
-        return list(found.values())
+                nearest[pair[1]] = min(pair, nearest.get(pair[1], pair))
+        return list(nearest.values())
 
-    def _fast(self, rows: Tensor) -> Tensor:
-        """Squared distances by products, scaled: (R, columns from ``rows[0]`` on), inf outside the rows."""
+    def _approximate(self, rows: Tensor) -> Tensor:
+        """Scaled squared distances by float32 products, off by ``error`` at most, in ascending ``rows``.
+
+        (R, columns from ``rows[0]`` on): the smallest over parts, and inf unless j > i and j is free.
+        """
         first, last = int(rows[0]), int(rows[-1])
-        best = product = None
+        best, product = torch.full((len(rows), len(self.free) - first), torch.inf), None
         for right in self.products:
             left = right[rows]
             left = torch.cat([left[:, :-2] / -2, left[:, -1:], left[:, -2:-1]], 1)
             product = torch.mm(left, right[first:].T, out=product)
-            if best is None:
-                best, product = product, None
-            else:
-                torch.minimum(best, product, out=best)
+            torch.minimum(best, product, out=best)
         best[:, : last + 1 - first].masked_fill_(torch.arange(first, last + 1) <= rows[:, None], torch.inf)
         return best.masked_fill_(~self.free[first:], torch.inf)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -160,7 +161,7 @@ def _network(stored: Mapping[str, Tensor], settings: Settings) -> BNTANet:
         if tensor.dtype == torch.int8:
             tensor = tensor.float() * stored[f"{name}.scale"].view(-1, *[1] * (tensor.ndim - 1))
         if not name.endswith(".scale"):
-            tensors[name] = tensor
+            tensors[re.sub(r"^fn\.", "bnneck.", name)] = tensor  # what older files call it
     model = BNTANet(len(tensors["fc_g.weight"]), settings)
     if not any(name.startswith("fc_m.") for name in tensors):
         model.fc_m = nn.ModuleList()
@@ -180,15 +181,6 @@ class Delta:
     base: str  # digest of the model that they go into
     meta: dict = field(default_factory=dict)  # JSON-able: N, K, seed, settings, ...
 
-    @staticmethod
-    def between(base: nn.Module, adapted: nn.Module, meta: Mapping) -> Delta:
-        """The delta that makes ``base`` the model ``adapted``. Raises ValueError if more than BN layers differ."""
-        old, new = base.state_dict(), adapted.state_dict()
-        if any(not torch.equal(new[name], old[name]) for name in old.keys() - bn_tensors(base)):
-            raise ValueError("more than batch-norm layers differ, which a delta does not hold: use the adapted model")
-        versions = {"method": METHOD_VERSION, "torch": torch.__version__}
-        return Delta(bn_tensors(adapted), model_digest(base), {**meta, "versions": versions})
-
     def check(self, model: nn.Module) -> None:
         """Raise ValueError, and say why, unless the delta was made for ``model`` as it is now."""
         shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (self.tensors, bn_tensors(model))]
@@ -201,7 +193,7 @@ class Delta:
     def apply(self, model: nn.Module) -> None:
         """Put the tensors into ``model``. Raises as :meth:`check`."""
         self.check(model)
-        load_bn_tensors(bn_layers(model), self.tensors)
+        load_bn_tensors(model, self.tensors)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -211,7 +203,7 @@ class Delta:
         try:
             yield model
         finally:
-            load_bn_tensors(bn_layers(model), before)
+            load_bn_tensors(model, before)
 
     def save(self, path: str | Path, note: str = "") -> None:
         """Write the delta as safetensors; the same delta gives the same bytes. ``note`` is kept in ``meta``."""
@@ -233,12 +225,12 @@ def bn_tensors(model: nn.Module) -> dict[str, Tensor]:
             for name, layer in bn_layers(model).items() for kind in QUANTITIES.values()}
 
 
-def load_bn_tensors(norms: Mapping[str, nn.Module], tensors: Mapping[str, Tensor],
-                    kinds: list[str] | None = None) -> None:  # fmt: skip
-    """Write the ``kinds`` (torch's names, default all) of the given BN layers; dtype and device stay the model's."""
+def load_bn_tensors(model: nn.Module, tensors: Mapping[str, Tensor],
+                    kinds: Iterable[str] = tuple(QUANTITIES.values())) -> None:
+    """Write the ``kinds`` (torch's names) of every BN layer; dtype and device stay the model's."""
     with torch.no_grad():
-        for name, layer in norms.items():
-            for kind in QUANTITIES.values() if kinds is None else kinds:
+        for name, layer in bn_layers(model).items():
+            for kind in kinds:
                 getattr(layer, kind).copy_(tensors[f"{name}.{kind}"])
 
 

@@ -9,7 +9,7 @@ from bnta_lib.evaluation import distances, evaluate
 
 
 def by_sorting(probe, gallery, probe_pids, gallery_pids, probe_camids, gallery_camids):
-    """(AP, trapezoidal AP, rank) of each probe with a match, from sorted lists."""
+    """(AP, rank) of each probe with a match, from sorted lists."""
     scores = []
     for x, pid, cam in zip(probe, probe_pids, probe_camids):
         ranked = sorted((float(np.linalg.norm(x - y)), g) for g, y in enumerate(gallery))
@@ -18,14 +18,8 @@ def by_sorting(probe, gallery, probe_pids, gallery_pids, probe_camids, gallery_c
         hits = [gallery_pids[g] == pid > 0 for g in ranked]
         if not any(hits):
             continue
-        ap = trapezoid = found = 0
-        for rank, hit in enumerate(hits, start=1):
-            if hit:
-                old = found / (rank - 1) if rank > 1 else 1.0
-                found += 1
-                ap += found / rank
-                trapezoid += (old + found / rank) / 2
-        scores.append((ap / found, trapezoid / found, hits.index(True) + 1))
+        precisions = [sum(hits[:rank]) / rank for rank, hit in enumerate(hits, start=1) if hit]
+        scores.append((np.mean(precisions), hits.index(True) + 1))
     return scores
 
 
@@ -54,9 +48,8 @@ def test_scores_are_those_of_sorting_with_ties_in_gallery_order(case, block):
             evaluate(*case, normalise=False, block=block)
         return
     scores = evaluate(*case, normalise=False, block=block)
-    ap, trapezoid, rank = zip(*expected)
+    ap, rank = zip(*expected)
     np.testing.assert_allclose(scores.ap, ap)
-    np.testing.assert_allclose(scores.ap_trapezoid, trapezoid)
     assert scores.rank.tolist() == list(rank)
     assert scores.unmatched == len(case[0]) - len(expected)
     assert scores.cmc(2) == pytest.approx(np.mean([r <= 2 for r in rank]))
@@ -79,9 +72,8 @@ def test_scores_of_ordinary_features_are_those_of_sorting(normalise):
     x, y, *labels = (t.double().numpy() for t in args)
     if normalise:
         x, y = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in (x, y))
-    ap, trapezoid, rank = np.array(by_sorting(x, y, *labels)).T
+    ap, rank = np.array(by_sorting(x, y, *labels)).T
     np.testing.assert_allclose(scores.ap, ap)
-    np.testing.assert_allclose(scores.ap_trapezoid, trapezoid)
     np.testing.assert_array_equal(scores.rank, rank)
     expected = {"mAP": ap.mean(), **{f"R{k}": (rank <= k).mean() for k in (1, 5, 10)}}
     assert scores.row() == pytest.approx({k: 100 * v for k, v in expected.items()})
@@ -89,12 +81,11 @@ def test_scores_of_ordinary_features_are_those_of_sorting(normalise):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31))
-def test_single_matches_have_the_reciprocal_rank_as_ap_and_the_trapezoid_identity(seed):
+def test_single_matches_have_the_reciprocal_rank_as_ap(seed):
     x, y, *_ = case(seed, probes=20, gallery=20)
     pids = torch.arange(1, 21)
     scores = evaluate(x + 2 * y, y, pids, pids, torch.ones_like(pids), torch.full_like(pids, 2))
     torch.testing.assert_close(scores.ap, 1 / scores.rank.double())
-    assert scores.mAP_trapezoid == pytest.approx((scores.mAP + scores.cmc(1)) / 2)
     assert scores.cmc(20) == 1
 
 
@@ -108,7 +99,6 @@ def test_scores_do_not_depend_on_order_or_block(seed):
     for other in (evaluate(x[p], y, a[p], b, c[p], d), evaluate(x, y[q], a, b[q], c, d[q]),
                   evaluate(*args, block=7)):
         assert other.row() == pytest.approx(scores.row())
-        assert other.mAP_trapezoid == pytest.approx(scores.mAP_trapezoid)
 
 
 @pytest.mark.parametrize("width", [5, 17, 128, 333])

@@ -62,10 +62,10 @@ def run_tent(model, images):
 
 
 def run_evaluate(probe, gallery, normalise):
-    """AP, trapezoidal AP, rank of the first match, how many have none; a side is (features, pids, camids)."""
+    """AP, rank of the first match, how many have none; a side is (features, pids, camids)."""
     (p, *who), (g, *whom) = probe, gallery
     scores = evaluate(p, g, who[0], whom[0], who[1], whom[1], normalise)
-    return scores.ap, scores.ap_trapezoid, scores.rank, scores.unmatched
+    return scores.ap, scores.rank, scores.unmatched
 
 
 def run_train(images, pids, **more):
@@ -225,9 +225,8 @@ def evaluation():
     found = {}
     cases = ("normalised", p, g, True), ("raw", p, g, False), ("tied", tied_p, tied_g, False)
     for name, a, b, normalise in cases:
-        ap, trapezoid, rank, unmatched = run_evaluate((a, *probe), (b, *gallery), normalise)
-        found |= {f"{name} rank": rank.tolist(), f"{name} unmatched": unmatched, f"{name} AP": ap.tolist(),
-                  f"{name} trapezoidal AP": trapezoid.tolist()}
+        ap, rank, unmatched = run_evaluate((a, *probe), (b, *gallery), normalise)
+        found |= {f"{name} rank": rank.tolist(), f"{name} unmatched": unmatched, f"{name} AP": ap.tolist()}
     return found
 
 

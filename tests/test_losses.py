@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from bnta_lib.losses import (
-    identity_loss, matching_train_loss, matching_tta_loss, pairwise_distance, positioning_loss,
-    triplet_loss,
+    identity_loss, matching_train_loss, matching_tta_loss, positioning_loss, safe_norm, triplet_loss,
 )  # fmt: skip
 
 
@@ -101,7 +100,7 @@ def test_tta_matching_loss_is_equation_8(seed):
     local = draw(12, 4, 3, seed=seed)
     parts = torch.randint(0, 4, (6,), generator=torch.Generator().manual_seed(seed))
     terms = tta_by_loops(local, parts, 0.3)
-    assert 0 < np.count_nonzero(terms)
+    assert np.count_nonzero(terms) > 0
     close(matching_tta_loss(local, parts, 0.3), sum(terms))
     close(matching_tta_loss(local, parts, 0.3, "mean"), sum(terms) / 6)
 
@@ -135,13 +134,6 @@ def test_equal_features_give_finite_gradients():
     assert torch.isfinite(local.grad).all()
 
 
-def test_tta_matching_loss_refuses_bad_arguments():
-    with pytest.raises(ValueError, match="'sum' or 'mean', not 'max'"):
-        matching_tta_loss(draw(4, 3, 2), torch.tensor([0, 1]), reduction="max")
-    with pytest.raises(ValueError, match="2 pairs need 4 images, got 5"):
-        matching_tta_loss(draw(5, 3, 2), torch.tensor([0, 1]))
-
-
 @pytest.mark.parametrize("loss, shape", [
     (positioning_loss, (3, 4, 4)),
     (lambda x: identity_loss(x, torch.tensor([1, 0, 3]), 0.1), (3, 4)),
@@ -156,7 +148,7 @@ def test_gradients_are_those_of_differences(loss, shape):
 def test_distances_far_from_the_origin_keep_their_digits():
     a = (draw(5, 3) + 1e6).float()
     expected = [[np.linalg.norm(np.float64(x) - np.float64(y)) for y in a] for x in a]
-    np.testing.assert_allclose(pairwise_distance(a, a), expected, rtol=1e-6)
+    np.testing.assert_allclose(safe_norm(a[:, None] - a), expected, rtol=1e-6)
 
 
 def test_gradients_of_parts_chosen_many_times_are_the_same_each_time():

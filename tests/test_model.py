@@ -254,10 +254,8 @@ def test_bad_images_are_refused(model, images):
     with pytest.raises(ValueError, match="no images to embed"):
         embed(model, images[:0])
     for bad in (images.float(), images[:, :1], images[0]):
-        with pytest.raises(ValueError, match=r"images must be uint8 of shape \(B, 3"):
+        with pytest.raises(ValueError, match=r"images must be uint8 of shape \(N, 3"):
             embed(model, bad)
-    with pytest.raises(ValueError, match="at least 2 training identities, got 1"):
-        BNTANet(1, settings("smoke"))
 
 
 @pytest.mark.parametrize("height, width", [(64, 24), (48, 32), (24, 48)])
@@ -338,11 +336,3 @@ def test_absent_imagenet_weights_and_a_narrow_model_are_refused(wide, model, tmp
         load_imagenet(wide)
     with pytest.raises(ValueError, match="fit the full width only: set base_width=64"):
         load_imagenet(model)
-
-
-def test_weights_under_a_former_layer_name_load():
-    source, model = BNTANet(5, settings("smoke")), BNTANet(5, settings("smoke"))
-    state = {name.replace("bnneck.", "fn."): value for name, value in source.state_dict().items()}
-    assert "fn.running_mean" in state and "bnneck.running_mean" not in state
-    model.load_state_dict(state)
-    assert all(torch.equal(value, model.state_dict()[name]) for name, value in source.state_dict().items())

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bnta_lib.adaption import Adaption, adapt, check_images
+from bnta_lib.adaption import Adaption, adapt
 from bnta_lib.model import BNTANet, bn_layers, embed, embed_global
 from bnta_lib.settings import Settings
 
@@ -90,7 +90,7 @@ def guarded_adapt(
     The table has one row a guard: guard, step, measured, limit, what. Raises
     :class:`AdaptionStopped` if a guard stops the adaption; the model is then unchanged.
     """
-    check_images(images)
+    model.check_images(images)
     n, rows = len(images), {}
 
     def measure(guard: str, step: int, measured: float, limit: float, what: str, good: bool = True) -> None:
