@@ -37,7 +37,6 @@ MODELS = {
     "id_mat": {"lambda1": 0.0},
     "other_stripes": {},
 }
-TABLE_3_MODELS = ("baseline", "pos", "mat", "id_pos", "id_mat", "bnta")
 # Weaker trainings of "bnta": on a share of the people, or for a share of the epochs (:mod:`bnta_lib.suite.strength`).
 WEAKER = {
     "people_8th": (1 / 8, 1), "people_4th": (1 / 4, 1), "people_half": (1 / 2, 1),

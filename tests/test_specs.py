@@ -1,80 +1,66 @@
 """Rows of tables as data: which there are, and what each does."""
 
-import csv
 from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from bnta_lib import BNTANet, adapt, settings
-from bnta_lib.settings import ROOT
 from bnta_lib.suite import specs
-from bnta_lib.suite.specs import AFFINE, CHOICES, PAPER_TARGET, READINGS, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLES, Spec
+from bnta_lib.suite.specs import AFFINE, CHOICES, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLES, Spec
+from bnta_lib.suite.tables import paper_rank_1
 from bnta_lib.weights import model_settings
 
 GALLERIES = [4, 5, 6, 7, 9, 12, 60, 61, 125, 316, 900, 5000]
 NAMES = dict.fromkeys(("VIPeR", "GRID", "iLIDS"), 60)
-EVERY = (*CHOICES.values(), READINGS, AFFINE)
+LAPTOP = settings("laptop")
 
 
-def printed(number):
-    """The rows of the paper's table that have a rank 1, in its order."""
-    with open(ROOT / "data" / "paper_tables.csv", newline="") as file:
-        return [row["row"] for row in csv.DictReader(file) if row["table"] == number and row["metric"] == "R1"]
-
-
-@pytest.mark.parametrize("number, rows", [("3", TABLE_3), ("4", TABLE_4), ("5", TABLE_5["alone"]),
-                                          ("5", TABLE_5["restore"])])
-def test_rows_are_those_that_the_paper_fills_in_its_order(number, rows):
-    assert [spec.method for spec in rows] == printed(number)
-
-
-@pytest.mark.parametrize("rows", [TABLE_3, TABLE_4, *TABLE_5.values()])
-def test_rows_of_a_table_differ_and_share_bnta_itself_with_table_2(rows):
-    own = settings("laptop")
-    columns = [spec.columns(own, 900) for spec in rows]
+@pytest.mark.parametrize("number, rows", [
+    ("3", TABLE_3), ("4", TABLE_4), ("5", TABLE_5["alone"]), ("5", TABLE_5["restore"])])
+def test_rows_are_those_of_the_paper_differ_and_share_bnta_itself(number, rows):
+    assert [spec.method for spec in rows] == paper_rank_1(number)[1].index.tolist()
+    columns = [spec.columns(LAPTOP, 900) for spec in rows]
     assert len({str(values) for values in columns}) == len(rows)
-    assert sum(values in columns for values in (spec.columns(own, 900) for spec in TABLE_2[1:3])) == 2
+    assert all(spec.columns(LAPTOP, 900) in columns for spec in TABLE_2[1:3])
 
 
 @pytest.mark.parametrize("spec", TABLE_3, ids=lambda spec: spec.method)
 def test_table_3_trains_and_adapts_by_the_losses_named(spec):
     training, adaption = (half.split(" ")[1].split("+") for half in spec.method.split("; "))
-    own = model_settings(settings("laptop"), spec.training)
-    weights = {"id": own.loss_id, "pos": own.lambda1, "mat": own.lambda2}
+    trained = model_settings(LAPTOP, spec.training)
+    weights = {"id": trained.loss_id, "pos": trained.lambda1, "mat": trained.lambda2}
     assert {name for name, weight in weights.items() if weight > 0} == set(training)
-    assert spec.columns(own, 900)["losses"] == (None if adaption == ["none"] else "+".join(adaption))
+    assert spec.columns(LAPTOP, 900)["losses"] == (None if adaption == ["none"] else "+".join(adaption))
 
 
-@pytest.mark.parametrize("spec", TABLE_4[1:], ids=lambda spec: spec.method)
-def test_table_4_updates_the_layers_named(spec):
-    assert spec.columns(settings("laptop"), 900)["layers"] == spec.method.lower()
-
-
-@pytest.mark.parametrize("reading", TABLE_5)
-def test_table_5_updates_the_quantities_named_in_its_reading(reading):
-    for spec in TABLE_5[reading][1:]:
-        columns = spec.columns(settings("laptop"), 900)
-        assert columns["quantities"] == spec.method.replace("mu", "mean")
-        assert columns["reading"] == reading or columns["quantities"] == "mean+var+gamma+beta"
+def test_tables_4_and_5_update_the_layers_and_quantities_named():
+    for spec in TABLE_4[1:]:
+        assert spec.columns(LAPTOP, 900)["layers"] == spec.method.lower()
+    for reading, rows in TABLE_5.items():
+        for columns in (spec.columns(LAPTOP, 900) | {"row": spec.method} for spec in rows[1:]):
+            assert columns["quantities"] == columns["row"].replace("mu", "mean")
+            assert columns["reading"] == reading or columns["quantities"] == "mean+var+gamma+beta"
 
 
 def test_columns_hold_resolved_defaults_and_only_what_the_adapter_uses():
-    own = settings("laptop", tta_lr=0.01)
-    bnta, none, adabn, tent = (Spec("x", adapter=name).columns(own, 60) for name in ("bnta", "none", "adabn", "tent"))
+    bold = settings("laptop", tta_lr=0.01)
+    bnta, none, adabn, tent = (Spec("x", adapter=name).columns(bold, 60)
+                               for name in ("bnta", "none", "adabn", "tent"))
     assert list(bnta) == list(specs.COLUMNS)
-    assert (bnta["N"], bnta["K"], bnta["lr"], bnta["layers"], bnta["follow_bnneck"]) == (60, 30, 0.01, "bn", 1)
-    assert Spec("x", options={"K": 30}, N=60).columns(own, 60) == bnta
+    assert [bnta[name] for name in ("N", "K", "lr", "layers", "follow_bnneck")] == [60, 30, 0.01, "bn", 1]
+    assert Spec("x", options={"K": 30}, N=60).columns(bold, 60) == bnta
     assert (none["N"], none["K"]) == (0, 0) and (adabn["N"], tent["N"]) == (60, 60)
     for columns, used in ((none, set()), (adabn, set()), (tent, {"epochs", "lr"})):
         assert {name for name in (*specs.SETTINGS, *specs.OPTIONS) if columns[name] is not None} == used
-    assert Spec("x").columns(replace(own, tta_batch=8), 60)["options"] == '{"tta_batch": 8}'
+    assert Spec("x").columns(replace(bold, tta_batch=8), 60)["options"] == '{"tta_batch": 8}'
 
 
 @pytest.mark.parametrize("given, words", [
     ({"adapter": "bn"}, "unknown adapter 'bn'"), ({"training": "x"}, "unknown training 'x'"),
     ({"adapter": "tent", "options": {"K": 3}}, "unknown option of tent 'K'"),
-    ({"options": {"layer": 1}}, "unknown option of bnta 'layer'"), ({"overrides": {"lrate": 1}}, "unknown setting 'lrate'"),
+    ({"options": {"layer": 1}}, "unknown option of bnta 'layer'"),
+    ({"overrides": {"lrate": 1}}, "unknown setting 'lrate'"),
     ({"adapter": "none", "N": 4}, "only bnta adapts on a sample")])
 def test_unknown_part_of_a_spec_is_refused(given, words):
     with pytest.raises(ValueError, match=words):
@@ -82,23 +68,19 @@ def test_unknown_part_of_a_spec_is_refused(given, words):
 
 
 def planned(name, targets=NAMES):
-    own = settings("laptop")
-    return [(target, spec, seeds) for part in TABLES[name] for target, spec, seeds in part.plan(targets, own)]
+    return [row for part in TABLES[name] for row in part.plan(targets, LAPTOP)]
 
 
-def test_all_seeds_are_spent_on_the_papers_target():
-    for name, paper in PAPER_TARGET.items():
+def test_all_seeds_are_spent_on_the_papers_target_and_a_users_folder_counts_as_such():
+    for name, paper in specs.PAPER_TARGET.items():
         seeds = {target: count for target, spec, count in planned(name) if spec.adapter == "bnta"}
         assert seeds == {target: 3 if target == paper else 1 for target in NAMES}
-    assert {seeds for _, spec, seeds in planned("table_2") if spec.adapter != "none"} == {3}
+        assert {count for _, spec, count in planned(name, {"shop": 60}) if spec.adapter == "bnta"} == {3}
+    for adapter, count in (("none", 1), ("bnta", 3)):
+        assert {seeds for _, spec, seeds in planned("table_2") if spec.adapter == adapter} == {count}
     assert {target for target, *_ in planned("table_5_restore")} == {"GRID"}
+    assert {target for target, *_ in planned("table_5_restore", {"shop": 60})} == {"shop"}
     assert {seeds for name in ("figure_4", "strength", "changes") for _, _, seeds in planned(name)} == {1}
-    assert {seeds for _, spec, seeds in planned("table_2") if spec.adapter == "none"} == {1}
-
-
-def test_users_folder_counts_as_the_papers_target():
-    for name in ("table_3", "table_5_restore"):
-        assert {(target, seeds) for target, spec, seeds in planned(name, {"shop": 60}) if spec.adapter == "bnta"} == {("shop", 3)}
 
 
 # ---- Figure 4
@@ -106,12 +88,11 @@ def test_users_folder_counts_as_the_papers_target():
 
 @pytest.mark.parametrize("gallery", GALLERIES)
 def test_every_cell_can_be_paired_has_a_negative_and_one_is_table_2s(gallery):
-    own = settings("laptop")
-    none, *cells = (spec.columns(own, gallery) for spec in specs.grid_specs(gallery, own.K))
-    assert none == TABLE_2[1].columns(own, gallery)
+    none, *cells = (spec.columns(LAPTOP, gallery) for spec in specs.grid_specs(gallery, LAPTOP.K))
+    assert none == TABLE_2[1].columns(LAPTOP, gallery)
     assert all(4 <= c["N"] <= gallery and 2 <= c["K"] <= c["N"] // 2 for c in cells)
     assert len({(c["N"], c["K"]) for c in cells}) == len(cells)
-    assert cells.count(TABLE_2[2].columns(own, gallery)) == 1
+    assert cells.count(TABLE_2[2].columns(LAPTOP, gallery)) == 1
     if gallery in (60, 316, 900):  # the paper's
         assert len({c["N"] for c in cells}) >= 5 and len({c["K"] for c in cells}) >= 6 and len(cells) >= 30
 
@@ -126,22 +107,21 @@ def test_too_small_a_gallery_is_refused():
 
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
 def test_value_of_a_choice_differs_from_the_default_in_its_column_alone(choice):
-    column = {"optimiser": {"optimizer", "lr"}, "bnneck": {"follow_bnneck"}, "distance": {"normalise"}, "stripes": {"training"}}
-    own = settings("laptop")
-    default = choice.default.spec.columns(own, 900)
-    assert default == TABLE_2[2].columns(own, 900)
+    column = {"optimiser": {"optimizer", "lr"}, "bnneck": {"follow_bnneck"}, "distance": {"normalise"},
+              "stripes": {"training"}}
+    default = TABLE_2[2].columns(LAPTOP, 900)
     for value in choice.values:
-        columns = value.spec.columns(own, 900)
+        columns = value.columns(LAPTOP, 900)
         changed = {name for name in columns if columns[name] != default[name]}
-        assert changed <= column.get(choice.name, {choice.name}) and bool(changed) != value.default
+        assert changed <= column.get(choice.name, {choice.name})
+        assert bool(changed) == (value.method != choice.default)
 
 
-def test_values_and_labels_are_told_apart():
-    for choice in EVERY:
-        assert sum(value.default for value in choice.values) == 1
-        assert len({value.label for value in choice.values}) == len(choice.values) >= 2
+def test_values_and_rows_are_told_apart():
+    for choice in (*CHOICES.values(), specs.ALONE_OR_RESTORE, AFFINE):
+        assert len({value.method for value in choice.values}) == len(choice.values) >= 2
         for value in choice.values:
-            assert all(f"{n:g}" in value.label for n in value.spec.overrides.values() if isinstance(n, float))
+            assert all(f"{n:g}" in value.method for n in value.overrides.values() if isinstance(n, float))
     for target in NAMES:
         methods = [spec.method for name, spec, _ in planned("open_choices") if name == target]
         assert len(set(methods)) == len(methods)
@@ -149,29 +129,31 @@ def test_values_and_labels_are_told_apart():
 
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
 def test_marked_default_is_what_the_profile_does(profile):
-    own = asdict(settings(profile))
+    values = asdict(settings(profile))
     for choice in (*CHOICES.values(), AFFINE):
-        assert all(own[key] == value for key, value in choice.default.spec.overrides.items())
+        (default,) = (value for value in choice.values if value.method == choice.default)
+        assert all(values[key] == value for key, value in default.overrides.items())
 
 
-def test_reference_is_the_same_network_and_distance_without_adaption():
+def test_row_before_adaption_is_of_the_same_network_and_distance():
     rows = {tuple(spec.labels.values()): spec for name, spec, _ in planned("open_choices") if name == "GRID"}
     for choice in CHOICES.values():
         for value in choice.values:
-            before = rows[choice.name, value.label, "none"]
-            assert (before.adapter, before.training) == ("none", value.spec.training)
-            assert before.overrides.get("normalise_features") == value.spec.overrides.get("normalise_features")
+            before = rows[choice.name, value.method, "none"].columns(LAPTOP, 900)
+            after = value.columns(LAPTOP, 900)
+            assert before["adapter"] == "none"
+            assert all(before[name] == after[name] for name in ("training", "normalise"))
     assert len([key for key in rows if key[0] == "readings"]) == 16
 
 
-@pytest.mark.parametrize("name", ["momentum", "optimiser", "reduction", "margin", "lambda3", "bnneck"])
+@pytest.mark.parametrize("name", ["momentum", "optimiser"])
 def test_what_is_left_out_as_idle_changes_nothing(name, tiny, dots):
     """Each part alone, with all of the value's settings, does what it does without the idle."""
     torch.manual_seed(0)
-    model, images, spec = BNTANet(6, tiny).eval(), dots.data.images[12:], CHOICES[name].values[-1].spec
+    model, images, spec = BNTANet(6, tiny).eval(), dots.data.images[12:], CHOICES[name].values[-1]
     for part, quantities in specs.PARTS.items():
         short = specs.alone(spec, part)
-        full = adapt(model, images, spec.settings(tiny), **{**spec.options, "quantities": quantities}).model
+        full = adapt(model, images, spec.settings(tiny), quantities=quantities).model
         less = adapt(model, images, short.settings(tiny), **short.options).model
         for (key, a), b in zip(full.state_dict().items(), less.state_dict().values()):
             assert torch.equal(a, b), (part, key)

@@ -35,7 +35,7 @@ from bnta_lib.weights import model_digest
 
 KEYS = ["target", "split", "N", "K", "momentum"]  # N = K = 0 and momentum NaN: no adaption
 COLUMNS = [*KEYS, *METRICS, "seconds", "live"]
-MOMENTA = [value.place for value in CHOICES["momentum"].values]
+MOMENTA = [value.overrides["tta_momentum"] for value in CHOICES["momentum"].values]
 
 
 class Cancelled(Exception):

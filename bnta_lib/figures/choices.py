@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bnta_lib.figures.base import COLOURS, METRICS, SYMBOLS, bars, draw_splits, legend, mark, panels
-from bnta_lib.suite.choices import AFFINE, ALL, CHOICES, DIVERGED, READINGS, Choice, gain_rows, split_gains
+from bnta_lib.suite.choices import gain_rows, split_gains
+from bnta_lib.suite.specs import AFFINE, ALL, ALONE_OR_RESTORE, CHOICES, DIVERGED, Choice
 
 SERIES = ((COLOURS["BNTA"], "o"), (COLOURS["AdaBN"], "s"))
 NAMES = {"adam": "Adam", "sgd": "SGD", "1": "1 epoch", "4": "4 epochs", ALL: "all four",
@@ -47,7 +48,7 @@ def choice_figure(
                     continue
                 draw_splits(axis, order.index(x) + aside, values, colour, marker, apart=0.08, jitter=0.05,
                             bar=marker)
-            if choice.scale != "names":
+            if choice.axis:
                 axis.plot([order.index(x) + aside + 0.08 for x in line.groups], line.mean(), color=colour,
                           lw=0.9, alpha=0.6)
             for x in table.loc[table["default"] & (table["series"] == name), "x"].unique():
@@ -57,12 +58,12 @@ def choice_figure(
             axis.axhline(cited, color="0.35", linestyle=":", linewidth=1.2)
         axis.set(title=title, xlabel=choice.title, xlim=(-0.6, len(order) - 0.4))
         leaning = {"rotation": 60, "ha": "right",
-                   "rotation_mode": "anchor"} if len(order) > 3 and choice is not READINGS else {}
+                   "rotation_mode": "anchor"} if len(order) > 3 and choice is not ALONE_OR_RESTORE else {}
         axis.set_xticks(range(len(order)), order, **leaning)
     axes[0].set_ylabel(f"gain in {METRICS[metric]}, points")
     marks = [mark(name, marker, colour, ms=4) for name, (colour, marker) in zip(series, SERIES) if name]
     marks += [mark("a split", ".", "0.5"), mark("mean, 95 % interval", "|", "0.35", ms=9, mew=1.3)]
-    marks += [mark("default", "o", "black", ms=8, mfc="none")] * (choice is not READINGS)
+    marks += [mark("default", "o", "black", ms=8, mfc="none")] * (choice is not ALONE_OR_RESTORE)
     marks += [mark("paper, on its GRID", color="0.35", linestyle=":", linewidth=1.2)] * (cited is not None)
     legend(figure, marks, side="lower", ncols=len(marks) if len(titles) > 2 else 3)
     return figure
@@ -70,21 +71,23 @@ def choice_figure(
 
 def _laid_out(gains: pd.DataFrame, choice: Choice, names: Mapping[str, object]) -> pd.DataFrame:
     """Gains in the order of the values, with columns panel, series, x (text of the axis) and default."""
-    gains = gains.assign(panel=gains["target"], default=gains["value_label"] == choice.default.label)
-    if choice is READINGS:
+    gains = gains.assign(panel=gains["target"], default=gains["value_label"] == choice.default)
+    if choice is ALONE_OR_RESTORE:
         updated = gains["updated"].map(lambda text: ", ".join(NAMES[part] for part in text.split("+")))
         return gains.assign(series=gains["value_label"], x=updated, default=False)
     gains = gains if choice is AFFINE else gains[gains["updated"] == ALL]
-    values = {value.label: value for value in choice.values}
-    gains = gains.sort_values("value_label", kind="stable", key=lambda labels: labels.map(
-        lambda label: values[label].place or list(values).index(label)))
-    series = gains["value_label"].map(lambda label: values[label].series)
+    overrides = {value.method: value.overrides for value in choice.values}
+    places = {label: given.get(choice.axis, i) for i, (label, given) in enumerate(overrides.items())}
+    gains = gains.sort_values("value_label", kind="stable", key=lambda labels: labels.map(places))
+    lines = {label: [NAMES.get(str(v), "") for k, v in given.items() if choice.axis and k != choice.axis]
+             for label, given in overrides.items()}
     if choice is AFFINE:
-        gains["panel"], series = (series.str.split(", ").str[i] for i in (0, 1))
-        gains["panel"] = gains["target"] + ", " + gains["panel"].map(NAMES)
-    x = gains["value_label"].map(lambda label: names.get(label, label) if values[label].place is None
-                                 else np.format_float_positional(values[label].place, trim="-"))
-    return gains.assign(series=series.map(NAMES).fillna(""), x=x.astype(str))
+        gains["panel"] = gains["target"] + ", " + gains["value_label"].map(lambda label: lines[label][0])
+    texts = {label: np.format_float_positional(place, trim="-") for label, place in places.items()}
+    if not choice.axis:
+        texts = {label: str(names.get(label, label)) for label in places}
+    return gains.assign(series=gains["value_label"].map(lambda label: "".join(lines[label][-1:])),
+                        x=gains["value_label"].map(texts))
 
 
 def overview_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
@@ -98,7 +101,7 @@ def overview_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     targets, colour = list(gains["target"].unique()), COLOURS["BNTA"]
     heights, y = {}, 0.0
     for choice in CHOICES.values():
-        heights |= {(choice.name, value.label): y + i for i, value in enumerate(choice.values)}
+        heights |= {(choice.name, value.method): y + i for i, value in enumerate(choice.values)}
         y += len(choice.values) + 0.7
     figure, (axes,) = panels(1, len(targets), 0.19 * y + 1.2, sharey=True)
     for axis, target in zip(axes, targets):
@@ -126,7 +129,7 @@ def overview_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     axes[0].set_ylim(y - 0.2, -1)
     for choice in CHOICES.values():
         name = {"lambda3": r"$\mathbf{\lambda_3}$"}.get(choice.name, choice.name)
-        axes[0].annotate(name, (0, heights[choice.name, choice.values[0].label]), (-76, 0),
+        axes[0].annotate(name, (0, heights[choice.name, choice.values[0].method]), (-76, 0),
                          axes[0].get_yaxis_transform(), "offset points", ha="right", va="center",
                          fontweight="bold")
     style = {"linewidth": 1.1, "linestyle": "-", "markersize": 4}

@@ -17,7 +17,7 @@ from bnta_lib.suite.tables import gains, reading_of
 
 MARKERS = dict(zip(sorted(COLOURS), "osD^vPXosD"))
 # The two readings of "only mu" in Table 5; the other tables have the first alone.
-READINGS = {"alone": ("s", COLOURS["adapted"]), "restore": ("o", COLOURS["AdaBN"])}
+READING_STYLES = {"alone": ("s", COLOURS["adapted"]), "restore": ("o", COLOURS["AdaBN"])}
 # Colour and marker of a verdict: blue, vermilion and grey differ for every eye.
 VERDICTS = {"holds": ("#0072B2", "o"), "does not hold": ("#D55E00", "X"), "not resolved": ("0.45", "s")}
 # The least that a claim needs to hold; times have the paper's diamond for that.
@@ -82,7 +82,7 @@ def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
         for test in tests[tests["target"] == target].itertuples(index=False):
             reading, y = reading_of(test.table), methods.index(test.method)
             splits = differences(rows[rows["table"] == test.table], test.method, test.against, metric)
-            marker, colour = READINGS[reading]
+            marker, colour = READING_STYLES[reading]
             draw_splits(axis, y - 0.36 + step * (2 * readings.index(reading) + 0.5), colour=colour,
                         marker=marker, bar="|",
                         values=splits.loc[splits["target"] == target, "difference"], apart=step / 2, jitter=0,
@@ -96,7 +96,7 @@ def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     figure.supxlabel(f"{METRICS[metric]}: difference from no adaption, points", fontsize=9)
     marks = []
     for reading in readings:
-        name, (marker, colour) = f"{reading}: " if len(readings) > 1 else "", READINGS[reading]
+        name, (marker, colour) = f"{reading}: " if len(readings) > 1 else "", READING_STYLES[reading]
         marks += [mark(f"{name}a split", marker, colour, ms=3.2, alpha=0.55),
                   mark(f"{name}mean, 95 % interval", "|", colour, ms=7, mew=2, linestyle="-")]
     marks += [mark("the paper's difference, cited", "D", "black", ms=4.5, mfc="none")] * bool(cited)

@@ -1,50 +1,40 @@
 """What the paper leaves open: how the gain of adaption depends on each such choice.
 
-The gain of a value is the rank 1 after adaption minus that of the same network without adaption,
-read in the same way, on the same split. The values are :data:`bnta_lib.suite.specs.CHOICES`.
-:func:`survival` shows which conclusions outlive a change of a choice.
+The gain of a value is the rank 1 after adaption minus that of the same network without adaption, on the same
+split. The values are :data:`bnta_lib.suite.specs.CHOICES`. :func:`survival` shows which conclusions outlive a
+change of a choice. ``rows`` are those of ``lab.measure("open_choices")``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from bnta_lib.settings import Settings
-from bnta_lib.suite.specs import (
-    AFFINE, ALL, CHOICES, DIVERGED, NONE, PAPER_TARGET, READINGS, Choice, Value, alone,
-)
+from bnta_lib.suite.specs import AFFINE, ALL, ALONE_OR_RESTORE, CHOICES, DIVERGED, NONE, Choice, Spec, alone
 from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, VERDICTS, describe_by, holm
 from bnta_lib.suite.tables import paper_rank_1
 from bnta_lib.weights import model_settings
 
-VALUE = ["choice", "value_label", "target"]
-
-
-def own_target(targets: Iterable[str]) -> str:
-    """The target of the paper's ablation of BN's quantities, or else the first one given."""
-    targets = list(targets)
-    return PAPER_TARGET["table_5"] if PAPER_TARGET["table_5"] in targets else targets[0]
+VALUE = ["choice", "value_label"]
 
 
 def split_gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Gain of every value on every split, seeds averaged first.
 
-    ``rows``: of ``lab.measure("open_choices")``. Columns: choice, value_label, updated, target, split,
-    gain (points over the value's own reference on that split). Raises ValueError for a value without one.
+    Columns: choice, value_label, updated, target, split, gain (points over the value's own row without
+    adaption on that split). Raises ValueError for a value without such a row.
     """
-    keys = [*VALUE, "split"]
-    scores = rows[rows["metric"] == metric]
-    mean = scores.groupby([*keys, "updated"], sort=False)["value"].mean().reset_index()
-    before = mean[mean["updated"] == NONE].set_index(keys)["value"].rename("before")
-    gains = mean[mean["updated"] != NONE].join(before, on=keys)
+    keys = [*VALUE, "target", "split"]
+    scores = rows[rows["metric"] == metric].groupby([*keys, "updated"], sort=False)["value"].mean()
+    scores = scores.reset_index()
+    before = scores[scores["updated"] == NONE].set_index(keys)["value"].rename("before")
+    gains = scores[scores["updated"] != NONE].join(before, on=keys)
     for row in gains[gains["before"].isna()].itertuples():
         raise ValueError(f"no row without adaption for {row.choice}: {row.value_label}")
-    gains["gain"] = gains["value"] - gains["before"]
-    return gains[["choice", "value_label", "updated", "target", "split", "gain"]]
+    return gains.assign(gain=gains["value"] - gains["before"])[[*VALUE, "updated", "target", "split", "gain"]]
 
 
 def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
@@ -56,19 +46,15 @@ def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     two trainings more_verdict is "not resolved", whatever the interval.
     """
     gains = split_gains(rows, metric)
-    defaults = {c.name: c.default.label for c in (*CHOICES.values(), READINGS, AFFINE)}
+    defaults = {choice.name: choice.default for choice in (*CHOICES.values(), ALONE_OR_RESTORE, AFFINE)}
     gains["default"] = gains["value_label"] == gains["choice"].map(defaults)
-    same = ["choice", "updated", "target", "split"]
-    usual = gains[gains["default"]].set_index(same)["gain"].rename("usual")
-    gains = gains.join(usual, on=same)
+    split = ["choice", "updated", "target", "split"]
+    gains = gains.join(gains[gains["default"]].set_index(split)["gain"].rename("default gain"), on=split)
     keys = ["choice", "updated", "value_label", "default", "target"]
     names = {"difference": "more", "low": "more_low", "high": "more_high", "verdict": "more_verdict"}
-    more = describe_by(gains.assign(difference=gains["gain"] - gains["usual"]), keys)
+    more = describe_by(gains.assign(difference=gains["gain"] - gains["default gain"]), keys)
     table = describe_by(gains, keys, "gain").merge(more[[*keys, *names]].rename(columns=names), on=keys)
-    other_training = {(choice.name, value.label) for choice in CHOICES.values() for value in choice.values
-                      if value.spec.training != choice.default.spec.training}
-    compared = pd.MultiIndex.from_frame(table[["choice", "value_label"]]).isin(other_training)
-    table.loc[compared, "more_verdict"] = OPEN  # one training each
+    table.loc[table["choice"] == "stripes", "more_verdict"] = OPEN  # one training each
     return table
 
 
@@ -82,8 +68,7 @@ def choice_table(gains: pd.DataFrame, choice: str) -> pd.DataFrame:
 
 def diverged(rows: pd.DataFrame) -> pd.DataFrame:
     """Values with which adaption diverged: choice, value_label, updated, target."""
-    lost = rows[rows["metric"] == DIVERGED]
-    return lost[["choice", "value_label", "updated", "target"]].drop_duplicates()
+    return rows.loc[rows["metric"] == DIVERGED, [*VALUE, "updated", "target"]].drop_duplicates()
 
 
 # ---- which conclusions survive
@@ -97,11 +82,10 @@ class Conclusion:
     source: str  # where the paper states it
     updated: str
     against: str
-    everywhere: bool = False  # asked on each target, or on the paper's own
 
 
 CONCLUSIONS = (
-    Conclusion("adaption raises rank 1", "Table 2", ALL, NONE, everywhere=True),
+    Conclusion("adaption raises rank 1", "Table 2", ALL, NONE),
     Conclusion("μ and σ² alone raise rank 1", "Table 5", "mu+var", NONE),
     Conclusion("γ and β alone raise rank 1", "Table 5", "gamma+beta", NONE),
     Conclusion("γ and β alone do more than μ and σ² alone", "Section 4.3", "gamma+beta", "mu+var"),
@@ -112,52 +96,40 @@ CONCLUSIONS = (
 def judged(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Every conclusion under every value that bears on it, and once under the defaults.
 
-    Columns: conclusion, source, target, choice ("" for the defaults), value_label, those of
-    :func:`~bnta_lib.suite.stats.describe`, holm (p by Holm's correction over all of these rows) and
-    flips (the sign is resolved, and is not that resolved under the defaults). The verdict of a value
-    with which a side diverged is DIVERGED. A value is left out if it cannot touch the conclusion, or
-    if one side was not measured with it.
+    Columns: conclusion, source, target, choice, value_label, defaults (bool), those of
+    :func:`~bnta_lib.suite.stats.describe`, holm (p by Holm's correction over all of these rows) and flips
+    (the sign is resolved, and is not that resolved under the defaults). The verdict of a value with which a
+    side diverged is DIVERGED. A value is left out if one side was not measured with it.
     """
     gains = split_gains(rows, metric).pivot_table(
-        index=[*VALUE, "split"], columns="updated", values="gain", sort=False).assign(**{NONE: 0.0})
-    table = pd.concat([_under_each_value(conclusion, gains, diverged(rows)) for conclusion in CONCLUSIONS],
-                      ignore_index=True)
-    table["holm"] = holm(table["p"])
-    before = table[table["choice"] == ""].set_index(["conclusion", "target"])["verdict"].rename("before")
-    opposite = table.join(before, on=["conclusion", "target"])["before"].map({HOLDS: FAILS, FAILS: HOLDS})
-    return table.assign(flips=table["verdict"] == opposite)
+        index=[*VALUE, "target", "split"], columns="updated", values="gain", sort=False).assign(**{NONE: 0.0})
+    lost, first = diverged(rows), CHOICES["momentum"]
+    others = [(choice, value) for choice in (*CHOICES.values(), ALONE_OR_RESTORE) for value in choice.values
+              if value.method != choice.default]
+    tables = []
+    for conclusion in CONCLUSIONS:
+        sides = conclusion.updated, conclusion.against
+        both = gains[sides[0]].sub(gains[sides[1]]).dropna().rename("difference").reset_index()
+        broken = lost[lost["updated"].isin(sides) & lost["target"].isin(both["target"])]
+        broken = broken[[*VALUE, "target"]].drop_duplicates().assign(verdict=DIVERGED)
+        tests = pd.concat([describe_by(both, [*VALUE, "target"]), broken])
+        values = [(choice.name, value.method, False) for choice, value in others
+                  if any(_touches(choice, value, side) for side in sides)]
+        values = pd.DataFrame([(first.name, first.default, True), *values], columns=[*VALUE, "defaults"])
+        tests = tests.assign(conclusion=conclusion.text, source=conclusion.source)
+        tables.append(values.merge(tests, on=VALUE))
+    table = pd.concat(tables, ignore_index=True)
+    keys = ["conclusion", "target"]
+    before = table[table["defaults"]].set_index(keys)["verdict"].map({HOLDS: FAILS, FAILS: HOLDS})
+    opposite = table.join(before.rename("opposite"), on=keys)["opposite"]
+    return table.assign(holm=holm(table["p"]), flips=table["verdict"] == opposite)
 
 
-def _under_each_value(conclusion: Conclusion, gains: pd.DataFrame, lost: pd.DataFrame) -> pd.DataFrame:
-    """Rows of :func:`judged` for one conclusion: under the defaults first, then value by value."""
-    sides = {conclusion.updated, conclusion.against}
-    lost = lost[lost["updated"].isin(sides)].drop_duplicates(VALUE)[VALUE]
-    tests = [lost.assign(verdict=DIVERGED, difference=np.nan, p=np.nan)]
-    if sides <= set(gains.columns):
-        both = (gains[conclusion.updated] - gains[conclusion.against]).dropna()
-        both = both.rename("difference").reset_index()
-        whole = both.merge(lost, how="left", on=VALUE, indicator=True)["_merge"] == "left_only"
-        tests.insert(0, describe_by(both[whole.to_numpy()], VALUE))
-    first = next(iter(CHOICES.values()))
-    order = [(first.name, first.default.label), *(
-        (choice.name, value.label) for choice in (*CHOICES.values(), READINGS) for value in choice.values
-        if not value.default and any(_touched(choice, value, side) for side in sides - {NONE}))]
-    place = pd.Series(range(len(order)), pd.MultiIndex.from_tuples(order, names=VALUE[:2]), name="place")
-    table = pd.concat(tests, ignore_index=True).join(place, on=VALUE[:2]).dropna(subset="place")
-    table = table.sort_values("place", kind="stable")
-    if not conclusion.everywhere:
-        targets = gains.index.get_level_values("target").union(lost["target"])
-        table = table[table["target"] == own_target(targets)]
-    table.loc[table["place"] == 0, VALUE[:2]] = ""
-    return table.drop(columns="place").assign(conclusion=conclusion.text, source=conclusion.source)
-
-
-def _touched(choice: Choice, value: Value, side: str) -> bool:
-    """Whether this value can change what ``side`` does."""
-    if choice is READINGS or side == ALL:
-        return side != ALL or choice is not READINGS
-    ours, usual = (replace(alone(v.spec, side), method="") for v in (value, choice.default))
-    return ours != usual
+def _touches(choice: Choice, value: Spec, updated: str) -> bool:
+    """Whether a value can change what adaption does that updates this."""
+    if updated == NONE or choice is ALONE_OR_RESTORE:
+        return updated not in (NONE, ALL)
+    return updated == ALL or bool(alone(value, updated).overrides)
 
 
 def survival(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
@@ -170,16 +142,16 @@ def survival(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     table = []
     keys = ["conclusion", "source", "target"]
     for (text, source, target), group in judged(rows, metric).groupby(keys, sort=False):
-        usual, others = group[group["choice"] == ""].iloc[0], group[group["choice"] != ""]
+        default, others = group[group["defaults"]].iloc[0], group[~group["defaults"]]
         flips = others[others["flips"]]
         turned = "; ".join(f"{c}: {v}" for c, v in zip(flips["choice"], flips["value_label"])) or "none"
         counts = others["choice"].value_counts(sort=False)
         table.append({
-            "conclusion": text, "paper": source, "target": target, "under the defaults": usual["verdict"],
-            "points of rank 1": usual["difference"], "other values": len(others),
+            "conclusion": text, "paper": source, "target": target, "under the defaults": default["verdict"],
+            "points of rank 1": default["difference"], "other values": len(others),
             "of which choices": ", ".join(f"{choice} {n}" for choice, n in counts.items()),
             **{f"{word}: values": int((others["verdict"] == word).sum()) for word in (*VERDICTS, DIVERGED)},
-            "sign turned by": turned if usual["verdict"] in (HOLDS, FAILS) else "no sign to turn",
+            "sign turned by": turned if default["verdict"] in (HOLDS, FAILS) else "no sign to turn",
         })
     return pd.DataFrame(table).set_index("conclusion")
 
@@ -205,14 +177,14 @@ def picks(gains: pd.DataFrame) -> pd.DataFrame:
     Columns: default (gain, points), best (the value with the largest gain on the target itself), best
     gain, elsewhere (the value with the largest mean gain on the other targets; empty if there is no
     other), elsewhere gain (on this one). "best" needs the target's labels, which a new place does not
-    have: no fair choice. Only values with the usual reference compete.
+    have: no fair choice. Only values with the default's own row without adaption compete.
     """
-    same = [c.name for c in CHOICES.values() if c.everywhere and c.name not in ("distance", "stripes")]
-    gains = gains[gains["choice"].isin(same) & (gains["updated"] == ALL)]
+    competing = [c.name for c in CHOICES.values() if c.everywhere and c.name not in ("distance", "stripes")]
+    gains = gains[gains["choice"].isin(competing) & (gains["updated"] == ALL)]
     wide = gains.assign(label=gains["choice"] + ": " + gains["value_label"]).pivot(
         index="label", columns="target", values="difference")
-    usual, rows = gains[(gains["choice"] == same[0]) & gains["default"]], []
-    for target, default in usual.set_index("target")["difference"].items():
+    defaults, rows = gains[gains["default"]].drop_duplicates("target").set_index("target")["difference"], []
+    for target, default in defaults.items():
         best, others = wide[target].idxmax(), wide.drop(columns=target)
         elsewhere = others.mean(axis=1).idxmax() if len(others.columns) else ""
         rows.append({"target": target, "default": default, "best": best, "best gain": wide.loc[best, target],
@@ -222,5 +194,5 @@ def picks(gains: pd.DataFrame) -> pd.DataFrame:
 
 def stripe_heights(settings: Settings) -> dict[str, int]:
     """The input height in pixels of each value of the choice "stripes"."""
-    return {value.label: model_settings(settings, value.spec.training).height
-            for value in CHOICES["stripes"].values}
+    values = CHOICES["stripes"].values
+    return {value.method: model_settings(settings, value.training).height for value in values}
