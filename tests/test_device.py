@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from bnta_lib import settings as profile, trained_model
 from bnta_lib.adaption import adapt, change_rates, pair_losses
 from bnta_lib.adapters import adabn, tent
-from bnta_lib.suite.changes import layer_sizes
 from bnta_lib.data import load_targets
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.explore import figures, nk
@@ -221,7 +220,7 @@ def test_scores_or_outputs_of_layers_mix_devices(on_both, target, own):
         some = target.data.images
         values = [bn_outputs(model, some, name, limit=100) for name in ("backbone.bn1", "bnneck", "parts.1.1")]
         scores = score(model, target, target.splits[0], own)
-        return scores, bn_moments(model, some, 8), layer_sizes(model), values
+        return scores, bn_moments(model, some, 8), values
     on_both(work)
 
 

@@ -199,8 +199,8 @@ def test_table_2s_figure_has_a_dot_for_every_split_and_its_interval(splits):
 @pytest.mark.parametrize("target", ["GRID", "my_folder"])
 def test_gains_show_every_split_and_the_papers_difference_only_on_its_target(splits, target):
     rows = pd.DataFrame([
-        {"table": e, "target": t, "method": run.method, "split": s, "seed": 0, "metric": "R1",
-         "value": 10.0 * i + s % 3 * i}
+        {"table": e, "target": t, "method": run.method, "training": "bnta", "weights": "a", "adapter": run.adapter,
+         "split": s, "seed": 0, "metric": "R1", "value": 10.0 * i + s % 3 * i}
         for e, ts in (("table_5", (target, "other")), ("table_5_restore", (target,)))
         for t in ts for i, run in enumerate(TABLE_5["alone"]) for s in range(splits)])
     figure = drawn(tables.gains_figure(rows))

@@ -5,12 +5,10 @@ import pytest
 import torch
 
 from bnta_lib import BNTANet, settings
-from bnta_lib.data.sets import ReIDSet, Split, Target
-from bnta_lib.rendered.statistics import image_statistics, through_cameras
-from bnta_lib.suite.environment import check_environment, shown, styled_check
 from bnta_lib.figures.network import stripe_rows, trace_shapes
+from bnta_lib.rendered.statistics import image_statistics, through_cameras
 from bnta_lib.settings import ROOT
-from bnta_lib.suite.tables import table_1
+from bnta_lib.suite.environment import check_environment, shown, styled_check
 
 
 def test_statistics_of_plain_images_are_those_of_their_colour():
@@ -27,6 +25,11 @@ def test_one_person_through_all_cameras_keeps_place_and_pose():
     assert list(pictures)[0] == "neutral" and len(pictures) == 9
     flat = torch.stack([p.float().mean(1).flatten() for p in pictures.values()])
     assert torch.corrcoef(flat)[0].min() > 0.8  # the same picture in other light
+
+
+def test_home_that_is_no_domain_is_named():
+    with pytest.raises(ValueError, match="unknown domain 'Mars'"):
+        through_cameras("Mars", (1,), (96, 48))
 
 
 @pytest.mark.parametrize("rows", [6, 8, 16, 24])
@@ -51,13 +54,6 @@ def test_traced_shapes_are_the_paper_s_at_full_size():
     assert shape["layer4"] == (2048, 16, 8) and shape["stripes f^h"] == (6, 2048)
     once = table.set_index("part")["BN layers"]
     assert once.sum() + 5 * once["Conv of M, each"] == 60
-
-
-def test_table_1_counts_distractors_as_people():
-    images = torch.zeros(5, 3, 4, 2, dtype=torch.uint8)
-    data = ReIDSet("GRID", images, torch.tensor([1, 1, 0, 0, 0]), torch.tensor([1, 2, 2, 2, 2]))
-    target = Target(data, (Split(torch.tensor([0]), torch.arange(1, 5)),))
-    assert table_1({"GRID": target})["here"].iloc[0].tolist() == [1, 4, 1, 4]
 
 
 def test_cache_that_cannot_be_written_is_told_with_a_remedy(tmp_path, monkeypatch):

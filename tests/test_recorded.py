@@ -11,7 +11,6 @@ from bnta_lib import settings, trained_model
 from bnta_lib.settings import ROOT
 from bnta_lib.suite import changes, choices, grid, headroom, judge, stats, strength, tables
 
-
 LAPTOP = ROOT / "figures" / "laptop"
 PEOPLE = {name: round(4000 * shares[0]) for name, shares in strength.WEAKER.items()} | {"bnta": 4000}
 
@@ -37,16 +36,18 @@ def assert_same(made: pd.DataFrame, name: str, digits: int, keys: list[str] | No
         if theirs.isna().all():  # as read, an empty column of text is one of numbers
             theirs = theirs.astype(object)
         if pd.api.types.is_numeric_dtype(theirs) and not pd.api.types.is_bool_dtype(theirs):
-            np.testing.assert_allclose(ours.astype(float), theirs, rtol=0, atol=0.5001 * 10.0**-digits, err_msg=column)
+            room = 0.5001 * 10.0**-digits
+            np.testing.assert_allclose(ours.astype(float), theirs, rtol=0, atol=room, err_msg=column)
         else:
             assert ours.fillna("").astype(str).tolist() == theirs.fillna("").astype(str).tolist(), column
 
 
 def assert_printed(made: pd.DataFrame, name: str, index: int, header: int) -> None:
     """Every cell of a table of text."""
-    expected = committed(name, index, header)
-    assert made.astype(str).to_numpy().tolist() == expected.fillna("").astype(str).to_numpy().tolist()
-    assert made.index.tolist() == expected.rename(index=lambda label: "" if label is np.nan else label).index.tolist()
+    expected = committed(name, index, header).fillna("")
+    expected = expected.rename(index=lambda label: "" if label is np.nan else label)
+    assert made.astype(str).to_numpy().tolist() == expected.astype(str).to_numpy().tolist()
+    assert made.index.tolist() == expected.index.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def change_rows():
 
 def test_table_2(table_2):
     assert_printed(tables.table_2(table_2), "table_2", 2, 2)
-    assert_same(stats.paired_tests(table_2), "table_2_paired", 3)
+    assert_same(tables.compare(table_2, "BNTA w/o TTA"), "table_2_paired", 3)
 
 
 def test_table_3(ablations):
@@ -107,7 +108,7 @@ def test_figure_1():
 def test_figure_3(change_rows, bnta):
     rates = changes.change_rates_by_split(change_rows)
     assert_same(changes.figure_3_table(rates), "figure_3", 0)
-    why = changes.small_before(changes.moved_and_size(rates, changes.layer_sizes(bnta)))
+    why = changes.small_before(changes.moved_and_size(rates, bnta))
     assert_same(why, "figure_3_why", 1)
 
 
@@ -145,7 +146,7 @@ def test_claims(table_2, ablations, figure_4, change_rows):
     targets = {name: SimpleNamespace(splits=own) for name, own in splits.items()}
     table = judge.judge({
         "Table 2": table_2, "Table 3": ablations.table_3, "Table 4": ablations.table_4,
-        "Table 5": ablations.table_5, "Fig. 4": judge.trend_rows(figure_4),
-        "Fig. 3": change_rows.assign(steps=change_rows["target"].map({"VIPeR": 4, "GRID": 4, "iLIDS": 1})),
+        "Table 5": ablations.table_5, "Fig. 4": figure_4,
+        "Fig. 3": change_rows,
         "time": judge.time_rows(table_2, targets)})
     assert_same(table, "paper_check", 3)

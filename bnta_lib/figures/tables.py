@@ -118,7 +118,7 @@ def _row_name(method: str) -> str:
 def claims_figure(table: pd.DataFrame) -> Figure:
     """What each claim compares, with its 95 % interval, and the paper's as an open diamond.
 
-    ``table``: of :func:`bnta_lib.suite.claims.check`. A panel for each table or figure of the paper and
+    ``table``: of :func:`bnta_lib.suite.judge.judge`. A panel for each table or figure of the paper and
     each unit; those in points of rank 1 share their axis, where zero is no difference.
     """
     groups = list(table.groupby(["where", "unit"], sort=False))

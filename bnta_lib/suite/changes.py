@@ -1,7 +1,7 @@
 """Change rates of the BN layers, from layer to layer and from target to target (Figure 3).
 
 ``rows`` are those of ``lab.measure("changes")``. A change rate is the sum over channels of
-|after - before| divided by the sum of |before|: it is large where much moved, and also where there
+|after - before| divided by the sum of |before|: it is large if much moved, and also if there
 was little before.
 """
 
@@ -24,21 +24,14 @@ PAPER_LAYERS = {"mean": (1, 52, 57, 58, 60), "var": (1, 52, 57, 58, 60),
 TOP = 10
 
 
-def why_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rates averaged over layers, and the losses: columns target, split, what, value."""
-    rows = rows.rename(columns={"metric": "what"})
-    return rows.groupby(["target", "split", "what"], sort=False, as_index=False)["value"].mean()
-
-
 def change_rates_by_split(rows: pd.DataFrame) -> pd.DataFrame:
     """The change rates among the rows: target, split, quantity, index, layer, rate (per cent).
 
     NaN if the quantity was 0 in every channel, as beta of `bnneck` is: it has no rate.
     """
-    rates = rows[rows["metric"].str.startswith("rate ")]
+    rates = rows[rows["metric"].str.startswith("rate ")].rename(columns={"value": "rate"})
     rates = rates.assign(quantity=rates["metric"].str.removeprefix("rate "), index=rates["index"].astype(int))
-    return rates.rename(columns={"value": "rate"})[
-        ["target", "split", "quantity", "index", "layer", "rate"]].reset_index(drop=True)
+    return rates[["target", "split", "quantity", "index", "layer", "rate"]].reset_index(drop=True)
 
 
 def mean_rates(rates: pd.DataFrame) -> pd.DataFrame:
@@ -74,14 +67,13 @@ def paper_overlap(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     Columns: quantity, paper (indices), ours (indices), both (those in common), shared (how many),
     expected (by chance: top / layers of the named), p (of so many or more by chance).
     """
-    rows, layers = [], rates["index"].nunique()
+    rows = []
     for quantity, paper in PAPER_LAYERS.items():
         ours = top_layers(rates, quantity, top)
         both = [index for index in paper if index in ours]
-        chance = stats.hypergeom(layers, len(ours), len(paper))
+        chance = stats.hypergeom(rates["index"].nunique(), len(ours), len(paper))
         rows.append({"quantity": quantity, "paper": list(paper), "ours": ours, "both": both,
-                     "shared": len(both), "expected": float(chance.mean()),
-                     "p": float(chance.sf(len(both) - 1))})
+                     "shared": len(both), "expected": chance.mean(), "p": chance.sf(len(both) - 1)})
     return pd.DataFrame(rows)
 
 
@@ -90,23 +82,15 @@ def between_targets(rates: pd.DataFrame) -> pd.DataFrame:
 
     Columns: quantity, layers (that moved at all), share (per cent of them whose standard deviation
     between the targets' means exceeds that between splits of a target), ratio (median over layers of
-    the first to the second). Raises ValueError for a single target or split.
+    the first to the second). ``rates``: of two targets or more, with two splits or more each.
     """
     means = mean_rates(rates.dropna(subset="rate"))
-    if means["target"].nunique() < 2 or (means["splits"] < 2).any():
-        raise ValueError("a comparison of targets needs two of them, with two splits each")
     by_layer = means.groupby(["quantity", "index"])
     between, within = by_layer["rate"].std(), by_layer["std"].apply(lambda std: np.sqrt((std**2).mean()))
     table = pd.DataFrame({"wider": 100.0 * (between > within), "ratio": between / within})
     table = table[by_layer["rate"].max() > 0].groupby("quantity").agg(
         layers=("wider", "size"), share=("wider", "mean"), ratio=("ratio", "median"))
-    return _ordered(table.reset_index())
-
-
-def _ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows in the paper's order of the quantities, whatever that of the store."""
-    order = list(QUANTITIES).index
-    return table.sort_values("quantity", key=lambda names: names.map(order)).reset_index(drop=True)
+    return table.reindex([*QUANTITIES]).reset_index()
 
 
 def steps_at(targets: Mapping[str, Target], settings: Settings) -> dict[str, int]:
@@ -115,24 +99,17 @@ def steps_at(targets: Mapping[str, Target], settings: Settings) -> dict[str, int
     return {name: settings.tta_epochs * -(-k // settings.tta_batch) for name, k in pairs.items()}
 
 
-def layer_sizes(model: BNTANet) -> pd.DataFrame:
-    """What the rates divide by: quantity, index, layer, size (mean over channels of |before|)."""
-    return pd.DataFrame([
-        {"quantity": quantity, "index": index, "layer": name,
-         "size": float(getattr(layer, kind).detach().abs().mean())}
-        for index, (name, layer) in enumerate(bn_layers(model).items(), start=1)
-        for quantity, kind in QUANTITIES.items()
-    ])
-
-
-def moved_and_size(rates: pd.DataFrame, sizes: pd.DataFrame) -> pd.DataFrame:
+def moved_and_size(rates: pd.DataFrame, model: BNTANet) -> pd.DataFrame:
     """Rates taken apart, means over targets: quantity, index, layer, rate, size, moved.
 
-    moved is the mean over channels of |after - before|, in the quantity's own unit, so that
-    rate = 100 moved / size.
+    size is the mean over channels of |before|, as in ``model``, and moved that of |after - before|, both in
+    the quantity's own unit, so that rate = 100 moved / size.
     """
+    before = {(quantity, name): float(getattr(layer, kind).detach().abs().mean())
+              for name, layer in bn_layers(model).items() for quantity, kind in QUANTITIES.items()}
     keys = ["quantity", "index", "layer"]
-    table = mean_rates(rates).groupby(keys, sort=False, as_index=False)["rate"].mean().merge(sizes, on=keys)
+    table = mean_rates(rates).groupby(keys, sort=False, as_index=False)["rate"].mean()
+    table["size"] = [before[key] for key in zip(table["quantity"], table["layer"])]
     return table.assign(moved=table["rate"] * table["size"] / 100)
 
 
@@ -146,11 +123,12 @@ def small_before(parts: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     ones by what moved).
     """
     rows = []
-    for quantity, moved in parts[parts["rate"] > 0].groupby("quantity"):
+    for quantity in QUANTITIES:
+        moved = parts[(parts["quantity"] == quantity) & (parts["rate"] > 0)]
         covariance = np.cov(np.log(moved["rate"]), -np.log(moved["size"]))
         first = moved.loc[moved["rate"].idxmax()]
         agree = set(moved.nlargest(top, "rate")["index"]) & set(moved.nlargest(top, "moved")["index"])
         rows.append({"quantity": quantity, "share": 100 * covariance[0, 1] / covariance[0, 0],
                      "largest": int(first["index"]), "rank": int((moved["size"] <= first["size"]).sum()),
                      "layers": len(moved), "agree": len(agree)})
-    return _ordered(pd.DataFrame(rows))
+    return pd.DataFrame(rows)

@@ -167,7 +167,7 @@ def comparisons(judged: pd.DataFrame) -> pd.Series:
 
 def paper_affine_gain() -> float:
     """Points of rank 1 that Table 5 credits gamma and beta alone with, on the paper's GRID."""
-    cited = paper_rank_1("5")[1]
+    cited = paper_rank_1("5")
     return cited["gamma+beta"] - cited["None"]
 
 

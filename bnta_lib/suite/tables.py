@@ -1,4 +1,4 @@
-"""Tables 1 to 5 as the paper prints them.
+"""Tables 1 to 5 as the paper prints them, and the paired comparisons within Tables 2 to 5.
 
 Cited numbers and ours stand under headings of their own: they are of other images, and only the
 differences within each compare.
@@ -6,86 +6,69 @@ differences within each compare.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
 from bnta_lib.data.sets import Target
 from bnta_lib.model import BNTANet, count_parameters
-from bnta_lib.settings import PAPER_SOURCES, ROOT, Settings
+from bnta_lib.settings import PAPER_SOURCES, ROOT, TARGETS, Settings
 from bnta_lib.suite.shift import closer_by_target
-from bnta_lib.suite.stats import METRICS, compare, p_text, paired_test, summarise
+from bnta_lib.suite.specs import PAPER_TARGET
+from bnta_lib.suite.stats import METRICS, p_text, paired_test
+from bnta_lib.suite.store import refuse_mixed
 
 CITED, OURS = "paper, cited", "here, measured"
-# How tables print losses, and BN's quantities by the paper's names and by those of adapt().
-SYMBOLS = {"id": "L_id", "pos": "L_pos", "mat": "L_mat",
-           "mu": "μ", "mean": "μ", "var": "σ²", "gamma": "γ", "beta": "β"}
+# How tables print losses and BN's quantities.
+SYMBOLS = {"none": "None", "id": "L_id", "pos": "L_pos", "mat": "L_mat", "mat^tta": "L_mat^tta",
+           "mu": "μ", "var": "σ²", "gamma": "γ", "beta": "β"}
 
 
-# ---- the paper's numbers
-
-
+@cache
 def paper_numbers() -> pd.DataFrame:
-    """Every number of the paper's Tables 1-5: columns table, row, dataset, metric, value."""
+    """Every number of the paper's Tables 1-5: columns table, row, dataset, metric, value (text)."""
     # A row of Tables 4 and 5 is called None: that is a name and no missing value.
-    path = ROOT / "data" / "paper_tables.csv"
-    return pd.read_csv(path, dtype={"value": str}, keep_default_na=False)
+    return pd.read_csv(ROOT / "data" / "paper_tables.csv", dtype={"value": str}, keep_default_na=False)
 
 
-def paper_table_2() -> pd.DataFrame:
-    """The paper's Table 2: a row a method, columns (target, metric), in per cent."""
-    cited = paper_numbers().query("table == '2'")
-    table = cited.pivot(index="row", columns=["dataset", "metric"], values="value").astype(float)
-    columns = pd.MultiIndex.from_product([["VIPeR", "GRID", "iLIDS"], METRICS])
-    table = table.reindex(index=cited["row"].drop_duplicates(), columns=columns)
-    return table.rename_axis(index="Method", columns=["target", "metric"])
-
-
-def paper_rank_1(table: str) -> tuple[str, pd.Series]:
-    """The one target of the paper's Table 3, 4 or 5, and its rank 1 by method, in per cent."""
+def paper_rank_1(table: str) -> pd.Series:
+    """The paper's rank 1 in Table 3, 4 or 5 by row, in per cent, named as its one target."""
     cited = paper_numbers().query("table == @table and metric == 'R1'")
-    (target,) = cited["dataset"].unique()
-    return target, cited.set_index("row")["value"].astype(float)
+    return cited.set_index("row")["value"].astype(float).rename(cited["dataset"].iloc[0])
 
 
-# ---- names of rows
+def _cited(rows: pd.DataFrame, metric: str) -> pd.Series | None:
+    """:func:`paper_rank_1` for rows of Table 3, 4 or 5, if rank 1 was measured on its target."""
+    table = rows["table"].iloc[0].removesuffix("_restore")
+    measured = metric == "R1" and PAPER_TARGET.get(table) in set(rows["target"])
+    return paper_rank_1(table.removeprefix("table_")) if measured else None
 
 
-def cell(method: str) -> list[str]:
-    """Losses of training and of adaption of a row of Table 3, "train id+pos; tta pos"."""
-    return method.removeprefix("train ").split("; tta ")
+def losses_of(method: str) -> list[str]:
+    """Losses of training and of adaption of a row of Table 3: "id+mat" and "mat^tta"."""
+    training, adaption = method.removeprefix("train ").split("; tta ")
+    return [training, adaption.replace("mat", "mat^tta")]
 
 
-def symbols(names: str, join: str, above: str = "") -> str:
-    """Losses or quantities, "id+mat", in symbols; ``above`` is added to that of matching."""
-    if names == "none":
-        return "None"
-    return join.join(SYMBOLS.get(n, n) + above * (n == "mat") for n in names.split("+"))
+def symbols(names: str, join: str = ", ") -> str:
+    """Losses, quantities or layers, "mu+var", in symbols."""
+    return join.join(SYMBOLS.get(name, name) for name in names.split("+"))
 
 
 def row_name(method: str) -> str:
     """A row of Tables 2-5 in the paper's words: "mu+var" is μ+σ²; Table 3's name both losses."""
     if "; tta " not in method:
         return symbols(method, "+")
-    training, adaption = cell(method)
-    adapted = "not adapted" if adaption == "none" else f"adapted by {symbols(adaption, '+', '^tta')}"
-    return f"trained by {symbols(training, '+')}, {adapted}"
-
-
-def unadapted(method: str) -> str:
-    """The row of Tables 3-5 that another is compared with: the same training, not adapted."""
-    return f"train {cell(method)[0]}; tta none" if "; tta " in method else "None"
+    training, adaption = (symbols(names, "+") for names in losses_of(method))
+    return f"trained by {training}, " + ("not adapted" if adaption == "None" else f"adapted by {adaption}")
 
 
 def reading_of(table: str) -> str:
     """The reading of "only mu" that a table of ours takes: alone or restore."""
     return "restore" if table.endswith("_restore") else "alone"
-
-
-# ---- Tables 1-5
 
 
 def table_1(targets: Mapping[str, Target]) -> pd.DataFrame:
@@ -113,11 +96,19 @@ def _people(pids: torch.Tensor) -> int:
     return len(pids[pids > 0].unique()) + int((pids == 0).sum())
 
 
-def _mean_std(summary: pd.DataFrame, target: str, metric: str) -> pd.Series:
-    """Text "mean ± std" of each method; one split has no spread."""
-    pairs = zip(summary[target, metric, "mean"], summary[target, metric, "std"])
-    return pd.Series([f"{m:.1f}" if np.isnan(s) else f"{m:.1f} ± {s:.1f}" for m, s in pairs],
-                     summary.index)
+def mean_std(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Text "mean ± std" over splits, adaption seeds averaged first: a row a method, columns (target, metric).
+
+    The standard deviation is that of a sample (n - 1); one split has none. Raises ValueError for rows that
+    do not belong together (:func:`bnta_lib.suite.store.refuse_mixed`).
+    """
+    refuse_mixed(rows)
+    by_split = rows.groupby(["target", "metric", "method", "split"])["value"].mean()
+    over_splits = by_split.groupby(["target", "metric", "method"]).agg(["mean", "std"])
+    spread = over_splits["std"].map(" ± {:.1f}".format, na_action="ignore").fillna("")
+    text = over_splits["mean"].map("{:.1f}".format) + spread
+    columns = pd.MultiIndex.from_product([rows["target"].unique(), metrics])
+    return text.unstack(["target", "metric"]).reindex(index=rows["method"].unique(), columns=columns)
 
 
 def table_2(rows: pd.DataFrame) -> pd.DataFrame:
@@ -126,23 +117,21 @@ def table_2(rows: pd.DataFrame) -> pd.DataFrame:
     Columns: (target, metric), text; index: (heading, method). The cited rows are left out if none
     of our targets has a name of theirs.
     """
-    summary = summarise(rows)
-    ours = pd.DataFrame({(t, m): _mean_std(summary, t, m)
-                         for t, m in summary.columns.droplevel(2).unique()})
-    paper = paper_table_2()
-    if not set(rows["target"]) & set(paper.columns.get_level_values("target")):
-        return pd.concat({OURS: ours}, names=["", "Method"])
-    cited = paper.map(lambda v: "–" if np.isnan(v) else f"{v:.1f}")
-    order = list(dict.fromkeys([*cited.columns, *ours.columns]))
-    cited.columns = pd.MultiIndex.from_tuples(list(cited.columns))
-    return pd.concat({CITED: cited, OURS: ours}, names=["", "Method"])[order].fillna("")
+    blocks = {OURS: mean_std(rows, METRICS)}
+    if set(rows["target"]) & set(TARGETS):
+        cited = paper_numbers().query("table == '2'")
+        columns = pd.MultiIndex.from_product([TARGETS, METRICS])
+        values = cited.pivot(index="row", columns=["dataset", "metric"], values="value")
+        values = values.reindex(index=cited["row"].unique()).reindex(columns=columns)
+        blocks = {CITED: values.fillna("–")} | blocks
+    return pd.concat(blocks, names=["", "Method"]).fillna("")
 
 
-def _measured(rows: pd.DataFrame, metric: str, first: str) -> pd.DataFrame:
-    """Text "mean ± std": a row a method, a column a target, that named ``first`` before others."""
-    summary = summarise(rows)
-    targets = sorted(rows["target"].unique(), key=lambda name: name != first)
-    return pd.DataFrame({name: _mean_std(summary, name, metric) for name in targets})
+def _measured(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """:func:`mean_std` of a metric: a column a target, the paper's own before others."""
+    table = mean_std(rows, [metric]).droplevel(1, axis=1)
+    paper = PAPER_TARGET[rows["table"].iloc[0].removesuffix("_restore")]
+    return table[sorted(table, key=lambda name: name != paper)]
 
 
 def table_3(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
@@ -151,22 +140,17 @@ def table_3(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     Text; index (heading, target, training): the paper's numbers, which are rank 1, then ours, a
     block a target. The paper's are left out if its target was not measured. "–": no such cell.
     """
-    target, cited = paper_rank_1("3")
-    ours = _measured(rows, metric, target)
-    blocks = {(OURS, name): _matrix(ours[name]) for name in ours}
-    if target in ours and metric == "R1":
-        blocks = {(CITED, target): _matrix(cited.map("{:.1f}".format))} | blocks
+    ours, cited = _measured(rows, metric), _cited(rows, metric)
+    blocks = {} if cited is None else {(CITED, cited.name): _matrix(cited.map("{:.1f}".format))}
+    blocks |= {(OURS, name): _matrix(ours[name]) for name in ours}
     return pd.concat(blocks, names=["", "target", "training"])
 
 
 def _matrix(values: pd.Series) -> pd.DataFrame:
     """Table 3's values by method as a matrix of training by adaption."""
-    cells = [cell(method) for method in values.index]
-    trainings, adaptions = (list(dict.fromkeys(names)) for names in zip(*cells))
-    table = pd.Series(values.to_numpy(), pd.MultiIndex.from_tuples(cells)).unstack()
-    table = table.reindex(trainings)[adaptions].fillna("–")
-    return table.rename(index=lambda names: symbols(names, ", "),
-                        columns=lambda names: symbols(names, ", ", "^tta"))
+    cells = pd.DataFrame([[*map(symbols, losses_of(method))] for method in values.index])
+    table = cells.assign(value=values.to_numpy()).pivot(index=0, columns=1, values="value")
+    return table.rename_axis(columns=None).loc[cells[0].unique(), cells[1].unique()].fillna("–")
 
 
 def full_network() -> BNTANet:
@@ -188,17 +172,15 @@ def table_4(rows: pd.DataFrame, model: BNTANet, metric: str = "R1") -> pd.DataFr
     ``model``: the one measured. Text; columns (heading, what): the paper's, sizes counted in its
     full network, then ours. The paper's are left out if its target was not measured.
     """
-    target, cited = paper_rank_1("4")
-    ours = _measured(rows, metric, target)
-    columns = {}
-    if target in ours and metric == "R1":
+    ours, cited, columns = _measured(rows, metric), _cited(rows, metric), {}
+    if cited is not None:
         sizes = paper_numbers().query("table == '4' and metric == 'size'").set_index("row")["value"]
         columns[CITED, "size"] = sizes.reindex(ours.index).fillna("–")
-        columns[CITED, f"{target} R1"] = cited.reindex(ours.index).map("{:.1f}".format)
+        columns[CITED, f"{cited.name} R1"] = cited.reindex(ours.index).map("{:.1f}".format)
     for heading, network in (("full network, counted", full_network()), ("here, counted", model)):
-        size = pd.Series({method: layer_size(network, method) for method in ours.index})
-        columns[heading, "parameters"] = size.map("{:,}".format)
-        columns[heading, "bytes, float32"] = (4 * size).map("{:,}".format)
+        sizes = pd.Series({method: layer_size(network, method) for method in ours.index})
+        columns[heading, "parameters"] = sizes.map("{:,}".format)
+        columns[heading, "bytes, float32"] = (4 * sizes).map("{:,}".format)
     columns |= {(OURS, f"{name} {metric}"): ours[name] for name in ours}
     return pd.DataFrame(columns).rename_axis("updated")
 
@@ -209,43 +191,42 @@ def table_5(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     ``rows``: of the tables "table_5", "table_5_restore" or both. Text; columns (heading, target):
     the paper's, left out if its target was not measured, then ours, a heading for each reading.
     """
-    target, cited = paper_rank_1("5")
-    columns = {}
+    cited = _cited(rows, metric)
+    columns = {} if cited is None else {(CITED, cited.name): cited.map("{:.1f}".format)}
     for table, group in rows.groupby("table", sort=False):
-        text = _measured(group, metric, target)
-        columns |= {(f"{OURS}: {reading_of(table)}", name): text[name] for name in text}
-    if target in set(rows["target"]) and metric == "R1":
-        columns = {(CITED, target): cited.map("{:.1f}".format)} | columns
-    return pd.DataFrame(columns).rename(index=lambda m: symbols(m, ", ")).rename_axis("updated")
+        heading = f"{OURS}: {reading_of(table)}"
+        columns |= {(heading, name): text for name, text in _measured(group, metric).items()}
+    return pd.DataFrame(columns).rename(index=symbols).rename_axis("updated")
 
 
-# ---- comparisons within Tables 3-5
+def compare(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]] | str, metric: str = "R1") -> pd.DataFrame:
+    """:func:`~bnta_lib.suite.stats.paired_test` of each (method, against), which are the first two columns.
 
-
-def compare_cited(
-    rows: pd.DataFrame, pairs: list[tuple[str, str]], metric: str = "R1"
-) -> pd.DataFrame:
-    """:func:`~bnta_lib.suite.stats.compare` within Table 3, 4 or 5, beside the paper's differences.
-
-    The last column, "paper" (points, on the paper's target), is left out if that target, or rank
-    1, is not among the rows.
+    ``rows``: of one of Tables 2 to 5. ``pairs``: or the name of a row that every other is compared with.
+    The last column, "paper", is the paper's difference in Table 3, 4 or 5 (points), if its target was
+    measured. Raises ValueError for a row that was not measured, and for rows that do not belong together.
     """
-    (table,) = rows["table"].unique()
-    tests = compare(rows, pairs, metric)
-    target, cited = paper_rank_1(table.split("_")[1])
-    if metric == "R1" and target in set(tests["target"]):
+    refuse_mixed(rows)
+    if isinstance(pairs, str):
+        pairs = [(method, pairs) for method in rows["method"].unique() if method != pairs]
+    tests = pd.concat({pair: paired_test(rows, *pair, metric) for pair in pairs}, names=["method", "against"])
+    tests = tests.reset_index(["method", "against"]).reset_index(drop=True)
+    if (cited := _cited(rows, metric)) is not None:
         paper = (tests["method"].map(cited) - tests["against"].map(cited)).round(1)
-        tests["paper"] = paper.where(tests["target"] == target)
+        tests["paper"] = paper.where(tests["target"] == cited.name)
     return tests
 
 
 def gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """What adaption adds in each row of Tables 3-5: :func:`compare_cited`, and the column table."""
-    tests = {}
+    """:func:`compare` of each row of Tables 3-5 with the same training unadapted, and the column table."""
+    tests = []
     for table, group in rows.groupby("table", sort=False):
-        pairs = [(m, unadapted(m)) for m in group["method"].unique() if m != unadapted(m)]
-        tests[table] = compare_cited(group, pairs, metric)
-    return pd.concat(tests, names=["table"]).reset_index("table").reset_index(drop=True)
+        methods = group.drop_duplicates("method")
+        frozen = methods[methods["adapter"] == "none"].set_index("training")["method"]
+        adapted = methods[methods["adapter"] != "none"]
+        pairs = zip(adapted["method"], adapted["training"].map(frozen))
+        tests.append(compare(group, list(pairs), metric).assign(table=table))
+    return pd.concat(tests, ignore_index=True)
 
 
 def compare_readings(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
@@ -254,12 +235,11 @@ def compare_readings(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     Columns: method (the quantities), those of :func:`~bnta_lib.suite.stats.paired_test`. None and
     all four quantities are the same runs in both readings, and left out.
     """
-    tests = {}
-    for method, group in rows.groupby("method", sort=False):
-        if method not in ("None", "mu+var+gamma+beta"):
-            both = group[group.groupby("target")["table"].transform("nunique") == 2]
-            both = both.assign(method=both["table"].map(reading_of))
-            tests[method] = paired_test(both, "alone", "restore", metric)
+    both = rows[rows.groupby("target")["table"].transform("nunique") == 2]
+    both = both[~both["method"].isin(["None", "mu+var+gamma+beta"])]
+    named = both.assign(method=both["method"] + both["table"].map(reading_of))
+    tests = {method: paired_test(named, f"{method}alone", f"{method}restore", metric)
+             for method in both["method"].unique()}
     return pd.concat(tests, names=["method"]).reset_index("method").reset_index(drop=True)
 
 
@@ -273,15 +253,14 @@ def paired_table(tests: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="table", errors="ignore").rename(columns={"paper": CITED}).round(4)
 
 
-def why_table(test: pd.DataFrame, why: pd.DataFrame, shift: pd.DataFrame) -> pd.DataFrame:
+def why_table(test: pd.DataFrame, changes: pd.DataFrame, shift: pd.DataFrame) -> pd.DataFrame:
     """What adaption did on each target, beside what it brought: a row a target.
 
-    ``test``: rows of :func:`~bnta_lib.suite.stats.paired_test` for BNTA. ``why``: target, split,
-    what, value. ``shift``: target, model, index, layer, distance. Columns: difference (points), the
-    rates and losses of ``why`` as means over splits, "distance frozen" and "distance adapted" as
-    means over BN layers, "layers closer" (share, per cent).
+    ``test``: of :func:`~bnta_lib.suite.stats.paired_test` for BNTA. ``changes``, ``shift``: rows of
+    ``lab.measure``. Columns: difference (points), the rates and losses of ``changes`` as means over splits
+    and layers, "distance frozen" and "distance adapted" as means over BN layers, "layers closer" (per cent).
     """
-    table = why.groupby(["target", "what"], sort=False)["value"].mean().unstack("what", sort=False)
+    table = changes.groupby(["target", "metric"], sort=False)["value"].mean().unstack("metric", sort=False)
     table.insert(0, "difference", test.set_index("target")["difference"])
     names = {"frozen": "distance frozen", "adapted": "distance adapted", "closer": "layers closer"}
     return table.join(closer_by_target(shift).rename(columns=names)).loc[test["target"]]

@@ -39,19 +39,14 @@ _TEX = str.maketrans({
     "<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "×": r"$\times$", "≤": r"$\leq$",
     "→": r"$\rightarrow$", "²": "$^2$", "η": r"$\eta$", "φ": r"$\varphi$", "λ": r"$\lambda$",
     "μ": r"$\mu$", "σ": r"$\sigma$", "γ": r"$\gamma$", "β": r"$\beta$"})
-_LOSS = re.compile(r"\bL\\_([a-z]+)(\\textasciicircum\{\}([a-z]+))?\b")
 
 
 def _tex(value: object) -> str:
     """A cell or heading in LaTeX: L_mat^tta as a symbol, all else as it is."""
     if not isinstance(value, str):
         value = "–" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
-    return _LOSS.sub(_loss, value.translate(_TEX))
-
-
-def _loss(match: re.Match) -> str:
-    above = rf"^{{\mathrm{{{match[3]}}}}}" if match[3] else ""
-    return rf"$L_{{\mathrm{{{match[1]}}}}}{above}$"
+    text = re.sub(r"\bL\\_([a-z]+)\b", r"$L_{\\mathrm{\1}}$", value.translate(_TEX))
+    return text.replace(r"}}$\textasciicircum{}tta", r"}}^{\mathrm{tta}}$")
 
 
 def latex(table: pd.DataFrame) -> str:
@@ -62,30 +57,25 @@ def latex(table: pd.DataFrame) -> str:
     """
     depth = table.index.nlevels
     flat = table.reset_index(names=[name or "" for name in table.index.names],
-                             col_level=table.columns.nlevels - 1).map(_tex)
+                             col_level=table.columns.nlevels - 1).map(_tex).rename(columns=_tex)
     numbers = flat.iloc[:, depth:].apply(lambda column: column.str.match(r"[-+]?\d|(--)?$").all())
     # A label is left out if it and all before it are as in the row above.
-    same = flat.iloc[:, :depth - 1].eq(flat.iloc[:, :depth - 1].shift()).cummin(axis=1)
-    flat.iloc[:, :depth - 1] = flat.iloc[:, :depth - 1].mask(same, "")
-    flat = flat.rename(columns=_tex)
+    labels = flat.iloc[:, :depth - 1]
+    flat.iloc[:, :depth - 1] = labels.mask(labels.eq(labels.shift()).cummin(axis=1), "")
     return flat.style.hide(axis="index").to_latex(
         hrules=True, multicol_align="c",
         column_format="l" * depth + "".join("r" if number else "l" for number in numbers))
 
 
 def provenance(table: pd.DataFrame, run: str, rows: pd.DataFrame | None, images: str | None) -> str:
-    """What a table was measured on: profile, images, splits and adaption seeds.
-
-    ``images``: None for what the run's name says.
-    """
+    """What a table was measured on: profile, images, splits and adaption seeds."""
     if images is None:
         images = "images of the folder that the run was given" if "_" in run else RENDERED
     parts = [f"Profile {run.partition('_')[0]}{', ' if images else ''}{images}.", caution(run)]
     if rows is not None:
-        targets = rows.groupby("target" if "target" in rows else "set", sort=False)
-        counts = {name: targets[name].nunique() for name in ("split", "seed") if name in rows}
-        parts += [f"{name.capitalize()}s: " + (f"{n.iloc[0]}." if n.nunique() == 1 else ", ".join(
-            f"{target} {count}" for target, count in n.items()) + ".") for name, n in counts.items()]
+        for name, numbers in rows.groupby("target", sort=False)[["split", "seed"]].nunique().items():
+            each = ", ".join(f"{target} {number}" for target, number in numbers.items())
+            parts.append(f"{name.capitalize()}s: {numbers.iloc[0] if numbers.nunique() == 1 else each}.")
     if table.map(lambda value: isinstance(value, str) and "±" in value).any(axis=None):
         parts.append("±: standard deviation over splits, adaption seeds averaged first.")
     return " ".join(filter(None, parts))
@@ -96,7 +86,8 @@ def save_table(table: pd.DataFrame, name: str, run: str, note: str = "", rows: p
     """Write ``name``.csv, .md and .tex under the run's figures; returns the paths.
 
     The note, plain text, and the :func:`provenance` stand below the table in Markdown, and above it
-    as comments in LaTeX. ``rows``: those that the table was made from.
+    as comments in LaTeX. ``rows``: those that the table was made from. ``images``: on what it was measured,
+    if not on what the run's name says.
     """
     note = f"{note}\n\n{provenance(table, run, rows, images)}".strip()
     # A rounded -0.0 is written as 0.0.
@@ -114,8 +105,7 @@ def save_rows(rows: pd.DataFrame, name: str, run: str) -> Path:
     bytes on all: seconds, the machine, the day, and rows measured in seconds.
     """
     kept = rows[rows["unit"] != "s"] if "unit" in rows else rows
-    kept = kept.drop(columns=["seconds", "machine", "code", "measured_on", "recorded", "table"],
-                     errors="ignore")
+    kept = kept.drop(columns=["seconds", "machine", "measured_on", "recorded", "table"], errors="ignore")
     return _write(figures_dir(run) / f"{name}.csv", kept.round(6).to_csv(index=False))
 
 
