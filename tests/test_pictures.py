@@ -27,11 +27,6 @@ def test_one_person_through_all_cameras_keeps_place_and_pose():
     assert torch.corrcoef(flat)[0].min() > 0.8  # the same picture in other light
 
 
-def test_home_that_is_no_domain_is_named():
-    with pytest.raises(ValueError, match="unknown domain 'Mars'"):
-        through_cameras("Mars", (1,), (96, 48))
-
-
 @pytest.mark.parametrize("rows", [6, 8, 16, 24])
 def test_stripes_drawn_are_the_rows_that_are_averaged(rows):
     current = settings("smoke")

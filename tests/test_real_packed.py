@@ -114,7 +114,7 @@ def test_sets_in_one_pack_are_mixed_as_the_embedded_ones(tmp_path):
     one, two = crops(tmp_path / "a", 10), crops(tmp_path / "b", 7, "CUHK02", first=40)
     made = quiet([one, two])
     assert made.counts == {"Market-1501": 10, "CUHK02": 7}
-    expected = benchmark.mixed([quiet(one).as_set("a"), quiet(two).as_set("b")], 17, "both")
+    expected = benchmark.mixed([quiet(one).as_set("a"), quiet(two).as_set("b")], "both")
     got = made.as_set("both", mixed=True)
     assert torch.equal(got.images, expected.images) and got.images.data_ptr() == made.images.data_ptr()
     assert torch.equal(got.pids, expected.pids) and torch.equal(got.camids, expected.camids)

@@ -36,8 +36,8 @@ def load_sources(settings: Settings, data: str | Path = "embedded", *, device: s
     """
     if data == "embedded":
         names = [name for name in SOURCES if settings.people.get(name)]
-        sets = (load_source(settings, name, device=device, progress=progress) for name in names)
-        sources = benchmark.mixed(sets, sum(settings.images[name] for name in names), "embedded sources")
+        sets = [load_source(settings, name, device=device, progress=progress) for name in names]
+        sources = benchmark.mixed(sets, "embedded sources")
     elif (root := real_root(data)) is not None:
         mixed = real_mixture(root)
         made = pack(mixed.sets, settings.size, progress=progress).verified()
@@ -46,7 +46,7 @@ def load_sources(settings: Settings, data: str | Path = "embedded", *, device: s
         own = folders.read_folder(data, settings.size)
         known = own.pids > 0
         people = ReIDSet(own.name, own.images[known], own.pids[known], own.camids[known])
-        sources = benchmark.mixed([people], len(people), own.name)
+        sources = benchmark.mixed([people], own.name)
     return thinned(sources, settings.people_share)
 
 

@@ -1,11 +1,9 @@
 """The embedded benchmark: five rendered sources and three targets with Table 1's counts.
 
-A set is determined by its name, its counts and `people.VERSION`: the same pixels each time.
-Two held-out sets (CUHK03, DukeMTMC-reID) differ between an Intel and an AMD processor.
-It does not depend on the seed of an experiment. Rendered sets are kept in `settings.cache_dir`.
-
-People never recur: a person's number belongs to one domain, and the held-out people of a source have
-numbers of their own.
+A set is determined by its name, its counts and `people.VERSION`: the same pixels each time, whatever the seed
+of an experiment. Two held-out sets (CUHK03, DukeMTMC-reID) differ between an Intel and an AMD processor. Sets
+are kept in `settings.cache_dir`. People never recur: a number belongs to one domain, and the held-out people
+of a source have numbers of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,16 +24,15 @@ from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.files import atomic, in_processes
 from bnta_lib.rendered.bank import read_bank
 from bnta_lib.rendered.domains import DOMAINS, Domain
-from bnta_lib.rendered.people import VERSION
+from bnta_lib.rendered.people import VERSION, generator
 from bnta_lib.rendered.render import render
 from bnta_lib.settings import cache_dir, worker_count
 
 HELD_OUT = 1 << 20  # numbers of held-out people start here
 DISTRACTORS = 1 << 21  # and those of distractors here
-SOURCES = ("CUHK02", "CUHK03", "Market-1501", "DukeMTMC-reID", "CUHK-SYSU")
-TARGETS = ("VIPeR", "GRID", "iLIDS")
 PAIRS_OF_VIPER, PAIRS_OF_GRID, DISTRACTORS_OF_GRID = 632, 250, 775
 PEOPLE_OF_ILIDS, IMAGES_OF_ILIDS = 119, 476
+PROBES = {"VIPeR": 316, "GRID": 125, "iLIDS": 60}  # of a split
 SLOW = 1500  # images from which a progress bar is worth showing
 MANY = 2000  # and from which processes save more than it takes to start them
 BLOCK = 256  # images of one job
@@ -47,11 +44,11 @@ Plan = tuple[np.ndarray, np.ndarray, np.ndarray]  # person number, camera from 0
 def source(name: str, people: int, images: int, size: tuple[int, int], **options) -> ReIDSet:
     """A labelled source of so many people and images; pids are 1..people.
 
-    Options are those of `cached_images`. Raises ValueError for an unknown name or fewer images than people.
+    Options are those of `cached_images`. Raises ValueError for fewer images than people.
     """
     if not 1 <= people <= images:
         raise ValueError(f"{name}: cannot show {people} people in {images} images")
-    plan = _source_plan(_domain(name, SOURCES), 1, people, images)
+    plan = _source_plan(DOMAINS[name], 1, people, images)
     return _rendered(name, plan, plan[0], size, options)
 
 
@@ -59,38 +56,26 @@ def heldout(name: str, people: int, size: tuple[int, int], *, splits: int = 10, 
     """People of a source that training never sees, four images each, as a target.
 
     The probe is one image of a camera, the gallery one image of another, for every person.
-    Options are those of `cached_images`. Raises ValueError for an unknown name.
     """
-    plan = _source_plan(_domain(name, SOURCES), HELD_OUT, people, 4 * people)
+    plan = _source_plan(DOMAINS[name], HELD_OUT, people, 4 * people)
     data = _rendered(f"{name} held out", plan, plan[0] - HELD_OUT + 1, size, options)
     return Target(data, _splits(data, "heldout", splits, people))
 
 
 def target(name: str, size: tuple[int, int], *, splits: int = 10, **options) -> Target:
-    """An unseen target with its pool of images and ``splits`` seeded splits of Table 1's counts.
-
-    Options are those of `cached_images`. Raises ValueError for an unknown name.
-    """
-    _domain(name, TARGETS)
+    """An unseen target with its pool of images and ``splits`` seeded splits of Table 1's counts."""
     plan = {"VIPeR": _viper_plan, "GRID": _grid_plan, "iLIDS": _ilids_plan}[name]()
     data = _rendered(name, plan, np.where(plan[0] >= DISTRACTORS, 0, plan[0]), size, options)
-    return Target(data, _splits(data, name, splits, {"VIPeR": 316, "GRID": 125, "iLIDS": 60}[name]))
-
-
-def _domain(name: str, names: tuple[str, ...]) -> Domain:
-    if name not in names:
-        raise ValueError(f"unknown set {name!r}: choose one of {', '.join(names)}")
-    return DOMAINS[name]
+    return Target(data, _splits(data, name, splits, PROBES[name]))
 
 
 def _source_plan(domain: Domain, first: int, people: int, images: int) -> Plan:
-    """Spread images over people and cameras: at least two each where the count allows.
+    """Images of people, two or more each if the count allows, by cameras that show two or more of them each.
 
-    A person is seen by as many of the domain's cameras as its images allow, two images or more a
-    camera; cameras that are paired (`domain.paired`) see their own people.
+    Cameras that are paired (`domain.paired`) see their own people.
     """
     ids = np.arange(first, first + people)
-    rng = np.random.Generator(np.random.Philox(key=(VERSION << 72) | (domain.code << 64) | first))
+    rng = generator(domain, first)
     least = 2 if images >= 2 * people else 1
     # As in CUHK02: four images of everyone.
     share = np.ones(people) if images == 4 * people else rng.uniform(0.5, 1.5, people)
@@ -117,7 +102,7 @@ def _viper_plan() -> Plan:
 
 def _grid_plan() -> Plan:
     """250 people, a probe by cameras 1-4 and a gallery image by 5-8; 775 distractors by 5-8."""
-    rng = np.random.Generator(np.random.Philox(key=(VERSION << 72) | (DOMAINS["GRID"].code << 64)))
+    rng = generator(DOMAINS["GRID"])
     ids = np.arange(1, PAIRS_OF_GRID + 1)
     extra = np.arange(DISTRACTORS, DISTRACTORS + DISTRACTORS_OF_GRID)
     near, far = (0, 4), (4, 8)  # the probes' cameras and the gallery's
@@ -128,7 +113,7 @@ def _grid_plan() -> Plan:
 
 def _ilids_plan() -> Plan:
     """476 images of 119 people, 2-8 each, over two or three of the cameras."""
-    rng = np.random.Generator(np.random.Philox(key=(VERSION << 72) | (DOMAINS["iLIDS"].code << 64)))
+    rng = generator(DOMAINS["iLIDS"])
     count = rng.choice((2, 3, 4, 5, 6, 8), PEOPLE_OF_ILIDS, p=(0.2, 0.16, 0.36, 0.12, 0.1, 0.06))
     while (surplus := int(count.sum()) - IMAGES_OF_ILIDS) != 0:
         k = int(rng.integers(PEOPLE_OF_ILIDS))
@@ -140,10 +125,9 @@ def _ilids_plan() -> Plan:
 
 
 def _splits(data: ReIDSet, name: str, splits: int, people: int) -> tuple[Split, ...]:
-    """Seeded splits of ``people`` probes, each with a gallery image of another camera.
+    """Seeded splits of ``people`` probes, each with a random image of another camera, and all distractors.
 
-    VIPeR probes camera 1, GRID the plan's probe cameras (and adds all distractors); the others
-    take a random image as probe and a random one of another camera for the gallery.
+    VIPeR probes camera 1, GRID the plan's probe cameras, the others a random image.
     """
     pids, camids = data.pids.numpy(), data.camids.numpy()
     everyone, distractors = np.unique(pids[pids > 0]), np.flatnonzero(pids == 0)
@@ -172,9 +156,8 @@ def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], device: str
                   photometric: bool = True, progress: bool = False) -> torch.Tensor:
     """Images uint8 (N, 3, H, W) of a plan, mapped from the cache; rendered into it if they are not there.
 
-    Many images are rendered by several processes, `BLOCK` at a time. This process alone writes, beside
-    the file's path, and moves the file there when it is whole. Raises OSError, with what to do, if it
-    cannot be written.
+    Many images are rendered by several processes; this process alone writes. Raises OSError, with what to do,
+    if the file cannot be written.
     """
     path = cache_dir() / "sets" / f"{_key(domain, plan, size, photometric)}.npy"
     shape = len(plan[0]), 3, *size
@@ -186,10 +169,10 @@ def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], device: str
     # A process that was started for other work has its share of the cores already.
     alone = shape[0] < MANY or device != "cpu" or multiprocessing.parent_process() is not None
     workers = 1 if alone else min(worker_count(min(MAX_WORKERS, os.cpu_count() or 1)), len(parts))
+    quiet = not progress or shape[0] < SLOW
     with (atomic(path) as temporary, open(temporary, "wb") as file, in_processes(jobs, workers) as blocks,
-          tqdm(total=shape[0], desc=domain.name, unit="image", disable=not progress or shape[0] < SLOW) as bar):
-        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+          tqdm(total=shape[0], desc=domain.name, unit="image", disable=quiet) as bar):
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for block in blocks:
             file.write(block.numpy())
             bar.update(len(block))
@@ -214,22 +197,13 @@ def _read(path: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
     return torch.from_numpy(images) if images.shape == shape and images.dtype == np.uint8 else None
 
 
-def mixed(sets: Iterable[ReIDSet], images: int, name: str) -> ReIDSet:
-    """Sets of ``images`` images in all as one: pids 1..M distinct over all, cameras too.
-
-    Takes one set after the other, so that no more than one is in memory beside the result.
-    Raises ValueError for no image at all.
-    """
-    if not images:
+def mixed(sets: Sequence[ReIDSet], name: str) -> ReIDSet:
+    """Sets as one: pids 1..M distinct over all, cameras too. Raises ValueError for no image at all."""
+    if not sum(map(len, sets)):
         raise ValueError("there is no source to mix: ask for people and images of at least one")
-    pixels, pids, camids, person, camera, row = None, [], [], 0, 0, 0
+    pids, camids, person, camera = [], [], 0, 0
     for data in sets:
-        if pixels is None:
-            pixels = torch.empty((images, *data.images.shape[1:]), dtype=torch.uint8)
-        pixels[row : row + len(data)] = data.images
-        row += len(data)
-        _, number = torch.unique(data.pids, return_inverse=True)
-        pids.append(number + 1 + person)
+        pids.append(torch.unique(data.pids, return_inverse=True)[1] + 1 + person)
         camids.append(data.camids + camera)
         person, camera = int(pids[-1].max()), int(camids[-1].max())
-    return ReIDSet(name, pixels, torch.cat(pids), torch.cat(camids))
+    return ReIDSet(name, torch.cat([data.images for data in sets]), torch.cat(pids), torch.cat(camids))

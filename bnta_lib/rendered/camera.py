@@ -13,12 +13,13 @@ from torch import Tensor
 
 from bnta_lib.rendered import scene
 from bnta_lib.rendered.dress import Rows, cell
+from bnta_lib.rendered.people import VERSION
 
 
 @functools.cache
 def noise_table(device: str) -> Tensor:
     """Fixed Gaussian noise, rounded so that it is the same everywhere."""
-    rng = np.random.Generator(np.random.Philox(key=scene.VERSION))
+    rng = np.random.Generator(np.random.Philox(key=VERSION))
     values = rng.standard_normal(scene.NOISE_LENGTH)
     return torch.from_numpy((np.rint(values * 256) / 256).astype(np.float32)).to(device)
 
@@ -52,26 +53,17 @@ def blur(picture: Tensor, weight: Tensor) -> Tensor:
 
 def coarser(picture: Tensor, share: Tensor) -> Tensor:
     """Keep ``share`` (B,) of rows and columns and interpolate linearly between them."""
-    channels, batch, height, width = picture.shape
     share = share[:, None]
-    for axis, n in ((2, height), (3, width)):
+    for axis, n in ((2, picture.shape[2]), (3, picture.shape[3])):
         kept = (share * n).floor()
         at = (torch.arange(n, device=picture.device) + 0.5) * (kept * (1 / n)) - 0.5
         at = torch.minimum(at.clamp_min(0), kept - 1)
         low = at.floor()
         high = torch.minimum(low + 1, kept - 1)
         t = at - low
-        index = [((k + 0.5) * n / kept).floor().long() for k in (low, high)]
-        if axis == 2:
-            first = torch.arange(channels * batch, device=picture.device) * n
-            first = first.view(channels, batch, 1)
-            lines = picture.reshape(-1, width)
-            a, b = (lines[first + k] for k in index)
-            t = t[None, :, :, None]
-        else:
-            a, b = (picture.gather(3, k[None, :, None].expand_as(picture)) for k in index)
-            t = t[None, :, None]
-        picture = a + t * (b - a)
+        index = [((k + 0.5) * n / kept).floor().long().unsqueeze(4 - axis) for k in (low, high)]
+        a, b = (picture.gather(axis, k.expand_as(picture)) for k in index)
+        picture = a + t.unsqueeze(4 - axis) * (b - a)
     return picture
 
 
@@ -102,10 +94,8 @@ def jpeg(picture: Tensor, quality: Tensor) -> Tensor:
     luma = luma + 128
     red, blue = luma + r * (1 / 0.713), luma + b * (1 / 0.564)
     green = (luma - 0.299 * red - 0.114 * blue) * (1 / 0.587)
-    coded = torch.stack((red, green, blue)) * (1 / 255)
-    if (height, width) != tuple(picture.shape[2:]):
-        coded = torch.cat((coded, picture[:, :, :height, width:]), 3)
-        coded = torch.cat((coded, picture[:, :, height:]), 2)
+    coded = picture.clone()
+    coded[:, :, :height, :width] = torch.stack((red, green, blue)) * (1 / 255)
     return coded
 
 

@@ -13,10 +13,7 @@ import torch
 from torch import Tensor
 
 from bnta_lib.rendered import bank as body_bank
-from bnta_lib.rendered import places, scene
-from bnta_lib.rendered.people import (
-    BAG, BAND, HAIR, HAT, INNER, LOWER, PRINT, SHOE, SKIN, SOLE, STOCKING, STRAP, TOP, VERSION,
-)
+from bnta_lib.rendered import people, places, scene
 
 MAP_ROWS, MAP_COLS = body_bank.HEIGHT, body_bank.WIDTH
 
@@ -30,8 +27,7 @@ Rows = dict[str, Tensor]  # parameters, one row an image
 
 def as_tensors(rows: dict[str, np.ndarray], device: str = "cpu") -> Rows:
     """Parameters as tensors: int64, or float32."""
-    return {name: torch.from_numpy(np.ascontiguousarray(value)).to(device)
-            if value.dtype.kind == "i" else torch.from_numpy(value.astype(np.float32)).to(device)
+    return {name: torch.from_numpy(value if value.dtype.kind == "i" else value.astype(np.float32)).to(device)
             for name, value in rows.items()}
 
 
@@ -66,7 +62,7 @@ def frame_table(device: str) -> Rows:
 @functools.cache
 def fold_table(device: str) -> Tensor:
     """Soft creases of cloth in about -1..1, (64 * 64,)."""
-    rng = np.random.Generator(np.random.Philox(key=VERSION))
+    rng = np.random.Generator(np.random.Philox(key=people.VERSION))
     field = places.value_noise(rng, 64, 64, 8) + 0.7 * places.value_noise(rng, 64, 64, 3)
     return torch.from_numpy((np.rint(field * 128) / 128).astype(np.float32)).reshape(-1).to(device)
 
@@ -78,18 +74,17 @@ def paint(p: Rows, s: Rows, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
     ``row`` (B, h) and ``col`` (B, w) are coordinates in the map.
     """
     c = {name: cell(value) for name, value in p.items() if value.ndim == 1}
-    cos, sin = cell(s["cos"]), cell(s["sin"])
-    surface = _look_up(s["map"], row, col, c["cloth_end"], cos, sin)
+    surface = _look_up(s, row, col, c["cloth_end"])
     kind = _kinds(surface, c)
-    amount = _print_amount(surface, c) * (kind == TOP)
-    bag = _hang_bags(surface, c, s["map"], row, col, cos, sin)
-    kind.masked_fill_(bag, BAG)
+    amount = _print_amount(surface, c) * (kind == people.TOP)
+    bag = _hang_bags(surface, c, s, row, col)
+    kind.masked_fill_(bag, people.BAG)
     amount = amount * ~bag
     shade = _shade(surface, c, s, kind)
     flat, palette, channels = kind.long().flatten(1), p["palette"], []
     for k in range(3):
         colour = palette[:, :, k].gather(1, flat).view_as(shade)
-        colour = colour + amount * cell(palette[:, PRINT, k] - palette[:, TOP, k])
+        colour = colour + amount * cell(palette[:, people.PRINT, k] - palette[:, people.TOP, k])
         channels.append(colour * shade)
     return torch.stack(channels), surface.alpha
 
@@ -111,10 +106,11 @@ class _Surface:
     trunk: Tensor
 
 
-def _look_up(maps: Tensor, row: Tensor, col: Tensor, cloth_end: Tensor, cos: Tensor, sin: Tensor) -> _Surface:
+def _look_up(s: Rows, row: Tensor, col: Tensor, cloth_end: Tensor) -> _Surface:
     """Read the bank at rows (B, h) and columns (B, w) of maps (B,), and hang cloth around the legs."""
     bodies, spans = body_table(str(row.device))
-    rows = row.floor().clamp(0, MAP_ROWS - 1).long() + maps[:, None] * MAP_ROWS
+    cos, sin = cell(s["cos"]), cell(s["sin"])
+    rows = row.floor().clamp(0, MAP_ROWS - 1).long() + s["map"][:, None] * MAP_ROWS
     cols = col.floor().clamp(0, MAP_COLS - 1).long()
     pixel = bodies[(rows * MAP_COLS)[:, :, None] + cols[:, None]].view(torch.uint8)
     pixel = pixel.view(*pixel.shape[:2], -1, 8)
@@ -143,28 +139,29 @@ def _kinds(of: _Surface, c: Rows) -> Tensor:
     """The kind of each pixel, uint8 (B, h, w), bags left out: later rules paint over earlier ones."""
     group, leg, trunk, y = of.group, of.leg, of.trunk, of.y
     facing, across = of.z > 0, of.x.abs()
-    kind = torch.zeros_like(group)  # SKIN
-    kind.masked_fill_((group == SCALP), HAIR)
-    kind.masked_fill_((group == SCALP) & (y > c["hat_end"]), HAT)
-    kind.masked_fill_((group == NECK) & (c["scarf"] > 0), BAND)
-    kind.masked_fill_(leg, LOWER)
-    kind.masked_fill_(leg & (y < c["leg_end"]), STOCKING)
-    kind.masked_fill_((group == FOOT) | (leg & (y < c["boot_end"])), SHOE)
-    kind.masked_fill_((group == FOOT) & (y < 0.014), SOLE)
-    kind.masked_fill_(trunk, LOWER)
+    kind = torch.zeros_like(group)  # people.SKIN
+    kind.masked_fill_((group == SCALP), people.HAIR)
+    kind.masked_fill_((group == SCALP) & (y > c["hat_end"]), people.HAT)
+    kind.masked_fill_((group == NECK) & (c["scarf"] > 0), people.BAND)
+    kind.masked_fill_(leg, people.LOWER)
+    kind.masked_fill_(leg & (y < c["leg_end"]), people.STOCKING)
+    kind.masked_fill_((group == FOOT) | (leg & (y < c["boot_end"])), people.SHOE)
+    kind.masked_fill_((group == FOOT) & (y < 0.014), people.SOLE)
+    kind.masked_fill_(trunk, people.LOWER)
     on_top = (trunk | (leg & (c["leg_end"] < 1))) & (y > c["hem"])
     on_top = torch.where(of.cloth, c["cloth_is_top"] > 0, on_top) | (of.arm & (y < c["sleeve"]))
-    kind.masked_fill_(on_top, TOP)
+    kind.masked_fill_(on_top, people.TOP)
     neck_edge = c["neckline"] + 0.3 * across
-    kind.masked_fill_(trunk & facing & (y > neck_edge) & (c["open"] == 0), SKIN)
+    kind.masked_fill_(trunk & facing & (y > neck_edge) & (c["open"] == 0), people.SKIN)
     gap = trunk & facing & (across < c["open"])
-    kind.masked_fill_(gap & on_top, INNER)
-    kind.masked_fill_(gap & (y < 0.5), LOWER)
-    kind.masked_fill_(((group == NECK) | trunk) & (of.z < 0.05) & (y > c["hair_end"]) & (across < 0.5), HAIR)
+    kind.masked_fill_(gap & on_top, people.INNER)
+    kind.masked_fill_(gap & (y < 0.5), people.LOWER)
+    behind = ((group == NECK) | trunk) & (of.z < 0.05) & (across < 0.5)
+    kind.masked_fill_(behind & (y > c["hair_end"]), people.HAIR)
     straps = (c["straps"] > 0) & facing & (y > 0.64) & ((across - 0.5).abs() < 0.08)
     hips = torch.where(c["sling_cross"] > 0, 0.95 - (y - 0.5) * 4.24, 0.72)
     straps = straps | ((c["sling"] != 0) & (y > 0.5) & ((of.x * c["sling"] - hips).abs() < 0.07))
-    return kind.masked_fill_(straps & trunk & (kind != SKIN) & (kind != HAIR), STRAP)
+    return kind.masked_fill_(straps & trunk & (kind != people.SKIN) & (kind != people.HAIR), people.STRAP)
 
 
 def _print_amount(of: _Surface, c: Rows) -> Tensor:
@@ -181,28 +178,26 @@ def _print_amount(of: _Surface, c: Rows) -> Tensor:
     return torch.where(whole, 1.0, amount) * c["print"]
 
 
-def _hang_bags(of: _Surface, c: Rows, maps: Tensor, row: Tensor, col: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _hang_bags(of: _Surface, c: Rows, s: Rows, row: Tensor, col: Tensor) -> Tensor:
     """Where bags are, bool (B, h, w): rounded boxes on the back, at a hip and in a hand, put into ``of``."""
-    frame = {name: value[maps] for name, value in frame_table(str(row.device)).items()}
+    frame = {name: value[s["map"]] for name, value in frame_table(str(row.device)).items()}
+    cos, sin = cell(s["cos"]), cell(s["sin"])
     unit, middle, shoulders = (cell(frame[name]) for name in ("torso", "middle", "shoulders"))
     hand = (c["carried"] < 0).long()[:, 0]
     hand_row, hand_col = (cell(frame[name].gather(1, hand)[:, 0]) for name in ("hand_row", "hand_col"))
     bag, bag_right = torch.zeros_like(of.trunk), torch.zeros_like(of.right)
+    deep, flat = 0.38 * cos.abs() + 0.18 * sin.abs(), 0.16 * cos.abs() + 0.34 * sin.abs()
     for size, centre_row, centre_col, half_height, half_width, before in (
-        (c["backpack"], shoulders + 0.56 * unit, middle - 0.42 * unit * sin,
-         0.5, 0.38 * cos.abs() + 0.18 * sin.abs(), cos < -0.1),
-        (c["sling"].abs() * c["sling_size"], shoulders + 1.42 * unit,
-         middle + 0.5 * unit * c["sling"] * cos,
-         0.26, 0.16 * cos.abs() + 0.34 * sin.abs(), c["sling"] * sin < 0.3),
-        (c["carried"].abs() * c["carried_size"], hand_row + 0.34 * unit, hand_col,
-         0.34, 0.16 * cos.abs() + 0.34 * sin.abs(), hand_row > 0),
-    ):
+        (c["backpack"], shoulders + 0.56 * unit, middle - 0.42 * unit * sin, 0.5, deep, cos < -0.1),
+        (c["sling"].abs() * c["sling_size"], shoulders + 1.42 * unit, middle + 0.5 * unit * c["sling"] * cos,
+         0.26, flat, c["sling"] * sin < 0.3),
+        (c["carried"].abs() * c["carried_size"] * (hand_row > 0), hand_row + 0.34 * unit, hand_col,
+         0.34, flat, hand_row > 0)):
         reach = unit * size + 1e-3
         v = (row[:, :, None] - centre_row) / (half_height * reach)
         u = (col[:, None] - centre_col) / (half_width * reach)
         u2, v2 = u * u, v * v
         inside = (u2 * u2 + v2 * v2 < 1) & (size > 0) & (before | (of.alpha < 0.5))
-        inside = inside & (hand_row > 0) if half_height == 0.34 else inside
         bag, bag_right = bag | inside, torch.where(inside, 0.7 * u, bag_right)
     of.alpha = torch.where(bag, 1.0, of.alpha)
     of.right = torch.where(bag, bag_right.clamp(-1, 1), of.right)
@@ -223,5 +218,5 @@ def _shade(of: _Surface, c: Rows, s: Rows, kind: Tensor) -> Tensor:
     crease = (crease - (crease * (1 / 64)).floor() * 64) * 64
     along = (of.x * 9 + of.z * 5 + c["seed"]).floor()
     crease = crease + (along - (along * (1 / 64)).floor() * 64)
-    folded = (kind >= TOP) & (kind <= LOWER)
+    folded = (kind >= people.TOP) & (kind <= people.LOWER)
     return shade * (1 + c["fold"] * folded * fold_table(str(kind.device))[crease.long()])

@@ -22,12 +22,10 @@ TOPS = {
     "t-shirt": ((0.26, 0.42), (0.485, 0.53), 0.0), "shirt": ((0.30, 0.99), (0.48, 0.53), 0.15),
     "jumper": ((0.93, 1.0), (0.49, 0.54), 0.0), "jacket": ((0.96, 1.0), (0.46, 0.52), 0.5),
     "hoodie": ((0.95, 1.0), (0.47, 0.51), 0.3), "coat": ((0.97, 1.0), (0.22, 0.40), 0.35),
-    "dress": ((0.0, 0.35), (0.20, 0.40), 0.0),
-}
-LOWERS = {  # hem (rest height)
-    "trousers": (0.03, 0.05), "jeans": (0.03, 0.05), "leggings": (0.05, 0.08),
-    "shorts": (0.27, 0.37), "skirt": (0.14, 0.42),
-}
+    "dress": ((0.0, 0.35), (0.20, 0.40), 0.0)}
+# hem (rest height)
+LOWERS = {"trousers": (0.03, 0.05), "jeans": (0.03, 0.05), "leggings": (0.05, 0.08), "shorts": (0.27, 0.37),
+          "skirt": (0.14, 0.42)}
 PATTERNS = ("stripes", "fine stripes", "plaid", "yoke", "sleeves", "logo", "band", "pinstripes")
 # Weights of colours.
 BAGS = {"black": 14, "charcoal": 6, "navy": 5, "brown": 5, "tan": 3, "red": 2, "grey": 4, "blue": 2,
@@ -41,6 +39,11 @@ TIGHTS = {"black": 5, "charcoal": 2, "tan": 1}
 Parameters = dict[str, np.ndarray]  # one row a person or an image
 
 
+def generator(domain: Domain, number: int = 0) -> np.random.Generator:
+    """Random numbers of what ``number`` (below 2**64) stands for in a domain."""
+    return np.random.Generator(np.random.Philox(key=(VERSION << 72) | (domain.code << 64) | number))
+
+
 class Draws:
     """Columns of uniform numbers (N, k), handed out one after the other."""
 
@@ -48,8 +51,7 @@ class Draws:
         """``keys`` (N, 3): person, camera (0: none), shot (0: none)."""
         self.values = np.empty((len(keys), columns))
         for row, (person, camera, shot) in zip(self.values, keys.tolist(), strict=True):
-            key = (VERSION << 72) | (domain.code << 64) | (person << 32) | (camera << 16) | shot
-            np.random.Generator(np.random.Philox(key=key)).random(out=row)
+            generator(domain, (person << 32) | (camera << 16) | shot).random(out=row)
         self.next = 0
 
     def uniform(self, low=0.0, high=1.0) -> np.ndarray:
@@ -80,17 +82,15 @@ class Draws:
 def people(domain: Domain, ids: np.ndarray) -> Parameters:
     """Draw what the people with these numbers look like: one row a person, in every shot the same."""
     draw, p = Draws(domain, np.stack([ids, 0 * ids, 0 * ids], 1), 240), {}
-    woman, old = _draw_bodies(domain, draw, p)
-    skin, hair = _draw_hair(domain, draw, p, woman, old)
+    woman, skin, hair = _draw_bodies(domain, draw, p)
     top, lower = _draw_garments(domain, draw, p, woman)
-    _draw_pattern(domain, draw, p, is_coat=top == "coat")
-    _draw_accessories(domain, draw, p, woman)
+    _draw_details(domain, draw, p, woman, is_coat=top == "coat")
     p["palette"] = _draw_palette(domain, draw, skin, hair, woman, in_jeans=lower == "jeans")
     return p
 
 
-def _draw_bodies(domain: Domain, draw: Draws, p: Parameters) -> tuple[np.ndarray, np.ndarray]:
-    """Shape and width; returns who is a woman and who is old."""
+def _draw_bodies(domain: Domain, draw: Draws, p: Parameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shape, width and length of hair; returns who is a woman, and colours (N, 3) of skin and hair."""
     shapes = load_bank().shapes
     kinds = [(s.gender, s.age == "old", s.build == "heavy") for s in shapes]
     weights = []
@@ -101,13 +101,8 @@ def _draw_bodies(domain: Domain, draw: Draws, p: Parameters) -> tuple[np.ndarray
         weights.append(weight / kinds.count((gender, old, heavy)))
     shape = draw.choice(weights)
     p["shape"], p["width"] = shape, 1 + draw.normal(0.04)
-    return (np.array([s.gender == "woman" for s in shapes])[shape],
-            np.array([s.age == "old" for s in shapes])[shape])
-
-
-def _draw_hair(domain: Domain, draw: Draws, p: Parameters, woman: np.ndarray, old: np.ndarray,
-               ) -> tuple[np.ndarray, np.ndarray]:
-    """Length of the hair; returns colours (N, 3) of skin and hair."""
+    woman = np.array([s.gender == "woman" for s in shapes])[shape]
+    old = np.array([s.age == "old" for s in shapes])[shape]
     tone = draw.uniform(*domain.tone)[:, None]
     skin = (1 - tone) * np.array((0.86, 0.68, 0.58)) + tone * np.array((0.30, 0.19, 0.14))
     dark = np.array((0.07, 0.06, 0.06)) + draw.uniform(0, 0.09)[:, None] * np.array((1, 0.75, 0.5))
@@ -117,11 +112,10 @@ def _draw_hair(domain: Domain, draw: Draws, p: Parameters, woman: np.ndarray, ol
     bald = ~woman & draw.chance(0.06)
     long_hair = draw.chance(np.where(woman, 0.62, 0.04)) & ~bald
     p["hair_end"] = np.where(long_hair, draw.uniform(0.70, 0.83), 2.0)  # rest height it falls to
-    return skin, np.where(bald[:, None], skin, hair)
+    return woman, skin, np.where(bald[:, None], skin, hair)
 
 
-def _draw_garments(domain: Domain, draw: Draws, p: Parameters, woman: np.ndarray,
-                   ) -> tuple[np.ndarray, np.ndarray]:
+def _draw_garments(domain: Domain, draw: Draws, p: Parameters, woman: np.ndarray) -> tuple:
     """Where garments begin and end; returns the names (N,) of tops and lowers."""
     names = np.array(list(TOPS))
     top = names[draw.choice([domain.garments.get(name, 0) for name in TOPS])]
@@ -146,8 +140,8 @@ def _draw_garments(domain: Domain, draw: Draws, p: Parameters, woman: np.ndarray
     return top, lower
 
 
-def _draw_pattern(domain: Domain, draw: Draws, p: Parameters, is_coat: np.ndarray) -> None:
-    """Prints of the top, and the folds of the cloth."""
+def _draw_details(domain: Domain, draw: Draws, p: Parameters, woman: np.ndarray, is_coat: np.ndarray) -> None:
+    """Prints of the top, folds of the cloth, bags, hats and boots."""
     pattern = np.where(draw.chance(domain.patterns), draw.choice((4, 3, 3, 3, 3, 5, 3, 1)), -1)
     pattern = np.where(is_coat & (pattern > 1), -1, pattern)
     is_ = {name: pattern == k for k, name in enumerate(PATTERNS)}
@@ -166,10 +160,6 @@ def _draw_pattern(domain: Domain, draw: Draws, p: Parameters, is_coat: np.ndarra
     p["logo_y"] = draw.uniform(0.02, 0.05)
     p["fold"] = draw.uniform(0.05, 0.14)
     p["seed"] = np.floor(draw.uniform(0, 4096))
-
-
-def _draw_accessories(domain: Domain, draw: Draws, p: Parameters, woman: np.ndarray) -> None:
-    """Bags, hats and boots."""
     backpack = draw.chance(domain.backpack)
     side = np.where(draw.chance(0.5), 1.0, -1.0)
     shoulder = draw.chance(domain.shoulder_bag) & ~backpack

@@ -14,27 +14,17 @@ import numpy as np
 ROWS, COLS = 192, 512  # pixels of a plate
 FOCAL = 420.0  # pixels
 
-# kind -> (floors, walls, things that stand around), each camera takes one floor and one wall
-KINDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "campus path": (("paving", "asphalt", "grass"), ("brick", "trees", "panels"),
-                    ("bike", "lamp", "bin", "bench", "bollard")),
-    "campus hall": (("lino", "tiles"), ("panels", "doors", "glass"),
-                    ("bench", "bin", "pillar", "board")),
-    "shop front": (("paving", "bricks"), ("shop", "shop", "glass"),
-                   ("bike", "stall", "bin", "board", "bollard")),
-    "winter campus": (("asphalt", "paving", "snow"), ("trees", "brick", "glass"),
-                      ("lamp", "car", "bin", "bollard")),
-    "street": (("kerb", "paving", "asphalt"), ("shop", "brick", "road"),
-               ("car", "lamp", "board", "bike", "bollard", "stall")),
-    "film set": (("lino", "paving", "tiles"), ("doors", "shop", "panels"),
-                 ("pillar", "plant", "board", "bench")),
-    "park road": (("asphalt", "grass", "kerb"), ("trees", "brick", "road"),
-                  ("car", "lamp", "bench", "plant")),
-    "underground": (("platform", "tiles"), ("station", "station", "panels"),
-                    ("pillar", "bench", "board", "bin")),
-    "airport": (("glossy", "glossy", "tiles"), ("windows", "desks", "panels"),
-                ("pillar", "seats", "board", "bin", "plant")),
-}
+# Floors, walls and things that stand around in each kind of place; a camera takes one floor and one wall.
+KINDS = {
+    "campus path": ("paving asphalt grass", "brick trees panels", "bike lamp bin bench bollard"),
+    "campus hall": ("lino tiles", "panels doors glass", "bench bin pillar board"),
+    "shop front": ("paving bricks", "shop shop glass", "bike stall bin board bollard"),
+    "winter campus": ("asphalt paving snow", "trees brick glass", "lamp car bin bollard"),
+    "street": ("kerb paving asphalt", "shop brick road", "car lamp board bike bollard stall"),
+    "film set": ("lino paving tiles", "doors shop panels", "pillar plant board bench"),
+    "park road": ("asphalt grass kerb", "trees brick road", "car lamp bench plant"),
+    "underground": ("platform tiles", "station station panels", "pillar bench board bin"),
+    "airport": ("glossy glossy tiles", "windows desks panels", "pillar seats board bin plant")}
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,7 @@ class Plate:
 
 def draw(kind: str, camera_height: float, rng: np.random.Generator) -> Plate:
     """The plate of one camera in a place of this ``kind`` (a key of `KINDS`)."""
-    floors, walls, things = KINDS[kind]
+    floors, walls, things = map(str.split, KINDS[kind])
     near = 1.7 * rng.uniform(1.05, 1.2)  # a person at the lower edge fills most of the rows
     horizon = ROWS - 4 - camera_height / near * 150 * rng.uniform(0.9, 1.1)
     distance = rng.uniform(5.5, 9) + camera_height
@@ -59,9 +49,8 @@ def draw(kind: str, camera_height: float, rng: np.random.Generator) -> Plate:
     scene.paint_floor(str(rng.choice(floors)))
     for row in np.sort(rng.uniform(wall + 2, ROWS - 30, rng.integers(5, 9))):
         scene.put(str(rng.choice(things)), rng.uniform(0, COLS), float(row))
-    picture = scene.lit()
-    return Plate((picture * 255 + 0.5).astype(np.uint8).transpose(2, 0, 1).copy(),
-                 horizon, camera_height, wall)
+    pixels = (scene.lit() * 255 + 0.5).astype(np.uint8).transpose(2, 0, 1).copy()
+    return Plate(pixels, horizon, camera_height, wall)
 
 
 def value_noise(rng: np.random.Generator, rows: int, cols: int, cell: int) -> np.ndarray:
@@ -130,8 +119,7 @@ class _Scene:
             size, joint, low, high, tint = {
                 "paving": (0.5, 0.14, 0.46, 0.64, 0.03), "bricks": (0.25, 0.16, 0.42, 0.52, 0.05),
                 "tiles": (0.6, 0.12, 0.52, 0.68, 0.03), "lino": (1.2, 0.05, 0.42, 0.58, 0.05),
-                "glossy": (0.9, 0.07, 0.60, 0.72, 0.02),
-            }[kind]
+                "glossy": (0.9, 0.07, 0.60, 0.72, 0.02)}[kind]
             self.tile(floor, self.grey(low, high, tint), size, size * rng.uniform(1, 2), joint)
             if kind in ("glossy", "lino", "tiles"):  # the floor mirrors the wall, fading downwards
                 mirror = np.clip(2 * self.wall - self.row, 0, self.wall - 1).astype(int)
@@ -153,53 +141,37 @@ class _Scene:
         self.fill(mask, colour, texture)
 
     def paint_wall(self, kind: str) -> None:
-        wall = self.row < self.wall
         if kind in ("trees", "road"):
-            return self._paint_trees(wall, kind == "road")
+            return self._paint_trees(kind == "road")
+        rng, wall, x, y = self.rng, self.row < self.wall, self.wx, self.wy
         base = {
-            "brick": np.array((0.43, 0.32, 0.26)) * self.rng.uniform(0.8, 1.25),
+            "brick": np.array((0.43, 0.32, 0.26)) * rng.uniform(0.8, 1.25),
             "panels": self.grey(0.5, 0.75), "doors": self.grey(0.55, 0.72, 0.06),
             "glass": self.grey(0.35, 0.5), "shop": self.grey(0.4, 0.65, 0.06),
             "station": self.grey(0.62, 0.76, 0.04), "windows": self.grey(0.55, 0.65),
-            "desks": self.grey(0.6, 0.75),
-        }[kind]
+            "desks": self.grey(0.6, 0.75)}[kind]
         self.fill(wall, base, 0.05 * self.rough + 0.03 * self.grain)
         if kind in ("brick", "glass", "windows"):
             self._paint_panes(wall, base, kind)
-        elif kind in ("shop", "station"):
-            (self._paint_shops if kind == "shop" else self._paint_posters)(wall, base)
-        else:
-            self._paint_interior(wall, base, kind)
-
-    def _paint_trees(self, wall: np.ndarray, road: bool) -> None:
-        rng, x, y = self.rng, self.wx, self.wy
-        self.fill(wall, (0.62, 0.66, 0.70), 0.08 * self.rough)
-        leaves = wall & (self.rough + 0.5 * self.grain > -0.55 + 0.12 * np.maximum(y - 3, 0))
-        green = np.array((0.22, 0.27, 0.16)) * rng.uniform(0.7, 1.5)
-        self.fill(leaves, green, 0.45 * self.rough + 0.45 * self.grain)
-        for trunk in rng.uniform(0, x.max(), 7):
-            self.fill(wall & (np.abs(x - trunk) < rng.uniform(0.08, 0.2)), (0.22, 0.18, 0.14), 0.3 * self.grain)
-        if road:
-            self.fill(wall & (y < 0.8), self.grey(0.36, 0.45), 0.1 * self.grain)
-            for car in rng.uniform(0, x.max(), 3):
-                self.car(car, 0.1, self.grey(0.12, 0.75, 0.08))
-
-    def _paint_panes(self, wall: np.ndarray, base: np.ndarray, kind: str) -> None:
-        rng, x, y = self.rng, self.wx, self.wy
-        if kind == "brick":
-            course = np.floor(y / 0.16)
-            lines = (np.mod(y, 0.16) < 0.035) | (np.mod(x + 0.2 * np.mod(course, 2), 0.4) < 0.04)
-            self.fill(wall & lines, base * 1.25, 0.05 * self.rough)
-        low, high, wide = {"brick": (0.9, 2.4, 3.2), "glass": (0.1, 3.2, 1.3), "windows": (0.5, 5.0, 1.9)}[kind]
-        u = np.mod(x + rng.uniform(0, 3), wide)
-        pane = wall & (y > low) & (y < high) & (u > (0.35 * wide if kind == "brick" else 0.1))
-        light = {"brick": 0.22, "glass": rng.uniform(0.2, 0.5), "windows": 0.92}[kind]
-        self.fill(pane, light * np.array((0.95, 1.0, 1.05)), (0.06 if kind == "windows" else 0.3) * self.rough)
-        self.fill(pane & (np.abs(u - 0.68 * wide) < 0.04), base)
-
-    def _paint_interior(self, wall: np.ndarray, base: np.ndarray, kind: str) -> None:
-        rng, x, y = self.rng, self.wx, self.wy
-        if kind == "panels":
+        elif kind == "shop":
+            for left in np.arange(0, x.max(), rng.uniform(3.4, 5)):
+                sign, u = self.grey(0.2, 0.6, 0.18), x - left
+                front = wall & (u > 0.15) & (u < 3.4)
+                self.fill(front & (y > 0.45) & (y < 2.4), self.grey(0.12, 0.5), 0.5 * self.rough)
+                for _ in range(8):  # what lies in the window
+                    a, b = rng.uniform(0.2, 3.0), rng.uniform(0.5, 1.8)
+                    goods = front & (np.abs(u - a) < 0.2) & (np.abs(y - b) < 0.28)
+                    self.fill(goods, self.grey(0.15, 0.75, 0.12))
+                self.fill(front & (y > 2.4) & (y < 3.1), sign)
+                self.fill(front & (np.abs(u - rng.uniform(0.8, 2.6)) < 0.03) & (y < 2.4), base)
+        elif kind == "station":
+            lines = (np.mod(x, 0.3) < 0.03) | (np.mod(y, 0.2) < 0.025)
+            self.fill(wall & lines, base * 0.85)
+            self.fill(wall & (y > 2.2) & (y < 2.6), self.grey(0.2, 0.4, 0.12))
+            for left in np.arange(rng.uniform(0, 2), x.max(), rng.uniform(2.5, 4)):
+                poster = wall & (x > left) & (x < left + 1.4) & (y > 0.5) & (y < 2.1)
+                self.fill(poster, self.grey(0.25, 0.7, 0.12), 0.5 * self.rough)
+        elif kind == "panels":
             seams = (np.mod(x, rng.uniform(1, 2)) < 0.04) | (np.mod(y, 1.3) < 0.03)
             self.fill(wall & seams, base * 0.8)
             self.fill(wall & (y < rng.uniform(0.1, 1.0)), self.grey(0.3, 0.55, 0.06))
@@ -213,27 +185,34 @@ class _Scene:
             self.fill(wall & (np.abs(y - 1.1) < 0.05), (0.8, 0.8, 0.8))
             self.fill(wall & (y > 2.3) & (y < 3.0), self.grey(0.1, 0.35, 0.1), 0.2 * self.grain)
 
-    def _paint_shops(self, wall: np.ndarray, base: np.ndarray) -> None:
-        rng, x, y = self.rng, self.wx, self.wy
-        for left in np.arange(0, x.max(), rng.uniform(3.4, 5)):
-            sign, u = self.grey(0.2, 0.6, 0.18), x - left
-            front = wall & (u > 0.15) & (u < 3.4)
-            self.fill(front & (y > 0.45) & (y < 2.4), self.grey(0.12, 0.5), 0.5 * self.rough)
-            for _ in range(8):  # what lies in the window
-                a, b = rng.uniform(0.2, 3.0), rng.uniform(0.5, 1.8)
-                goods = front & (np.abs(u - a) < 0.2) & (np.abs(y - b) < 0.28)
-                self.fill(goods, self.grey(0.15, 0.75, 0.12))
-            self.fill(front & (y > 2.4) & (y < 3.1), sign)
-            self.fill(front & (np.abs(u - rng.uniform(0.8, 2.6)) < 0.03) & (y < 2.4), base)
+    def _paint_trees(self, road: bool) -> None:
+        rng, wall, x, y = self.rng, self.row < self.wall, self.wx, self.wy
+        self.fill(wall, (0.62, 0.66, 0.70), 0.08 * self.rough)
+        leaves = wall & (self.rough + 0.5 * self.grain > -0.55 + 0.12 * np.maximum(y - 3, 0))
+        green = np.array((0.22, 0.27, 0.16)) * rng.uniform(0.7, 1.5)
+        self.fill(leaves, green, 0.45 * self.rough + 0.45 * self.grain)
+        for trunk in rng.uniform(0, x.max(), 7):
+            near = np.abs(x - trunk) < rng.uniform(0.08, 0.2)
+            self.fill(wall & near, (0.22, 0.18, 0.14), 0.3 * self.grain)
+        if road:
+            self.fill(wall & (y < 0.8), self.grey(0.36, 0.45), 0.1 * self.grain)
+            for car in rng.uniform(0, x.max(), 3):
+                self.car(car, 0.1, self.grey(0.12, 0.75, 0.08))
 
-    def _paint_posters(self, wall: np.ndarray, base: np.ndarray) -> None:
+    def _paint_panes(self, wall: np.ndarray, base: np.ndarray, kind: str) -> None:
         rng, x, y = self.rng, self.wx, self.wy
-        lines = (np.mod(x, 0.3) < 0.03) | (np.mod(y, 0.2) < 0.025)
-        self.fill(wall & lines, base * 0.85)
-        self.fill(wall & (y > 2.2) & (y < 2.6), self.grey(0.2, 0.4, 0.12))
-        for left in np.arange(rng.uniform(0, 2), x.max(), rng.uniform(2.5, 4)):
-            poster = wall & (x > left) & (x < left + 1.4) & (y > 0.5) & (y < 2.1)
-            self.fill(poster, self.grey(0.25, 0.7, 0.12), 0.5 * self.rough)
+        if kind == "brick":
+            course = np.floor(y / 0.16)
+            lines = (np.mod(y, 0.16) < 0.035) | (np.mod(x + 0.2 * np.mod(course, 2), 0.4) < 0.04)
+            self.fill(wall & lines, base * 1.25, 0.05 * self.rough)
+        low, high, wide = {
+            "brick": (0.9, 2.4, 3.2), "glass": (0.1, 3.2, 1.3), "windows": (0.5, 5.0, 1.9)}[kind]
+        u = np.mod(x + rng.uniform(0, 3), wide)
+        pane = wall & (y > low) & (y < high) & (u > (0.35 * wide if kind == "brick" else 0.1))
+        light = {"brick": 0.22, "glass": rng.uniform(0.2, 0.5), "windows": 0.92}[kind]
+        shade = (0.06 if kind == "windows" else 0.3) * self.rough
+        self.fill(pane, light * np.array((0.95, 1.0, 1.05)), shade)
+        self.fill(pane & (np.abs(u - 0.68 * wide) < 0.04), base)
 
     def put(self, thing: str, col: float, row: float) -> None:
         """A thing whose foot stands on the floor at (row, col)."""
@@ -243,8 +222,8 @@ class _Scene:
                 "pillar": (rng.uniform(0.2, 0.4), 6.0), "board": (0.5, 1.9), "stall": (0.9, 1.0),
                 "plant": (0.4, 1.3), "bench": (0.9, 0.45), "seats": (1.3, 0.45)}.get(thing)
         if thing == "car":
-            return self.car(col / self.wall_scale, (self.wall - row) / self.wall_scale,
-                            self.grey(0.12, 0.75, 0.1))
+            left, low = col / self.wall_scale, (self.wall - row) / self.wall_scale
+            return self.car(left, low, self.grey(0.12, 0.75, 0.1))
         if thing == "bike":
             for wheel in (-0.5, 0.5):
                 r = (x - wheel) * (x - wheel) + (y - 0.33) * (y - 0.33)

@@ -1,14 +1,12 @@
 """Pictures of people: a body out of the bank, dressed, put into a place, seen by a camera.
 
-The same parameters (`scene`) give the same pixels on a machine of one kind, whatever the
-batch. The pixel path uses only elementwise operations that IEEE 754 rounds exactly (+ - * / sqrt,
-floor, round, comparison) and indexing, each its own kernel: no matmul, convolution, exp, fused or
-reduced sums, whose last bits depend on the machine; nor division by a Python number, which CUDA
-turns into a product with its inverse (here it is always written as that product). So tone curves
-are tables, noise is a slice of a fixed table, blur is a sum of shifted pictures, JPEG a written-out
-8x8 cosine transform.
-
-Pictures are float32 (3, B, h, w) in 0..1 until they are rounded once, at the end.
+The same parameters (`scene`) give the same pixels on a machine of one kind, whatever the batch. The pixel
+path uses only elementwise operations that IEEE 754 rounds exactly (+ - * / sqrt, floor, round, comparison)
+and indexing, each its own kernel: no matmul, convolution, exp, fused or reduced sums, whose last bits depend
+on the machine; nor division by a Python number, which CUDA turns into a product with its inverse (here always
+written as that product). So tone curves are tables, noise is a slice of a fixed table, blur a sum of shifted
+pictures, JPEG a written-out 8x8 cosine transform. Pictures are float32 (3, B, h, w) in 0..1 until they are
+rounded once, at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +16,6 @@ import functools
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from bnta_lib.rendered import places, scene
 from bnta_lib.rendered.camera import enlarge, through_camera
@@ -31,8 +28,7 @@ STRANGERS = 1 << 24  # person numbers from here on are passers-by
 
 
 def render(domain: Domain, ids: np.ndarray, cams: np.ndarray, numbers: np.ndarray,
-           size: tuple[int, int], device: str | torch.device = "cpu", photometric: bool = True,
-           progress: bool = False) -> Tensor:
+           size: tuple[int, int], device: str = "cpu", photometric: bool = True) -> Tensor:
     """Images uint8 (N, 3, H, W), on the CPU, of people ``ids`` by cameras ``cams`` (from 0).
 
     ``numbers`` (N,) distinguishes shots of the same person by the same camera. With
@@ -40,10 +36,9 @@ def render(domain: Domain, ids: np.ndarray, cams: np.ndarray, numbers: np.ndarra
     Pictures larger than the bank's maps (128, 64) are enlarged from them, as real crops are.
     """
     images = torch.empty((len(ids), 3, *size), dtype=torch.uint8)
-    steps = range(0, len(ids), BATCH)
-    for start in tqdm(steps, desc=domain.name, unit="batch", disable=not progress):
+    for start in range(0, len(ids), BATCH):
         part = slice(start, start + BATCH)
-        scenes, shot = stage(domain, ids[part], cams[part], numbers[part], size, str(device), photometric)
+        scenes, shot = stage(domain, ids[part], cams[part], numbers[part], size, device, photometric)
         images[part] = photograph(scenes, shot, size).cpu()
     return images
 
@@ -71,8 +66,8 @@ def photograph(scenes: Tensor, shot: Parameters, size: tuple[int, int]) -> Tenso
 @functools.cache
 def plate_table(domain: Domain, device: str) -> Tensor:
     """Plates of a domain's cameras, float32 (3, plates * ROWS * COLS) in 0..1."""
-    pixels = np.stack([plate.pixels for plates in scene.cameras(domain)[0] for plate in plates], 1).reshape(3, -1)
-    return torch.from_numpy(pixels).to(device).float() * (1 / 255)
+    pixels = np.stack([plate.pixels for plates in scene.cameras(domain)[0] for plate in plates], 1)
+    return torch.from_numpy(pixels.reshape(3, -1)).to(device).float() * (1 / 255)
 
 
 def compose(domain: Domain, who: Rows, other: Rows, s: Rows, size: tuple[int, int]) -> Tensor:
@@ -96,7 +91,7 @@ def compose(domain: Domain, who: Rows, other: Rows, s: Rows, size: tuple[int, in
 
 
 def _add_strangers(picture: Tensor, y: Tensor, x: Tensor, other: Rows, s: Rows, kind: int) -> Tensor:
-    """Paint passers-by behind (``kind`` 1) or in front (2), where there are any."""
+    """Paint passers-by behind (``kind`` 1) or in front (2), if there are any."""
     selected = (s["other"] == kind).nonzero()[:, 0]
     if not len(selected):
         return picture
@@ -106,7 +101,7 @@ def _add_strangers(picture: Tensor, y: Tensor, x: Tensor, other: Rows, s: Rows, 
     shaded = cast_shadow(picture[:, selected], y, x, s["other_row"], s["other_col"], scale * frame["tall"], s)
     rgb, alpha = paint(
         {name: value[selected] for name, value in other.items()},
-        {"map": s["other_map"], "cos": s["other_cos"], "sin": s["other_sin"], "light": s["light"], "sun": s["sun"]},
+        s | {"map": s["other_map"], "cos": s["other_cos"], "sin": s["other_sin"]},
         frame["foot"][:, None] + (y - s["other_row"][:, None]) / scale[:, None],
         frame["middle"][:, None] + (x - s["other_col"][:, None]) / scale[:, None])
     picture[:, selected] = shaded + alpha * (rgb - shaded)
@@ -134,8 +129,7 @@ def cast_shadow(picture: Tensor, y: Tensor, x: Tensor, foot_row: Tensor, foot_co
     """Darken the ground around the feet, and away from the light where the sun shines."""
     light = s["light"][:, 0]
     for strength, sideways, half_width, half_height in (
-        (0.45 + 0 * light, 0.0, 0.20, 0.035), (s["sun"], -0.45, 0.48, 0.045),
-    ):
+            (0.45 + 0 * light, 0.0, 0.20, 0.035), (s["sun"], -0.45, 0.48, 0.045)):
         u = (x - (foot_col + sideways * light * tall)[:, None]) / (half_width * tall)[:, None]
         v = (y - (foot_row - 0.02 * tall)[:, None]) / (half_height * tall)[:, None]
         depth = (1 - (v * v)[:, :, None] - (u * u)[:, None]).clamp_min(0).sqrt()
@@ -165,6 +159,5 @@ def add_thing(picture: Tensor, y: Tensor, x: Tensor, s: Rows) -> Tensor:
     ribs = (kind == 0) & (((u * 3.2) - (u * 3.2).floor()) < 0.2)
     shade = torch.where(handle, 0.5, torch.where(ribs, shade * 0.85, shade))
     thing = s["thing_colour"].T[:, :, None, None] * shade
-    under = picture[:, selected]
-    picture[:, selected] = torch.where(mask, thing, under)
+    picture[:, selected] = torch.where(mask, thing, picture[:, selected])
     return picture

@@ -8,20 +8,20 @@ one row an image.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 
 import numpy as np
 
 from bnta_lib.rendered import bank as body_bank
 from bnta_lib.rendered import places
 from bnta_lib.rendered.domains import Domain
-from bnta_lib.rendered.people import VERSION, Draws, Parameters
+from bnta_lib.rendered.people import Draws, Parameters, generator
 
 NOISE_LENGTH = 1 << 18  # of the fixed noise that pictures take slices of
 THING_COLOURS = {"black": 5, "charcoal": 4, "grey": 4, "navy": 3, "brown": 2, "burgundy": 2,
                  "light grey": 2, "red": 1}
-
-
+# Ranges of a domain from which a camera draws once.
+_RANGES = ("sun", "exposure", "gamma", "contrast", "haze", "saturation", "resolution", "blur", "noise",
+           "quality")
 # What a camera with true colours and a sharp, noiseless picture has.
 NEUTRAL = {"gain": 1.0, "exposure": 1.0, "gamma": 1.0, "contrast": 1.0, "haze": 0.0, "saturation": 1.0,
            "resolution": 1.0, "blur": 0.06, "noise": 0.0, "quality": 98.0}
@@ -36,15 +36,14 @@ def cameras(domain: Domain) -> tuple[tuple[tuple[places.Plate, ...], ...], Param
     """
     plates, rows = [], []
     for c in range(domain.cameras):
-        rng = np.random.Generator(np.random.Philox(key=(VERSION << 72) | (domain.code << 64) | c))
+        rng = generator(domain, c)
         steep = bool(rng.random() < domain.steep)
         low, high = domain.camera_height
         middle = (low + high) / 2
         height = rng.uniform(middle, high) if steep else rng.uniform(low, middle)
         light = np.array((rng.uniform(-0.7, 0.7), rng.uniform(0.4, 0.8), rng.uniform(0.2, 0.6)))
         light /= np.sqrt(light[0] * light[0] + light[1] * light[1] + light[2] * light[2])
-        row = {name: rng.uniform(*getattr(domain, name)) for name in (
-            "sun", "exposure", "gamma", "contrast", "haze", "saturation", "resolution", "blur", "noise", "quality")}
+        row = {name: rng.uniform(*getattr(domain, name)) for name in _RANGES}
         plates.append(tuple(places.draw(domain.places[(c + k) % len(domain.places)], height, rng)
                             for k in range(domain.sites)))
         gain = np.array(domain.gain) * (1 + rng.uniform(-domain.cast, domain.cast, 3))
@@ -57,8 +56,8 @@ def cameras(domain: Domain) -> tuple[tuple[tuple[places.Plate, ...], ...], Param
 def map_frames() -> Parameters:
     """Where the body is in each of the bank's maps, a row a map in the order of `map_number`, in its pixels.
 
-    top: first row; tall: rows from crown to soles; foot: their end; middle: column; shoulders: first row of the
-    torso; torso: rows from there to the waist; hand_row, hand_col (2,): left and right, -99 if hidden.
+    top: first row; tall: rows from crown to soles; foot: their end; middle: column; shoulders: first row of
+    the torso; torso: rows from there to the waist; hand_row, hand_col (2,): left and right, -99 if hidden.
     """
     part = body_bank.load_bank().part.numpy().reshape(-1, body_bank.HEIGHT, body_bank.WIDTH)
 
@@ -69,22 +68,19 @@ def map_frames() -> Parameters:
     torso = part == body_bank.PART["torso"]
     shoulders, waist = extent(torso.any(2))
     left, right = extent(torso.any(1))
-    rows, cols = [], []
+    hands = []
     for side in "lr":
         hand = part == body_bank.PART[f"hand_{side}"]
         (_, low), (first, last) = extent(hand.any(2)), extent(hand.any(1))
-        seen = hand.any((1, 2))
-        rows.append(np.where(seen, low, -99.0))
-        cols.append(np.where(seen, (first + last) / 2, -99.0))
+        hands.append(np.where(hand.any((1, 2)), (low, (first + last) / 2), -99.0))
     return {"top": top, "tall": end - top, "foot": top + (end - top), "middle": (left + right) / 2,
-            "shoulders": shoulders, "torso": waist - shoulders, "hand_row": np.stack(rows, 1),
-            "hand_col": np.stack(cols, 1)}
+            "shoulders": shoulders, "torso": waist - shoulders,
+            **dict(zip(("hand_row", "hand_col"), np.stack(hands, 2)))}
 
 
 def map_number(shape: np.ndarray, pose: np.ndarray, view: np.ndarray, elevation) -> np.ndarray:
     """Index of a map in the bank's flattened order."""
-    _, poses, views, elevations = body_bank.load_bank().part.shape[:4]
-    return ((shape * poses + pose) * views + view) * elevations + elevation
+    return np.ravel_multi_index((shape, pose, view, elevation), body_bank.load_bank().part.shape[:4])
 
 
 def shots(domain: Domain, ids: np.ndarray, cams: np.ndarray, numbers: np.ndarray, who: Parameters,
@@ -104,10 +100,7 @@ def shots(domain: Domain, ids: np.ndarray, cams: np.ndarray, numbers: np.ndarray
     steep = taken.pop("steep").astype(int)
     s: Parameters = {}
     _draw_pose(domain, s, walk, track, draw, who, taken.pop("azimuth"), steep)
-    ground = _draw_place(domain, s, track, draw, cams, plates, who)
-    _draw_box(domain, s, draw, who)
-    blocked = _draw_stranger(domain, s, draw, ground, stranger, steep)
-    _draw_thing(s, draw, ground, blocked)
+    _draw_place(domain, s, track, draw, cams, plates, who, stranger, steep)
     s |= taken
     s["sun"] = taken["sun"] * track.uniform(0.6, 1.2)
     jitter = 1 if photometric else 0
@@ -146,51 +139,36 @@ def _draw_pose(domain: Domain, s: Parameters, walk: Draws, track: Draws, draw: D
     s["cos"], s["sin"] = _view_turns()[:, view]
 
 
-@dataclass(frozen=True)
-class _Ground:
-    """The floor of each plate (N,), in plate pixels but for the height."""
-
-    horizon: np.ndarray  # row
-    height: np.ndarray  # of the camera, metres
-    furthest: np.ndarray  # row of the feet of somebody far away
-
-    def metre(self, row: np.ndarray) -> np.ndarray:
-        """Pixels of a metre that stands on the floor at this row."""
-        return (row - self.horizon) / self.height
-
-
 def _draw_place(domain: Domain, s: Parameters, track: Draws, draw: Draws, cams: np.ndarray,
-                plates: tuple[tuple[places.Plate, ...], ...], who: Parameters) -> _Ground:
-    """Where the person stands, in plate rows, so that the size follows from perspective."""
+                plates: tuple[tuple[places.Plate, ...], ...], who: Parameters, stranger: Parameters,
+                steep: np.ndarray) -> None:
+    """Where the person stands, in plate rows, so that the size follows from perspective; box and company."""
     site = track.choice(np.ones(domain.sites))
     floors = [plates[c][k] for c, k in zip(cams.tolist(), site.tolist(), strict=True)]
     horizon, height, wall = np.array([(plate.horizon, plate.height, plate.wall) for plate in floors]).T
     nearest = places.ROWS - 8.0
-    ground = _Ground(horizon, height, np.maximum(wall + 6, horizon + 0.5 * (nearest - horizon)))
+    furthest = np.maximum(wall + 6, horizon + 0.5 * (nearest - horizon))
+
+    def metre(row: np.ndarray) -> np.ndarray:
+        """Pixels of a metre that stands on the floor at this row."""
+        return (row - horizon) / height
+
     depth = 0.85 * track.uniform() + 0.15 * draw.uniform()
-    s["foot_row"] = ground.furthest + (nearest - ground.furthest) * depth
+    foot = s["foot_row"] = furthest + (nearest - furthest) * depth
     s["foot_col"] = 60 + (places.COLS - 120) * (0.9 * track.uniform() + 0.1 * draw.uniform())
-    tall = map_frames()["tall"][s["map"]]
-    s["scale"] = ground.metre(s["foot_row"]) * _body_heights(who) / tall  # plate pixels a map pixel
+    tall, top, middle = (map_frames()[name][s["map"]] for name in ("tall", "top", "middle"))
+    s["scale"] = metre(foot) * _body_heights(who) / tall  # plate pixels a map pixel
     s["plate"] = cams * domain.sites + site
-    return ground
 
-
-def _draw_box(domain: Domain, s: Parameters, draw: Draws, who: Parameters) -> None:
-    """The box around the person, in pixels of its map."""
-    frames = map_frames()
-    box = frames["tall"][s["map"]] / 0.9 * (1 + draw.normal(domain.zoom))
+    # The box, in pixels of the map.
+    box = tall / 0.9 * (1 + draw.normal(domain.zoom))
     cut = np.where(draw.chance(domain.cut), draw.uniform(0.72, 0.95), 1.0)
-    s["box_row"] = frames["top"][s["map"]] - 0.05 * box + draw.normal(domain.shift) * box
-    s["box_rows"] = box * cut
+    s["box_row"], s["box_rows"] = top - 0.05 * box + draw.normal(domain.shift) * box, box * cut
     wide = s["box_cols"] = 0.5 * box * (1 + draw.normal(domain.stretch)) / who["width"]
-    s["box_col"] = frames["middle"][s["map"]] - wide / 2 + draw.normal(domain.shift) * wide
+    s["box_col"] = middle - wide / 2 + draw.normal(domain.shift) * wide
 
-
-def _draw_stranger(domain: Domain, s: Parameters, draw: Draws, ground: _Ground, stranger: Parameters,
-                   steep: np.ndarray) -> np.ndarray:
-    """Somebody else behind (1) or in front (2), or nobody (0); returns where a thing stands in front."""
-    bank, foot = body_bank.load_bank(), s["foot_row"]
+    # Somebody else behind (1) or in front (2), or nobody (0).
+    bank = body_bank.load_bank()
     view = np.floor(draw.uniform(0, len(bank.views_deg))).astype(int)
     pose = np.floor(draw.uniform(0, len(bank.phases))).astype(int)
     s["other_map"] = map_number(stranger["shape"], pose, view, steep)
@@ -199,23 +177,19 @@ def _draw_stranger(domain: Domain, s: Parameters, draw: Draws, ground: _Ground, 
     by_person = blocked & draw.chance(0.3)
     s["other"] = np.select([by_person, draw.chance(domain.passers_by)], [2, 1], 0)
     towards = np.where(draw.chance(0.5), 1.0, -1.0)
-    behind = foot - (foot - ground.furthest + 8) * draw.uniform(0.1, 0.9)
+    behind = foot - (foot - furthest + 8) * draw.uniform(0.1, 0.9)
     s["other_row"] = np.where(s["other"] == 2, foot + draw.uniform(6, 22), behind)
     apart = np.where(s["other"] == 2, draw.uniform(0.32, 0.62), draw.uniform(0.25, 0.75))
-    s["other_col"] = s["foot_col"] + towards * apart * ground.metre(foot)
+    s["other_col"] = s["foot_col"] + towards * apart * metre(foot)
     tall = map_frames()["tall"][s["other_map"]]
-    s["other_scale"] = ground.metre(s["other_row"]) * _body_heights(stranger) / tall
-    return blocked & ~by_person
+    s["other_scale"] = metre(s["other_row"]) * _body_heights(stranger) / tall
 
-
-def _draw_thing(s: Parameters, draw: Draws, ground: _Ground, blocked: np.ndarray) -> None:
-    """A trolley case (0), a bench (1) or a post (2) in front, or nothing (-1)."""
-    thing = np.where(blocked, draw.choice((4, 3, 2)), -1)
-    s["thing"] = thing
-    half, tall = np.array([(0.24, 0.62), (0.62, 0.55), (0.13, 9.0), (0, 0)])[thing].T  # metres
-    s["thing_row"] = s["foot_row"] + draw.uniform(2, 14)
-    s["thing_metre"] = ground.metre(s["thing_row"])
-    s["thing_col"] = s["foot_col"] + draw.normal(0.2) * ground.metre(s["foot_row"])
+    # A trolley case (0), a bench (1) or a post (2) in front, or nothing (-1).
+    s["thing"] = np.where(blocked & ~by_person, draw.choice((4, 3, 2)), -1)
+    half, tall = np.array([(0.24, 0.62), (0.62, 0.55), (0.13, 9.0), (0, 0)])[s["thing"]].T  # metres
+    s["thing_row"] = foot + draw.uniform(2, 14)
+    s["thing_metre"] = metre(s["thing_row"])
+    s["thing_col"] = s["foot_col"] + draw.normal(0.2) * metre(foot)
     s["thing_half"] = half * draw.uniform(0.8, 1.25)
     s["thing_tall"] = tall * draw.uniform(0.85, 1.3)
     s["thing_colour"] = draw.colour(THING_COLOURS)
