@@ -1,3 +1,5 @@
+"""Distance of BN outputs from the source's: moments, draws and tables."""
+
 import pandas as pd
 import pytest
 import torch
@@ -5,10 +7,8 @@ import torch
 from bnta_lib import BNTANet, settings
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.model import bn_layers
-from bnta_lib.suite.shift import (
-    bn_moments, bn_outputs, channel_distances, channel_shift, closer_by_target, most_shifted_layer,
-    shift_by_layer, source_sample,
-)
+from bnta_lib.suite import shift as shifts
+from bnta_lib.suite.shift import bn_moments, bn_outputs, channel_distances, shift_by_layer
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,12 @@ def images():
     return torch.randint(0, 256, (10, 3, 96, 48), dtype=torch.uint8, generator=random)
 
 
-def test_moments_are_those_of_all_outputs_whatever_the_batch(model, images):
-    moments = bn_moments(model, images, batch=4)
+@pytest.fixture(scope="module")
+def moments(model, images):
+    return bn_moments(model, images, batch=4)
+
+
+def test_moments_are_those_of_all_outputs_whatever_the_batch(model, images, moments):
     assert list(moments) == list(bn_layers(model))
     for layer in ("backbone.bn1", "bnneck", "parts.3.1"):
         values = bn_outputs(model, images, layer, limit=10**6).double()
@@ -38,36 +42,32 @@ def test_moments_are_those_of_all_outputs_whatever_the_batch(model, images):
 
 
 def test_outputs_keep_to_the_limit_and_are_drawn_the_same_every_time(model, images):
-    few = bn_outputs(model, images, "backbone.bn1", limit=500)
-    assert few.shape == (4, 500)
-    assert torch.equal(few, bn_outputs(model, images, "backbone.bn1", limit=500))
-    every = bn_outputs(model, images, "backbone.bn1", limit=10**6)
+    few, again, every = (bn_outputs(model, images, "backbone.bn1", limit) for limit in (500, 500, 10**6))
+    assert few.shape == (4, 500) and torch.equal(few, again)
     assert every.shape == (4, 10 * 48 * 24)
     assert few.mean(1) == pytest.approx(every.mean(1), abs=0.3)
 
 
 def test_outputs_are_the_layers_own_and_not_what_the_next_ones_make_of_them(model, images):
-    first, norm = model.backbone.conv1, model.backbone.bn1
     with torch.no_grad():
-        x = (images * model.scale + model.shift).float()
-        wanted = norm(first(x))
+        expected = model.backbone.bn1(model.backbone.conv1((images * model.scale + model.shift).float()))
     for few in (images, images[:1]):  # outputs of one image come as a view
         outputs = bn_outputs(model, few, "backbone.bn1", limit=10**6)
-        expected = wanted[: len(few)].transpose(0, 1).flatten(1)
-        assert expected.min() < 0
+        own = expected[: len(few)].transpose(0, 1).flatten(1)
+        assert own.min() < 0
         # Places come in the order of memory.
-        assert outputs.sort(1).values == pytest.approx(expected.sort(1).values, abs=1e-5)
+        assert outputs.sort(1).values == pytest.approx(own.sort(1).values, abs=1e-5)
 
 
-def test_a_layer_that_does_not_exist_is_named(model, images):
+def test_layer_that_does_not_exist_is_named(model, images):
     with pytest.raises(ValueError, match="backbone.bn9"):
         bn_outputs(model, images, "backbone.bn9")
 
 
-def test_measuring_leaves_the_model_as_it_was(model, images):
+def test_measuring_in_eval_mode_leaves_the_model_as_it_was(model, images, moments):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     model.train()
-    bn_moments(model, images)
+    assert all(map(torch.equal, bn_moments(model, images, batch=4)["bnneck"], moments["bnneck"]))
     assert model.training and not any(m._forward_hooks for m in model.modules())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     model.eval()
@@ -77,49 +77,42 @@ def test_distance_of_gaussians_by_hand():
     source = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0])
     target = torch.tensor([3.0, 1.0]), torch.tensor([5.0, 1.0])
     assert channel_distances(source, target).tolist() == [5.0, 1.0]  # 3-4-5, and 2 to 1
-    table = shift_by_layer({"bn": source}, {"bn": target})
-    assert table["distance"].tolist() == [2.0]  # mean 3, in units of the mean 1.5
+    assert shift_by_layer({"bn": source}, {"bn": target})["distance"].tolist() == [2.0]  # 3, in units of 1.5
 
 
-def test_distance_to_itself_is_zero_in_every_layer(model, images):
-    moments = bn_moments(model, images)
+def test_distance_to_itself_is_zero_in_every_layer(moments):
     table = shift_by_layer(moments, moments)
-    assert table["index"].tolist() == list(range(1, 61))
-    assert (table["distance"] == 0).all()
+    assert table["index"].tolist() == list(range(1, 61)) and (table["distance"] == 0).all()
 
 
 def test_channel_shift_counts_in_the_channels_own_deviations():
     random = torch.Generator().manual_seed(1)
     source = torch.randn(2, 20_000, generator=random) * torch.tensor([[1.0], [10.0]])
-    moved = channel_shift(source, source + torch.tensor([[2.0], [20.0]]))
+    moved = shifts.channel_shift(source, source + torch.tensor([[2.0], [20.0]]))
     assert moved.tolist() == pytest.approx([2, 2], rel=0.02)
 
 
-def test_the_rule_looks_at_the_backbone_alone():
+def test_most_shifted_layer_is_of_the_backbone():
     shift = pd.DataFrame({"layer": ["backbone.bn1", "backbone.layer1.0.bn1", "bnneck", "parts.0.1"],
                           "distance": [0.1, 0.3, 0.9, 0.8]})
-    assert most_shifted_layer(shift) == "backbone.layer1.0.bn1"
+    assert shifts.most_shifted_layer(shift) == "backbone.layer1.0.bn1"
 
 
 def test_share_of_layers_that_came_closer():
-    shift = pd.DataFrame([
-        {"target": t, "model": m, "index": i, "distance": d}
-        for t, m, distances in (
-            ("iLIDS", "frozen", (1, 1, 1, 1)), ("iLIDS", "adapted", (2, 0, 0, 0)),
-            ("GRID", "frozen", (1, 2, 3, 4)), ("GRID", "adapted", (1, 2, 3, 4)))
-        for i, d in enumerate(distances, 1)])
-    table = closer_by_target(shift)
+    distances = {("iLIDS", "frozen"): (1, 1, 1, 1), ("iLIDS", "adapted"): (2, 0, 0, 0),
+                 ("GRID", "frozen"): (1, 2, 3, 4), ("GRID", "adapted"): (1, 2, 3, 4)}
+    shift = pd.DataFrame([(*key, i, d) for key, each in distances.items() for i, d in enumerate(each, 1)],
+                         columns=["target", "model", "index", "distance"])
+    table = shifts.closer_by_target(shift)
     assert table.index.tolist() == ["iLIDS", "GRID"]
     assert table.loc["iLIDS"].tolist() == [1, 0.5, 75]
     assert table.loc["GRID"].tolist() == [2.5, 2.5, 0]  # no nearer is not closer
 
 
 def test_source_sample_takes_from_every_source():
-    def made(n, value):
-        images = torch.full((n, 3, 4, 2), value, dtype=torch.uint8)
-        ones = torch.ones(n, dtype=torch.int64)
-        return ReIDSet("s", images, ones, ones)
-
-    sample = source_sample([made(7, 1), made(1000, 2), made(450, 3)], each=200)
-    counts = torch.bincount(sample[:, 0, 0, 0].long())
+    sets = []
+    for size, value in ((7, 1), (1000, 2), (450, 3)):
+        ones = torch.ones(size, dtype=torch.int64)
+        sets.append(ReIDSet("s", torch.full((size, 3, 4, 2), value, dtype=torch.uint8), ones, ones))
+    counts = torch.bincount(shifts.source_sample(sets, each=200)[:, 0, 0, 0].long())
     assert counts[1] == 7 and counts[2] == 200 and 100 < counts[3] <= 200

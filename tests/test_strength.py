@@ -1,12 +1,15 @@
+"""Gain against the strength of the features, on rows of a known answer; weaker trainings."""
+
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from bnta_lib import settings
-from bnta_lib.suite import strength
 from bnta_lib.data import thinned
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.figures.choices import strength_figure
+from bnta_lib.suite import strength
 from bnta_lib.training import training_key
 from bnta_lib.weights import WEAKER, model_settings
 
@@ -17,58 +20,58 @@ GAINS = {"people_8th": 1.0, "people_4th": 2.0, "people_half": 3.0, "bnta": 4.0,
 @pytest.fixture(scope="module")
 def rows():
     """Gains that grow by a point with every doubling of people, and not at all with epochs."""
-    noise, made = torch.Generator().manual_seed(0), []
+    random, tables = np.random.default_rng(0), []
     for model, gain in GAINS.items():
-        for split in range(8):
-            frozen = 40 + 2 * torch.randn((), generator=noise).item()
-            off = 0.1 * torch.randn((), generator=noise).item()
-            for adapter, value in (("none", frozen), ("bnta", frozen + gain + off)):
-                made.append({"target": "dots", "split": split, "seed": 0, "training": model,
-                             "adapter": adapter,
-                             "metric": "R1", "value": value})
-    return pd.DataFrame(made)
+        frozen, noise = random.normal(40, 2, 8), random.normal(0, 0.1, 8)
+        for adapter, values in (("none", frozen), ("bnta", frozen + gain + noise - noise.mean())):
+            tables.append(pd.DataFrame({"target": "dots", "split": range(8), "seed": 0, "training": model,
+                                        "adapter": adapter, "metric": "R1", "value": values}))
+    return pd.concat(tables)
 
 
-def small_set():
+@pytest.fixture
+def forty():
+    """Three images of each of 40 people, whose pixels are the person's number."""
     pids = torch.arange(1, 41).repeat_interleave(3)
-    return ReIDSet("forty", torch.zeros(120, 3, 4, 2, dtype=torch.uint8), pids, torch.ones_like(pids))
+    images = torch.zeros(120, 3, 4, 2, dtype=torch.uint8) + pids[:, None, None, None].byte()
+    return ReIDSet("forty", images, pids, torch.ones_like(pids))
 
 
 @pytest.mark.parametrize("share, people", [(1, 40), (0.5, 20), (0.25, 10), (1 / 8, 5), (0.001, 2)])
-def test_a_share_of_the_people_keeps_all_images_of_each(share, people):
-    kept = thinned(small_set(), share)
+def test_share_of_the_people_keeps_all_images_of_each(forty, share, people):
+    kept = thinned(forty, share)
     assert kept.pids.unique().tolist() == list(range(1, people + 1))
     assert (torch.bincount(kept.pids)[1:] == 3).all()
 
 
-def test_the_share_is_spread_over_all_sources():
+def test_share_is_spread_over_all_sources(forty):
     """People of one source have neighbouring numbers: the first so many would be one source's."""
-    data = small_set()
-    half = ReIDSet(data.name, data.images + data.pids[:, None, None, None].byte(), data.pids, data.camids)
-    kept = thinned(half, 0.25).images[:, 0, 0, 0].unique()
+    kept = thinned(forty, 0.25).images[:, 0, 0, 0].unique()
     assert kept.min() <= 4 and kept.max() >= 36 and (kept.diff() == 4).all()
 
 
-def test_a_weaker_training_is_another_training_and_the_default_is_not():
-    own = settings("laptop")
-    keys = {training_key(small_set(), model_settings(own, name)) for name in (*WEAKER, "bnta")}
+def test_weaker_training_is_another_training_and_the_default_is_not(forty):
+    laptop = settings("laptop")
+    keys = {training_key(forty, model_settings(laptop, name)) for name in (*WEAKER, "bnta")}
     assert len(keys) == len(WEAKER) + 1
-    few = model_settings(own, "epochs_4th")
+    few = model_settings(laptop, "epochs_4th")
     assert (few.epochs, few.lr_decay_epoch, few.people_share) == (4, 3, 1)
-    assert model_settings(own, "people_4th").people_share == 0.25
+    assert model_settings(laptop, "people_4th").people_share == 0.25
 
 
 def test_gains_are_those_of_each_rung(rows):
     gains = strength.strength_gains(rows, dict.fromkeys(GAINS, 10))
     assert set(gains["people"]) == {10} and set(gains["verdict"]) == {"holds"}
-    assert list(gains[gains["ladder"] == "people"]["share"]) == [1 / 8, 1 / 4, 1 / 2, 1]
+    for ladder in ("people", "epochs"):
+        assert gains[gains["ladder"] == ladder]["share"].tolist() == [1 / 8, 1 / 4, 1 / 2, 1]
     for row in gains.itertuples():
-        assert row.low < GAINS[row.model] < row.high and abs(row.frozen - 40) < 3
+        assert row.low < row.difference < row.high and abs(row.frozen - 40) < 3
+        assert row.difference == pytest.approx(GAINS[row.model])
 
 
 def test_slope_of_a_growing_gain_is_found_but_trainings_of_one_run_resolve_nothing(rows):
     trend = strength.strength_trend(rows).set_index("ladder")
-    assert trend.loc["people", "low"] < 1.0 < trend.loc["people", "high"] and trend.loc["people", "low"] > 0
+    assert 0 < trend.loc["people", "low"] < 1.0 < trend.loc["people", "high"]
     assert trend.loc["epochs", "low"] < 0 < trend.loc["epochs", "high"]
     assert set(trend["verdict"]) == {"not resolved"} and set(trend["reason"]) == {"one training each"}
 
@@ -79,12 +82,13 @@ def test_what_is_missing_is_left_out_and_a_short_ladder_has_no_line(rows):
     assert strength.strength_trend(few).empty
 
 
+@pytest.mark.usefixtures("style")
 def test_figure_draws_both_ladders(rows):
     figure = strength_figure(strength.strength_gains(rows, {}))
     assert figure.axes[0].get_legend_handles_labels()[1] == ["share of people", "share of epochs"]
 
 
-def test_share_outside_0_to_1_is_refused():
-    for share in (-0.1, 1.5, "half"):
-        with pytest.raises(ValueError, match="people_share is between 0 and 1"):
-            settings("smoke", people_share=share)
+@pytest.mark.parametrize("share", [-0.1, 1.5, "half"])
+def test_share_outside_0_to_1_is_refused(share):
+    with pytest.raises(ValueError, match="people_share is between 0 and 1"):
+        settings("smoke", people_share=share)

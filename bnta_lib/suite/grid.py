@@ -1,9 +1,8 @@
-"""Rank 1 and time of adaption over the size N of its sample and the number K of its pairs (Fig. 4).
+"""Rank 1 and time of adaption over the size N of its sample and the number K of its pairs (Figure 4).
 
-The paper reads two tendencies from its figure: at a given N, rank 1 first rises and then declines
-as K grows; at a given K, a larger N usually helps. :func:`peak_in_k` and :func:`trend_in_n` put
-them as differences on the same splits. ``rows`` are those of ``lab.measure("figure_4")``; their
-columns N and K are 0 without adaption.
+The paper reads two tendencies from its figure: at a given N, rank 1 first rises and then declines as K grows;
+at a given K, a larger N usually helps. :func:`peak_in_k` and :func:`trend_in_n` give them as differences on
+the same splits. ``rows`` are those of ``lab.measure("figure_4")``; N and K are 0 without adaption.
 """
 
 from __future__ import annotations
@@ -41,60 +40,56 @@ def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 def peak_in_k(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
     """Whether rank 1 rises from the smallest K to a K inside, and declines from it to the largest.
 
-    The best of many noisy values always looks like a peak. So the K inside is chosen for every split
-    on the *other* splits alone, and its value on the split is compared with those at both ends. Two
-    rows (``part``: "rise", "decline") for each target and each N that has three values of K or more;
-    ``pooled``: for each target, averaged over its N on every split. Columns: target, N (or sizes, how
-    many), part, best (K of the highest mean over splits), inside (whether that is neither end),
-    difference (points; positive as the paper has it), low, high (see PEAK_LEVEL), splits, verdict. No
-    row for a single split.
+    The best of many noisy values always looks like a peak. So the K inside is chosen for every split on the
+    *other* splits alone, and its value on the split is compared with those at both ends. Two rows (``part``:
+    "rise", "decline") for each target and each N that has three values of K or more; ``pooled``: for each
+    target, averaged over its N on every split. Columns: target, N (or sizes, how many), part, best (K of the
+    highest mean over splits), inside (whether that is neither end), difference (points; positive as the paper
+    has it), low, high (see PEAK_LEVEL), splits, verdict. No row for a single split.
     """
-    tests = []
+    tables = []
     for target, n, table in _tables(rows, "N", "K", metric, least=3):
-        values = table.to_numpy()
-        inner = values[:, 1:-1]
+        inner = table.iloc[:, 1:-1].to_numpy()
         others = inner.sum(0) - inner  # of each K inside, summed over the other splits
         selected = inner[np.arange(len(inner)), others.argmax(1)]
-        best = int(table.mean().idxmax())
-        inside = table.columns[0] < best < table.columns[-1]
-        for part, end in (("rise", values[:, 0]), ("decline", values[:, -1])):
-            tests.append(pd.DataFrame({"target": target, "N": n, "part": part, "best": best, "inside": inside,
-                                       "split": table.index, "difference": selected - end}))
-    return _tests(tests, ["target", "N", "part", "best", "inside"], ["target", "part"], pooled, PEAK_LEVEL)
+        best = table.mean().idxmax()
+        for part, end in (("rise", table.columns[0]), ("decline", table.columns[-1])):
+            tables.append(pd.DataFrame({
+                "target": target, "N": n, "part": part, "best": best,
+                "inside": best not in table.columns[[0, -1]], "difference": selected - table[end]}))
+    keys = ["target", "part"] if pooled else ["target", "N", "part", "best", "inside"]
+    return _tests(tables, keys, pooled, PEAK_LEVEL)
 
 
 def trend_in_n(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
     """Points of rank 1 that a doubling of N brings at the same K: the slope over log2 N.
 
-    A row for each target and each K that has two values of N or more; ``pooled``: for each target,
-    averaged over its K on every split. Columns: target, K (or sizes, how many), difference (points a
-    doubling), low, high, splits, verdict. No row for a single split.
+    A row for each target and each K that has two values of N or more; ``pooled``: for each target, averaged
+    over its K on every split. Columns: target, K (or sizes, how many), difference (points a doubling), low,
+    high, splits, verdict. No row for a single split.
     """
-    tests = [pd.DataFrame({"target": target, "K": k, "split": table.index, "difference": slopes(table)})
-             for target, k, table in _tables(rows, "K", "N", metric, least=2)]
-    return _tests(tests, ["target", "K"], ["target"], pooled)
+    tables = [pd.DataFrame({"target": target, "K": k, "difference": slopes(table)}, table.index)
+              for target, k, table in _tables(rows, "K", "N", metric, least=2)]
+    return _tests(tables, ["target"] if pooled else ["target", "K"], pooled)
 
 
-def _tables(rows, each: str, along: str, metric: str, least: int) -> Iterator[tuple]:
+def _tables(rows: pd.DataFrame, each: str, along: str, metric: str, least: int) -> Iterator[tuple]:
     """(target, value of ``each``, splits x values of ``along``), of adapted rows alone."""
     adapted = rows[(rows["metric"] == metric) & (rows["N"] > 0)]
     for (target, value), group in adapted.groupby(["target", each], sort=False):
         table = group.pivot_table(index="split", columns=along, values="value")
         if table.shape[1] >= least and len(table) > 1:
-            yield target, int(value), table
+            yield target, value, table
 
 
-def _tests(
-    tables: list[pd.DataFrame], each: list[str], pool: list[str], pooled: bool, level: float = 0.95
-) -> pd.DataFrame:
-    """Test of the differences over splits, a row for each group; ``pooled``: averaged over sizes."""
+def _tests(tables: list[pd.DataFrame], keys: list[str], pooled: bool, level: float = 0.95) -> pd.DataFrame:
+    """Test of the differences over splits, a row a group; ``pooled``: averaged over sizes on every split."""
     if not tables:
         return pd.DataFrame()
-    values, keys = pd.concat(tables), each
-    if pooled:
-        values, keys = values.groupby([*pool, "split"], sort=False, as_index=False).agg(
-            sizes=("difference", "size"), difference=("difference", "mean")), [*pool, "sizes"]
-    return describe_by(values, keys, level=level).drop(columns=["p", "better", "reason"])
+    values = pd.concat(tables).groupby([*keys, "split"], sort=False)["difference"]
+    values = values.agg(difference="mean", sizes="size").reset_index()
+    tests = describe_by(values, [*keys, "sizes"], level=level)
+    return tests.drop(columns=["p", "better", "reason"] + ["sizes"] * (not pooled))
 
 
 def time_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -46,15 +46,15 @@ def headroom_scores(rows: pd.DataFrame, by: tuple[str, ...] = ()) -> pd.DataFram
     }).reset_index()
 
 
-def headroom_table(rows: pd.DataFrame, least: int = 20) -> pd.DataFrame:
+def headroom_table(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a set: rank 1, that at a common gallery size, by camera pair, and the gap's parts.
 
-    Worst and best pair count pairs with at least ``least`` probes. For targets: gap, the points of common
-    rank 1 below the mean of the held-out sources; photometric, the part of it that neutral cameras give
-    back (points), and share, the same in per cent of the gap (empty if there is no gap).
+    Worst and best pair count pairs with at least 20 probes. For targets: gap, the points of common rank 1
+    below the mean of the held-out sources; photometric, the part of it that neutral cameras give back
+    (points), and share, the same in per cent of the gap (empty if there is no gap).
     """
     scores = headroom_scores(rows)
-    pairs = headroom_scores(rows, ("cameras",)).query("probes >= @least").groupby(["kind", "set"])["R1"]
+    pairs = headroom_scores(rows, ("cameras",)).query("probes >= 20").groupby(["kind", "set"])["R1"]
     pairs = pairs.agg(["count", "min", "max"]).set_axis(["camera pairs", "worst pair", "best pair"], axis=1)
     table = scores.query("kind != @KINDS[2]").set_index(["kind", "set"]).join(pairs)
     common = scores.set_index(["kind", "set"])["R1 common"]

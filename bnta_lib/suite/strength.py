@@ -20,39 +20,32 @@ from bnta_lib.weights import WEAKER
 if TYPE_CHECKING:
     from bnta_lib.suite.lab import Lab
 
-LADDERS = ("people", "epochs")
 STRONGEST = "bnta"
-
-
-def rungs(ladder: str) -> dict[str, float]:
-    """The trainings of a ladder, weakest first, and their share of the people or of the epochs."""
-    place = LADDERS.index(ladder)
-    return {name: shares[place] for name, shares in WEAKER.items() if shares[place] < 1} | {STRONGEST: 1.0}
+# The trainings of each ladder, weakest first, and their share of the people or of the epochs.
+LADDERS = pd.DataFrame(
+    [(ladder, name, min(shares)) for ladder in ("people", "epochs")
+     for name, shares in (WEAKER | {STRONGEST: (1, 1)}).items() if name.startswith((ladder, STRONGEST))],
+    columns=["ladder", "training", "share"])
 
 
 def _gains(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Without adaption and the difference with it: a row a training, target and split."""
+    """Without adaption ("none") and the difference with it: a row a rung of a ladder, target and split."""
     scores = rows[rows["metric"] == metric].pivot_table(
         index=["training", "target", "split"], columns="adapter", values="value", sort=False)
-    return scores.assign(difference=scores["bnta"] - scores["none"]).reset_index()
+    scores = scores.assign(difference=scores["bnta"] - scores["none"])
+    return LADDERS.merge(scores.reset_index(), on="training")
 
 
-def strength_gains(
-    rows: pd.DataFrame, people: Mapping[str, int], metric: str = "R1"
-) -> pd.DataFrame:
-    """A row a ladder, target and rung: what the features are worth, and what adaption adds.
+def strength_gains(rows: pd.DataFrame, people: Mapping[str, int], metric: str = "R1") -> pd.DataFrame:
+    """A row a ladder, target and training: what the features are worth, and what adaption adds.
 
     ``people``: on how many each training was trained. Columns: ladder, target, model, share, people,
     frozen (mean over splits, per cent), difference (points, adapted minus frozen on the same
     splits), low, high (95 % interval), better, splits, verdict.
     """
-    gains = _gains(rows, metric)
-    keys = ["training", "target"]
-    tests = describe_by(gains, keys).join(gains.groupby(keys)["none"].mean().rename("frozen"), on=keys)
-    ladders = pd.DataFrame([{"ladder": ladder, "training": name, "share": share}
-                            for ladder in LADDERS for name, share in rungs(ladder).items()])
-    table = ladders.merge(tests, on="training").rename(columns={"training": "model"})
-    table["people"] = table["model"].map(people)
+    gains, keys = _gains(rows, metric), ["ladder", "target", "training", "share"]
+    table = describe_by(gains, keys).join(gains.groupby(keys)["none"].mean().rename("frozen"), on=keys)
+    table = table.rename(columns={"training": "model"}).assign(people=table["training"].map(people))
     return table[["ladder", "target", "model", "share", "people", "frozen", "difference", "low", "high",
                   "better", "splits", "verdict"]]
 
@@ -65,21 +58,16 @@ def strength_trend(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     A line compares trainings, one a rung: it is not resolved, whatever its interval. No row if there
     are fewer than three rungs or two splits.
     """
-    gains, lines = _gains(rows, metric), []
-    for ladder in LADDERS:
-        shares = gains["training"].map(rungs(ladder))
-        for target, group in gains.assign(share=shares).dropna(subset="share").groupby("target", sort=False):
-            table = group.pivot(index="split", columns="share", values="difference")
-            if table.shape[1] >= 3 and len(table) >= 2:
-                lines.append(pd.DataFrame({"ladder": ladder, "target": target, "rungs": table.shape[1],
-                                           "difference": slopes(table)}))
+    lines = []
+    for (ladder, target), group in _gains(rows, metric).groupby(["ladder", "target"], sort=False):
+        table = group.pivot(index="split", columns="share", values="difference")
+        if table.shape[1] >= 3 and len(table) >= 2:
+            lines.append(pd.DataFrame({"ladder": ladder, "target": target, "rungs": table.shape[1],
+                                       "difference": slopes(table)}))
     if not lines:
         return pd.DataFrame()
     tests = describe_by(pd.concat(lines), ["ladder", "target", "rungs"])
     return tests.drop(columns=["p", "better"]).assign(verdict=OPEN, reason=ONE_EACH)
-
-
-# ---- the measurements
 
 
 def strength_rows(lab: Lab) -> tuple[pd.DataFrame, dict[str, int], list[str]]:
