@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from bnta_lib import adapt
-from bnta_lib.suite import store as results, run, writer
+from bnta_lib.suite import store as results, writer
+from bnta_lib.suite.reproduce import run_notebook
 from bnta_lib.figures import base
 from bnta_lib.site.judge import save_ranked
 from bnta_lib.weights import save_model
@@ -79,7 +80,7 @@ def test_full_disk_is_named_and_costs_nothing(writers, small_disk, name):
 
 
 @pytest.mark.parametrize("state", ["full", "read only"])
-def test_record_that_cannot_be_written_is_named(small_disk, tmp_path, capsys, state):
+def test_executed_notebook_that_cannot_be_written_is_named(small_disk, tmp_path, state):
     cell = nbformat.v4.new_code_cell("print('x' * 100_000)")
     about = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=about), tmp_path / "n.ipynb")
@@ -88,8 +89,6 @@ def test_record_that_cannot_be_written_is_named(small_disk, tmp_path, capsys, st
         fill(small_disk)
     else:
         subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    assert run.main([str(tmp_path / "n.ipynb"), str(small_disk / "r.ipynb")]) == 1
-    said = capsys.readouterr().err
-    assert ("No space left" if state == "full" else "Read-only") in said
-    assert "Traceback" not in said
+    with pytest.raises(OSError, match="No space left" if state == "full" else "Read-only"):
+        run_notebook(tmp_path / "n.ipynb", small_disk / "r.ipynb", {})
     assert (small_disk / "earlier.txt").read_text() == "kept"

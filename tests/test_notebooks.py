@@ -7,9 +7,8 @@ import nbformat
 import papermill
 import pytest
 
-from bnta_lib.suite.reproduce import find_notebooks
-from bnta_lib.suite.run import OPTIONAL
 from bnta_lib.settings import ROOT
+from bnta_lib.suite.report import find_notebooks
 
 NOTEBOOKS = find_notebooks()
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -28,12 +27,6 @@ def test_takes_profile_and_data(path):
     (cell,) = [c for c in cells(path, "code") if "parameters" in c.metadata.get("tags", [])]
     # Values derived in this cell would keep the defaults' values when parameters are put in.
     assert re.fullmatch(r"(\w+ = ('[^']*'|\"[^\"]*\"|[\w.]+)\s*(#.*)?\n?|#.*\n?|\n)*", cell.source)
-
-
-@each
-def test_what_is_none_unless_given_has_a_type(path):
-    parameters = papermill.inspect_notebook(path)
-    assert {name for name, about in parameters.items() if about["default"] == "None"} <= OPTIONAL.keys()
 
 
 @each
@@ -58,7 +51,8 @@ def test_a_styled_table_takes_names_for_html(path):
         for statement in ast.parse(cell.source).body if ".style." in cell.source else ():
             text = ast.unparse(statement)
             if ".style." in text:
-                assert ".format(" in text and "escape='html'" in text and ".format_index(escape='html'" in text
+                assert ".format(" in text and "escape='html'" in text
+                assert ".format_index(escape='html'" in text
 
 
 @each

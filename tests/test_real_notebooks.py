@@ -9,7 +9,7 @@ import real_trees
 
 from bnta_lib.data import load_targets, mixture
 from bnta_lib.data.published import find_sets
-from bnta_lib.suite.reproduce import NOTEBOOKS, find_notebooks, run_notebook
+from bnta_lib.suite.reproduce import NOTEBOOKS, run_notebook
 from bnta_lib.settings import figures_dir, run_name, settings
 
 
@@ -37,7 +37,7 @@ def test_notebook_runs_on_published_sets_and_prints_their_protocol(
     folder = tmp_path_factory.getbasetemp()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the networks are too small to share
     monkeypatch.setenv("BNTA_CACHE", str(folder / "cache"))  # what the first trains, the next reads
-    (source,) = find_notebooks(NOTEBOOKS, [number])
+    (source,) = NOTEBOOKS.glob(f"{number}_*.ipynb")
     executed = folder / "real notebooks" / source.name
     run_notebook(source, executed, {"profile": "smoke", "data": str(sets), "progress": False})
     said, mixed = printed(executed), mixture(find_sets(sets))

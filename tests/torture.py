@@ -135,7 +135,7 @@ def batch(folder: Path, shared: Path) -> str:
         crops.mkdir(exist_ok=True)
         Image.fromarray(np.kron(noise, np.ones((20, 18, 1), np.uint8))).save(crops / f"{k}.png")
     out, record = folder / "out", folder / "record.ipynb"
-    command = [sys.executable, "-m", "bnta_lib.suite.run", str(ROOT / "notebooks" / "11_your_own_gallery.ipynb"),
+    command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / "11_your_own_gallery.ipynb"),
                str(record), "-p", "images", str(crops), "-p", "probes", str(crops), "-p", "out", str(out),
                "-p", "profile", "smoke", "-p", "progress", "False"]
     try:
