@@ -22,12 +22,13 @@ def usage_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
 
 
 def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse ``arguments``, ``--profile`` and ``--data`` among them; ``options.profile`` is the profile's name.
+    """Parse ``arguments``, ``--profile`` and ``--data`` among them.
 
     A profile or folder that does not exist, and a cache that cannot be written, are errors of usage.
     """
     parser.add_argument("--profile", help="smoke, laptop or paper (default: $BNTA_PROFILE, laptop)")
-    parser.add_argument("--data", default="embedded", help='"embedded" (default), "real" ($BNTA_DATA) or a folder')
+    parser.add_argument("--data", default="embedded",
+                        help='"embedded" (default), "real" ($BNTA_DATA) or a folder')
     options = parser.parse_args(arguments)
     with usage_errors(parser):
         options.profile = settings(options.profile).profile
@@ -38,7 +39,7 @@ def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) 
 
 
 def exit_code(work: Callable[[], int | None]) -> int:
-    """Do ``work`` and return its exit code. An error is printed and gives 1, out of time 3, an interrupt 130."""
+    """Do ``work`` and return its exit code: 1 for an error, 3 for out of time, 130 for an interrupt."""
     try:
         return work() or 0
     except OutOfTime as error:
@@ -53,5 +54,6 @@ def exit_code(work: Callable[[], int | None]) -> int:
 
 
 def _message(error: Exception) -> str:
-    """The error without its number, if it says itself what could not be read or written."""
-    return error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
+    """The error's text without the system's number, if it names the file itself."""
+    plain = isinstance(error, OSError) and error.strerror and not error.filename
+    return error.strerror if plain else str(error)

@@ -1,33 +1,41 @@
 """The trained models of a profile: from their weights files, or trained and stored.
 
-``python -m bnta_lib.suite.train`` trains them. A stop loses at most one epoch: the same command continues from
-the last checkpoint, to the same weights. ``accelerate launch`` trains them in several processes
-(docs/training_on_more.md).
+``python -m bnta_lib.suite.train`` trains them. A stop loses at most one epoch: the same command continues to
+the same weights. ``accelerate launch`` trains them in several processes (docs/training_on_more.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 import time
-import warnings
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from bnta_lib.data import load_sources, pictures_seen, real_mixture, real_root
+from bnta_lib.data import find_real, load_sources, pictures_seen, real_mixture, real_root
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet, load_imagenet
-from bnta_lib.settings import (
-    AT_SIZE, METHOD_VERSION, PROFILES, Settings, cache_dir, data_folder, device_of, settings as load_settings,
-)
+from bnta_lib.settings import AT_SIZE, METHOD_VERSION, SOURCES, Settings, cache_dir, device_of
+from bnta_lib.settings import settings as load_settings
+from bnta_lib.suite.commands import exit_code, parse_run, usage_errors
 from bnta_lib.training import OutOfTime, from_main, launched, train, training_key
 from bnta_lib.weights import (
-    MODELS, WEAKER, differences, load_model, model_settings, read_weights, save_model, weights_path,
+    MODELS,
+    WEAKER,
+    differences,
+    load_model,
+    model_settings,
+    read_weights,
+    save_model,
+    weights_path,
 )
 
 
@@ -35,27 +43,27 @@ def trained_model(
     settings: Settings, name: str = "bnta", progress: bool = True, retrain: bool = False,
     data: str | Path = "embedded", minutes: float | None = None, compile: bool = False,
 ) -> BNTANet:
-    """A training's model, on the profile's device, from its weights file; the smoke profile trains if it has none.
+    """A training's model, on the profile's device, from its weights file.
 
-    If ``data`` names published sets, the model is the one trained on those of them that are sources. With
-    ``retrain`` it is trained in any profile and stored; ``minutes`` and ``compile`` are those of
-    :func:`~bnta_lib.training.train`. Warns of pictures of a target among those trained on.
+    The smoke profile trains it if there is no such file; with ``retrain`` every profile does. If ``data``
+    names published sets, it is the model trained on their sources. ``minutes`` and ``compile``: see
+    :func:`~bnta_lib.training.train`.
 
     Raises:
         FileNotFoundError: if the weights are absent.
-        ValueError: if they were trained with other settings or on other published sets, or BNTA_DEVICE is wrong.
+        ValueError: if they were trained with other settings or on other sets, or BNTA_DEVICE is wrong.
     """
-    device, root = device_of(settings.profile), real_root(data)
+    begin, device, root = time.perf_counter(), device_of(settings.profile), real_root(data)
     path, wanted = weights_path(settings, name, root), model_settings(settings, name)
     processes = launched(device) if retrain else None
-    main = not processes or processes.is_main_process
     if retrain or (settings.profile == "smoke" and not is_trained(settings, name, data)):
-        begin = time.perf_counter()
-        sources = _sources(wanted, root, processes, progress)
+        main = not processes or processes.is_main_process
+        with processes.main_process_first() if processes else nullcontext():
+            decoding = progress and main and root is not None
+            sources = load_sources(wanted, root or "embedded", progress=decoding)
         checkpoint = checkpoint_path(sources, wanted, name)
-        if minutes is not None:
-            minutes -= (time.perf_counter() - begin) / 60
-        model, history = train(sources, wanted, checkpoint, progress, device, minutes, compile)
+        remaining = None if minutes is None else minutes - (time.perf_counter() - begin) / 60
+        model, history = train(sources, wanted, checkpoint, progress, device, remaining, compile)
         meta = {"model": name, "data": sources.digest, "sources": sources.name, "torch": torch.__version__,
                 "epochs": len(history), "seconds": float(history["seconds"].sum()),
                 "processes": processes.num_processes if processes else 1}
@@ -65,68 +73,46 @@ def trained_model(
                 history.round(5).to_csv(temporary, index=False)
             save_model(model, path, wanted, meta, compact=settings.profile not in AT_SIZE)
             checkpoint.unlink(missing_ok=True)
-    elif root is not None:
-        _check_sources(path, root, settings)
-    if main and root is not None and (seen := _pictures_of_targets(settings, root)):
-        warnings.warn(f"{seen} among those trained on: their scores are not those of an unseen place", stacklevel=2)
-    return from_main(processes, lambda: _load(path, wanted, name)).to(device)
+    return from_main(processes, lambda: _load(path, wanted, name, root)).to(device)
 
 
-def _sources(settings: Settings, root: Path | None, processes, progress: bool) -> ReIDSet:
-    with processes.main_process_first() if processes else nullcontext():
-        progress = progress and root is not None and (not processes or processes.is_main_process)
-        return load_sources(settings, root or "embedded", progress=progress)
-
-
-def _load(path: Path, settings: Settings, name: str) -> BNTANet:
-    """The model of ``path``. Raises ValueError for another training; fewer epochs or no ImageNet weights will do."""
+def _load(path: Path, settings: Settings, name: str, root: Path | None) -> BNTANet:
+    """The model of ``path``. Raises as :func:`trained_model`; fewer epochs or no ImageNet weights will do."""
+    command = "python -m bnta_lib.suite.train" + (
+        f" --profile {settings.profile} --data {shlex.quote(str(root))}" if root else "")
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: train them with `{command}` (make train)")
     record, _ = read_weights(path)
     shorter = shortened(settings, min(record["settings"]["epochs"], settings.epochs))
     pretrained = settings.pretrained and record["settings"]["pretrained"]
     odd = differences(record, replace(shorter, pretrained=pretrained))
     if record["model"] != name or odd:
-        raise ValueError(f"{path} holds the training {record['model']!r} with {', '.join(odd) or 'its settings'}, and "
-                         f"{name!r} with other settings is wanted: choose those of the weights, or train again with "
-                         "`python -m bnta_lib.suite.train` (make train)")
+        raise ValueError(f"{path} holds {record['model']!r} with {', '.join(odd) or 'its settings'}, and "
+                         f"{name!r} with other settings is wanted: choose those of the weights, or train "
+                         f"again with `{command}` (make train)")
+    # A folder of targets alone has no sources to compare; a share of their people is named after them.
+    present = real_mixture(root).name if root and set(SOURCES) & set(find_real(root)) else ""
+    if not record.get("sources", "").startswith(present):
+        raise ValueError(f"{path} was trained on {record['sources']}, and {root} now holds {present}: "
+                         f"train again with `{command}`, or restore the sets")
     return load_model(path, settings)
 
 
-def _check_sources(path: Path, root: Path, settings: Settings) -> None:
-    """Raise unless the weights were trained on the sources in ``root``; a folder of targets alone has none."""
-    command = f"python -m bnta_lib.suite.train --profile {settings.profile} --data {shlex.quote(str(root))}"
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights of the data sets in {root} at {path}: train them with `{command}`")
-    try:
-        present = real_mixture(root).name
-    except FileNotFoundError:
-        return
-    trained = read_weights(path)[0]["sources"]
-    if not trained.startswith(present):  # a share of its people is named after it
-        raise ValueError(f"{path} was trained on {trained}, and {root} now holds {present}: train again with "
-                         f"`{command}`, or restore the sets")
+def trained_on(settings: Settings, data: str | Path = "embedded") -> str:
+    """The published sets that models were trained on, and pictures of targets among them; "" if embedded.
 
-
-def _pictures_of_targets(settings: Settings, root: Path) -> str:
-    """Pictures of the targets below ``root`` that are trained on, "2 of VIPeR's pictures are"; "" for none."""
-    counts = pictures_seen(settings, root)
-    verb = "is" if sum(counts.values()) == 1 else "are"
-    return f"{', '.join(f'{n} of {name}{chr(39)}s pictures' for name, n in counts.items())} {verb}" if counts else ""
-
-
-def trained_on(settings: Settings, data: str | Path = "embedded", name: str = "bnta") -> str:
-    """The published sets that a model was trained on, and pictures of targets among them; "" if embedded.
-
-    Of both, it names the tables' trainings that began without the profile's ImageNet weights, or had fewer epochs.
+    It also names trainings that began without the profile's ImageNet weights, or had fewer epochs.
     """
-    root, words, short, scratch = real_root(data), [], [], []
+    root, words = real_root(data), []
     if root is not None:
-        words = [read_weights(weights_path(settings, name, root))[0]["sources"]]
-        words += [f"{seen} among them"] if (seen := _pictures_of_targets(settings, root)) else []
-    for other in MODELS:
-        if (path := weights_path(settings, other, root)).is_file():
-            trained = read_weights(path)[0]["settings"]
-            short += [f"{other} for {trained['epochs']}"] if trained["epochs"] < settings.epochs else []
-            scratch += [other] if settings.pretrained and not trained["pretrained"] else []
+        words.append(read_weights(weights_path(settings, "bnta", root))[0]["sources"])
+        if seen := pictures_seen(settings, root):
+            counts = ", ".join(f"{count} of {name}'s pictures" for name, count in seen.items())
+            words.append(f"{counts} {'is' if sum(seen.values()) == 1 else 'are'} among them")
+    paths = {name: weights_path(settings, name, root) for name in MODELS}
+    used = {name: read_weights(path)[0]["settings"] for name, path in paths.items() if path.is_file()}
+    short = [f"{name} for {its['epochs']}" for name, its in used.items() if its["epochs"] < settings.epochs]
+    scratch = [name for name, its in used.items() if settings.pretrained and not its["pretrained"]]
     if root is None and (short or scratch):
         words.append("the embedded sources")
     if scratch:
@@ -140,14 +126,13 @@ def training_history(settings: Settings, name: str = "bnta", data: str | Path = 
     """The rows that :func:`~bnta_lib.training.train` recorded for the stored weights."""
     path = weights_path(settings, name, real_root(data)).with_suffix(".csv")
     if not path.is_file():
-        raise FileNotFoundError(f"no training record at {path}: train with `python -m bnta_lib.suite.train` (make train)")
+        raise FileNotFoundError(f"no training record at {path}: make train writes it")
     return pd.read_csv(path)
 
 
 def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> bool:
     """Whether stored weights are of these data and settings, by this version of the method."""
-    root = real_root(data)
-    wanted = model_settings(settings, name)
+    root, wanted = real_root(data), model_settings(settings, name)
     try:
         record, _ = read_weights(weights_path(settings, name, root))
     except (FileNotFoundError, ValueError):
@@ -158,86 +143,83 @@ def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embed
 
 def checkpoint_path(sources: ReIDSet, settings: Settings, name: str) -> Path:
     """The file of a training's resumable state."""
-    return cache_dir() / "checkpoints" / f"{settings.profile}-{name}-{training_key(sources, settings)[:16]}.pt"
+    key = training_key(sources, settings)[:16]
+    return cache_dir() / "checkpoints" / f"{settings.profile}-{name}-{key}.pt"
 
 
-def shortened(settings: Settings, epochs: int) -> Settings:
-    """The same schedule in fewer epochs: the rate falls after the same share of them. Raises ValueError for none,
-    or for more than there are."""
+def shortened(settings: Settings, epochs: int | None) -> Settings:
+    """The same schedule in fewer epochs (None: in all): the rate falls after the same share of them.
+
+    Raises ValueError for none, or for more than there are.
+    """
+    epochs = settings.epochs if epochs is None else epochs
     if not 1 <= epochs <= settings.epochs:
-        raise ValueError(f"the schedule has {settings.epochs} epochs: train for 1 to {settings.epochs}, not {epochs}")
+        raise ValueError(f"train for 1 to {settings.epochs} epochs, the whole schedule; got {epochs}")
     decay = max(1, round(epochs * settings.lr_decay_epoch / settings.epochs))
     return replace(settings, epochs=epochs, lr_decay_epoch=decay)
 
 
-def check_start(settings: Settings) -> None:
-    """Raise SystemExit unless the ImageNet weights that a pretrained network starts from are there."""
-    try:
-        if settings.pretrained:
-            load_imagenet(BNTANet(2, settings))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SystemExit("training starts from ImageNet weights: set $BNTA_IMAGENET to the path of torchvision's resnet50 "
-                         "IMAGENET1K_V1 file, or train from nothing with --scratch (make full SCRATCH=1); here: "
-                         f"{error.__cause__ or error}") from None
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Train from the command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train from the command line; return the exit code."""
     begin = time.perf_counter()
     parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.train",
                                      description="Train the models of a profile; resumable.")
-    parser.add_argument("--profile", choices=list(PROFILES), help="default: $BNTA_PROFILE, laptop")
     parser.add_argument("--model", nargs="+", choices=[*MODELS, *WEAKER], default=list(MODELS),
                         help="default: those of the tables")
-    parser.add_argument("--data", default="embedded",
-                        help='"embedded" (default), "real" ($BNTA_DATA), or a folder of published data sets')
-    parser.add_argument("--minutes", type=float, help="stop, with exit code 3, if the next epoch would end later; the "
-                        "same command continues, and passes over models that are trained")
+    parser.add_argument("--minutes", type=float,
+                        help="stop, with exit code 3, if the next epoch would end later; the same command "
+                        "continues, and passes over models that are trained")
     parser.add_argument("--epochs", type=int, help="a shorter schedule; tables name it")
-    parser.add_argument("--scratch", action="store_true", help="train without ImageNet weights; tables name it")
+    parser.add_argument("--scratch", action="store_true",
+                        help="train without ImageNet weights; tables name it")
     parser.add_argument("--compile", action="store_true", help="compile the forward pass (torch.compile)")
-    options = parser.parse_args(arguments)
-    try:
+    options = parse_run(parser, arguments)
+    with usage_errors(parser):
         if options.minutes is not None and not options.minutes > 0:
             raise ValueError(f"--minutes is more than 0; got {options.minutes:g}")
-        settings = load_settings(options.profile)
-        settings = shortened(settings, settings.epochs if options.epochs is None else options.epochs)
+        settings = shortened(load_settings(options.profile), options.epochs)
         settings = replace(settings, pretrained=settings.pretrained and not options.scratch)
-        root = real_root(options.data)
-        if root is None and options.data != "embedded":
-            raise ValueError(f"--data: {data_folder(options.data)} is no folder of published data sets")
-        processes = launched(device_of(settings.profile))
-    except ImportError as error:
-        parser.error(f"several processes need Accelerate ({error}): pip install accelerate")
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    with processes.main_process_first() if processes else nullcontext():
-        check_start(settings)
-    say = print if not processes or processes.is_main_process else lambda *_, **__: None
-    needed = 0.0  # minutes of the last epoch; none yet, since every run trains one at least
-    try:
-        for name in options.model:
-            left = None if options.minutes is None else options.minutes - (time.perf_counter() - begin) / 60
-            if left is not None and from_main(processes, lambda: is_trained(settings, name, options.data)):
-                say(f"{name} is trained with these data and settings", flush=True)
-                continue
-            if left is not None and from_main(processes, lambda: 0 < needed and left < needed):
-                raise OutOfTime(f"an epoch of {name} does not fit")
-            say(f"training {name}, profile {settings.profile}", flush=True)
-            trained_model(settings, name, retrain=True, data=options.data, minutes=left, compile=options.compile)
-            say(f"wrote {weights_path(settings, name, root)}", flush=True)
-            needed = from_main(processes, lambda: training_history(settings, name, options.data)["seconds"].iloc[-1] / 60)
-    except OutOfTime as error:
-        say(f"out of time: {error}; the same command continues")
-        raise SystemExit(3) from None
-    except KeyboardInterrupt:
-        raise SystemExit("stopped; the same command continues from the last epoch") from None
-    except (OSError, ValueError, FloatingPointError) as error:
-        raise SystemExit(f"cannot continue: {error}") from None
+        if options.data != "embedded" and real_root(options.data) is None:
+            raise ValueError(f"--data: {options.data} is no folder of published data sets")
+        try:
+            processes = launched(device_of(settings.profile))
+        except ImportError as error:
+            parser.error(f"several processes need Accelerate ({error}): pip install accelerate")
+    try:  # the main process alone prints
+        with nullcontext() if not processes or processes.is_main_process else redirect_stdout(None):
+            return exit_code(lambda: _train_models(options, settings, processes, begin))
     finally:
         if processes:
             processes.end_training()
 
 
+def _train_models(options: argparse.Namespace, settings: Settings, processes, begin: float) -> None:
+    with processes.main_process_first() if processes else nullcontext():
+        try:  # before images are rendered or decoded, which takes minutes
+            if settings.pretrained:
+                load_imagenet(BNTANet(2, settings))
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{error}, or train without them: --scratch (make full SCRATCH=1)") from error
+
+    def remaining() -> float:
+        return options.minutes - (time.perf_counter() - begin) / 60
+
+    needed = 0.0  # minutes of the last epoch; none yet, since every run trains one at least
+    for name in options.model:
+        minutes = None
+        if options.minutes is not None:
+            minutes = from_main(processes, remaining)
+            if from_main(processes, partial(is_trained, settings, name, options.data)):
+                print(f"{name} is trained with these data and settings", flush=True)
+                continue
+            if needed and minutes < needed:
+                raise OutOfTime(f"an epoch of {name} does not fit")
+        print(f"training {name}, profile {settings.profile}", flush=True)
+        trained_model(settings, name, True, True, options.data, minutes, options.compile)
+        print(f"wrote {weights_path(settings, name, real_root(options.data))}", flush=True)
+        history = from_main(processes, partial(training_history, settings, name, options.data))
+        needed = history["seconds"].iloc[-1] / 60
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
