@@ -27,6 +27,7 @@ def test_lab_knows_its_run_and_settings(tmp_path):
     (tmp_path / "shop").mkdir()
     lab = Lab("smoke", tmp_path / "shop", tta_lr=0.01)
     assert lab.run.startswith("smoke_shop-") and lab.settings.tta_lr == 0.01 and Lab("laptop").run == "laptop"
+    assert str(lab).startswith("bnta_lib ") and str(lab).endswith(f"; {lab.run}")
 
 
 @pytest.mark.parametrize("given, words", [

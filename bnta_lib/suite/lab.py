@@ -14,6 +14,7 @@ from bnta_lib.data.sets import ReIDSet, Target
 from bnta_lib.data.splits import protocol_note, with_protocol
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import run_name, settings
+from bnta_lib.suite.environment import versions
 from bnta_lib.suite.headroom import KINDS
 from bnta_lib.suite.runner import Bench, Unit, measure
 from bnta_lib.suite.specs import TABLES, Spec, Table
@@ -42,6 +43,10 @@ class Lab:
         # Names what it writes: other settings must not overwrite the profile's own figures and tables.
         self.run = "+".join([run_name(self.settings.profile, data), *(f"{k}={v}" for k, v in overrides.items())])
         self._models: dict[str, BNTANet] = {}
+
+    def __str__(self) -> str:
+        """Versions, and the name of the run."""
+        return f"{versions()}; {self.run}"
 
     @cached_property
     def targets(self) -> dict[str, Target]:
