@@ -41,14 +41,14 @@ def methods_figure(
     levels = measured.groupby(["target", "method", "split"], sort=False, as_index=False)["value"].mean()
     paired = pd.concat([differences(measured, adapter, against, metric).assign(method=adapter)
                         for adapter in adapters])
-    figure, axes = panels(2, len(targets), 4.6, sharey="row", sharex="row", height_ratios=[1.15, 1])
+    figure, axes = panels(2, len(targets), 5.4, sharey="row", sharex="row", height_ratios=[1.15, 1])
     for (above, below), target in zip(axes.T, targets):
         for axis, table, value, names, spread in ((above, levels, "value", methods, deviation),
                                                   (below, paired, "difference", adapters, interval)):
             for x, name in enumerate(names):
                 values = table.loc[(table["target"] == target) & (table["method"] == name), value]
                 draw_splits(axis, x, values, COLOURS.get(name, "0.4"), MARKERS.get(name, "o"), spread)
-            axis.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
+            axis.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
             axis.set_xlim(-0.5, len(names) - 0.5)
         above.set(title=target)
         below.axhline(0, color="0.35", linewidth=0.8)

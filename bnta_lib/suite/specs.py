@@ -114,6 +114,7 @@ TABLE_2 = (
     Spec("BNTA"),
     Spec("AdaBN", adapter="adabn"),
     Spec("Tent", adapter="tent"),
+    *(Spec(f"alpha-BN {alpha:g}", adapter="alpha_bn", options={"alpha": alpha}) for alpha in (0.1, 0.3, 0.5)),
 )
 
 # Each training with its losses, as the paper's rows name them, and the adaptions tried on it.
