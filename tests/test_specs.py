@@ -7,8 +7,8 @@ import torch
 
 from bnta_lib import BNTANet, adapt, settings
 from bnta_lib.suite import specs
-from bnta_lib.suite.specs import AFFINE, CHOICES, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLES, Spec
-from bnta_lib.suite.tables import paper_rank_1
+from bnta_lib.suite.specs import AFFINE, CHOICES, PAPER_TARGET, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLES, Spec
+from bnta_lib.suite.tables import paper_values
 from bnta_lib.weights import model_settings
 
 GALLERIES = [4, 5, 6, 7, 9, 12, 60, 61, 125, 316, 900, 5000]
@@ -19,7 +19,7 @@ LAPTOP = settings("laptop")
 @pytest.mark.parametrize("number, rows", [
     ("3", TABLE_3), ("4", TABLE_4), ("5", TABLE_5["alone"]), ("5", TABLE_5["restore"])])
 def test_rows_are_those_of_the_paper_differ_and_share_bnta_itself(number, rows):
-    assert [spec.method for spec in rows] == paper_rank_1(number).index.tolist()
+    assert [spec.method for spec in rows] == paper_values(number, PAPER_TARGET[f"table_{number}"]).index.tolist()
     columns = [spec.columns(LAPTOP, 900) for spec in rows]
     assert len({str(values) for values in columns}) == len(rows)
     assert all(spec.columns(LAPTOP, 900) in columns for spec in TABLE_2[1:3])

@@ -15,7 +15,7 @@ import pandas as pd
 from bnta_lib.settings import Settings
 from bnta_lib.suite.specs import AFFINE, ALL, ALONE_OR_RESTORE, CHOICES, DIVERGED, NONE, Choice, Spec, alone
 from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, VERDICTS, describe_by, holm
-from bnta_lib.suite.tables import paper_rank_1
+from bnta_lib.suite.tables import paper_values
 from bnta_lib.weights import model_settings
 
 VALUE = ["choice", "value_label"]
@@ -167,7 +167,7 @@ def comparisons(judged: pd.DataFrame) -> pd.Series:
 
 def paper_affine_gain() -> float:
     """Points of rank 1 that Table 5 credits gamma and beta alone with, on the paper's GRID."""
-    cited = paper_rank_1("5")
+    cited = paper_values("5", "GRID")
     return cited["gamma+beta"] - cited["None"]
 
 

@@ -1,17 +1,7 @@
 """The paper's Section 4.3, claim by claim, against what is measured here.
 
 Every sentence that compares two numbers is a row of ``data/paper_claims.csv``. :func:`judge` gives
-each a verdict (see :func:`bnta_lib.suite.stats.describe`), by its kind:
-
-* "greater": the rows ``method``, added up, minus the rows ``against``, is above zero.
-* "highest": the row is above every other row of its table. One resolved above it refutes it.
-* "small effect": the difference lies within :data:`TOLERANCE` of zero.
-* "layers": the mean change rate of the BN layers named is above that of all others, and most of
-  those named are among the ten that change most, from which the paper reads them off.
-* "differ": change rates differ between targets (analysis of variance over splits) at more than half
-  of the BN layers. No more than chance alone gives refutes it.
-* "trend": a difference over the cells of Figure 4 (see :mod:`bnta_lib.suite.grid`) is above zero.
-* "at most": a time, or a ratio of times, is no larger than the paper's, on the paper's network.
+each a verdict (see :func:`bnta_lib.suite.stats.describe`) by its kind, a key of :data:`JUDGES`.
 """
 
 from __future__ import annotations
@@ -29,7 +19,7 @@ from bnta_lib.settings import ROOT, TARGETS
 from bnta_lib.suite.changes import PAPER_LAYERS, TOP
 from bnta_lib.suite.grid import peak_in_k, trend_in_n
 from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, RATE, SHARE, describe, paired_test
-from bnta_lib.suite.tables import paper_numbers, row_name
+from bnta_lib.suite.tables import paper_values, row_name
 
 # What still is "quite a small, and even negligible effect", points of rank 1: about one probe of
 # the 125 that a split of GRID has (0.8 points), the smallest step that rank 1 can take there.
@@ -56,13 +46,13 @@ class Claim:
 def read_claims() -> tuple[Claim, ...]:
     """The claims of ``data/paper_claims.csv``. Several rows of a table are joined there by " | "."""
     table = pd.read_csv(ROOT / "data" / "paper_claims.csv", keep_default_na=False)
-    claims, numbers = [], paper_numbers()
+    claims = []
     for row in table.to_dict("records"):
         for side in ("method", "against"):
             row[side] = tuple(filter(None, row[side].split(" | ")))
         if row["kind"] == "highest":
-            names = numbers.loc[numbers["table"] == row["where"].removeprefix("Table "), "row"].unique()
-            row["against"] = tuple(name for name in names if name not in row["method"])
+            names = paper_values(row["where"].removeprefix("Table "), row["target"]).index
+            row["against"] = tuple(names.drop(list(row["method"])))
         if row["kind"] == "layers":
             row["layers"] = PAPER_LAYERS[row["method"][0].removeprefix("rate ")]
         claims.append(Claim(**row))
@@ -88,16 +78,11 @@ def claims_on(names: Iterable[str]) -> list[Claim]:
 
 
 def paper_difference(claim: Claim) -> float:
-    """What the paper's own numbers give: points, or the limit of "at most"; NaN without numbers.
-
-    "highest" is the difference from the next best row.
-    """
+    """The paper's own difference in points, or its limit for "at most"; NaN if it has no numbers."""
     if claim.kind in ("layers", "differ", "trend") or claim.target not in TARGETS:
         return math.nan
-    table, cited = claim.where.removeprefix("Table "), paper_numbers()
-    cited = cited[(cited["table"] == ("text" if claim.kind == "at most" else table))
-                  & (cited["dataset"] == claim.target) & (cited["metric"] == claim.metric)]
-    value = cited.set_index("row")["value"].astype(float)
+    table = "text" if claim.kind == "at most" else claim.where.removeprefix("Table ")
+    value = paper_values(table, claim.target, claim.metric)
     method, against = value[list(claim.method)], value[list(claim.against)]
     if claim.kind == "at most":
         return float(method.iloc[0] / against.iloc[0] if len(against) else method.iloc[0])
@@ -110,9 +95,8 @@ def paper_difference(claim: Claim) -> float:
 def judge(rows: Mapping[str, pd.DataFrame], claims: Sequence[Claim] | None = None) -> pd.DataFrame:
     """A verdict on each claim from rows of :func:`bnta_lib.suite.claims.gather`, in the claims' order.
 
-    Columns: id, where, claim, target, paper, here, low, high, unit, verdict, note. "paper" and "here" are the
-    same difference there and here, or a level if the unit is one; low and high are the ends of its interval
-    here. Raises ValueError for a row of a table that was not measured.
+    Columns: id, where, claim, target, paper, here (the same difference there and here, or a level if the unit
+    is one), low, high (the interval here), unit, verdict, note.
     """
     table = []
     for claim in CLAIMS if claims is None else claims:
@@ -137,10 +121,12 @@ def _level(value: float, verdict: str, reason: str = "") -> dict:
 
 
 def _greater(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
+    """The rows ``method``, added up, minus the rows ``against``, is within the limits."""
     return paired_test(rows, claim.method, claim.against, claim.metric, **limits).iloc[0].to_dict()
 
 
 def _highest(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
+    """The row is above every other row of its table. One resolved above it refutes it."""
     tests = [_greater(replace(claim, against=(name,)), rows, **limits) | {"note": f"against {row_name(name)}"}
              for name in claim.against]
     above = [test for test in tests if test["verdict"] == FAILS]
@@ -151,6 +137,10 @@ def _highest(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
 
 
 def _layers(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
+    """The mean change rate of the BN layers named is above that of all others.
+
+    Most of those named are among the ten that change most, from which the paper reads them off.
+    """
     rates = rows[rows["metric"] == claim.method[0]]
     named = rates["index"].isin(claim.layers)
     # Targets have equal weight; their splits are independent, and any may stand side by side.
@@ -165,6 +155,10 @@ def _layers(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
 
 
 def _differ(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
+    """Change rates differ between targets at more than half of the BN layers.
+
+    An analysis of variance over splits decides on each. No more than chance alone gives refutes it.
+    """
     rates = rows[rows["metric"] == claim.method[0]].dropna(subset="value")
     # Layers that nothing moved, as bnneck, which no gradient reaches, have nothing to compare.
     rates = rates[rates.groupby("index")["value"].transform("max") > 0]
@@ -177,6 +171,7 @@ def _differ(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
 
 
 def _trend(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
+    """A difference over the cells of Figure 4 (see :mod:`bnta_lib.suite.grid`) is above zero."""
     trends = trend_in_n(rows, pooled=True).assign(part="more N", reason="")
     tests = pd.concat([peak_in_k(rows, pooled=True).assign(reason=""), trends])
     test = tests[tests["part"] == claim.method[0]]
@@ -186,6 +181,7 @@ def _trend(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
 
 
 def _at_most(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
+    """A time, or a ratio of times, is no larger than the paper's, on the paper's network."""
     times = rows[rows["metric"] == claim.metric]
     test = describe(times.groupby("split")["value"].mean(), **limits)
     if set(times["profile"]) != {"paper"}:  # the ratio depends on the network too
@@ -199,11 +195,11 @@ CLAIMS = read_claims()
 
 
 def time_rows(rows: pd.DataFrame, targets: Mapping[str, Target]) -> pd.DataFrame:
-    """What adaption costs on each split and with each seed, a row a number.
+    """What adaption costs on each split and with each seed, a row a number; ``rows``: those of Table 2.
 
-    ``rows``: those of Table 2. Metrics: "seconds" (features of the gallery, pairing and steps) and
-    "ms", the paper's unit of it: an image's inference with adaption, whose seconds are spread over
-    probe and gallery, as a multiple of that without.
+    Metrics: "seconds" (features of the gallery, pairing and steps) and "ms", the paper's unit of it: an
+    image's inference with adaption, whose seconds are spread over probe and gallery, as a multiple of that
+    without.
     """
     parts = rows[(rows["method"] == "BNTA") & (rows["unit"] == "s")]
     keys = ["target", "split", "seed", "profile", "machine"]

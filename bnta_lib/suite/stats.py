@@ -35,9 +35,8 @@ def describe(
     """Test of values, one a split, on "their mean lies between ``above`` and ``below``".
 
     Keys: difference (the mean), low, high (its interval), p (two-sided t-test against zero), better (how
-    many are above zero by more than :data:`TIE`), splits, verdict and reason. The verdict is "holds" if the
-    whole interval lies between, and "does not hold" if it lies outside. The reason is empty if the
-    interval decides.
+    many are above zero), splits, verdict ("holds" if the whole interval lies between, "does not hold" if it
+    lies outside) and reason (why the verdict is open; empty if the interval decides).
     """
     values = np.asarray(values, float)
     low, high = interval(values, level)
@@ -66,7 +65,7 @@ def differences(
 ) -> pd.DataFrame:
     """Method minus against on the same splits, in points: target, split, difference.
 
-    Several methods on a side are added up. Raises ValueError for a method that was not measured.
+    Several methods on a side are added up. Raises ValueError for one that was not measured.
     """
     sides = _names(method), _names(against)
     rows = rows[(rows["metric"] == metric) & rows["method"].isin(sides[0] + sides[1])]
@@ -88,9 +87,9 @@ def paired_test(
 ) -> pd.DataFrame:
     """Test of :func:`differences`: a row a target.
 
-    Columns: target, those of :func:`describe` (points; ``limits``: its above and below) and seed_std
-    (points: the mean over splits of the spread over adaption seeds of ``method``). Nothing is resolved
-    between trainings with one set of weights each: the spread between such trainings is in no interval.
+    Columns: target, those of :func:`describe` with these ``limits``, and seed_std (points: the mean over
+    splits of the spread over adaption seeds of ``method``). Nothing is resolved between trainings with one
+    set of weights each: how much such trainings vary is in no interval.
     """
     tests = describe_by(differences(rows, method, against, metric), ["target"], **limits)
     ours = rows["method"].isin(_names(method))

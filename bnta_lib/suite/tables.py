@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bnta_lib.data.sets import Target
-from bnta_lib.model import BNTANet, count_parameters
+from bnta_lib.model import BNTANet, layers_of
 from bnta_lib.settings import PAPER_SOURCES, ROOT, TARGETS, Settings
 from bnta_lib.suite.shift import closer_by_target
 from bnta_lib.suite.specs import PAPER_TARGET
@@ -34,21 +34,21 @@ def paper_numbers() -> pd.DataFrame:
     return pd.read_csv(ROOT / "data" / "paper_tables.csv", dtype={"value": str}, keep_default_na=False)
 
 
-def paper_rank_1(table: str) -> pd.Series:
-    """The paper's rank 1 in Table 3, 4 or 5 by row, in per cent, named as its one target."""
-    cited = paper_numbers().query("table == @table and metric == 'R1'")
-    return cited.set_index("row")["value"].astype(float).rename(cited["dataset"].iloc[0])
+def paper_values(table: str, target: str, metric: str = "R1") -> pd.Series:
+    """The paper's numbers on a target by row of Table "2" to "5", or of "text", its times."""
+    cited = paper_numbers().query("table == @table and dataset == @target and metric == @metric")
+    return cited.set_index("row")["value"].astype(float).rename(target)
 
 
 def _cited(rows: pd.DataFrame, metric: str) -> pd.Series | None:
-    """:func:`paper_rank_1` for rows of Table 3, 4 or 5, if rank 1 was measured on its target."""
+    """The paper's rank 1 for rows of Table 3, 4 or 5, if that was measured on its target."""
     table = rows["table"].iloc[0].removesuffix("_restore")
-    measured = metric == "R1" and PAPER_TARGET.get(table) in set(rows["target"])
-    return paper_rank_1(table.removeprefix("table_")) if measured else None
+    target = PAPER_TARGET.get(table) if metric == "R1" else None
+    return paper_values(table.removeprefix("table_"), target) if target in set(rows["target"]) else None
 
 
 def losses_of(method: str) -> list[str]:
-    """Losses of training and of adaption of a row of Table 3: "id+mat" and "mat^tta"."""
+    """Losses of training and of adaption of a row of Table 3: ["id+mat", "mat^tta"]."""
     training, adaption = method.removeprefix("train ").split("; tta ")
     return [training, adaption.replace("mat", "mat^tta")]
 
@@ -72,24 +72,23 @@ def reading_of(table: str) -> str:
 
 
 def table_1(targets: Mapping[str, Target]) -> pd.DataFrame:
-    """Table 1 as cited and as counted in every split: a row a target.
+    """Table 1 as cited and as counted: a row a target, columns ("paper" | "here", count).
 
-    Columns: ("paper" | "here", probe people | gallery people | probe images | gallery images).
     A distractor counts as a person. Raises ValueError if splits differ in their counts.
     """
-    columns = {"probe_ids": "probe people", "gallery_ids": "gallery people",
-               "probe_images": "probe images", "gallery_images": "gallery images"}
+    columns = ["probe people", "gallery people", "probe images", "gallery images"]
     here = {}
     for name, target in targets.items():
-        counts = {tuple(_people(target.data.pids[rows]) for rows in (split.probe, split.gallery))
-                  + (len(split.probe), len(split.gallery)) for split in target.splits}
+        pids = target.data.pids
+        counts = {(*(_people(pids[rows]) for rows in sides), *map(len, sides))
+                  for sides in ((split.probe, split.gallery) for split in target.splits)}
         if len(counts) > 1:
             raise ValueError(f"{name}: the splits differ in their counts")
         here[name] = counts.pop()
-    here = pd.DataFrame.from_dict(here, orient="index", columns=list(columns.values()))
+    here = pd.DataFrame.from_dict(here, orient="index", columns=columns)
     cited = paper_numbers().query("table == '1'").pivot(index="dataset", columns="metric", values="value")
-    cited = cited[list(columns)].rename(columns=columns).astype("Int64").reindex(here.index)
-    return pd.concat({"paper": cited.rename_axis(columns=None), "here": here}, axis=1)
+    cited = cited.rename_axis(columns=None).astype("Int64").reindex(index=here.index, columns=columns)
+    return pd.concat({"paper": cited, "here": here}, axis=1)
 
 
 def _people(pids: torch.Tensor) -> int:
@@ -97,10 +96,9 @@ def _people(pids: torch.Tensor) -> int:
 
 
 def mean_std(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Text "mean ± std" over splits, adaption seeds averaged first: a row a method, columns (target, metric).
+    """Text "mean ± std" (n - 1) over splits, seeds averaged first: a row a method, columns (target, metric).
 
-    The standard deviation is that of a sample (n - 1); one split has none. Raises ValueError for rows that
-    do not belong together (:func:`bnta_lib.suite.store.refuse_mixed`).
+    Raises ValueError for rows that do not belong together (:func:`bnta_lib.suite.store.refuse_mixed`).
     """
     refuse_mixed(rows)
     by_split = rows.groupby(["target", "metric", "method", "split"])["value"].mean()
@@ -112,10 +110,9 @@ def mean_std(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def table_2(rows: pd.DataFrame) -> pd.DataFrame:
-    """Table 2 as printed: the paper's rows as cited, ours below under their own heading.
+    """Table 2 as printed, text: index (heading, method), columns (target, metric).
 
-    Columns: (target, metric), text; index: (heading, method). The cited rows are left out if none
-    of our targets has a name of theirs.
+    The cited rows are left out if none of our targets has a name of theirs.
     """
     blocks = {OURS: mean_std(rows, METRICS)}
     if set(rows["target"]) & set(TARGETS):
@@ -135,10 +132,9 @@ def _measured(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def table_3(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """Table 3 as printed: losses of training (rows) by those of adaption (columns), per cent.
+    """Table 3 as printed, text: index (heading, target, losses of training), columns losses of adaption.
 
-    Text; index (heading, target, training): the paper's numbers, which are rank 1, then ours, a
-    block a target. The paper's are left out if its target was not measured. "–": no such cell.
+    The cited numbers are left out if rank 1 was not measured on the paper's target. "–": no such cell.
     """
     ours, cited = _measured(rows, metric), _cited(rows, metric)
     blocks = {} if cited is None else {(CITED, cited.name): _matrix(cited.map("{:.1f}".format))}
@@ -153,31 +149,27 @@ def _matrix(values: pd.Series) -> pd.DataFrame:
     return table.rename_axis(columns=None).loc[cells[0].unique(), cells[1].unique()].fillna("–")
 
 
-def full_network() -> BNTANet:
-    """The paper's network with G and M for all its 18,530 people: shapes alone, no memory."""
-    with torch.device("meta"):
-        return BNTANet(sum(people for _, people in PAPER_SOURCES.values()), Settings())
-
-
 def layer_size(model: nn.Module, method: str) -> int:
     """Parameters of the layers that a row of Table 4 names ("BN+Conv"; of norms gamma, beta)."""
-    counts = count_parameters(model)
-    names = {"BN": "BN gamma+beta", "IN": "IN gamma+beta", "Conv": "Conv and linear"}
-    return 0 if method == "None" else sum(counts[names[kind]] for kind in method.split("+"))
+    kinds = [] if method == "None" else method.lower().split("+")
+    layers = [layer for kind in kinds for layer in layers_of(model, kind).values()]
+    return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
 
 
 def table_4(rows: pd.DataFrame, model: BNTANet, metric: str = "R1") -> pd.DataFrame:
-    """Table 4 as printed: the layers that adaption updates, their size, and per cent reached.
+    """Table 4 as printed, text: a row a choice of layers to update, columns (heading, what).
 
-    ``model``: the one measured. Text; columns (heading, what): the paper's, sizes counted in its
-    full network, then ours. The paper's are left out if its target was not measured.
+    Sizes are counted in the paper's full network and in ``model``, the one measured. The cited numbers are
+    left out if rank 1 was not measured on the paper's target.
     """
     ours, cited, columns = _measured(rows, metric), _cited(rows, metric), {}
     if cited is not None:
         sizes = paper_numbers().query("table == '4' and metric == 'size'").set_index("row")["value"]
         columns[CITED, "size"] = sizes.reindex(ours.index).fillna("–")
         columns[CITED, f"{cited.name} R1"] = cited.reindex(ours.index).map("{:.1f}".format)
-    for heading, network in (("full network, counted", full_network()), ("here, counted", model)):
+    with torch.device("meta"):  # G and M for all of the paper's 18,530 people, without their memory
+        full = BNTANet(sum(people for _, people in PAPER_SOURCES.values()), Settings())
+    for heading, network in (("full network, counted", full), ("here, counted", model)):
         sizes = pd.Series({method: layer_size(network, method) for method in ours.index})
         columns[heading, "parameters"] = sizes.map("{:,}".format)
         columns[heading, "bytes, float32"] = (4 * sizes).map("{:,}".format)
@@ -186,10 +178,10 @@ def table_4(rows: pd.DataFrame, model: BNTANet, metric: str = "R1") -> pd.DataFr
 
 
 def table_5(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """Table 5 as printed: the quantities of BN that adaption updates, and per cent reached.
+    """Table 5 as printed, text: a row a choice of BN's quantities to update, columns (heading, target).
 
-    ``rows``: of the tables "table_5", "table_5_restore" or both. Text; columns (heading, target):
-    the paper's, left out if its target was not measured, then ours, a heading for each reading.
+    ``rows``: of "table_5", "table_5_restore" or both; each reading has a heading. The cited numbers are
+    left out if rank 1 was not measured on the paper's target.
     """
     cited = _cited(rows, metric)
     columns = {} if cited is None else {(CITED, cited.name): cited.map("{:.1f}".format)}
@@ -203,8 +195,8 @@ def compare(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]] | str, metric: 
     """:func:`~bnta_lib.suite.stats.paired_test` of each (method, against), which are the first two columns.
 
     ``rows``: of one of Tables 2 to 5. ``pairs``: or the name of a row that every other is compared with.
-    The last column, "paper", is the paper's difference in Table 3, 4 or 5 (points), if its target was
-    measured. Raises ValueError for a row that was not measured, and for rows that do not belong together.
+    The last column, "paper", is the paper's difference in Table 3, 4 or 5, if its target was measured.
+    Raises ValueError for a row that was not measured, and for rows that do not belong together.
     """
     refuse_mixed(rows)
     if isinstance(pairs, str):
@@ -230,10 +222,9 @@ def gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 
 
 def compare_readings(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """Table 5's reading "alone" against "restore", on the targets that have both: a row each.
+    """Table 5's reading "alone" against "restore" (method: the quantities), on the targets that have both.
 
-    Columns: method (the quantities), those of :func:`~bnta_lib.suite.stats.paired_test`. None and
-    all four quantities are the same runs in both readings, and left out.
+    None and all four quantities are the same runs in both readings, and left out.
     """
     both = rows[rows.groupby("target")["table"].transform("nunique") == 2]
     both = both[~both["method"].isin(["None", "mu+var+gamma+beta"])]
@@ -256,9 +247,8 @@ def paired_table(tests: pd.DataFrame) -> pd.DataFrame:
 def why_table(test: pd.DataFrame, changes: pd.DataFrame, shift: pd.DataFrame) -> pd.DataFrame:
     """What adaption did on each target, beside what it brought: a row a target.
 
-    ``test``: of :func:`~bnta_lib.suite.stats.paired_test` for BNTA. ``changes``, ``shift``: rows of
-    ``lab.measure``. Columns: difference (points), the rates and losses of ``changes`` as means over splits
-    and layers, "distance frozen" and "distance adapted" as means over BN layers, "layers closer" (per cent).
+    ``test``: of :func:`compare` for BNTA. ``changes``, ``shift``: rows of ``lab.measure``; their rates,
+    losses and distances are means over splits and layers, "layers closer" is per cent.
     """
     table = changes.groupby(["target", "metric"], sort=False)["value"].mean().unstack("metric", sort=False)
     table.insert(0, "difference", test.set_index("target")["difference"])
