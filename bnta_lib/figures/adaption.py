@@ -38,13 +38,13 @@ def pairs_figure(
              stripe_rows(math.ceil(settings.height / step), settings.stripes)]
     rows = []
     for label, numbers in (shown or example_pairs(len(pairs.index))).items():
-        for start in range(0, len(numbers), 6):
-            rows.append(["" if start else label])
-            for number in numbers[start : start + 6]:
-                part, (first, second) = int(pairs.part[number]), images[pairs.index[number]]
-                caption = f"part {part + 1}: {float(pairs.distance[number]):.3f}"
-                rows[-1] += [Photo(first, band=bands[part], caption=caption), Photo(second, band=bands[part]),
-                             0.25]
+        for place, number in enumerate(numbers):
+            if place % 6 == 0:
+                rows.append(["" if place else label])
+            part, (first, second) = int(pairs.part[number]), images[pairs.index[number]]
+            caption = f"part {part + 1}: {float(pairs.distance[number]):.3f}"
+            rows[-1] += [Photo(first, caption=caption, band=bands[part]),
+                         Photo(second, band=bands[part]), 0.25]
     return photo_sheet(rows)
 
 
@@ -81,8 +81,7 @@ def losses_figure(steps: pd.DataFrame, frozen: pd.DataFrame, adapted: pd.DataFra
                                              ("during adaption", steps, "0.35", "^"),
                                              ("adapted model", adapted, COLOURS["adapted"], "o")):
             axis.plot(table["step"], table[term], marker, color=colour, markersize=4, alpha=0.45)
-            axis.plot(table.groupby("step")[term].mean(), "-", marker=marker, color=colour, markersize=5,
-                      label=label)
+            axis.plot(table.groupby("step")[term].mean(), "-", marker=marker, color=colour, ms=5, label=label)
         axis.set(xlabel="step (batch of pairs)", ylabel=LOSSES[term], xticks=sorted(steps["step"].unique()))
         axis.margins(x=0.15, y=0.12)
     legend(figure, *axes[0].get_legend_handles_labels())
@@ -97,19 +96,25 @@ def retrieval_figure(
 
     ``probes`` (P, 3, h, w), ``gallery`` (G, 3, h, w): uint8. ``selected``: groups of probe indices
     as :func:`bnta_lib.evaluation.select_example_probes` gives. The probe's person is framed and
-    ticked, others are framed in the other colour and crossed.
+    ticked, others are framed in the other colour and crossed. Raises ValueError without probes.
     """
-    rows = []
-    for group, probe in ((group, int(p)) for group, indices in selected.items() for p in indices):
-        for start, when, ranking in ((Photo(probes[probe], "black", 1.0, heading=group), "before", before),
-                                     (1.1, "after", after)):
-            rank = int(ranking.rank[probe])
-            rows.append([start, f"{when}\nmatch at\nrank {rank}" if rank
-                         else f"{when}\nno match\nin gallery"])
-            for image, right in zip(ranking.index[probe, :columns].tolist(), ranking.right[probe].tolist()):
-                rows[-1].append(Photo(gallery[image], COLOURS["right" if right else "wrong"],
-                                      2.2 if right else 0.9,
-                                      "✓" if right else "×"))
+    def framed(when: str, ranking: Ranking, probe: int) -> list:
+        rank, near = int(ranking.rank[probe]), ranking.index[probe, :columns].tolist()
+        match = f"match at\nrank {rank}" if rank else "no match\nin gallery"
+        marks = [(COLOURS["right"], 2.2, "✓") if right else (COLOURS["wrong"], 0.9, "×")
+                 for right in ranking.right[probe].tolist()]
+        return [f"{when}\n{match}", *(Photo(gallery[i], *style) for i, style in zip(near, marks))]
+
+    return before_after([(probes[p], group, framed("before", before, p), framed("after", after, p))
+                         for group, indices in selected.items() for p in map(int, indices)])
+
+
+def before_after(rows: Sequence[tuple[Tensor, str, list, list]]) -> Figure:
+    """A sheet of probes with a heading, each beside a row of cells before and one after adaption.
+
+    Raises ValueError without rows.
+    """
     if not rows:
         raise ValueError("no probe to show: choose at least one")
-    return photo_sheet(rows, gap=0.1)
+    return photo_sheet([row for probe, heading, before, after in rows for row in (
+        [Photo(probe, "black", 1.0, heading=heading), *before], [1.1, *after])], gap=0.1)

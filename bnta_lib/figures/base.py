@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from IPython.display import Image
-from PIL import Image as pil
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from PIL import Image as pil
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from bnta_lib.files import atomic
@@ -24,23 +26,22 @@ from bnta_lib.suite.stats import interval
 
 # Okabe and Ito's colour-blind safe palette: one fixed colour for each thing we compare.
 COLOURS = {"source": "#D55E00", "frozen": "#009E73", "adapted": "#0072B2", "right": "#0072B2",
-           "wrong": "#D55E00",
-           "Baseline": "#999999", "BNTA w/o TTA": "#009E73", "BNTA": "#0072B2", "AdaBN": "#E69F00",
-           "Tent": "#CC79A7"}
+           "wrong": "#D55E00", "Baseline": "#999999", "BNTA w/o TTA": "#009E73", "BNTA": "#0072B2",
+           "AdaBN": "#E69F00", "Tent": "#CC79A7"}
 INK, GREY, PALE, BAND = "#222222", "#8a8a8a", "#eeeeee", "#F0E442"  # yellow is seen on any clothes
 SYMBOLS = {"mean": r"$\mu$", "var": r"$\sigma^2$", "gamma": r"$\gamma$", "beta": r"$\beta$"}
 LOSSES = {"id": "$L_{id}$", "pos": "$L_{pos}$", "mat": "$L_{mat}^{tta}$"}
 METRICS = {"R1": "rank 1", "R5": "rank 5", "R10": "rank 10", "mAP": "mAP"}
 DEPTH = "BN layer, from shallow to deep"
 TEXT_WIDTH = 7.0  # inches: the paper's two columns
-SCREEN_DPI = 110  # of a figure in a notebook; files have 200
+SCREEN_DPI, PHOTO_DPI, PLOT_DPI = 110, 150, 200  # in a notebook; of PNG files
 
 
 def use_style() -> None:
     """Set the suite's matplotlib style for the session; call once at the top of a notebook."""
     sns.set_theme(context="paper", style="ticks", font_scale=1.0)
     mpl.rcParams.update({
-        "figure.dpi": SCREEN_DPI, "savefig.dpi": 200, "savefig.bbox": "tight", "axes.spines.top": False,
+        "figure.dpi": SCREEN_DPI, "savefig.dpi": PLOT_DPI, "savefig.bbox": "tight", "axes.spines.top": False,
         "axes.spines.right": False, "pdf.fonttype": 42, "font.size": 9, "axes.titlesize": 9,
         "axes.labelsize": 9, "legend.frameon": False, "image.interpolation": "nearest",
     })
@@ -49,14 +50,20 @@ def use_style() -> None:
 def save_figure(figure: Figure, name: str, run: str, alt: str = "") -> Image:
     """Write ``name``.pdf and .png under the run's figures; returns what a notebook shows.
 
-    ``alt``: what the figure shows, for those who cannot see it; stored in both files.
+    ``alt``: what the figure shows, for those who cannot see it; stored in both files, which hold no date:
+    the same figure is the same bytes.
     """
-    for kind, key in (("pdf", "Subject"), ("png", "Description")):
-        # No dates in the files: the same figure is the same bytes.
-        metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
-        with atomic(figures_dir(run) / f"{name}.{kind}") as temporary:
-            figure.savefig(temporary, format=kind, metadata=metadata | ({key: alt} if alt else {}))
-    return picture(figure, alt)
+    shown, photos, words = picture(figure, alt), photographs(figure), PngInfo()
+    words.add_text("Description", alt)
+    dpi = PHOTO_DPI if photos else PLOT_DPI
+    with atomic(figures_dir(run) / f"{name}.png") as temporary:
+        _pixels(figure, dpi).save(temporary, "PNG", optimize=True, pnginfo=words, dpi=(dpi, dpi))
+    for photo in photos:  # as pixels of 256 colours, a third of the size; a viewer scales them
+        few = pil.fromarray(np.asarray(photo.get_array())).quantize(256).convert("RGB")
+        photo.set(data=np.asarray(few), interpolation="none")
+    with atomic(figures_dir(run) / f"{name}.pdf") as temporary:
+        figure.savefig(temporary, format="pdf", metadata={"CreationDate": None, "Subject": alt or None})
+    return shown
 
 
 def picture(figure: Figure, alt: str = "", trim: bool = True) -> Image:
@@ -64,17 +71,26 @@ def picture(figure: Figure, alt: str = "", trim: bool = True) -> Image:
 
     Without ``trim`` it keeps its margins and all colours, and is drawn once instead of twice, for sliders.
     """
-    photos = any(image.get_array().ndim == 3 for axis in figure.axes for image in axis.images)
-    kind, options = ("jpeg", {"quality": 80}) if photos else ("png", {})
-    buffer = io.BytesIO()
     if trim:
-        figure.savefig(buffer, format=kind, dpi=SCREEN_DPI, pil_kwargs=options)
-        if not photos:  # a third of the size
-            colours = pil.open(buffer).convert("RGB").quantize(256)
-            colours.save(buffer := io.BytesIO(), "PNG", optimize=True)
+        pixels = _pixels(figure, SCREEN_DPI)
     else:
-        (figure.canvas.print_jpg if photos else figure.canvas.print_png)(buffer, pil_kwargs=options)
+        figure.canvas.draw()
+        pixels = pil.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    kind, options = ("jpeg", {"quality": 80}) if photographs(figure) else ("png", {"optimize": trim})
+    pixels.save(buffer := io.BytesIO(), kind, **options)
     return Image(buffer.getvalue(), format=kind, alt=alt or None)
+
+
+def photographs(figure: Figure) -> list[AxesImage]:
+    """The images of three colours in a figure."""
+    return [image for axis in figure.axes for image in axis.images if image.get_array().ndim == 3]
+
+
+def _pixels(figure: Figure, dpi: int) -> pil.Image:
+    """The figure without its margins; in 256 colours if it holds no photograph."""
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
+    pixels = pil.open(buffer).convert("RGB")
+    return pixels if photographs(figure) else pixels.quantize(256)
 
 
 def panels(
@@ -93,25 +109,16 @@ def new_figure(width: float, height: float, layout: str = "none") -> Figure:
 
 
 def legend(figure: Figure, handles: Sequence, labels: Sequence[str] | None = None, side: str = "upper",
-           **options):
+           **options) -> None:
     """A legend above or below all panels."""
     labels = [handle.get_label() for handle in handles] if labels is None else labels
     options = {"handletextpad": 0.4, "columnspacing": 1.2, "ncols": len(labels)} | options
-    return figure.legend(handles, labels, loc=f"outside {side} center", **options)
+    figure.legend(handles, labels, loc=f"outside {side} center", **options)
 
 
 def mark(label: str, marker: str = "", color: str = INK, **options) -> Line2D:
     """An entry of a legend: a marker, and a line if ``linestyle`` is given."""
     return Line2D([], [], **{"marker": marker, "color": color, "linestyle": "", "label": label} | options)
-
-
-# ---------------------------------------------------------------- splits
-
-
-def deviation(values: np.ndarray) -> tuple[float, float]:
-    """One standard deviation below the mean, and one above."""
-    spread = values.std(ddof=1) if len(values) > 1 else np.nan
-    return values.mean() - spread, values.mean() + spread
 
 
 def bars(value, low, high) -> np.ndarray:
@@ -121,18 +128,17 @@ def bars(value, low, high) -> np.ndarray:
 
 
 def draw_splits(
-    axis: Axes, at: float, values: Sequence[float], colour: str, marker: str = "o",
-    spread: Callable = interval,
+    axis: Axes, at: float, values: Sequence[float], colour: str, marker: str = "o", spread=interval,
     apart: float = 0.18, jitter: float = 0.12, bar: str = "_", upright: bool = True,
 ) -> None:
     """Splits as faint dots on one side of ``at``, their mean and its ``spread`` on the other."""
     values = np.asarray(values, dtype=float)
     offsets = np.linspace(-jitter, jitter, len(values)) if len(values) > 1 else np.zeros(len(values))
     dots, mean = (at - apart + offsets, values), (at + apart, values.mean())
+    ends = {"yerr" if upright else "xerr": bars(values.mean(), *spread(values))}
     axis.plot(*(dots if upright else dots[::-1]), marker, color=colour, ms=3.2, alpha=0.55, mew=0)
     axis.errorbar(*(mean if upright else mean[::-1]), fmt=bar, color=colour, ms=9 if bar in "_|" else 4,
-                  mew=2, capsize=2.5,
-                  elinewidth=1.4, **{"yerr" if upright else "xerr": bars(values.mean(), *spread(values))})
+                  mew=2, capsize=2.5, elinewidth=1.4, **ends)
 
 
 # ---------------------------------------------------------------- photographs
@@ -165,8 +171,8 @@ def photo_sheet(rows: Sequence[Sequence[Photo | str | float]], title: str = "", 
     across = max(sum(map(space, row)) for row in rows)
     size = min(TEXT_WIDTH, 0.7 * across / width)
     point = across / size / 72  # a point of type, in pixels of the images
-    above = 9 * point if any(photo.heading for photo in photos) else 0
-    step = height + above + 2 * gap * width + (10 * point if any(photo.caption for photo in photos) else 0)
+    above = 9 * point * any(photo.heading for photo in photos)
+    step = height + above + 2 * gap * width + 10 * point * any(photo.caption for photo in photos)
     figure = new_figure(size, size * len(rows) * step / across)
     axis = figure.add_axes((0, 0, 1, 1), xlim=(-3 * point, across), ylim=(len(rows) * step, -3 * point))
     axis.set_axis_off()
@@ -191,8 +197,7 @@ def _draw_photo(axis: Axes, photo: Photo, x: float, y: float, height: int, width
         axis.add_patch(Rectangle((x + 0.5, y + top), width - 1, bottom - top, fill=False, ec=colour, lw=line))
     if photo.mark:
         axis.text(x + 0.96 * width, y + 0.015 * height, photo.mark, ha="right", va="top", fontsize=7,
-                  color="white",
-                  fontweight="bold", family="DejaVu Sans",
+                  color="white", fontweight="bold", family="DejaVu Sans",
                   bbox={"boxstyle": "square,pad=0.12", "facecolor": photo.frame, "edgecolor": "none"})
     axis.text(x, y - 0.015 * height, photo.heading, va="bottom", fontsize=6.5, color=INK)
     axis.text(x + width / 2, y + 1.03 * height, photo.caption, ha="center", va="top", fontsize=6.5, color=INK)
@@ -211,12 +216,9 @@ def stages(layers: Sequence[str]) -> list[tuple[str, int, int]]:
 
     ``layers``: names in the order of :func:`bnta_lib.model.bn_layers`.
     """
-    runs: list[tuple[str, int, int]] = []
-    for index, layer in enumerate(layers, start=1):
-        label = layer.removeprefix("backbone.").split(".")[0].replace("bn1", "stem")
-        first = runs.pop()[1] if runs and runs[-1][0] == label else index
-        runs.append((label, first, index))
-    return runs
+    labels = [layer.removeprefix("backbone.").split(".")[0].replace("bn1", "stem") for layer in layers]
+    return [(label, labels.index(label) + 1, labels.index(label) + labels.count(label))
+            for label in dict.fromkeys(labels)]
 
 
 def layer_axis(axis: Axes, layers: Sequence[str], names: bool = True, shade: bool = True) -> None:

@@ -17,6 +17,7 @@ NAMES = {"adam": "Adam", "sgd": "SGD", "1": "1 epoch", "4": "4 epochs", ALL: "al
          "mu": SYMBOLS["mean"], **SYMBOLS}
 LADDERS = {"people": {"color": COLOURS["adapted"], "marker": "o"},
            "epochs": {"color": COLOURS["source"], "marker": "s", "linestyle": "--"}}
+VALUE = ["choice", "value_label"]
 
 
 def choice_figure(
@@ -25,41 +26,38 @@ def choice_figure(
 ) -> Figure:
     """Gain against the values of a choice, a panel a target (of AFFINE: an optimiser).
 
-    ``rows``: of ``lab.measure("open_choices")``; ``names``: what to call values on the axis
-    instead of their label. A faint dot is a split; beside them mean and 95 % interval; the default
-    is ringed. ``cited``: the paper's gain, drawn as a line.
+    ``rows``: of ``lab.measure("open_choices")``; ``names``: what to call values on the axis instead of their
+    label. A faint dot is a split; beside them mean and 95 % interval; the default is ringed. ``cited``: the
+    paper's gain, drawn as a line.
     """
     rows = rows[rows["choice"] == choice.name]
-    lost = rows.loc[rows["metric"] == DIVERGED, ["choice", "value_label", "updated", "target", "split"]]
+    lost = rows.loc[rows["metric"] == DIVERGED, [*VALUE, "updated", "target", "split"]]
     gains = _laid_out(pd.concat([split_gains(rows, metric), lost]), choice, names or {})
-    titles, series = (list(dict.fromkeys(gains[column])) for column in ("panel", "series"))
+    titles, series = (list(gains[column].unique()) for column in ("panel", "series"))
     figure, (axes,) = panels(1, len(titles), 2.7, 0.5 if len(titles) == 1 else 1, sharey=True)
     for axis, title in zip(axes, titles):
         table = gains[gains["panel"] == title]
-        order = list(dict.fromkeys(table["x"]))
+        order = list(table["x"].unique())
         for number, (name, (colour, marker)) in enumerate(zip(series, SERIES)):
-            aside = 0.45 * (number - (len(series) - 1) / 2)
-            line = table[table["series"] == name].groupby("x", sort=False)["gain"]
-            for x, values in line:
+            line = table[table["series"] == name]
+            at = line["x"].map(order.index) + 0.45 * (number - (len(series) - 1) / 2)
+            for x, values in line.groupby(at)["gain"]:
                 if values.isna().all():
-                    axis.annotate(DIVERGED, (order.index(x) + aside, 0.03),
-                                  xycoords=axis.get_xaxis_transform(),
-                                  rotation=90, fontsize=7, ha="center", color=colour)
-                    continue
-                draw_splits(axis, order.index(x) + aside, values, colour, marker, apart=0.08, jitter=0.05,
-                            bar=marker)
+                    axis.text(x, 0.03, DIVERGED, transform=axis.get_xaxis_transform(), rotation=90,
+                              fontsize=7, ha="center", color=colour)
+                else:
+                    draw_splits(axis, x, values, colour, marker, apart=0.08, jitter=0.05, bar=marker)
+            means = line.groupby(at + 0.08).agg({"gain": "mean", "default": "any"})
             if choice.axis:
-                axis.plot([order.index(x) + aside + 0.08 for x in line.groups], line.mean(), color=colour,
-                          lw=0.9, alpha=0.6)
-            for x in table.loc[table["default"] & (table["series"] == name), "x"].unique():
-                axis.plot(order.index(x) + aside + 0.08, line.mean()[x], "o", mfc="none", mec="black", ms=9)
+                axis.plot(means["gain"], color=colour, lw=0.9, alpha=0.6)
+            axis.plot(means.loc[means["default"], "gain"], "o", mfc="none", mec="black", ms=9)
         axis.axhline(0, color="0.35", linewidth=0.8, zorder=0)
         if cited is not None:
             axis.axhline(cited, color="0.35", linestyle=":", linewidth=1.2)
         axis.set(title=title, xlabel=choice.title, xlim=(-0.6, len(order) - 0.4))
-        leaning = {"rotation": 60, "ha": "right",
-                   "rotation_mode": "anchor"} if len(order) > 3 and choice is not ALONE_OR_RESTORE else {}
-        axis.set_xticks(range(len(order)), order, **leaning)
+        leans = len(order) > 3 and choice is not ALONE_OR_RESTORE
+        axis.set_xticks(range(len(order)), order,
+                        **({"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if leans else {}))
     axes[0].set_ylabel(f"gain in {METRICS[metric]}, points")
     marks = [mark(name, marker, colour, ms=4) for name, (colour, marker) in zip(series, SERIES) if name]
     marks += [mark("a split", ".", "0.5"), mark("mean, 95 % interval", "|", "0.35", ms=9, mew=1.3)]
@@ -98,38 +96,34 @@ def overview_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     """
     gains = gain_rows(rows, metric)
     gains = gains[(gains["updated"] == ALL) & gains["choice"].isin(list(CHOICES))]
-    targets, colour = list(gains["target"].unique()), COLOURS["BNTA"]
-    heights, y = {}, 0.0
+    targets, colour, heights, bottom = list(gains["target"].unique()), COLOURS["BNTA"], {}, 0.0
     for choice in CHOICES.values():
-        heights |= {(choice.name, value.method): y + i for i, value in enumerate(choice.values)}
-        y += len(choice.values) + 0.7
-    figure, (axes,) = panels(1, len(targets), 0.19 * y + 1.2, sharey=True)
+        heights |= {(choice.name, value.method): bottom + i for i, value in enumerate(choice.values)}
+        bottom += len(choice.values) + 0.7
+    heights = pd.Series(heights)
+    figure, (axes,) = panels(1, len(targets), 0.19 * bottom + 1.2, sharey=True)
     for axis, target in zip(axes, targets):
-        table = gains[gains["target"] == target]
+        table = gains[gains["target"] == target].set_index(VALUE)
         axis.axvline(0, color="0.35", linewidth=0.8)
-        axis.axvline(table[table["default"]]["difference"].iloc[0], color=colour, linewidth=1, linestyle=":")
+        axis.axvline(table.loc[table["default"], "difference"].iloc[0], color=colour, lw=1, linestyle=":")
         for default, part in table.groupby("default"):
-            axis.errorbar(part["difference"], [heights[key] for key in zip(part["choice"],
-                                                                           part["value_label"])],
-                          xerr=bars(part["difference"], part["low"], part["high"]), fmt="o", color=colour,
-                          ms=4,
-                          elinewidth=1.1, mfc=colour if default else "white")
+            axis.errorbar(part["difference"], heights[part.index], fmt="o", color=colour, ms=4,
+                          elinewidth=1.1, xerr=bars(part["difference"], part["low"], part["high"]),
+                          mfc=colour if default else "white")
         lost = rows[(rows["metric"] == DIVERGED) & (rows["updated"] == ALL) & (rows["target"] == target)]
-        notes = {heights[key]: DIVERGED for key in zip(lost["choice"], lost["value_label"]) if key in heights}
-        for name in CHOICES:
-            every = [y for key, y in heights.items() if key[0] == name]
-            there = [heights[key] for key in zip(table["choice"], table["value_label"]) if key[0] == name]
-            missing = [y for y in every if y not in (*there, *notes)]
-            notes |= dict.fromkeys([np.mean(missing)] if missing == every else missing, "not measured")
+        lost = heights.index.intersection(pd.MultiIndex.from_frame(lost[VALUE]))
+        notes = dict.fromkeys(heights[lost], DIVERGED)
+        for name, missing in heights.drop([*table.index, *lost]).groupby(level=0):
+            whole = len(missing) == len(CHOICES[name].values)
+            notes |= dict.fromkeys([missing.mean()] if whole else missing, "not measured")
         for height, note in notes.items():
             axis.text(0.5, height, note, fontsize=7, color="0.35", ha="center", va="center",
                       transform=axis.get_yaxis_transform(), backgroundcolor="white")
         axis.set(title=target, xlabel=f"gain in {METRICS[metric]}, points")
-    axes[0].set_yticks(list(heights.values()), [label for _, label in heights])
-    axes[0].set_ylim(y - 0.2, -1)
-    for choice in CHOICES.values():
-        name = {"lambda3": r"$\mathbf{\lambda_3}$"}.get(choice.name, choice.name)
-        axes[0].annotate(name, (0, heights[choice.name, choice.values[0].method]), (-76, 0),
+    axes[0].set_yticks(heights, heights.index.get_level_values(1))
+    axes[0].set_ylim(bottom - 0.2, -1)
+    for name, top in heights.groupby(level=0).min().items():
+        axes[0].annotate({"lambda3": r"$\mathbf{\lambda_3}$"}.get(name, name), (0, top), (-76, 0),
                          axes[0].get_yaxis_transform(), "offset points", ha="right", va="center",
                          fontweight="bold")
     style = {"linewidth": 1.1, "linestyle": "-", "markersize": 4}
@@ -153,16 +147,13 @@ def strength_figure(gains: pd.DataFrame, metric: str = "R1") -> Figure:
         # A ladder stands a little aside of the other, so that no interval hides another.
         for aside, (ladder, style) in zip((-0.04, 0.04), LADDERS.items()):
             line = gains[(gains["target"] == target) & (gains["ladder"] == ladder)].sort_values("share")
-            x, style = np.log2(line["share"]) + aside, style | {"ms": 4, "lw": 1.3,
-                                                                "label": f"share of {ladder}"}
+            x, ends = np.log2(line["share"]) + aside, bars(line["difference"], line["low"], line["high"])
+            style = style | {"ms": 4, "lw": 1.3, "label": f"share of {ladder}"}
             above.plot(x, line["frozen"], **style)
-            below.errorbar(x, line["difference"], yerr=bars(*(line[c] for c in ("difference", "low",
-                                                                                "high"))), capsize=2,
-                           elinewidth=0.9, **style)
+            below.errorbar(x, line["difference"], ends, capsize=2, elinewidth=0.9, **style)
         below.axhline(0, color="0.2", linewidth=0.8)
         above.set_title(target)
-        below.set_xticks(np.log2(shares), ["all" if share == 1 else f"1/{round(1 / share)}"
-                                           for share in shares])
+        below.set_xticks(np.log2(shares), ["all" if s == 1 else f"1/{round(1 / s)}" for s in shares])
         below.set_xlabel("share trained on")
     axes[0, 0].set_ylabel(f"{METRICS[metric]} without\nadaption, %")
     axes[1, 0].set_ylabel(f"{METRICS[metric]}: gain by\nadaption, points")

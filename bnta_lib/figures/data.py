@@ -30,15 +30,13 @@ def contact_sheet(data: ReIDSet, title: str = "", rows: int = 2, seed: int = 0) 
     slots = int(counts.max().clamp(max=4))
     random = torch.Generator().manual_seed(seed)
     usable = (counts >= min(2, slots)).nonzero().flatten()
-    people = usable[torch.randperm(len(usable), generator=random)[: rows * (COLUMNS // slots)]]
-    groups = [(f"person {pid}", in_order(data.pids == pid, data.camids, slots))
-              for pid in sorted(people.tolist())]
+    people = usable[torch.randperm(len(usable), generator=random)[: rows * (COLUMNS // slots)]].sort().values
+    groups = [(f"person {pid}", in_order(data.pids == pid, data.camids, slots)) for pid in people.tolist()]
     others = (data.pids == 0).nonzero().flatten()
     if len(others):
-        drawn = others[torch.randperm(len(others), generator=random)[: 2 * slots]].tolist()
-        groups[-2:] = [("distractors", drawn[:slots]), ("distractors", drawn[slots:])]
-    return group_sheet(data.images, groups, COLUMNS // slots, title,
-                       [f"c{camid}" for camid in data.camids.tolist()])
+        drawn = others[torch.randperm(len(others), generator=random)[: 2 * slots]]
+        groups[-2:] = [("distractors", part.tolist()) for part in drawn.split(slots)]
+    return group_sheet(data.images, groups, COLUMNS // slots, title, data.camids)
 
 
 def in_order(rows: Tensor, key: Tensor, limit: int) -> list[int]:
@@ -47,16 +45,12 @@ def in_order(rows: Tensor, key: Tensor, limit: int) -> list[int]:
     return index[torch.argsort(key[index], stable=True)][even(len(index), limit)].tolist()
 
 
-def group_sheet(
-    images: Tensor, groups: Sequence[tuple[str, Sequence[int]]], across: int, title: str = "",
-    captions: Sequence[str] | None = None,
-) -> Figure:
-    """A sheet of ``across`` groups a row: the label and the rows of ``images`` of each."""
-    rows = []
-    for number, (label, index) in enumerate(groups):
-        rows += [[]] if number % across == 0 else []
-        rows[-1] += [Photo(images[i], heading="" if k else label, caption=captions[i] if captions else "")
-                     for k, i in enumerate(index)] + [0.3]
+def group_sheet(images: Tensor, groups: Sequence[tuple[str, Sequence[int]]], across: int, title: str = "",
+                camids: Tensor | None = None) -> Figure:
+    """A sheet of ``across`` groups a row: the label and the rows of ``images`` of each, cameras below."""
+    cells = [[Photo(images[i], heading="" if k else label, caption="" if camids is None else f"c{camids[i]}")
+              for k, i in enumerate(index)] + [0.3] for label, index in groups]
+    rows = [sum(cells[i : i + across], []) for i in range(0, len(cells), across)]
     return photo_sheet(rows, title, gap=0.01)
 
 
@@ -64,10 +58,9 @@ def columns_sheet(columns: Mapping[str, Sequence[Tensor]], labels: Sequence[str]
     """A named column of images (3, h, w) each, with labels left of the rows."""
     names = [re.sub("[- ]", lambda cut: f"{cut[0].strip()}\n", name, count=1) if len(name) > 8 else name
              for name in columns]
-    rows = [[*labels[r : r + 1], *(Photo(image, heading="" if r else name) for name,
-                                   image in zip(names, images))]
-            for r, images in enumerate(zip(*columns.values()))]
-    return photo_sheet(rows)
+    return photo_sheet([[*labels[r : r + 1], *(Photo(image, heading="" if r else name)
+                                               for name, image in zip(names, images))]
+                        for r, images in enumerate(zip(*columns.values()))])
 
 
 def rows_sheet(rows: Mapping[str, Tensor]) -> Figure:
@@ -96,8 +89,7 @@ def statistics_figure(statistics: pd.DataFrame, targets: Sequence[str]) -> Figur
     figure, (axes,) = panels(1, len(STATISTICS), 0.5 + 0.26 * len(names), sharey=True)
     for axis, what in zip(axes, STATISTICS):
         sns.boxplot(statistics, x=what, y="set", hue="set", palette=palette, whis=(5, 95), showfliers=False,
-                    showcaps=False,
-                    width=0.3, linecolor=INK, linewidth=0.9, ax=axis)
+                    showcaps=False, width=0.3, linecolor=INK, linewidth=0.9, ax=axis)
         axis.plot(cameras[what], cameras["set"].map(names.index) + 0.35, "|", color=INK, ms=4, mew=0.7)
         axis.set(title=what, xlabel="", ylabel="")
         axis.tick_params(axis="y", length=0)
@@ -115,26 +107,26 @@ def headroom_figure(rows: pd.DataFrame) -> Figure:
     home, away, neutral = KINDS
     scores, pairs = headroom_scores(rows), headroom_scores(rows, ("cameras",)).query("probes >= 20")
     names = list(scores.loc[scores["kind"] != neutral, "set"])
+    common = scores.pivot(index="set", columns="kind", values="R1 common").reindex(names, columns=list(KINDS))
     figure, ((left, right),) = panels(1, 2, 0.9 + 0.27 * len(names), sharey=True)
+    marks = []
     for kind, colour, fill in ((home, SOURCE, SOURCE), (away, TARGET, TARGET), (neutral, TARGET, "white")):
-        part, y = scores[scores["kind"] == kind], scores.loc[scores["kind"] == kind, "set"].map(names.index)
-        right.plot(part["R1 common"], y, "o", color=colour, mfc=fill, mew=1.4, ms=5, zorder=4)
+        part, ticks = scores[scores["kind"] == kind], pairs[pairs["kind"] == kind]
+        right.plot(common[kind], range(len(names)), "o", color=colour, mfc=fill, mew=1.4, ms=5, zorder=4)
         if kind != neutral:
-            ticks = pairs[pairs["kind"] == kind]
+            y = part["set"].map(names.index)
             left.errorbar(part["R1"], y, xerr=part["std"].fillna(0), fmt="o", color=colour, ms=5, capsize=2)
             left.plot(ticks["R1"], ticks["set"].map(names.index) + 0.27, "|", color=INK, ms=5, mew=0.7)
-    common = scores.pivot(index="set", columns="kind", values="R1 common").reindex(columns=list(KINDS))
-    for name, row in common.dropna(subset=[away, neutral]).iterrows():
-        right.annotate("", (row[neutral], names.index(name)), (row[away], names.index(name)), arrowprops={
+        marks += [mark(kind, "o", colour, mfc=fill, mew=1.4)] * len(part[:1])
+    for y, row in enumerate(common.itertuples(index=False, name=None)):
+        right.annotate("", (row[2], y), (row[1], y), arrowprops={
             "arrowstyle": "-|>", "color": TARGET, "lw": 1, "shrinkA": 4, "shrinkB": 4, "mutation_scale": 7})
     left.set_yticks(range(len(names)), names)
     left.set_ylim(len(names) - 0.4, -0.6)
     for axis, title in ((left, "as evaluated"), (right, f"galleries of {common_size(rows)} images")):
         axis.set(xlim=(-3, 103), xlabel="rank 1, per cent", title=title)
         axis.tick_params(axis="y", length=0)
-    marks = [mark(home, "o", SOURCE), mark(away, "o", TARGET),
-             mark(neutral, "o", TARGET, mfc="white", mew=1.4)]
-    marks = [m for m in marks if common[m.get_label()].notna().any()] + [mark("a camera pair", "|")]
+    marks.append(mark("a camera pair", "|"))
     if common[home].notna().any():
         right.axvline(common[home].mean(), color=SOURCE, lw=0.9, ls="--", zorder=0)
         marks.append(mark("mean of the sources", color=SOURCE, lw=0.9, linestyle="--"))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from bnta_lib.figures.base import COLOURS, INK, METRICS, legend, panels
 from bnta_lib.suite.grid import grid_cells
@@ -32,23 +33,21 @@ def figure_4(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     for (above, below), target in zip(axes.T, targets):
         table = cells[cells["target"] == target].sort_values("K")
         sizes = sorted(table["N"].unique())
-        for number, n in enumerate(sizes):
-            line, colour = table[table["N"] == n], mpl.colormaps["viridis"](0.92 * (1 - number / max(1,
-                    len(sizes) - 1)))
+        colours = mpl.colormaps["viridis"](0.92 * (1 - np.arange(len(sizes)) / max(1, len(sizes) - 1)))
+        for colour, (n, line) in zip(colours, table.groupby("N")):
             for axis, value in ((above, "value"), (below, "seconds")):
                 axis.plot(line["K"], line[value], "o-", color=colour, ms=3, lw=1.2, label=f"{n}")
         half = (line["high"] - line["low"]) / 2  # NaN: no spread to judge by, and no band
         low, high = (f([*table["value"], frozen[target]]) for f in (min, max))
         # A band of very few splits must not flatten the lines.
         room = 0.05 * (high - low) + min(half.fillna(0).max(), 0.6 * (high - low) + 1)
-        band = above.fill_between(line["K"], (line["value"] - half).clip(lower=0),
-                                  (line["value"] + half).clip(upper=100),
-                                  color=colour, alpha=0.15, linewidth=0)
+        ends = ((line["value"] + sign * half).clip(0, 100) for sign in (-1, 1))
+        band = above.fill_between(line["K"], *ends, color=colour, alpha=0.15, linewidth=0)
         dashed = above.axhline(frozen[target], color="0.2", linestyle="--", linewidth=1)
         above.set(title=_title(target), ylim=(max(low - room, -0.3), high + room))
         below.legend(title="N", fontsize=7, title_fontsize=7, ncols=2, loc="upper left", handlelength=1.0,
                      columnspacing=0.8, labelspacing=0.2, borderaxespad=0)
-        _log_axis(below, table["K"].unique(), 1.45)
+        _log_axis(below, table["K"].unique())
         below.set(xlabel="K, pairs", ylim=(0, 1.5 * table["seconds"].max()))
     axes[0, 0].set_ylabel(f"{METRICS[metric]}, %")
     axes[1, 0].set_ylabel("adaption time, s")
@@ -73,13 +72,11 @@ def gain_figure(rows: pd.DataFrame, metric: str = "R1", default: int = 128) -> F
         values, texts = (cells[cells["target"] == target].pivot(index="N", columns="K", values=name)
                          .sort_index(ascending=False) for name in ("difference", "text"))
         sns.heatmap(values, vmin=-largest, vmax=largest, cmap="RdBu", annot=texts.fillna(""), fmt="",
-                    cbar=False, ax=axis,
-                    annot_kws={"fontsize": 7, "fontweight": "bold"})
+                    cbar=False, ax=axis, annot_kws={"fontsize": 7})
         for cell in axis.texts:
             cell.set_fontweight("normal" if cell.get_text().startswith("(") else "bold")
         framed = values.columns.get_loc(min(default, int(values.index[0]) // 2))
-        axis.add_patch(Rectangle((framed + 0.02, 0.04), 0.96, 0.92, fill=False, edgecolor="black",
-                                     linewidth=1.4))
+        axis.add_patch(Rectangle((framed + 0.02, 0.04), 0.96, 0.92, fill=False, edgecolor="black", lw=1.4))
         axis.tick_params(length=0, rotation=0)
         axis.set(xlabel="K, pairs", ylabel="N, images", title=_title(target), facecolor="0.85")
     figure.colorbar(axis.collections[0], ax=axes[:, 0].tolist(), pad=0.015, aspect=35,
@@ -109,14 +106,12 @@ def nk_figure(
         at, fixed = (k, f"N = {n}") if along == "K" else (n, f"K = {k}")
         for label, (style, colour, size) in styles.items():
             if value == metric or label != "mean of splits":  # a time is of its machine
-                axis.plot(lines[label][along], lines[label][value], style, color=colour, ms=size, lw=1.5,
-                          label=label)
+                axis.plot(along, value, style, data=lines[label], color=colour, ms=size, lw=1.5, label=label)
         if frozen is not None and value == metric:
             axis.axhline(frozen, color=COLOURS["adapted"], ls="--", lw=1, label="no adaption")
         axis.axvline(at, color="0.35", ls=":", lw=1)
-        axis.plot(at, point[value] if point is not None else float("nan"), "o", ms=10, mfc="none", mec=INK,
-                  mew=1.6,
-                  label="this setting")
+        if point is not None:
+            axis.plot(at, point[value], "o", ms=10, mfc="none", mec=INK, mew=1.6, label="this setting")
         _log_axis(axis, {at, *(int(size) for line in lines.values() for size in line[along])})
         axis.margins(0.08)
         axis.set(title=f"along {along}, at {fixed}", xlabel="K, pairs" if along == "K" else "N, images",
@@ -126,15 +121,14 @@ def nk_figure(
     return figure
 
 
-def _log_axis(axis: Axes, ticks: Sequence[int], least: float = 1.3) -> None:
+def _log_axis(axis: Axes, ticks) -> None:
     """A logarithmic x axis whose ticks are values that there are, if there is room for them."""
     shown: list[int] = []
     for tick in sorted(ticks):
-        shown += [tick] if not shown or tick >= least * shown[-1] else []
+        shown += [tick] if not shown or tick >= 1.3 * shown[-1] else []
     axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_locator(FixedLocator(shown))
+    axis.set_xticks(shown, map(str, shown), fontsize=7)
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set_xticklabels([str(t) for t in shown], fontsize=7)
 
 
 def _title(target: str) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.ndimage import gaussian_filter1d
 
-from bnta_lib.figures.base import COLOURS, DEPTH, SYMBOLS, layer_axis, legend, panels, stages
+from bnta_lib.figures.base import COLOURS, DEPTH, SYMBOLS, layer_axis, legend, new_figure, panels, stages
 from bnta_lib.suite.changes import TOP, mean_rates, top_layers
 
 KINDS = {"source": "source", "frozen": "target, frozen", "adapted": "target, adapted"}
@@ -38,12 +38,11 @@ def figure_1(
     return figure
 
 
-def _densities(axis: Axes, outputs: Mapping, distances: Mapping[str, float], edges: np.ndarray) -> None:
+def _densities(axis: Axes, outputs: Mapping[str, np.ndarray], distances: Mapping[str, float], edges) -> None:
     for kind, text in KINDS.items():
         text += f", d = {distances[kind]:.3f}" if kind in distances else ""
-        axis.plot((edges[1:] + edges[:-1]) / 2, density(outputs[kind], edges),
-                  "--" if kind == "frozen" else "-",
-                  color=COLOURS[kind], linewidth=1.4, label=text)
+        axis.plot((edges[1:] + edges[:-1]) / 2, density(outputs[kind], edges), color=COLOURS[kind],
+                  ls="--" if kind == "frozen" else "-", lw=1.4, label=text)
     axis.legend(fontsize=7, loc="upper left", handlelength=1.6, borderaxespad=0.1)
     axis.set_xlim(edges[0], edges[-1])
 
@@ -57,7 +56,7 @@ def _edges(values: list) -> np.ndarray:
 
 def density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """Histogram smoothed with a Gaussian of Scott's bandwidth: a KDE fast on a million values."""
-    values = np.asarray(values, dtype=float).ravel()
+    values = np.ravel(values)
     inside, step = values[(values >= edges[0]) & (values <= edges[-1])], edges[1] - edges[0]
     counts = np.histogram(values, edges)[0] / (len(values) * step)
     return gaussian_filter1d(counts, max(inside.std() * len(inside) ** -0.2 / step, 0.5), mode="constant")
@@ -77,7 +76,7 @@ def distances_figure(shift: pd.DataFrame, layer: str | None = None) -> Figure:
             table["adapted"] < table["frozen"], COLOURS["adapted"], COLOURS["frozen"]))
         axis.plot(table["frozen"], "s", color=COLOURS["frozen"], ms=3.6, fillstyle="none", label="frozen")
         axis.plot(table["adapted"], "o", color=COLOURS["adapted"], ms=2.8, label="adapted")
-        axis.set(ylabel=f"{target}\ndistance", ylim=(0, 1.08 * float(table.max().max())))
+        axis.set(ylabel=f"{target}\ndistance", ylim=(0, 1.08 * table.max(axis=None)))
         if layer is not None:
             axis.axvline(layers.index(layer) + 1, color="0.35", linewidth=0.8, linestyle=":")
     axes[-1, 0].set_xlabel(DEPTH)
@@ -92,9 +91,9 @@ def _layers(table: pd.DataFrame) -> list[str]:
 def changes_figure(changes: pd.DataFrame) -> Figure:
     """Change rate of mu, sigma^2, gamma and beta in every BN layer, from shallow to deep.
 
-    ``changes``: rows of :func:`bnta_lib.adaption.change_rates`, with a column seed if there are
-    several: a dot is the mean over seeds, a line their range. On a log scale, so a line that
-    begins at 0 begins at the panel's lower end; what moved on no seed, or was zero before, has no dot.
+    ``changes``: rows of :func:`bnta_lib.adaption.change_rates`, with a column seed if there are several:
+    a dot is the mean over seeds, a line their range, from the panel's lower end if that begins at 0. What
+    moved on no seed, or was zero before, has no dot.
     """
     figure, axes = panels(4, 1, 5.6, sharex=True)
     for axis, (quantity, symbol) in zip(axes.flat, SYMBOLS.items()):
@@ -103,10 +102,9 @@ def changes_figure(changes: pd.DataFrame) -> Figure:
         layer_axis(axis, _layers(changes), names=quantity == "mean")
         lowest = 0.7 * rate["min"].where(rate["min"] > 0, rate["mean"]).min()
         axis.plot(rate["mean"], "o", color=COLOURS["adapted"], markersize=3.5)
-        axis.vlines(rate.index, rate["min"].clip(lower=lowest), rate["max"], color=COLOURS["adapted"],
-                    linewidth=1.2)
+        axis.vlines(rate.index, rate["min"].clip(lower=lowest), rate["max"], color=COLOURS["adapted"], lw=1.2)
         if len(rate):
-            log_rates(axis, lowest, 1.4 * rate["max"].max())
+            _log_rates(axis, lowest, 1.4 * rate["max"].max())
         axis.grid(axis="y", color="0.85", linewidth=0.6)
         axis.set_ylabel(f"{symbol}\nchange, %")
     axes[-1, 0].set_xlabel(DEPTH)
@@ -114,14 +112,13 @@ def changes_figure(changes: pd.DataFrame) -> Figure:
     return figure
 
 
-def log_rates(axis: Axes, low: float, high: float) -> None:
+def _log_rates(axis: Axes, low: float, high: float) -> None:
     """A logarithmic axis from low to high, with two labels or more if they are a factor of two apart."""
-    wide = high / low
-    steps = (1,) if wide > 100 else (1, 3) if wide > 12 else (1, 2, 3, 5, 7) if wide > 4 else (1, 1.4, 2, 2.8,
-                                                                                               4, 5.6, 8)
+    steps = {100: (1,), 12: (1, 3), 4: (1, 2, 3, 5, 7), 0: (1, 1.4, 2, 2.8, 4, 5.6, 8)}
     axis.set(yscale="log", ylim=(low, high))
-    axis.yaxis.set_major_locator(LogLocator(subs=steps))
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    subs = next(subs for wide, subs in steps.items() if high > wide * low)
+    axis.yaxis.set_major_locator(LogLocator(subs=subs))
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
 
 
@@ -140,13 +137,12 @@ def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
             table, (colour, marker) = shown[shown["target"] == target], TARGETS[number % len(TARGETS)]
             x = table["index"].map(layers.index) + 0.22 * (number - (len(targets) - 1) / 2)
             axis.errorbar(x, table["rate"], table["std"].fillna(0), fmt=marker, color=colour, ms=4,
-                          capsize=1.5,
-                          elinewidth=0.9, label=f"S→{target}")
+                          capsize=1.5, elinewidth=0.9, label=f"S→{target}")
         for x in range(1, len(layers), 2):
             axis.axvspan(x - 0.5, x + 0.5, color="0.95", zorder=0, linewidth=0)
         axis.set_xticks(range(len(layers)), layers)
         axis.set(xlabel=DEPTH, ylabel=f"change rate of {symbol}, %", xlim=(-0.5, len(layers) - 0.5))
-        log_rates(axis, 0.7 * shown["rate"].min(), 1.4 * (shown["rate"] + shown["std"].fillna(0)).max())
+        _log_rates(axis, 0.7 * shown["rate"].min(), 1.4 * (shown["rate"] + shown["std"].fillna(0)).max())
     legend(figure, *axes[0, 0].get_legend_handles_labels())
     return figure
 
@@ -154,19 +150,17 @@ def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
 def rates_heat_map(rates: pd.DataFrame) -> Figure:
     """Change rates of all layers on a logarithmic colour scale, a row a quantity and target.
 
-    Mean over splits, per cent; grey where nothing moved on any split.
+    Mean over splits, per cent; grey if nothing moved on any split.
     """
     means, targets = mean_rates(rates), list(rates["target"].unique())
     table = means.pivot(index=["quantity", "target"], columns="index", values="rate")
     table = table.reindex(pd.MultiIndex.from_product([SYMBOLS, targets]))
     layers, (rows, columns) = _layers(means), table.shape
     figure, ((axis,),) = panels(1, 1, 1.3 + 0.19 * rows)
-    image = axis.pcolormesh(np.arange(columns + 1) + 0.5, np.arange(rows + 1) - 0.5,
-                            np.ma.masked_less_equal(table.fillna(0).to_numpy(), 0), norm=mpl.colors.LogNorm(),
+    image = axis.pcolormesh(table.columns, range(rows), table.where(table > 0), norm="log",
                             cmap=mpl.colormaps["viridis"].with_extremes(bad="0.8"))
     layer_axis(axis, layers, shade=False)
-    axis.hlines(np.arange(len(targets), rows, len(targets)) - 0.5, 0.5, columns + 0.5, color="white",
-                linewidth=3)
+    axis.hlines(np.arange(len(targets), rows, len(targets)) - 0.5, 0.5, columns + 0.5, color="white", lw=3)
     axis.vlines([last + 0.5 for _, _, last in stages(layers)], -0.5, rows - 0.5, color="white", linewidth=0.8)
     axis.set(xlabel=f"{DEPTH} (grey: did not move)", ylabel="quantity and target", ylim=(rows - 0.5, -0.5))
     axis.set_yticks(range(rows), [f"{SYMBOLS[q]}  S→{t}" for q, t in table.index])
@@ -186,16 +180,14 @@ def layer_figure(
     before, (channels,), by quantity. ``channel`` (from 1) is marked among them.
     """
     # Placed by hand: a slider does not wait for a layout.
-    figure, axes = panels(2, 3, 3.0, 1.3, layout="none", gridspec_kw={
-        "width_ratios": [2, 1, 1], "left": 0.07, "right": 0.99, "bottom": 0.16, "top": 0.92, "wspace": 0.3,
-        "hspace": 0.6})
-    for axis in axes[:, 0]:
-        axis.remove()
-    axis = figure.add_subplot(axes[0, 0].get_gridspec()[:, 0], xlabel=label, ylabel="density")
-    _densities(axis, outputs, distances, _edges(list(outputs.values())))
-    axis.set_ylim(0, 1.45 * axis.get_ylim()[1])
-    for axis, (quantity, symbol) in zip(axes[:, 1:].flat, SYMBOLS.items()):
-        change = changes[quantity]
+    figure = new_figure(9.1, 3.0)
+    axes = figure.subplot_mosaic([["y", "mean", "var"], ["y", "gamma", "beta"]], width_ratios=[2, 1, 1],
+                                 gridspec_kw={"left": 0.07, "right": 0.99, "bottom": 0.16, "top": 0.92,
+                                              "wspace": 0.3, "hspace": 0.6})
+    _densities(axes["y"], outputs, distances, _edges(list(outputs.values())))
+    axes["y"].set(xlabel=label, ylabel="density", ylim=(0, 1.45 * axes["y"].get_ylim()[1]))
+    for quantity, symbol in SYMBOLS.items():
+        axis, change = axes[quantity], changes[quantity]
         axis.vlines(range(1, len(change) + 1), 0, change, color=COLOURS["adapted"],
                     lw=min(2.0, 120 / len(change)))
         axis.axhline(0, color="0.3", linewidth=0.7)
@@ -204,22 +196,21 @@ def layer_figure(
         axis.locator_params(axis="y", nbins=3)
         if channel is not None:
             axis.axvline(channel, color=COLOURS["wrong"], linewidth=1.1, linestyle=":")
-    for axis in axes[1, 1:]:
-        axis.set_xlabel("channel", labelpad=0)
+    for quantity in ("gamma", "beta"):
+        axes[quantity].set_xlabel("channel", labelpad=0)
     return figure
 
 
 def stem_figure(stem: pd.DataFrame) -> Figure:
     """Mean and deviation of each channel that enters the first BN layer, against its stored ones.
 
-    ``stem``: of :func:`bnta_lib.explore.figures.stem_statistics`. On the grey line images have what is
-    stored.
+    ``stem``: of :func:`bnta_lib.explore.figures.stem_statistics`. On the grey line is what is stored.
     """
     figure, (axes,) = panels(1, 2, 2.5, 0.7, layout="none", gridspec_kw={
         "left": 0.14, "right": 0.98, "bottom": 0.2, "top": 0.86, "wspace": 0.45})
     for axis, what, symbol in zip(axes, ("mean", "std"), (SYMBOLS["mean"], r"$\sigma$")):
         stored, of_set, moved = (stem[f"{side} {what}"] for side in ("stored", "set", "moved"))
-        axis.plot([stored.min(), stored.max()], [stored.min(), stored.max()], color="0.6", lw=0.8)
+        axis.plot(np.sort(stored), np.sort(stored), color="0.6", lw=0.8)
         axis.vlines(stored, of_set, moved, color="0.75", linewidth=1)
         axis.plot(stored, of_set, "s", color=COLOURS["frozen"], ms=4, fillstyle="none", label="as in the set")
         axis.plot(stored, moved, "o", color=COLOURS["wrong"], ms=3.5, label="moved")

@@ -8,15 +8,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bnta_lib.evaluation import select_example_probes
-from bnta_lib.figures.adaption import retrieval_figure
-from bnta_lib.figures.base import COLOURS, Photo, bars, legend, mark, panels, photo_sheet
+from bnta_lib.figures.adaption import before_after, retrieval_figure
+from bnta_lib.figures.base import COLOURS, Photo, bars, legend, mark, panels
 from bnta_lib.figures.data import COLUMNS, group_sheet, in_order
 from bnta_lib.settings import Settings
 from bnta_lib.site.crops import Site
 from bnta_lib.site.judge import Estimate, most_changed, neighbours, track_ranking, track_trial
 
-STUDY_MARKS = {"default": ("o", "#0072B2"), "10 epochs": ("s", "#E69F00"),
-               "rate × 40": ("^", "#D55E00"), "momentum 1": ("D", "#009E73")}
+STUDY_MARKS = {"default": ("o", "#0072B2"), "10 epochs": ("s", "#E69F00"), "rate × 40": ("^", "#D55E00"),
+               "momentum 1": ("D", "#009E73")}
 
 
 def crops_figure(site: Site, rows: int = 4, seed: int = 0) -> Figure:
@@ -26,11 +26,10 @@ def crops_figure(site: Site, rows: int = 4, seed: int = 0) -> Figure:
     """
     random = torch.Generator().manual_seed(seed)
     if site.tracks is None:
-        drawn = torch.randperm(len(site), generator=random)[: rows * COLUMNS].sort().values.tolist()
-        return group_sheet(site.images, [("", drawn[i : i + COLUMNS]) for i in range(0, len(drawn), COLUMNS)],
-                           1)
+        drawn = torch.randperm(len(site), generator=random)[: rows * COLUMNS].sort().values
+        return group_sheet(site.images, [("", part.tolist()) for part in drawn.split(COLUMNS)], 1)
     names, counts = torch.unique(site.tracks, return_counts=True)
-    slots = min(8, max(2, int(counts.max())))
+    slots = int(counts.max().clamp(2, 8))
     drawn = torch.randperm(len(names), generator=random)[: rows * (COLUMNS // slots)].sort().values
     groups = [(f"track {track}", in_order(site.tracks == track, site.times, slots))
               for track in names[drawn].tolist()]
@@ -41,20 +40,18 @@ def neighbours_figure(probes: Tensor, gallery: Tensor, before: Tensor, after: Te
                       selected: Tensor) -> Figure:
     """Selected probes with their nearest crops before and after: what is new or lost is framed.
 
-    ``probes`` (P, 3, h, w) and ``gallery`` (N, 3, h, w), uint8; ``before`` and ``after`` (P, k):
-    rows of the gallery, nearest first. Nothing here shows which crops are right.
+    ``probes`` (P, 3, h, w) and ``gallery`` (N, 3, h, w), uint8; ``before`` and ``after`` (P, k): rows of the
+    gallery, nearest first. Nothing here shows which crops are right. Raises ValueError without probes.
     """
+    def framed(near: list[int], other: list[int], colour: str) -> list[Photo]:
+        return [Photo(gallery[i], None if i in other else colour) for i in near]
+
     rows = []
     for probe in selected.tolist():
         old, new = before[probe].tolist(), after[probe].tolist()
-        for start, when, near, other, colour in (
-            (Photo(probes[probe], "black", 1.0), "before", old, new, COLOURS["frozen"]),
-            (1.1, "after", new, old, COLOURS["adapted"]),
-        ):
-            rows.append([start, when, *(Photo(gallery[i], None if i in other else colour) for i in near)])
-    if not rows:
-        raise ValueError("no probe to show: choose at least one")
-    return photo_sheet(rows, gap=0.1)
+        rows.append((probes[probe], "", ["before", *framed(old, new, COLOURS["frozen"])],
+                     ["after", *framed(new, old, COLOURS["adapted"])]))
+    return before_after(rows)
 
 
 def search_figure(site: Site, before: Tensor, after: Tensor, settings: Settings, probes: Site | None = None,
@@ -80,12 +77,12 @@ def estimate_figure(estimate: Estimate, true: tuple[float, float] | None = None)
     ``true``: rank 1 across cameras before and after, per cent, if it is known.
     """
     figure, ((left, right),) = panels(1, 2, 1.7, width_ratios=[1.4, 1])
-    known = (None, None, None) if true is None else (*true, true[1] - true[0])
-    for axis, y, measured, colour, truth in ((left, 0, estimate.before, COLOURS["frozen"], known[0]),
-                                             (left, 1, estimate.after, COLOURS["adapted"], known[1]),
-                                             (right, 0, estimate.difference, "0.2", known[2])):
+    for axis, y, measured, colour in ((left, 0, estimate.before, COLOURS["frozen"]),
+                                      (left, 1, estimate.after, COLOURS["adapted"]),
+                                      (right, 0, estimate.difference, "0.2")):
         axis.errorbar(measured[0], y, xerr=bars(*measured), fmt="o", color=colour, capsize=3)
-        if truth is not None:
+        if true is not None:
+            truth = true[y] if axis is left else true[1] - true[0]
             axis.plot(truth, y + 0.22, "D", color=colour, markerfacecolor="white", markersize=5)
     left.set(yticks=[0, 1], yticklabels=["before", "after"], ylim=(1.6, -0.6), xlabel="rank 1, %")
     left.margins(x=0.12)
@@ -104,10 +101,10 @@ def study_figure(study: pd.DataFrame) -> Figure:
     """
     figure, ((axis,),) = panels(1, 1, 3.0, 0.62)
     for kind, rows in study.groupby("adaption", sort=False):
-        marker, colour = STUDY_MARKS.get(kind, ("o", "0.3"))
-        axis.errorbar(rows["true"], rows["estimate"], yerr=bars(rows["estimate"], rows["low"], rows["high"]),
-                      fmt=marker,
-                      color=colour, markersize=4.5, elinewidth=0.6, alpha=0.8, label=kind)
+        marker, colour = STUDY_MARKS[kind]
+        ends = bars(rows["estimate"], rows["low"], rows["high"])
+        axis.errorbar(rows["true"], rows["estimate"], ends, fmt=marker, color=colour, markersize=4.5,
+                      elinewidth=0.6, alpha=0.8, label=kind)
     axis.axhline(0, color="0.5", linewidth=0.8, linestyle=":")
     axis.axvline(0, color="0.5", linewidth=0.8, linestyle=":")
     axis.set(xlabel="true change of rank 1 across cameras, points",

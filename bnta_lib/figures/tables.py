@@ -9,9 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnta_lib.figures.base import (
-    COLOURS, LOSSES, METRICS, SYMBOLS, deviation, draw_splits, legend, mark, panels,
-)
+from bnta_lib.figures.base import COLOURS, LOSSES, METRICS, SYMBOLS, draw_splits, legend, mark, panels
 from bnta_lib.suite.stats import RATE, SHARE, differences, interval
 from bnta_lib.suite.tables import gains, reading_of
 
@@ -26,27 +24,24 @@ UNITS = {"points": "points of rank 1", "s": "seconds of adaption (a level)",
          "times": "times the inference without adaption (a level)", SHARE: f"{SHARE} (a share)"}
 
 
-def methods_figure(
-    rows: pd.DataFrame, against: str = "BNTA w/o TTA", adapters: tuple[str, ...] = (), metric: str = "R1",
-) -> Figure:
-    """Above: each method on each split; below: what an adapter adds to ``against`` on it.
+def methods_figure(rows: pd.DataFrame, against: str = "BNTA w/o TTA", metric: str = "R1") -> Figure:
+    """Above: each method on each split; below: what each adapter adds to ``against`` on it.
 
-    ``rows``: tidy rows of Table 2. A dot is a split, seeds averaged. Above, the bar is the mean and
-    the whisker one standard deviation over splits; below, mean and 95 % interval of the paired
-    difference.
+    ``rows``: tidy rows of Table 2. A dot is a split, seeds averaged. Above, the bar is the mean and the
+    whisker one standard deviation over splits; below, mean and 95 % interval of the paired difference.
     """
     targets, methods = list(rows["target"].unique()), list(rows["method"].unique())
-    adapters = list(adapters) or [m for m in methods if m not in (against, "Baseline")]
+    adapters = [method for method in methods if method not in (against, "Baseline")]
     measured = rows[rows["metric"] == metric]
     levels = measured.groupby(["target", "method", "split"], sort=False, as_index=False)["value"].mean()
-    paired = pd.concat([differences(measured, adapter, against, metric).assign(method=adapter)
-                        for adapter in adapters])
+    paired = {adapter: differences(measured, adapter, against, metric) for adapter in adapters}
+    paired = pd.concat(paired, names=["method"]).reset_index("method").rename(columns={"difference": "value"})
     figure, axes = panels(2, len(targets), 5.4, sharey="row", sharex="row", height_ratios=[1.15, 1])
     for (above, below), target in zip(axes.T, targets):
-        for axis, table, value, names, spread in ((above, levels, "value", methods, deviation),
-                                                  (below, paired, "difference", adapters, interval)):
+        for axis, table, names, spread in ((above, levels, methods, deviation),
+                                           (below, paired, adapters, interval)):
             for x, name in enumerate(names):
-                values = table.loc[(table["target"] == target) & (table["method"] == name), value]
+                values = table.loc[(table["target"] == target) & (table["method"] == name), "value"]
                 draw_splits(axis, x, values, COLOURS.get(name, "0.4"), MARKERS.get(name, "o"), spread)
             axis.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
             axis.set_xlim(-0.5, len(names) - 0.5)
@@ -58,12 +53,17 @@ def methods_figure(
     return figure
 
 
+def deviation(values: np.ndarray) -> tuple[float, float]:
+    """One standard deviation below the mean, and one above."""
+    spread = values.std(ddof=1) if len(values) > 1 else np.nan
+    return values.mean() - spread, values.mean() + spread
+
+
 def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     """What adaption adds in each row of Table 3, 4 or 5: a panel a target, the paper's own first.
 
-    ``rows``: of Table 3, 4 or 5, the last in both readings. A dot is a split, seeds averaged; the
-    bar is mean and 95 % interval of the paired difference from the row without adaption. Open
-    diamonds: the paper's difference, cited.
+    ``rows``: of Table 3, 4 or 5, the last in both readings. A dot is a split, seeds averaged; the bar is mean
+    and 95 % interval of the paired difference from the row without adaption. Open diamonds: the paper's.
     """
     tests = gains(rows, metric)
     tests["paper"] = tests.get("paper", np.nan)  # a user's folder has none
@@ -83,10 +83,9 @@ def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
             reading, y = reading_of(test.table), methods.index(test.method)
             splits = differences(rows[rows["table"] == test.table], test.method, test.against, metric)
             marker, colour = READING_STYLES[reading]
-            draw_splits(axis, y - 0.36 + step * (2 * readings.index(reading) + 0.5), colour=colour,
-                        marker=marker, bar="|",
-                        values=splits.loc[splits["target"] == target, "difference"], apart=step / 2, jitter=0,
-                        upright=False)
+            draw_splits(axis, y - 0.36 + step * (2 * readings.index(reading) + 0.5),
+                        splits.loc[splits["target"] == target, "difference"], colour, marker, bar="|",
+                        apart=step / 2, jitter=0, upright=False)
             if not np.isnan(test.paper):
                 axis.plot(test.paper, y + 0.36, "D", ms=4.5, mfc="none", mec="black", zorder=4)
         axis.set(title=f"{target}, the paper's target" if target in cited else target)
@@ -126,20 +125,18 @@ def claims_figure(table: pd.DataFrame) -> Figure:
     figure, axes = panels(len(groups), 1, 0.128 * sum(heights) + 0.4 * len(groups) + 0.35,
                           height_ratios=heights)
     points = table.loc[table["unit"] == "points", ["low", "high", "here", "paper"]].to_numpy(float)
-    limits = (np.nanmin(points) - 0.6, np.nanmax(points) + 0.6) if np.isfinite(points).any() else (-1, 1)
+    limits = {"points": (np.nanmin(points) - 0.6, np.nanmax(points) + 0.6), SHARE: (-3, 103)}
     before = None
     for axis, ((where, unit), rows) in zip(axes[:, 0], groups):
         _claims_panel(axis, rows, THRESHOLDS.get(unit))
-        if unit in ("points", SHARE):
-            axis.set_xlim(limits if unit == "points" else (-3, 103))
+        axis.set_xlim(limits.get(unit))
         axis.set_xlabel(UNITS.get(unit, unit), fontsize=7, labelpad=1)
         axis.annotate("" if where == before else where, (0, 1), (-250, 2), "axes fraction", "offset points",
                       fontweight="bold", fontsize=8)
         before = where
     marks = [mark(f"here: {verdict}", marker, colour, ms=4.5, mew=0, lw=1.3, linestyle="-")
              for verdict, (colour, marker) in VERDICTS.items()]
-    marks.append(mark("paper, cited", "D", "black", ms=4.5, mfc="none", mew=0.8))
-    legend(figure, marks, fontsize=7.5)
+    legend(figure, [*marks, mark("paper, cited", "D", "black", ms=4.5, mfc="none", mew=0.8)], fontsize=7.5)
     return figure
 
 
