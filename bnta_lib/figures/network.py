@@ -117,7 +117,8 @@ def _picture(axis: Axes, image: Tensor, x: float, y: float, h: float, stripe: in
              stripes: int = 6) -> Patch:
     """An image of height ``h``, its lower left corner at (x, y), one ``stripe`` outlined."""
     w = h * image.shape[2] / image.shape[1]
-    axis.imshow(image.permute(1, 2, 0), extent=(x, x + w, y, y + h), zorder=2, interpolation="bilinear")
+    axis.imshow(image.permute(1, 2, 0).numpy(), extent=(x, x + w, y, y + h), zorder=2,
+                interpolation="bilinear")
     if stripe is not None:
         _rectangle(axis, x, y + h * (1 - (stripe + 1) / stripes), w, h / stripes, edge=STRIPES[stripe % 6],
                    lw=2, zorder=4)
