@@ -62,16 +62,7 @@ def test_wrong_arguments_are_refused(wrong):
 def test_small_disk_is_refused_before_training(small_disk, monkeypatch):
     monkeypatch.setenv("BNTA_CACHE", str(small_disk))
     with pytest.raises(ValueError, match="rendered images take .* has less: set BNTA_CACHE"):
-        full.check(settings("rehearsal"), small_disk / "out")
-
-
-def test_other_files_beside_the_gathered_are_not_replaced(tmp_path, capsys):
-    (tmp_path / "CPU-rehearsal").mkdir()
-    (tmp_path / "CPU-rehearsal" / "my_notes.md").write_text("precious")
-    with pytest.raises(SystemExit, match="2"):
-        full.main(["--profile", "rehearsal", "--out", str(tmp_path)])
-    assert "holds other files" in capsys.readouterr().err
-    assert (tmp_path / "CPU-rehearsal" / "my_notes.md").read_text() == "precious"
+        full.check(settings("rehearsal"))
 
 
 def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, small, dots, capsys):
@@ -83,6 +74,7 @@ def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, sma
     options, commands = argparse.Namespace(epochs=2, other_epochs=1, scratch=False), []
     monkeypatch.setattr(full, "run_command", lambda command, end: commands.append(command))
     monkeypatch.setattr(full, "load_targets", lambda *_, **__: {"dots": dots})
+    monkeypatch.setattr(full, "GATHERED", tmp_path)
     monkeypatch.setattr(full, "EXECUTED", tmp_path / "executed")
     monkeypatch.setattr(full, "figures_dir", lambda run: tmp_path / "figures")
     for name in ("executed/rehearsal", "figures"):
@@ -90,7 +82,7 @@ def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, sma
     (tmp_path / "figures" / "table_2.md").write_text("a table")
 
     def run(seconds):
-        return full.run_all(settings("rehearsal"), options, tmp_path / "out", time.monotonic() + seconds)
+        return full.run_all(settings("rehearsal"), options, time.monotonic() + seconds)
 
     assert [run(0.01), run(0.01)] == [3, 3] and not commands  # each trains one epoch at least
     assert weights_path(narrow, "baseline").is_file() and not weights_path(narrow, "bnta").is_file()
@@ -98,11 +90,13 @@ def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, sma
     assert [command[0] for command in commands] == ["reproduce"]
     printed = capsys.readouterr().out
     assert "out of time" in printed and "the same command continues" in printed and "gathered in" in printed
-    assert {path.name for path in (tmp_path / "out").iterdir()} == full.GATHERED
-    page = (tmp_path / "out" / "about.md").read_text()
+    folder = tmp_path / "CPU-rehearsal"
+    names = {"figures", "notebooks", "deltas", "rows.csv.gz", "about.md"}
+    assert {path.name for path in folder.iterdir()} == names
+    page = (folder / "about.md").read_text()
     assert all(f"| {name} " in page for name in MODELS) and "2 of 6" in page and "| dots " in page
     model = full.train.trained_model(settings("rehearsal"), progress=False)
-    Delta.load(tmp_path / "out" / "deltas" / "dots.safetensors").check(model)
+    Delta.load(folder / "deltas" / "dots.safetensors").check(model)
 
 
 def test_command_that_is_late_is_killed(tmp_path, monkeypatch):

@@ -310,7 +310,7 @@ def test_weights_of_published_sets_do_not_replace_the_embedded_ones(tree, cache,
     assert path.stat().st_mtime_ns == written, "trained once"
 
     bigger = replace(tiny, profile="laptop")
-    with pytest.raises(FileNotFoundError, match="bnta_lib.suite.train --profile laptop --data"):
+    with pytest.raises(FileNotFoundError, match="make train"):
         training.trained_model(bigger, data=root)
     training.trained_model(bigger, progress=False, data=root, retrain=True)
     assert weights_path(bigger, "bnta", root).parent.parent == cache / "weights"

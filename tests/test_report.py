@@ -83,10 +83,12 @@ def _wrong(address: str, file: Path, site: Path, places: dict[Path, set[str]]) -
 def laptop(tmp_path_factory) -> Path:
     """The report of three committed notebooks and all committed figures, moved after it was made."""
     made = tmp_path_factory.mktemp("made")
-    notebooks = report.find_source("laptop", made / "none")
-    assert notebooks == report.find_notebooks()
-    shown = [path for path in notebooks if path.name[:2] in ("02", "04", "10")]
-    site = report.build("laptop", shown, LAPTOP, made).parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "EXECUTED", made / "none")
+        patch.setattr(report, "REPORT", made)
+        assert report.find_source("laptop") == report.find_notebooks()
+        shown = [path for path in report.find_notebooks() if path.name[:2] in ("02", "04", "10")]
+        site = report.build("laptop", shown).parent
     return site.rename(tmp_path_factory.mktemp("elsewhere") / "a report")
 
 
@@ -120,10 +122,13 @@ def write_notebook(path: Path, text: str, code: str = "1", seen: str = "") -> Pa
 
 
 @pytest.fixture
-def place(tmp_path) -> Path:
+def place(tmp_path, monkeypatch) -> Path:
     """Two notebooks, figures whose names hold HTML, and a paper-check."""
     figures, notebooks = tmp_path / "figures", tmp_path / "notebooks"
     figures.mkdir(), notebooks.mkdir()
+    monkeypatch.setattr(report, "figures_dir", lambda run: figures)
+    for name in ("NOTEBOOKS", "EXECUTED", "REPORT"):
+        monkeypatch.setattr(report, name, tmp_path / name.lower())
     for name in (f"people_{HOSTILE}", "figure_1"):
         Image.new("RGB", (20, 10)).save(figures / f"{name}.png")
     (figures / "table_2.md").write_text(f"|  | {HOSTILE} mAP |\n|:-|-:|\n| here, measured | 57.7 ± 2.1 |\n")
@@ -135,13 +140,12 @@ def place(tmp_path) -> Path:
     return tmp_path
 
 
-def build(place: Path, run: str = f"laptop_{HOSTILE}".replace("/", "")) -> Path:
-    executed = sorted((place / "notebooks").glob("*.ipynb"))
-    return report.build(run, executed, place / "figures", place / "site").parent
+def build(run: str = f"laptop_{HOSTILE}".replace("/", "")) -> Path:
+    return report.build(run, report.find_notebooks()).parent
 
 
 def test_html_in_names_is_shown_as_text(browser, place):
-    site = build(place)
+    site = build()
     assert problems(browser, site) == []
     text = (site / "index.html").read_text() + (site / "00_a.html").read_text()
     assert "&lt;img src=x onerror" in text and "<img src=x" not in text
@@ -149,14 +153,14 @@ def test_html_in_names_is_shown_as_text(browser, place):
 
 
 def test_verdicts_are_shown_by_word_and_symbol(place):
-    text = (build(place, "laptop") / "index.html").read_text()
+    text = (build("laptop") / "index.html").read_text()
     cells = re.findall(r'<td[^>]* class="(\w+)">(\S+) ([^<]+)</td>', text)
     assert cells == [("holds", "✓", "holds"), ("fails", "✗", "does not hold"), ("open", "○", "not resolved")]
     assert "3 claims" in text and ">nan<" not in text
 
 
 def test_notebook_pages_show_formulas_and_keep_to_links_that_work(place):
-    text = (build(place) / "00_a.html").read_text()
+    text = (build() / "00_a.html").read_text()
     assert text.count("<math") == 2 and "<msup>" in text
     assert 'href="01_b.html#C"' in text and "gone" in text and "09_z" not in text and "README.md" not in text
 
@@ -164,7 +168,7 @@ def test_notebook_pages_show_formulas_and_keep_to_links_that_work(place):
 def test_what_a_run_lacks_is_named(place):
     for name in ("paper_check.md", "figure_1.png"):
         (place / "figures" / name).unlink()
-    text = (build(place) / "index.html").read_text()
+    text = (build() / "index.html").read_text()
     assert "make paper-check PROFILE=laptop" in text and 'id="paper_check"' not in text
     missing = re.search("Not in this run: (.*).</p>", text)[1]
     assert missing == ", ".join(stem for stem in report.PAPERS if stem != "table_2")
@@ -184,14 +188,14 @@ def test_only_a_whole_run_of_the_notebooks_as_they_stand_is_taken(place):
                     {"version": METHOD_VERSION, "run": "laptop"}):
         stamp(**made_by)
         with pytest.raises(FileNotFoundError, match="00_a, 01_b; make reproduce"):
-            report.find_source("smoke", executed.parent, folder)
-    assert report.find_source("laptop", executed.parent, folder) == sorted(folder.glob("*.ipynb"))
+            report.find_source("smoke")
+    assert report.find_source("laptop") == sorted(folder.glob("*.ipynb"))
     stamp(version=METHOD_VERSION, run="smoke")
-    assert report.find_source("smoke", executed.parent, folder) == sorted(executed.glob("*.ipynb"))
+    assert report.find_source("smoke") == sorted(executed.glob("*.ipynb"))
     write_notebook(folder / "01_b.ipynb", "# C", "2")  # changed since it was run
     with pytest.raises(FileNotFoundError, match="since: 01_b;"):
-        report.find_source("smoke", executed.parent, folder)
-    assert report.find_source("smoke", executed.parent, folder, partial=True) == [executed / "00_a.ipynb"]
+        report.find_source("smoke")
+    assert report.find_source("smoke", partial=True) == [executed / "00_a.ipynb"]
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -205,19 +209,19 @@ def test_missing_run_profile_or_folder_is_refused(tmp_path, capsys, monkeypatch,
 
 
 def test_report_replaces_an_older_one_whole_and_nothing_else(place, monkeypatch):
-    (place / "site" / "smoke").mkdir(parents=True)
-    (place / "site" / "smoke" / "index.html").write_text("mine")
+    (place / "report" / "smoke").mkdir(parents=True)
+    (place / "report" / "smoke" / "index.html").write_text("mine")
     with pytest.raises(FileExistsError, match="is no report"):
-        build(place, "smoke")
-    site = build(place, "laptop")
+        build("smoke")
+    site = build("laptop")
     (place / "notebooks" / "01_b.ipynb").unlink()
-    assert build(place, "laptop") == site and not (site / "01_b.html").exists()
+    assert build("laptop") == site and not (site / "01_b.html").exists()
     before = (site / "index.html").read_text()
     monkeypatch.setattr(report, "notebook_html", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        build(place, "laptop")
+        build("laptop")
     assert (site / "index.html").read_text() == before
-    assert {path.name for path in (place / "site").iterdir()} == {"smoke", "laptop"}
+    assert {path.name for path in (place / "report").iterdir()} == {"smoke", "laptop"}
 
 
 def test_browser_check_notices_broken_pages(browser, tmp_path):

@@ -35,12 +35,12 @@ from bnta_lib.suite.store import export, machine
 from bnta_lib.training import OutOfTime
 from bnta_lib.weights import MODELS, weights_path
 
+GATHERED = ROOT / "full_size"
 FIRST = ["baseline", "bnta"]  # trained for --epochs; the others for --other-epochs
-GATHERED = {"figures", "notebooks", "deltas", "rows.csv.gz", "about.md"}
 
 
-def check(settings: Settings, folder: Path) -> None:
-    """Raise ValueError for no GPU, a disk that is too small, or files of others in ``folder``."""
+def check(settings: Settings) -> None:
+    """Raise ValueError for no GPU, or a disk that is too small."""
     on_cpu = device_of(settings.profile).type == "cpu" and not os.environ.get("BNTA_DEVICE")
     if settings.profile == "paper" and on_cpu:
         raise ValueError("the full size needs an NVIDIA GPU, and PyTorch finds none: look at the driver, or "
@@ -52,11 +52,9 @@ def check(settings: Settings, folder: Path) -> None:
     if used + shutil.disk_usage(cache).free < needed:
         raise ValueError(f"rendered images take {needed / 1e9:.0f} GB, and {cache} has less: set BNTA_CACHE "
                          "to a folder on a larger disk")
-    if folder.is_dir() and {path.name for path in folder.iterdir()} - GATHERED:
-        raise ValueError(f"{folder} holds other files: move it, or choose another --out")
 
 
-def run_all(settings: Settings, options: argparse.Namespace, folder: Path, end: float) -> int:
+def run_all(settings: Settings, options: argparse.Namespace, end: float) -> int:
     """Train, run the notebooks and gather until ``end`` (of the monotonic clock); return the exit code."""
     profile, rest = ["--profile", settings.profile], [name for name in MODELS if name not in FIRST]
     for names, epochs in ((FIRST, options.epochs), (rest, options.other_epochs or options.epochs)):
@@ -75,8 +73,7 @@ def run_all(settings: Settings, options: argparse.Namespace, folder: Path, end: 
     for command in [["reproduce", "--only", *remaining]] if remaining else [["claims"], ["report"]]:
         if code := run_command([*command, *profile], end):
             return code
-    gather(settings, folder)
-    print(f"gathered in {folder}")
+    print(f"gathered in {gather(settings)}")
     return 0
 
 
@@ -96,8 +93,12 @@ def _seconds(end: float, moment: str) -> float:
     return seconds
 
 
-def gather(settings: Settings, folder: Path) -> None:
-    """Copy the results into ``folder``, whole or not at all."""
+def gather(settings: Settings) -> Path:
+    """Copy the results into a folder of the device, whole or not at all; return it."""
+    device = device_of(settings.profile)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    name += "" if settings.profile == "paper" else f" {settings.profile}"
+    folder = GATHERED / re.sub(r"\W+", "-", name)
     with atomic_folder(folder) as new:
         shutil.copytree(figures_dir(settings.profile), new / "figures")
         shutil.copytree(EXECUTED / settings.profile, new / "notebooks")
@@ -111,6 +112,7 @@ def gather(settings: Settings, folder: Path) -> None:
             adaptions.append({"target": name, "N": len(images), "K": len(result.pairs.index),
                               "seconds": result.seconds})
         (new / "about.md").write_text(about(settings, pd.DataFrame(adaptions)), encoding="utf-8")
+    return folder
 
 
 def about(settings: Settings, adaptions: pd.DataFrame) -> str:
@@ -137,7 +139,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--other-epochs", type=int, help="of the other trainings (default: as --epochs)")
     parser.add_argument("--scratch", action="store_true", help="train without ImageNet weights")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after these, with exit code 3")
-    parser.add_argument("--out", type=Path, default=ROOT / "full_size", help="folder (default: full_size)")
     options = parser.parse_args(arguments)
     settings, end = load_settings(options.profile), time.monotonic() + 60 * options.minutes
     with usage_errors(parser):
@@ -145,13 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"--minutes is more than 0; got {options.minutes:g}")
         for epochs in (options.epochs, options.other_epochs):
             train.shortened(settings, epochs)
-        device = device_of(settings.profile)
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        name += "" if settings.profile == "paper" else f" {settings.profile}"
-        folder = options.out.expanduser().resolve() / re.sub(r"\W+", "-", name)
-        check(settings, folder)
+        check(settings)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    return exit_code(lambda: run_all(settings, options, folder, end))
+    return exit_code(lambda: run_all(settings, options, end))
 
 
 if __name__ == "__main__":

@@ -36,11 +36,9 @@ VERDICTS = {"holds": ("holds", "✓"), "does not hold": ("fails", "✗"), "not r
 GENERATOR = "bnta_lib.suite.report"
 
 
-def find_notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
-    """The notebooks ``NN_name.ipynb`` of a folder, in order. Raises FileNotFoundError if there is none."""
-    if not (notebooks := sorted(folder.glob("[0-9][0-9]_*.ipynb"))):
-        raise FileNotFoundError(f"no notebook NN_name.ipynb in {folder}")
-    return notebooks
+def find_notebooks() -> list[Path]:
+    """The suite's notebooks ``NN_name.ipynb``, in order."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -66,19 +64,18 @@ def finished(executed: Path, source: Path) -> bool:
             and [cell.source for cell in cells] == [cell.source for cell in current])
 
 
-def find_source(run: str, executed: Path = EXECUTED, notebooks: Path = NOTEBOOKS,
-                partial: bool = False) -> list[Path]:
+def find_source(run: str, partial: bool = False) -> list[Path]:
     """The executed notebooks of ``run``; the laptop run may be the one that is committed.
 
     Raises FileNotFoundError, naming what is missing, unless all are there or ``partial`` allows some.
     """
-    sources = find_notebooks(notebooks)
-    for folder in (executed / run, *([notebooks] if run == "laptop" else [])):
+    sources = find_notebooks()
+    for folder in (EXECUTED / run, *([NOTEBOOKS] if run == "laptop" else [])):
         done = [folder / path.name for path in sources if finished(folder / path.name, path)]
         if done and (partial or len(done) == len(sources)):
             return done
-    missing = ", ".join(path.stem for path in sources if not finished(executed / run / path.name, path))
-    raise FileNotFoundError(f"no whole run in {executed / run}: not run, or changed since: {missing}; "
+    missing = ", ".join(path.stem for path in sources if not finished(EXECUTED / run / path.name, path))
+    raise FileNotFoundError(f"no whole run in {EXECUTED / run}: not run, or changed since: {missing}; "
                             "make reproduce, with the same PROFILE and DATA, runs them")
 
 
@@ -183,19 +180,18 @@ def _front(run: str, figures: Path, notebooks: dict[str, str]) -> str:
         papers=[items.pop(stem) for stem in PAPERS if stem in items], more=items.values())
 
 
-def build(run: str, executed: Sequence[Path], figures: Path, out: Path = REPORT) -> Path:
-    """Write the report of ``run`` into ``out/run`` and return its ``index.html``.
+def build(run: str, executed: Sequence[Path]) -> Path:
+    """Write ``report/<run>``, replace an earlier one when it is whole, and return its ``index.html``.
 
-    An earlier report is replaced when the new one is whole. Raises FileExistsError if ``out/run`` is
-    something else than a report.
+    Raises FileExistsError if ``report/<run>`` is something else than a report.
     """
-    site = out / run
+    site = REPORT / run
     index = site / "index.html"
     if site.exists() and not (index.is_file() and GENERATOR in index.read_text(encoding="utf-8")[:1000]):
         raise FileExistsError(f"{site} is no report: move it")
     titles = {path.stem: title_of(nbformat.read(path, as_version=4)) for path in executed}
     with atomic_folder(site) as new:
-        shutil.copytree(figures, new / "figures", ignore=shutil.ignore_patterns(".*"))
+        shutil.copytree(figures_dir(run), new / "figures", ignore=shutil.ignore_patterns(".*"))
         for path in executed:
             (new / f"{path.stem}.html").write_text(notebook_html(path, list(titles), run), encoding="utf-8")
         (new / "index.html").write_text(_front(run, new / "figures", titles), encoding="utf-8")
@@ -209,11 +205,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_run(parser, arguments)
     run = run_name(options.profile, options.data)
     with usage_errors(parser):
-        executed = find_source(run, EXECUTED, NOTEBOOKS)
+        executed = find_source(run)
 
     def work() -> None:
-        index = build(run, executed, figures_dir(run), REPORT)
-        print(f"Wrote {index}: open it in a browser; its folder can be moved or zipped.")
+        print(f"Wrote {build(run, executed)}: open it in a browser; its folder can be moved or zipped.")
 
     return exit_code(work)
 

@@ -17,40 +17,19 @@ from pathlib import Path
 
 import nbformat
 import papermill
-from ipykernel.kernelspec import get_kernel_dict
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import AsyncKernelManager
 from nbconvert.preprocessors import ClearMetadataPreprocessor
 from papermill.exceptions import PapermillException
 from tqdm import tqdm
-from traitlets import default
+from traitlets.config import Config
 
 from bnta_lib.files import atomic
 from bnta_lib.settings import METHOD_VERSION, ROOT, cache_dir, data_folder, figures_dir, run_name
+from bnta_lib.suite import report
 from bnta_lib.suite.commands import exit_code, parse_run, usage_errors
 from bnta_lib.suite.environment import shown
-from bnta_lib.suite.report import (
-    EXECUTED,
-    NOTEBOOKS,
-    REPORT,
-    build,
-    code_cells,
-    find_notebooks,
-    find_source,
-    finished,
-)
 
-
-class _OwnKernel(AsyncKernelManager):
-    """Starts kernels with this interpreter, whatever kernels the user has installed."""
-
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(**get_kernel_dict())
-
-    @default("transport_encryption")
-    def _encrypt_if_possible(self) -> str:
-        return "auto"  # or each kernel warns that others on this machine could listen
+# Or each kernel warns that others on this machine could listen.
+ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
 
 
 class NotebookFailure(ValueError):
@@ -71,14 +50,14 @@ def run_notebook(source: Path, executed: Path, parameters: Mapping) -> float:
     paths = [str(path.resolve()).replace("{", "{{").replace("}", "}}") for path in (source, executed)]
     try:
         papermill.execute_notebook(*paths, parameters, cwd=source.resolve().parent, progress_bar=False,
-                                   kernel_manager_class=_OwnKernel, shutdown_kernel="immediate")
+                                   config=ENCRYPTED, shutdown_kernel="immediate")
     except (PapermillException, RuntimeError) as error:  # a dead kernel is a RuntimeError
         cell = getattr(error, "source", "a cell that ended the kernel").strip().splitlines()[0]
         name, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
         raise NotebookFailure(f"{source.name} failed in {cell}\n  {name}: {text}\n  as far as it ran: "
                               f"{shown(executed)}") from error
     notebook = nbformat.read(executed, 4)
-    if any(cell.execution_count is None for cell in code_cells(notebook)):  # sys.exit() in a cell
+    if any(cell.execution_count is None for cell in report.code_cells(notebook)):  # sys.exit() in a cell
         raise NotebookFailure(f"{source.name} ended before its last cell")
     notebook.metadata["bnta"] = {"version": METHOD_VERSION, "run": executed.parent.name}
     with atomic(executed) as partial:
@@ -86,7 +65,7 @@ def run_notebook(source: Path, executed: Path, parameters: Mapping) -> float:
     return time.monotonic() - start
 
 
-def copy_back(executed: Sequence[Path], folder: Path = NOTEBOOKS) -> None:
+def copy_back(executed: Sequence[Path], folder: Path) -> None:
     """Replace the notebooks of ``folder`` by ``executed`` ones, without widgets and run noise, all or none.
 
     Raises ValueError if an output names a path of this machine.
@@ -117,7 +96,7 @@ def copy_back(executed: Sequence[Path], folder: Path = NOTEBOOKS) -> None:
 def run_all(sources: Sequence[Path], options: argparse.Namespace) -> int:
     """Run ``sources``, check the claims if the run is whole, write the report; return the exit code."""
     run, folder = run_name(options.profile, options.data), data_folder(options.data)
-    out = EXECUTED / run
+    out = report.EXECUTED / run
     parameters = {"profile": options.profile, **({"data": str(folder)} if folder else {})}
     for path in sources:  # an earlier run must not pass for this one
         (out / path.name).unlink(missing_ok=True)
@@ -126,15 +105,14 @@ def run_all(sources: Sequence[Path], options: argparse.Namespace) -> int:
         # In place, cells count as a reader will count: papermill puts parameters into a cell of its own.
         run_notebook(source, out / source.name, {} if options.in_place else parameters)
     if options.in_place:
-        copy_back([out / path.name for path in sources], NOTEBOOKS)
-    whole = all(finished(out / path.name, path) for path in find_notebooks(NOTEBOOKS))
+        copy_back([out / path.name for path in sources], report.NOTEBOOKS)
+    whole = all(report.finished(out / path.name, path) for path in report.find_notebooks())
     if whole and options.data == "embedded":
         from bnta_lib.suite import claims  # loads what only this step needs
 
         if code := claims.main(["--profile", options.profile]):
             return code
-    done = find_source(run, EXECUTED, NOTEBOOKS, partial=True)
-    index = build(run, done, figures_dir(run), REPORT)
+    index = report.build(run, report.find_source(run, partial=True))
     print(f"\nFigures and tables: {shown(figures_dir(run))}\nExecuted notebooks: {shown(out)}\n"
           f"The report, to open in a browser: {shown(index)}")
     return 0
@@ -150,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with usage_errors(parser):
         if options.in_place and (options.data != "embedded" or options.only):
             raise ValueError("--in-place runs every notebook on the embedded benchmark")
-        sources = find_notebooks(NOTEBOOKS)
+        sources = report.find_notebooks()
         for start in options.only or ():
             if not any(path.name.startswith(start) for path in sources):
                 names = ", ".join(path.stem for path in sources)

@@ -7,7 +7,6 @@ the same weights. ``accelerate launch`` trains them in several processes (docs/t
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from bnta_lib.suite.commands import exit_code, parse_run, usage_errors
 from bnta_lib.training import OutOfTime, from_main, launched, train, training_key
 from bnta_lib.weights import (
     MODELS,
+    REMEDY,
     WEAKER,
     differences,
     load_model,
@@ -78,23 +78,18 @@ def trained_model(
 
 def _load(path: Path, settings: Settings, name: str, root: Path | None) -> BNTANet:
     """The model of ``path``. Raises as :func:`trained_model`; fewer epochs or no ImageNet weights will do."""
-    command = "python -m bnta_lib.suite.train" + (
-        f" --profile {settings.profile} --data {shlex.quote(str(root))}" if root else "")
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: train them with `{command}` (make train)")
     record, _ = read_weights(path)
     shorter = shortened(settings, min(record["settings"]["epochs"], settings.epochs))
     pretrained = settings.pretrained and record["settings"]["pretrained"]
     odd = differences(record, replace(shorter, pretrained=pretrained))
     if record["model"] != name or odd:
-        raise ValueError(f"{path} holds {record['model']!r} with {', '.join(odd) or 'its settings'}, and "
-                         f"{name!r} with other settings is wanted: choose those of the weights, or train "
-                         f"again with `{command}` (make train)")
+        raise ValueError(f"{path} holds the training {record['model']!r} with {', '.join(odd) or 'its own'}, "
+                         f"not {name!r} as it is wanted: choose its settings, or {REMEDY}")
     # A folder of targets alone has no sources to compare; a share of their people is named after them.
     present = real_mixture(root).name if root and set(SOURCES) & set(find_real(root)) else ""
     if not record.get("sources", "").startswith(present):
         raise ValueError(f"{path} was trained on {record['sources']}, and {root} now holds {present}: "
-                         f"train again with `{command}`, or restore the sets")
+                         "train again (make train, with the same PROFILE and DATA), or restore the sets")
     return load_model(path, settings)
 
 
