@@ -13,9 +13,8 @@ from tqdm.auto import tqdm
 from bnta_lib.adaption import adapt
 from bnta_lib.model import embed, embed_global
 from bnta_lib.settings import settings
-from bnta_lib.site import estimate, rendered_site, track_trial, true_target
-from bnta_lib.site.judge import STUDY, agreement
-from bnta_lib.suite.runner import score
+from bnta_lib.site.judge import STUDY, agreement, estimate, track_trial, true_rank_1
+from bnta_lib.site.rendered import rendered_site
 from bnta_lib.suite.train import trained_model
 
 SITES, PEOPLE, SHOTS = 12, 80, 6
@@ -28,14 +27,13 @@ laptop, rows = settings("laptop"), []
 model = trained_model(laptop)
 for number in tqdm(range(SITES), desc="sites", unit="site"):
     site = rendered_site(laptop.size, number, PEOPLE, SHOTS)
-    trial, target = track_trial(site), true_target(site)
+    trial = track_trial(site)
     frozen, local = embed(model, site.images)
-    true_before = score(model, target, target.splits[0], laptop, frozen).row()["R1"]
     for name, changed in ADAPTIONS.items():
         adapted = adapt(model, site.images, replace(laptop, **changed), local=local).model
         features = embed_global(adapted, site.images)
         result = estimate(frozen, features, trial, laptop)
-        true_after = score(adapted, target, target.splits[0], laptop, features).row()["R1"]
+        true_before, true_after = true_rank_1(site, laptop, frozen, features)
         rows.append((number, name, result.tracks, result.before[0], *result.difference, result.verdict,
                      true_before, true_after - true_before))
 study = pd.DataFrame(rows, columns=["site", "adaption", "tracks", "before", "estimate", "low", "high",

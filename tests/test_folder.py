@@ -9,7 +9,7 @@ from bnta_lib.data.packed import pack
 from bnta_lib.data.published import Found, Sample
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.settings import settings
-from bnta_lib.site import read_crops
+from bnta_lib.site.crops import read_crops
 from PIL import Image
 
 SIZE = (32, 16)

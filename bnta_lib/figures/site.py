@@ -67,7 +67,8 @@ def search_figure(site: Site, before: Tensor, after: Tensor, settings: Settings,
         rankings = [track_ranking(features, trial, settings) for features in (before, after)]
         selected = select_example_probes(rankings[0].rank, rankings[1].rank, 1)
         return retrieval_figure(site.images[trial.probe], site.images[trial.gallery], *rankings, selected)
-    near = neighbours(before, after, settings, probes=probe_features)
+    searched = zip((before, after), probe_features or (None, None))
+    near = [neighbours(gallery, probe, settings) for gallery, probe in searched]
     return neighbours_figure((probes or site).images, site.images, *near, most_changed(*near, 1))
 
 

@@ -1,8 +1,7 @@
 """A site: the unlabelled person crops of one place, as an engineer has them.
 
-Unlike a data set (`bnta_lib.data`) a site has no persons: names of files mean nothing here. If the crops
-were cut from a video, or lie in a folder for each track, their tracks are known: a track is the same
-person, before the same camera, within a short time.
+Names of files mean no persons here. Of a video, or of a folder for each track, tracks are known: a track is
+the same person, before the same camera, within a short time.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from bnta_lib.data.folders import files_below, opened_image, resized, upright_rg
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv", ".ts"}
-MIN_CROPS = 4  # with fewer, Algorithm 1 has no second pair to tell the first one from
 
 
 @dataclass(frozen=True)
@@ -45,11 +43,9 @@ class Site:
 
     def summary(self) -> str:
         """One line: how many crops, tracks and cameras, and how many files were passed over."""
-        counts = {"crop": len(self), **{name: len(values.unique()) for name, values in (
-            ("track", self.tracks), ("camera", self.cameras)) if values is not None}}
-        if self.skipped:
-            counts["skipped file"] = len(self.skipped)
-        return f"{self.name}: " + ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items())
+        tracks, cameras = (0 if x is None else len(x.unique()) for x in (self.tracks, self.cameras))
+        counts = {"crop": len(self), "track": tracks, "camera": cameras, "skipped file": len(self.skipped)}
+        return f"{self.name}: " + ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items() if n)
 
     def skipped_lines(self, max_lines: int = 10) -> list[str]:
         """A line for each file that was passed over, the first ``max_lines`` of them."""
@@ -72,15 +68,14 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
     folder, skipped, files, images = Path(folder), {}, [], []
     for file in tqdm(files_below(folder), desc="crops", unit="file", disable=not progress):
         name = shown_name(file.relative_to(folder))
-        if file.suffix.lower() in IMAGES:
-            try:
-                images.append(resized(upright_rgb(opened_image(file)), size))
-                files.append(file)
-            except Exception as error:  # decoders raise many types if bytes are not what the format says
-                skipped[name] = f"cannot be decoded ({type(error).__name__})"
-        else:
-            video = file.suffix.lower() in VIDEOS
-            skipped[name] = "a video among images: give it by itself" if video else "no image"
+        if (kind := file.suffix.lower()) not in IMAGES:
+            skipped[name] = "a video among images: give it by itself" if kind in VIDEOS else "no image"
+            continue
+        try:
+            images.append(resized(upright_rgb(opened_image(file)), size))
+            files.append(file)
+        except Exception as error:  # decoders raise many types if bytes are not what the format says
+            skipped[name] = f"cannot be decoded ({type(error).__name__})"
     if not files:
         example = f"; {len(skipped)} other files, such as {next(iter(skipped))}" if skipped else ""
         raise ValueError(f"{folder} holds no image that can be read ({', '.join(sorted(IMAGES))}){example}")

@@ -1,9 +1,7 @@
 """Guards: they stop an adaption that does harm; the model stays as it was.
 
-:func:`guarded_adapt` looks at the images before the first step, at the BN layers after every step, and at
-the features at the end. No guard sees a label. What they cannot tell from a sound adaption goes on: with
-momentum 1 on 16 images or more, ten epochs, the VIPeR counterpart loses 8 to 12 points of rank 1 and the two
-others gain 2 to 8. All runs are in ``figures/laptop/guards.csv``, by ``benchmarks/guards.py --study``.
+No guard sees a label. What they cannot tell from a sound adaption goes on: with momentum 1 on 16 images or
+more, ten epochs, the VIPeR counterpart loses 8 to 12 points of rank 1 and the two others gain 2 to 8.
 """
 
 from __future__ import annotations
@@ -23,11 +21,9 @@ from bnta_lib.settings import Settings
 
 
 class AdaptionStopped(RuntimeError):
-    """A guard stopped an adaption; the model given is unchanged.
+    """A guard, ``reason``, stopped an adaption after ``step`` steps; the model given is unchanged.
 
-    reason    the guard: "images", "duplicates", "loss", "move" or "spread"
-    step      after how many steps; 0 is before the first
-    measured  the table of :func:`guarded_adapt` until then
+    ``measured`` is the table of :func:`guarded_adapt` until then.
     """
 
     def __init__(self, reason: str, step: int, measured: pd.DataFrame, sentence: str):
@@ -39,14 +35,14 @@ class AdaptionStopped(RuntimeError):
 class Guards:
     """Thresholds of :func:`guarded_adapt`. Disable one with 0 (minima), 1 (share) or inf (move).
 
-    The defaults come from 78 adaptions at the laptop profile (``figures/laptop/guards.csv``). Gains
-    are of rank 1, on the VIPeR, GRID and iLIDS counterparts.
+    The defaults come from 78 adaptions at the laptop profile (``figures/laptop/guards.csv``, by
+    ``benchmarks/guards.py --study``). Gains are of rank 1, on the VIPeR, GRID and iLIDS counterparts.
 
     min_images      different images. With momentum 1, 8 images lose 9, 1 and 0 points, 16 gain -12, 3 and 2.
     max_duplicates  share of images that repeat another. 16 images eight times each (0.875) do what 16 do.
     same            distance of local features of unit length below which an image repeats another. Different
                     images are 0.28 apart or more, one a pixel aside or as JPEG of quality 75 at most 0.21.
-    max_move        move of a BN layer's output in units of its size: see :class:`Moves`. Sound adaptions
+    max_move        move of a BN layer's output in units of its size: see :func:`moves`. Sound adaptions
                     reach 0.19; 1.09 (momentum 1 on GRID) still gains 3; from 1.38 on 6 to 47 are lost.
     min_spread      :func:`spread` of the features, after divided by before. Sound adaptions give 1.007 to
                     1.06; 0.85 (a hundred times the rate, on iLIDS) still gains 3; 0.65 loses 4.
@@ -85,57 +81,50 @@ _STOPS = {
 def guarded_adapt(
     model: BNTANet, images: Tensor, settings: Settings, guards: Guards = Guards(), **options
 ) -> tuple[Adaption, pd.DataFrame]:
-    """:func:`adapt` with its ``options`` under guards; returns also what they measured.
+    """:func:`adapt` with its ``options`` under guards; returns also what they measured, a row a guard.
 
-    The table has one row a guard: guard, step, measured, limit, what. Raises
-    :class:`AdaptionStopped` if a guard stops the adaption; the model is then unchanged.
+    They look at the images before the first step, at the BN layers after every step, and at the features at
+    the end. Raises :class:`AdaptionStopped` if one stops the adaption; the model is then unchanged.
     """
     model.check_images(images)
     n, rows = len(images), {}
+
+    def table() -> pd.DataFrame:
+        return pd.DataFrame(rows.values(), columns=["guard", "step", "measured", "limit", "what"])
 
     def measure(guard: str, step: int, measured: float, limit: float, what: str, good: bool = True) -> None:
         rows[guard] = guard, step, measured, limit, what
         if not good:
             when = f"after step {step}" if step else "before the first step"
             why = _STOPS[guard].format(measured=measured, limit=limit, what=what, n=n)
-            raise AdaptionStopped(guard, step, _table(rows), f"the adaption was stopped {when}: {why}. The "
-                                  "model is unchanged.")
+            raise AdaptionStopped(guard, step, table(),
+                                  f"the adaption was stopped {when}: {why}. The model is unchanged.")
 
-    sample, local = evenly(n, guards.sample), options.pop("local", None)
-    if local is None:
-        features, local = embed(model, images)
-        before = spread(features[sample])
-    else:
-        before = spread(embed_global(model, images[sample]))
+    sample, local = images[evenly(n, guards.sample)], options.pop("local", None)
+    local = embed(model, images)[1] if local is None else local
+    before = spread(embed_global(model, sample))
     share = duplicates(images, local, guards.same)
     different = n - round(share * n)
-    measure("images", 0, different, guards.min_images, f"different ones of {n}",
-            different >= guards.min_images)
-    measure("duplicates", 0, share, guards.max_duplicates, "share of images that repeat another",
-            share <= guards.max_duplicates)
-    moves = Moves(model)
+    few, many = different < guards.min_images, share > guards.max_duplicates
+    measure("images", 0, different, guards.min_images, f"different ones of {n}", not few)
+    measure("duplicates", 0, share, guards.max_duplicates, "share of images that repeat another", not many)
 
     def on_step(step: int, adapted: BNTANet, losses: dict[str, float]) -> None:
         measure("loss", step, losses["total"], math.inf, "Eq. (13)")
-        moved = moves(adapted)
-        largest = int(moved.argmax())  # a NaN counts as the largest
-        move = float(moved[largest])
-        measure("move", step, move, guards.max_move, moves.names[largest], move <= guards.max_move)
+        move, largest = moves(model, adapted).max(0)  # a NaN counts as the largest
+        layer = list(bn_layers(model))[largest]
+        measure("move", step, float(move), guards.max_move, layer, float(move) <= guards.max_move)
 
     try:
         result = adapt(model, images, settings, local=local, on_step=on_step, **options)
     except FloatingPointError as error:
         measure("loss", rows["loss"][1] if "loss" in rows else 0, math.nan, math.inf, str(error), False)
-    after = spread(embed_global(result.model, images[sample]))
+    after = spread(embed_global(result.model, sample))
     # Images that were all alike before have no spread to lose.
     ratio = after / before if before > 1e-6 or math.isnan(after) else 1.0
     measure("spread", len(result.losses), ratio, guards.min_spread,
             f"mean distance {before:.3g} before, {after:.3g} after", ratio >= guards.min_spread)
-    return result, _table(rows)
-
-
-def _table(rows: dict[str, tuple]) -> pd.DataFrame:
-    return pd.DataFrame(rows.values(), columns=["guard", "step", "measured", "limit", "what"])
+    return result, table()
 
 
 def evenly(n: int, size: int) -> Tensor:
@@ -161,35 +150,23 @@ def spread(features: Tensor) -> float:
     return float(F.pdist(F.normalize(features.float())).mean())
 
 
-class Moves:
-    """How far the outputs of the BN layers have moved from those of ``model``.
+def moves(model: nn.Module, adapted: nn.Module) -> Tensor:
+    """How far the outputs of the BN layers have moved from those of ``model``, float64 (layers,).
 
-    With s = sqrt(sigma^2 + eps), on inputs x = mu + s e of the source's statistics (e has mean 0 and
-    variance 1), the adapted layer (primed) differs by
+    With s = sqrt(sigma^2 + eps), on inputs x = mu + s e of the source's statistics (e has mean 0 and variance
+    1), the adapted layer (primed) differs by
 
         y' - y = (gamma' s / s' - gamma) e + gamma' (mu - mu') / s' + beta' - beta.
 
     A layer's move is the root mean square of that over e and channels, divided by that of gamma.
     """
-
-    def __init__(self, model: nn.Module):
-        self.names = list(bn_layers(model))
-        self._before = self._flat(model)
-        sizes = torch.tensor([layer.num_features for layer in bn_layers(model).values()])
-        self._layer = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
-
-    def __call__(self, adapted: nn.Module) -> Tensor:
-        """The move of every layer, float64 (layers,)."""
-        (mean, std, gamma, beta), (mean2, std2, gamma2, beta2) = self._before, self._flat(adapted)
+    moved = []
+    for layers in zip(bn_layers(model).values(), bn_layers(adapted).values()):
+        (mean, std, gamma, beta), (mean2, std2, gamma2, beta2) = (
+            (m.running_mean.double(), (m.running_var.double() + m.eps).sqrt(), m.weight.detach().double(),
+             m.bias.detach().double()) for m in layers)
         slope = gamma2 * (std / std2) - gamma
         offset = gamma2 * (mean - mean2) / std2 + beta2 - beta
-        zero = torch.zeros(len(self.names), dtype=torch.float64)
-        moved = zero.index_add(0, self._layer, slope.square() + offset.square())
-        return (moved / zero.index_add(0, self._layer, gamma.square()).clamp(min=1e-30)).sqrt()
-
-    @staticmethod
-    def _flat(model: nn.Module) -> list[Tensor]:
-        """mu, s, gamma and beta of the channels of all layers in a row, float64 on the CPU."""
-        rows = [(m.running_mean, (m.running_var.double() + m.eps).sqrt(), m.weight, m.bias)
-                for m in bn_layers(model).values()]
-        return [torch.cat([row.detach().double().cpu() for row in kind]) for kind in zip(*rows, strict=True)]
+        square = (slope.square() + offset.square()).sum()
+        moved.append((square / gamma.square().sum().clamp(min=1e-30)).sqrt())
+    return torch.stack(moved).cpu()

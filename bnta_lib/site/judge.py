@@ -1,8 +1,8 @@
 """What can be known of retrieval at a site without a label: from tracks, and in rankings to look at.
 
-The early crop of every track is a probe, the late ones of all tracks are the gallery, and that of the
-probe's track is the right answer. This is no rank 1 across cameras: a track stays before one camera, in one
-light, which is easier; and one person in two tracks counts as two, which makes the estimate too low.
+A track's early crop is searched for among the late ones of all tracks. This is no rank 1 across cameras: a
+track stays in one light, which is easier, and one person in two tracks counts as two, which makes the
+estimate too low.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 from torch import Tensor
 
-from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import Ranking, distances, evaluate, top_gallery
 from bnta_lib.files import atomic
 from bnta_lib.settings import ROOT, Settings
 from bnta_lib.site.crops import Site
 
-DRAWS = 2000  # of the bootstrap
-STUDY = ROOT / "data" / "site_study.csv"  # estimates and true changes on rendered sites
+# Estimates and true changes on rendered sites, by data/build_site_study.py.
+STUDY = ROOT / "data" / "site_study.csv"
 
 
 class Trial(NamedTuple):
@@ -32,8 +32,9 @@ class Trial(NamedTuple):
     probe: Tensor  # int64 (T,): the early crop of each track
     gallery: Tensor  # int64 (T,): the late crop of each track
 
-    def labels(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Track of probe and gallery, then a camera of each: the early and the late one."""
+    def labels(self) -> tuple[Tensor, ...]:
+        """Track of probe and gallery, then their cameras: all early crops by one, all late ones by
+        another."""
         track = torch.arange(1, len(self.probe) + 1)
         return track, track, torch.ones_like(track), torch.full_like(track, 2)
 
@@ -56,18 +57,16 @@ def track_trial(site: Site) -> Trial:
     return Trial(torch.tensor(rows["first"].tolist()), torch.tensor(rows["last"].tolist()))
 
 
-def interval(values: np.ndarray, seed: int = 0, draws: int = DRAWS) -> tuple[float, float]:
+def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """95 % interval of the mean of ``values`` (T,) in -1..1: bootstrap over tracks, percentiles.
 
     If all values are equal, the share of others is below 3 / T (rule of three): the interval is as wide.
     """
-    n = len(values)
     if (values == values[0]).all():
-        lowest = 0 if values.dtype == bool else -1
-        return float(max(values[0] - 3 / n, lowest)), float(min(values[0] + 3 / n, 1))
-    random = np.random.default_rng(seed)
-    means = values[random.integers(0, n, (draws, n))].mean(1)
-    return tuple(float(q) for q in np.percentile(means, (2.5, 97.5)))
+        lowest, reach = 0 if values.dtype == bool else -1, 3 / len(values)
+        return float(max(values[0] - reach, lowest)), float(min(values[0] + reach, 1))
+    bounds = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=seed)
+    return tuple(map(float, bounds.confidence_interval))
 
 
 @dataclass(frozen=True)
@@ -103,23 +102,18 @@ def estimate(before: Tensor, after: Tensor, trial: Trial, settings: Settings, se
     return Estimate(len(change), *rows, int((change > 0).sum()), int((change < 0).sum()))
 
 
-def true_target(site: Site) -> Target:
-    """Retrieval across cameras at a rendered site: the early crop of every track against all other crops."""
-    probe = track_trial(site).probe
-    gallery = torch.ones(len(site), dtype=torch.bool)
-    gallery[probe] = False
-    data = ReIDSet(site.name, site.images, site.pids, site.cameras)
-    return Target(data, (Split(probe, gallery.nonzero()[:, 0]),))
-
-
 def true_rank_1(site: Site, settings: Settings, *features: Tensor) -> tuple[float, ...] | None:
-    """Rank 1 across cameras, per cent, with each of ``features`` (N, C); None if nobody knows who is who."""
+    """Rank 1 across cameras, per cent, with each of ``features`` (N, C); None if nobody knows who is who.
+
+    The early crop of every track is searched for among all crops that are not the early one of a track.
+    """
     if site.pids is None:
         return None
-    (split,) = true_target(site).splits
-    return tuple(evaluate(f[split.probe], f[split.gallery], site.pids[split.probe], site.pids[split.gallery],
-                          site.cameras[split.probe], site.cameras[split.gallery],
-                          settings.normalise_features).row()["R1"] for f in features)
+    probe = track_trial(site).probe
+    gallery = torch.ones(len(site), dtype=torch.bool).index_fill(0, probe, False).nonzero()[:, 0]
+    labels = [values[rows] for values in (site.pids, site.cameras) for rows in (probe, gallery)]
+    return tuple(evaluate(f[probe], f[gallery], *labels, settings.normalise_features).row()["R1"]
+                 for f in features)
 
 
 def track_ranking(features: Tensor, trial: Trial, settings: Settings, k: int = 10) -> Ranking:
@@ -129,7 +123,7 @@ def track_ranking(features: Tensor, trial: Trial, settings: Settings, k: int = 1
 
 
 def ranked_table(probes: Site, site: Site, probe: Tensor, gallery: Tensor, settings: Settings,
-                 k: int | None = None) -> pd.DataFrame:
+                 k: int) -> pd.DataFrame:
     """The ``k`` nearest crops of each probe, a row each: probe, rank, gallery, distance.
 
     Of a video also left, top, width, height: where in its frame the crop was cut, in pixels.
@@ -137,12 +131,11 @@ def ranked_table(probes: Site, site: Site, probe: Tensor, gallery: Tensor, setti
     """
     nearest = distances(probe, gallery, settings.normalise_features).sort(dim=1, stable=True)
     distance, order = (values[:, :k] for values in nearest)
+    rank = np.arange(1, order.shape[1] + 1)
     table = pd.DataFrame({
-        "probe": np.repeat(np.array(probes.files, object), order.shape[1]),
-        "rank": np.tile(np.arange(1, order.shape[1] + 1), len(probe)),
+        "probe": np.repeat(np.array(probes.files, object), len(rank)), "rank": np.tile(rank, len(probe)),
         "gallery": np.array(site.files, object)[order.flatten().numpy()],
-        "distance": distance.flatten().numpy(),
-    })
+        "distance": distance.flatten().numpy()})
     if site.boxes is not None:
         table[["left", "top", "width", "height"]] = site.boxes[order.flatten()].numpy()
     return table
@@ -154,19 +147,15 @@ def save_ranked(table: pd.DataFrame, path: str | Path) -> None:
         table.to_csv(temporary, index=False, float_format="%.6f", encoding="utf-8")
 
 
-def neighbours(before: Tensor, after: Tensor, settings: Settings, k: int = 10,
-               probes: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """The ``k`` nearest crops before and after, each (P, k), from features (N, C) of the site.
+def neighbours(gallery: Tensor, probes: Tensor | None, settings: Settings, k: int = 10) -> Tensor:
+    """Rows (P, k) of the nearest crops, from features (N, C) of the site and (P, C) of probes.
 
-    ``probes``: features (P, C) of probes before and after; without them each crop probes the others.
+    Without probes each crop probes the others.
     """
-    nearest = []
-    for gallery, probe in zip((before, after), probes or (before, after), strict=True):
-        d = distances(probe, gallery, settings.normalise_features)
-        if probes is None:
-            d.fill_diagonal_(torch.inf)
-        nearest.append(d.argsort(dim=1, stable=True)[:, : min(k, len(gallery) - (probes is None))])
-    return tuple(nearest)
+    d = distances(gallery if probes is None else probes, gallery, settings.normalise_features)
+    if probes is None:
+        d.fill_diagonal_(torch.inf)
+    return d.argsort(dim=1, stable=True)[:, : min(k, len(gallery) - (probes is None))]
 
 
 def most_changed(before: Tensor, after: Tensor, each: int = 2) -> Tensor:
@@ -178,24 +167,18 @@ def most_changed(before: Tensor, after: Tensor, each: int = 2) -> Tensor:
     return torch.tensor(list(dict.fromkeys(order[:each] + order[middle : middle + each])))
 
 
-def read_study() -> pd.DataFrame:
-    """The recorded estimates and true changes on rendered sites, of ``data/build_site_study.py``."""
-    return pd.read_csv(STUDY)
-
-
 def agreement(study: pd.DataFrame) -> pd.Series:
-    """How the two changes go together: counts of adaptions, but for the last two rows."""
-    moved = study[study["true"] != 0]
-    product = moved["estimate"] * moved["true"]
-    resolved = study[study["verdict"] != "not resolved"]
-    first = study.drop_duplicates("site")
+    """How both changes of a study as in :data:`STUDY` agree: counts of adaptions, but for the last two
+    rows."""
+    sign = np.sign(study["estimate"] * study["true"])
+    resolved, first = study["verdict"] != "not resolved", study.drop_duplicates("site")
     return pd.Series({
-        "adaptions": len(study), "true rank 1 changed": len(moved),
-        "of these, estimate of the same sign": int((product > 0).sum()),
-        "of these, estimate of the other sign": int((product < 0).sum()),
-        "estimate clear of zero": len(resolved), "sites of these": resolved["site"].nunique(),
-        "of these, true sign": int((resolved["estimate"] * resolved["true"] > 0).sum()),
-        "rank correlation of both changes": float(study["estimate"].rank().corr(study["true"].rank())),
+        "adaptions": len(study), "true rank 1 changed": int((study["true"] != 0).sum()),
+        "of these, estimate of the same sign": int((sign > 0).sum()),
+        "of these, estimate of the other sign": int((sign < 0).sum()),
+        "estimate clear of zero": int(resolved.sum()), "sites of these": study["site"][resolved].nunique(),
+        "of these, true sign": int((sign[resolved] > 0).sum()),
+        "rank correlation of both changes": float(study["estimate"].corr(study["true"], "spearman")),
         "rank 1 by tracks minus the true one, before adaption, points":
             float((first["before"] - first["true before"]).mean()),
     })

@@ -1,8 +1,7 @@
 """Sites that the suite renders itself: several cameras, people who pass them, a track each.
 
-A site is a domain of its own (`bnta_lib.rendered.domains`), none of the eight of the benchmark: its places,
-light, lenses and people are drawn from its number. Its people are known, so that an estimate without labels
-can be compared with the truth.
+A site is a domain of its own (`bnta_lib.rendered.domains`). Its places, light, lenses and people are drawn
+from its number; its people are known, so that an estimate without labels can be compared with the truth.
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ def site_domain(number: int = 0) -> Domain:
         quality=span(40, 70, 20), sun=span(0.0, 0.4, 0.2), same_walk=False, wander=30.0,
         azimuths=(0, float(rng.uniform(60, 120)), float(rng.uniform(150, 210)), -30.0),
         camera_height=(2.4, 3.6), steep=float(rng.uniform(0.1, 0.6)),
-        occlusion=float(rng.uniform(0.03, 0.2)), passers_by=float(rng.uniform(0.05, 0.3)),
-    )
+        occlusion=float(rng.uniform(0.03, 0.2)), passers_by=float(rng.uniform(0.05, 0.3)))
 
 
 def rendered_site(size: tuple[int, int], number: int = 0, people: int = 100, shots: int = 6, *,
@@ -59,8 +57,8 @@ def rendered_site(size: tuple[int, int], number: int = 0, people: int = 100, sho
     rng = np.random.Generator(np.random.Philox(key=(domain.code << 64) | (people << 8) | shots))
     seen_by = [np.sort(rng.permutation(domain.cameras)[: rng.integers(2, 4)]) for _ in range(people)]
     pids = np.repeat(np.arange(1, people + 1), [len(cameras) for cameras in seen_by])
-    pid, camera, track = (
-        np.repeat(x, shots) for x in (pids, np.concatenate(seen_by), np.arange(1, len(pids) + 1)))
+    each_track = pids, np.concatenate(seen_by), np.arange(1, len(pids) + 1)
+    pid, camera, track = (np.repeat(values, shots) for values in each_track)
     shot = np.tile(np.arange(shots), len(pids))
     images = cached_images(domain, (pid, camera, shot), size, progress=progress)
     files = tuple(f"camera {c + 1}, track {t}, crop {k + 1}" for c, t, k in zip(camera, track, shot))

@@ -1,9 +1,7 @@
 """Person crops out of the video of a fixed camera, without a trained detector.
 
-What moves against the learnt background, is as tall and as narrow as somebody upright and keeps
-moving for a while is taken for a person. Boxes of one frame are linked with those of the next by
-the Hungarian assignment. A track ends if its person meets another or stands still for long, since two
-pure tracks are worth more than a mixed one. Frames pass one at a time and are not kept.
+What moves against the learnt background and has the shape of somebody upright is taken for a person. A track
+ends if its person meets another or stands still for long: two pure tracks are worth more than a mixed one.
 """
 
 from __future__ import annotations
@@ -13,22 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is reported below, once
+import numpy as np
+import torch
+from PIL import Image
+from scipy.optimize import linear_sum_assignment
+from tqdm.auto import tqdm
+
+from bnta_lib.data.folders import resized
+from bnta_lib.site.crops import Site, shown_name
 
 try:
     import cv2
 except ImportError:  # an extra: crops need none
     cv2 = None
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from scipy.optimize import linear_sum_assignment  # noqa: E402
-from tqdm.auto import tqdm  # noqa: E402
 
-from bnta_lib.data.folders import resized  # noqa: E402
-from bnta_lib.site.crops import Site, shown_name  # noqa: E402
-
-Box = np.ndarray  # float64 (4,): left, top, width, height, in pixels of the frame as it is searched
+Boxes = np.ndarray  # float64 (n, 4): left, top, width, height, in pixels of the frame as it is searched
 Region = tuple[int, int, int, int]  # the same of a crop, in pixels of the frame itself
 REFUSED = 10.0  # cost of a box that cannot continue a track
 
@@ -48,20 +45,20 @@ APART = 0.03  # share of a crop that another box may cover, for it to be kept
 
 @dataclass(eq=False)
 class _Track:
-    first: Box
+    first: np.ndarray  # box (4,)
     start: int  # frame
-    box: Box
+    box: np.ndarray
     frame: int
     heights: list[float] = field(default_factory=list)
     speed: np.ndarray = field(default_factory=lambda: np.zeros(2))  # pixels a frame, of the centre
     way: float = 0.0  # furthest from the first box, pixels
     crops: list[tuple[int, np.ndarray, Region]] = field(default_factory=list)
 
-    def expected(self, frame: int) -> Box:
+    def expected(self, frame: int) -> np.ndarray:
         """Where the box should be by now."""
         return self.box + np.array([*(self.speed * (frame - self.frame)), 0, 0])
 
-    def add(self, box: Box, frame: int) -> None:
+    def add(self, box: np.ndarray, frame: int) -> None:
         step = (_centre(box) - _centre(self.box)) / max(frame - self.frame, 1)
         self.speed = step if len(self.heights) < 2 else 0.7 * self.speed + 0.3 * step
         self.box, self.frame = box, frame
@@ -73,13 +70,19 @@ def read_video(path: str | Path, size: tuple[int, int], *, max_per_track: int = 
                progress: bool = False) -> Site:
     """Crops of the people who move through a video, at most ``max_per_track`` a track, spread in time.
 
-    size    (H, W) that crops are resized to; they are cut from the frame at its full size
-
-    Raises FileNotFoundError for a missing file, ValueError if it cannot be decoded or nobody is in it.
+    They are cut from the frame at its full size and resized to ``size`` = (H, W). Raises FileNotFoundError
+    for a missing file, ValueError if it cannot be decoded or nobody is in it.
     """
     path, tracks, frames = Path(path), [], 0
     name = shown_name(Path(path.name))
-    capture = _opened(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no video {path}")
+    if cv2 is None:
+        raise ImportError("videos are read by OpenCV, which is not installed: pip install bnta_lib[video]")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is reported below, once
+    capture = cv2.VideoCapture(os.path.abspath(path))  # FFmpeg would follow a relative name like an address
+    if not capture.isOpened():
+        raise ValueError(f"{path} cannot be decoded as a video: it is empty, damaged or of an unknown format")
     rate, total = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
     rate, total = rate if 0 < rate < 1000 else 25.0, int(total) if 0 < total < 1e9 else 0  # some have none
     finder = _Finder(rate, size, max_per_track)
@@ -124,19 +127,8 @@ def read_videos(paths: Sequence[Path], size: tuple[int, int], name: str, **optio
         raise ValueError("no video of the folder gives a person: " + "; ".join(skipped.values()))
     tensors = {key: torch.cat([getattr(site, key) for site in sites])
                for key in ("images", "tracks", "times", "cameras", "boxes")}
-    return Site(name, files=sum((site.files for site in sites), ()), skipped=skipped,
-                notes=sum((site.notes for site in sites), ()), **tensors)
-
-
-def _opened(path: Path) -> cv2.VideoCapture:
-    if not path.is_file():
-        raise FileNotFoundError(f"no video {path}")
-    if cv2 is None:
-        raise ImportError("videos are read by OpenCV, which is not installed: pip install bnta_lib[video]")
-    capture = cv2.VideoCapture(os.path.abspath(path))  # FFmpeg would follow a relative name like an address
-    if not capture.isOpened():
-        raise ValueError(f"{path} cannot be decoded as a video: it is empty, damaged or of an unknown format")
-    return capture
+    files, notes = (sum((getattr(site, key) for site in sites), ()) for key in ("files", "notes"))
+    return Site(name, files=files, skipped=skipped, notes=notes, **tensors)
 
 
 class _Finder:
@@ -158,18 +150,19 @@ class _Finder:
         if number < LEARNING * self.rate:
             return []
         boxes, others = self._boxes(moving)
-        pairs, ended = self._link(boxes, number)
-        for track, box in pairs:
+        every = np.concatenate([boxes, others])
+        tracks, boxes, ended = self._link(boxes, number)
+        for track, box in zip(tracks, boxes):
             track.add(box, number)
             settled = number - track.start >= ENDS * self.rate
-            crop = around(box, self.size)
-            if settled and all(o is box or _covered(crop, o) <= APART for o in [*boxes, *others]):
-                where = region(frame.shape, box / scale, self.size)
-                picture = Image.fromarray(cut(frame, where))
+            rest = every[(every != box).any(1)]
+            if settled and (_covered(around(box, self.size)[None], rest) <= APART).all():
+                left, top, width, height = where = region(frame.shape, box / scale, self.size)
+                picture = Image.fromarray(frame[top : top + height, left : left + width, ::-1].copy())
                 track.crops.append((number, resized(picture, self.size), where))
         return self.people(ended)
 
-    def _boxes(self, moving: np.ndarray) -> tuple[list[Box], list[Box]]:
+    def _boxes(self, moving: np.ndarray) -> tuple[Boxes, Boxes]:
         """Boxes of what may be a person, and of whatever else moves."""
         rows, cols = moving.shape
         unit = max(1, round(rows / 288))
@@ -177,34 +170,30 @@ class _Finder:
         ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * unit + 1, 2 * unit + 1))
         moving = cv2.morphologyEx(moving, cv2.MORPH_OPEN, ellipse)
         moving = cv2.morphologyEx(moving, cv2.MORPH_CLOSE, np.ones((9 * unit, 3 * unit), np.uint8))
-        people, others = [], []
-        for left, top, width, height, area in cv2.connectedComponentsWithStats(moving)[2][1:].tolist():
-            if height < 0.3 * HEIGHTS[0] * rows:
-                continue
-            inside = left > 1 and top > 1 and left + width < cols - 1 and top + height < rows - 1
-            upright = SHAPES[0] <= height / width <= SHAPES[1]
-            tall = HEIGHTS[0] <= height / rows <= HEIGHTS[1]
-            person = inside and upright and tall and area >= FILLED * width * height
-            (people if person else others).append(np.array([left, top, width, height], float))
-        return people, others
+        found = cv2.connectedComponentsWithStats(moving)[2][1:].astype(float)
+        left, top, width, height, area = found[found[:, 3] >= 0.3 * HEIGHTS[0] * rows].T
+        inside = (left > 1) & (top > 1) & (left + width < cols - 1) & (top + height < rows - 1)
+        upright = (SHAPES[0] <= height / width) & (height / width <= SHAPES[1])
+        tall = (HEIGHTS[0] <= height / rows) & (height / rows <= HEIGHTS[1])
+        person = inside & upright & tall & (area >= FILLED * width * height)
+        boxes = np.stack([left, top, width, height], 1)
+        return boxes[person], boxes[~person]
 
-    def _link(self, boxes: list[Box], number: int) -> tuple[list[tuple[_Track, Box]], list[_Track]]:
-        """Tracks with their boxes in this frame, new ones among them; and those that ended."""
-        lost = [t for t in self.active if number - t.frame > GAP * self.rate]
-        active = [t for t in self.active if t not in lost]
-        inside = np.array([[_covered(t.expected(number), box) > 0.5 for box in boxes] for t in active])
-        inside = inside.reshape(len(active), len(boxes))
-        shared = inside.sum(0) > 1  # boxes of two people: both tracks end here
-        met = inside[:, shared].any(1)
-        lost += [t for t, ends in zip(active, met) if ends]
-        active = [t for t, ends in zip(active, met) if not ends]
-        boxes = [box for box, ends in zip(boxes, shared) if not ends]
-        cost = np.array([[_cost(t.expected(number), box) for box in boxes] for t in active])
-        cost = cost.reshape(len(active), len(boxes))
+    def _link(self, boxes: Boxes, number: int) -> tuple[list[_Track], Boxes, list[_Track]]:
+        """Tracks in this frame, new ones among them, with their boxes; and those that ended."""
+        lost = [track for track in self.active if number - track.frame > GAP * self.rate]
+        active = [track for track in self.active if track not in lost]
+        expected = np.array([track.expected(number) for track in active]).reshape(-1, 4)
+        inside = _covered(expected, boxes) > 0.5
+        of_two = inside.sum(0) > 1  # boxes of two people: both tracks end here
+        met = inside[:, of_two].any(1)
+        lost += [track for track, ends in zip(active, met) if ends]
+        active, boxes = [track for track, ends in zip(active, met) if not ends], boxes[~of_two]
+        cost = _costs(expected[~met], boxes)
         linked = {j: active[k] for k, j in zip(*linear_sum_assignment(cost)) if cost[k, j] < REFUSED}
-        pairs = [(linked.get(j) or _Track(box, number, box, number), box) for j, box in enumerate(boxes)]
-        self.active = active + [track for j, (track, _) in enumerate(pairs) if j not in linked]
-        return pairs, lost
+        tracks = [linked.get(j) or _Track(box, number, box, number) for j, box in enumerate(boxes)]
+        self.active = active + [track for j, track in enumerate(tracks) if j not in linked]
+        return tracks, boxes, lost
 
     def people(self, ended: list[_Track]) -> list[_Track]:
         """The tracks that last, move and have clean crops, which are spread evenly in time."""
@@ -220,46 +209,42 @@ class _Finder:
         return people
 
 
-def _cost(expected: Box, box: Box) -> float:
-    """How badly a box fits where a track should be: 1 - IoU and the way between, in heights."""
-    taller = max(expected[3], box[3]) / min(expected[3], box[3])
-    way = float(np.linalg.norm(_centre(expected) - _centre(box))) / expected[3]
-    if taller > 1.5 or way > 0.6:
-        return REFUSED
-    shared = _shared(expected, box)
-    return 1 - shared / (expected[2] * expected[3] + box[2] * box[3] - shared) + way
+def _centre(boxes: Boxes) -> np.ndarray:
+    return boxes[..., :2] + boxes[..., 2:] / 2
 
 
-def _centre(box: Box) -> np.ndarray:
-    return box[:2] + box[2:] / 2
+def _shared(a: Boxes, b: Boxes) -> np.ndarray:
+    """Areas (n, m) that boxes (n, 4) and (m, 4) share."""
+    a = a[:, None]
+    ends = np.minimum(a[..., :2] + a[..., 2:], b[:, :2] + b[:, 2:])
+    return (ends - np.maximum(a[..., :2], b[:, :2])).clip(0).prod(2)
 
 
-def _shared(a: Box, b: Box) -> float:
-    sides = np.minimum(a[:2] + a[2:], b[:2] + b[2:]) - np.maximum(a[:2], b[:2])
-    return float(np.prod(np.maximum(sides, 0)))
+def _covered(boxes: Boxes, others: Boxes) -> np.ndarray:
+    """Share (n, m) of each of ``boxes`` that lies in each of ``others``."""
+    return _shared(boxes, others) / boxes[:, 2:].prod(1)[:, None]
 
 
-def _covered(box: Box, other: Box) -> float:
-    """Share of ``box`` that lies in ``other``."""
-    return _shared(box, other) / (box[2] * box[3])
+def _costs(expected: Boxes, boxes: Boxes) -> np.ndarray:
+    """How badly (n, m) boxes fit where tracks should be: 1 - IoU and the way between, in heights."""
+    height, tall = expected[:, None, 3], boxes[:, 3]
+    way = np.linalg.norm(_centre(expected)[:, None] - _centre(boxes), axis=2) / height
+    shared = _shared(expected, boxes)
+    apart = 1 - shared / (expected[:, 2:].prod(1)[:, None] + boxes[:, 2:].prod(1) - shared) + way
+    return np.where((np.maximum(height, tall) / np.minimum(height, tall) > 1.5) | (way > 0.6), REFUSED, apart)
 
 
-def around(box: Box, size: tuple[int, int], margin: float = 0.05) -> Box:
-    """The crop of a box: a little wider all round, and no narrower than ``size``: nobody is stretched."""
+def around(box: np.ndarray, size: tuple[int, int], margin: float = 0.05) -> np.ndarray:
+    """The crop of a box (4,): a little wider all round, and no narrower than ``size``: nobody is
+    stretched."""
     height = box[3] * (1 + 2 * margin)
     width = max(box[2] * (1 + 2 * margin), height * size[1] / size[0])
     return np.array([*(_centre(box) - (width / 2, height / 2)), width, height])
 
 
-def region(frame: tuple[int, ...], box: Box, size: tuple[int, int]) -> Region:
+def region(frame: tuple[int, ...], box: np.ndarray, size: tuple[int, int]) -> Region:
     """The crop :func:`around` a box, in whole pixels; it ends at the edges of a ``frame`` (h, w, ...)."""
     left, top, width, height = around(box, size)
     bottom, right = min(max(round(top + height), 1), frame[0]), min(max(round(left + width), 1), frame[1])
     left, top = max(round(left), 0), max(round(top), 0)
     return left, top, right - left, bottom - top
-
-
-def cut(frame: np.ndarray, box: Region) -> np.ndarray:
-    """A crop of a BGR frame, as RGB (h, w, 3)."""
-    left, top, width, height = box
-    return np.ascontiguousarray(frame[top : top + height, left : left + width, ::-1])
