@@ -19,7 +19,7 @@ def bank():
 
 @pytest.fixture(scope="module")
 def rows(bank):
-    """Pixels of each part in each row of every map, int64 (maps, parts, rows); left and right limbs are one."""
+    """Pixels of each part in each row of every map, (maps, parts, rows); left and right limbs are one."""
     limb = torch.tensor([PART[name[:-1] + "l" if name.endswith("_r") else name] for name in PARTS])
     part = limb[bank.part.flatten(0, 3).long()]
     count = torch.zeros((*part.shape[:2], len(PARTS)), dtype=torch.int64)
@@ -115,7 +115,8 @@ def test_the_second_half_of_the_cycle_mirrors_the_first(bank):
 
 def test_spans_cover_both_legs_from_the_waist_to_the_ankles(bank):
     part = bank.part.flatten(0, 3)
-    left, right, height = (span.flatten(0, 3).long() for span in (bank.span_left, bank.span_right, bank.span_y))
+    spans = bank.span_left, bank.span_right, bank.span_y
+    left, right, height = (span.flatten(0, 3).long() for span in spans)
     used = right > left
     span = used[..., None] & (left[..., None] <= COLUMNS) & (right[..., None] >= COLUMNS)
     assert not ((pair(part, "thigh") | pair(part, "shin")) & ~span).any()
@@ -126,8 +127,8 @@ def test_spans_cover_both_legs_from_the_waist_to_the_ankles(bank):
 
 
 @pytest.mark.parametrize("damage", [
-    None, lambda data: data[:-1000], lambda data: data[:200], lambda data: b"BODYBNK0" + data[8:], lambda data: b"",
-    lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+    None, lambda data: data[:-1000], lambda data: data[:200], lambda data: b"BODYBNK0" + data[8:],
+    lambda data: b"", lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
 ], ids=["missing", "cut short", "cut in the header", "another version", "empty", "one bit flipped"])
 def test_a_missing_or_damaged_bank_is_refused_with_a_remedy(tmp_path, monkeypatch, damage):
     (tmp_path / "data").mkdir()

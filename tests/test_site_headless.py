@@ -12,8 +12,8 @@ from PIL import Image
 from bnta_lib import embed, settings, trained_model
 from bnta_lib.adaption import Delta
 from bnta_lib.settings import ROOT, figures_dir, run_name
-from bnta_lib.site import load_probes, load_site
-from bnta_lib.suite.reproduce import NotebookFailure, run_notebook
+from bnta_lib.site.loading import load_probes, load_site
+from bnta_lib.suite.reproduce import run_notebook
 
 NOTEBOOK = ROOT / "notebooks" / "11_your_own_gallery.ipynb"
 
@@ -25,15 +25,6 @@ def write_crops(folder, seeds):
         Image.fromarray(np.kron(grid, np.ones((20, 18, 1), np.uint8))).save(folder / f"é {seed}.png")
 
 
-def run(folder, **parameters):
-    own = {"profile": "smoke", "progress": False, **{k: str(v) for k, v in parameters.items()}}
-    try:
-        run_notebook(NOTEBOOK, folder / "record.ipynb", own)
-    finally:
-        shutil.rmtree(figures_dir(run_name("smoke", own["images"])), ignore_errors=True)
-    return nbformat.read(folder / "record.ipynb", as_version=4)
-
-
 def test_one_command_writes_the_delta_the_ranking_and_the_record(tmp_path):
     crops = tmp_path / "my crops"
     write_crops(crops / "<script>alert(1)<", range(20))
@@ -43,7 +34,12 @@ def test_one_command_writes_the_delta_the_ranking_and_the_record(tmp_path):
     out = tmp_path / "out put"
     out.mkdir()
     (out / "ranked.csv").write_text("of another delta")
-    record = run(tmp_path, images=crops, probes=tmp_path / "probes", out=out)
+    folders = {"images": str(crops), "probes": str(tmp_path / "probes"), "out": str(out)}
+    try:
+        run_notebook(NOTEBOOK, tmp_path / "record.ipynb", {"profile": "smoke", **folders})
+    finally:
+        shutil.rmtree(figures_dir(run_name("smoke", str(crops))), ignore_errors=True)
+    record = nbformat.read(tmp_path / "record.ipynb", as_version=4)
 
     current = settings("smoke")
     model = trained_model(current)
@@ -61,18 +57,11 @@ def test_one_command_writes_the_delta_the_ranking_and_the_record(tmp_path):
         assert d[site.files.index(nearest)] == pytest.approx(float(d.min()), abs=1e-5)
     assert table[table["probe"] == "é 3.png"]["gallery"].iloc[0] == "<script>alert(1)</é 3.png"
 
-    said = "".join(o.get("text", "") for c in record.cells if c.cell_type == "code" for o in c.outputs)
+    outputs = [output for cell in record.cells if cell.cell_type == "code" for output in cell.outputs]
+    said = "".join(output.get("text", "") for output in outputs)
     assert (out / "ranked.earlier.csv").read_text() == "of another delta"
     assert "1 of 2 probes are among the crops themselves" in said
     assert "1 skipped file" in said and "notes <b>.txt: no image" in said
     assert "No estimate: my crops has no tracks" in said
-    html = "".join(o.data.get("text/html", "") for c in record.cells if c.cell_type == "code"
-                   for o in c.outputs if "data" in o)  # fmt: skip
+    html = "".join(output.data.get("text/html", "") for output in outputs if "data" in output)
     assert "&lt;script&gt;" in html and "<script>" not in html
-
-
-def test_missing_probes_end_the_run_before_anything_is_written(tmp_path):
-    write_crops(tmp_path / "crops", range(5))
-    with pytest.raises(NotebookFailure, match="no such folder: .*nowhere"):
-        run(tmp_path, images=tmp_path / "crops", probes=tmp_path / "nowhere", out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()

@@ -9,25 +9,27 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-from bnta_lib.settings import settings
-from bnta_lib.site import load_site, read_video
-from bnta_lib.site.video import cut, read_videos, region
 from walkers import write_video
 
+from bnta_lib.settings import settings
+from bnta_lib.site.loading import load_site
+from bnta_lib.site.video import read_video, read_videos, region
+
 SIZE = (96, 48)
+SMOKE = settings("smoke")
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A video of three people who cross one after the other; its path and true boxes."""
+    """A video of three people who cross one after the other; its path, true boxes, and what is read of it."""
     path = tmp_path_factory.mktemp("vi déo") / "three.avi"
-    return path, write_video(path, 0, crowd=3, seconds=9)
+    truth = write_video(path, 0, crowd=3, seconds=9)
+    return path, truth, load_site(path, SMOKE)
 
 
-def written(path: Path, frames, code="MJPG", rate=12.5) -> Path:
+def written(path: Path, frames, rate=12.5) -> Path:
     height, width = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), rate, (width, height))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), rate, (width, height))
     for frame in frames:
         writer.write(frame)
     writer.release()
@@ -40,12 +42,11 @@ def still(n=40, size=(120, 160)):
 
 
 def test_each_person_is_one_track(clip):
-    path, truth = clip
+    path, truth, _ = clip
     site = read_video(path, SIZE, max_per_track=5)
     assert len(torch.unique(site.tracks)) == 3, "three people cross, one after the other"
     starts = [min(f for f, boxes in enumerate(truth) if boxes[k]) for k in range(3)]
-    order = np.argsort(starts)
-    for track, person in zip((1, 2, 3), order, strict=True):
+    for track, person in zip((1, 2, 3), np.argsort(starts), strict=True):
         times = site.times[site.tracks == track].tolist()
         assert 2 <= len(times) <= 5 and times == sorted(set(times))
         seen = [f for f, boxes in enumerate(truth) if boxes[person]]
@@ -54,49 +55,42 @@ def test_each_person_is_one_track(clip):
 
 
 def test_a_crop_is_cut_around_a_person(clip):
-    path, truth = clip
-    site = read_video(path, SIZE)
+    path, truth, site = clip
+    assert site.images.shape[1:] == (3, *SIZE) and len(site) >= 12
     capture, frames = cv2.VideoCapture(str(path)), []
     while (got := capture.read())[0]:
         frames.append(got[1])
-    for image, time, place in zip(site.images, site.times.tolist(), site.boxes.tolist(), strict=True):
+
+    def cut(frame, box):
+        left, top, width, height = box
+        crop = Image.fromarray(frame[top : top + height, left : left + width, ::-1].copy())
+        return np.asarray(crop.resize(SIZE[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+
+    for image, time, place in zip(site.images.numpy(), site.times.tolist(), site.boxes.tolist(), strict=True):
         boxes = [region(frames[time].shape, np.array(box), SIZE) for box in truth[time] if box]
-        errors = [(torch.from_numpy(np.asarray(resize(cut(frames[time], box)))).permute(2, 0, 1).int()
-                   - image.int()).abs().float().mean() for box in boxes]  # fmt: skip
+        errors = [np.abs(cut(frames[time], box).astype(int) - image).mean() for box in boxes]
         assert min(errors) < 40, "none of the true boxes looks like the crop"
-        left, top, width, height = place
-        again = Image.fromarray(frames[time][top : top + height, left : left + width, ::-1].copy())
-        again = np.asarray(again.resize(SIZE[::-1], Image.Resampling.BILINEAR))
-        assert np.array_equal(again.transpose(2, 0, 1), image), "it was cut elsewhere"
-
-
-def resize(pixels):
-    return cv2.resize(pixels, (SIZE[1], SIZE[0]), interpolation=cv2.INTER_AREA)
-
-
-def test_a_video_and_a_folder_of_videos_are_sites(clip):
-    site = load_site(clip[0], settings("smoke"))
-    assert site.images.shape[1:] == (3, 96, 48) and len(site) >= 12
-    folder = load_site(clip[0].parent, settings("smoke"))
-    assert len(folder) == len(site) and folder.cameras.unique().tolist() == [1]
+        assert np.array_equal(cut(frames[time], place), image), "it was cut elsewhere"
 
 
 def test_videos_of_a_folder_are_cameras_and_a_bad_one_is_passed_over(clip, tmp_path):
+    folder = load_site(clip[0].parent, SMOKE)
+    assert len(folder) == len(clip[2]) and folder.cameras.unique().tolist() == [1]
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"not a video" * 100)
     both = read_videos([clip[0], bad, clip[0]], SIZE, "hall")
     assert both.tracks.max() == 6 and both.cameras.unique().tolist() == [1, 2]
     assert list(both.skipped) == ["bad.mp4"] and "cannot be decoded" in both.skipped["bad.mp4"]
     with pytest.raises(ValueError, match="no video of the folder"):
-        read_videos([bad], SIZE, "hall")
+        load_site(tmp_path, SMOKE)
 
 
 def test_a_file_named_like_an_address_is_not_downloaded(tmp_path, monkeypatch):
-    asked = []
+    requests = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            requests.append(self.path)
             self.send_error(404)
 
         def log_message(self, *_):
@@ -109,45 +103,34 @@ def test_a_file_named_like_an_address_is_not_downloaded(tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         for path in (".", name):
             with pytest.raises(ValueError, match="cannot be decoded as a video"):
-                load_site(path, settings("smoke"))
+                load_site(path, SMOKE)
         server.shutdown()
-    assert not asked
+    assert not requests
 
 
 def test_a_video_that_gives_nobody_is_named(tmp_path):
-    current = settings("smoke")
-    (tmp_path / "no.mp4").write_bytes(b"not a video" * 100)
-    with pytest.raises(ValueError, match="no.mp4 cannot be decoded as a video"):
-        load_site(tmp_path / "no.mp4", current)
-    (tmp_path / "empty.avi").write_bytes(b"")
-    with pytest.raises(ValueError, match="empty.avi cannot be decoded as a video: it is empty"):
-        load_site(tmp_path / "empty.avi", current)
-    written(tmp_path / "none.avi", still(1)[:1])
-    whole = (tmp_path / "none.avi").read_bytes()
+    for name, content in (("no.mp4", b"not a video" * 100), ("empty.avi", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} cannot be decoded as a video: it is empty"):
+            load_site(tmp_path / name, SMOKE)
+    whole = written(tmp_path / "none.avi", still(1)).read_bytes()
     (tmp_path / "none.avi").write_bytes(whole[: whole.index(b"movi") + 4])
     with pytest.raises(ValueError, match="none.avi.*(nobody was found in 0 frames|cannot be decoded)"):
-        load_site(tmp_path / "none.avi", current)
+        load_site(tmp_path / "none.avi", SMOKE)
     with pytest.raises(ValueError, match="nobody was found in 40 frames"):
-        load_site(written(tmp_path / "still.avi", still()), current)
-    with pytest.raises(FileNotFoundError):
-        load_site(tmp_path / "nowhere.avi", current)
-
-
-def walker(n, size, height, colour, rate=10.0):
-    """Frames of an upright block that walks in after a second, a height and a half in each."""
-    frames = []
-    for k, frame in enumerate(still(n, size)):
-        frame, left = frame.copy(), int((k / rate - 1) * 1.5 * height)
-        if left > 0:
-            frame[size[0] // 4 : size[0] // 4 + height, left : left + height * 2 // 5] = colour
-        frames.append(frame)
-    return frames
+        load_site(written(tmp_path / "still.avi", still()), SMOKE)
+    with pytest.raises(FileNotFoundError, match="nowhere.avi"):
+        load_site(tmp_path / "nowhere.avi", SMOKE)
 
 
 def test_crops_of_a_large_frame_are_cut_at_its_full_size(tmp_path):
-    frames = walker(32, (2160, 3840), 700, (20, 30, 220))
-    site = load_site(written(tmp_path / "large.avi", frames, rate=10), settings("smoke"), max_per_track=6)
+    """An upright block walks in after a second, a height and a half in each."""
+    frames = [frame.copy() for frame in still(32, (1080, 1920))]
+    for k, frame in enumerate(frames):
+        if (left := int((k / 10 - 1) * 1.5 * 350)) > 0:
+            frame[270:620, left : left + 140] = (20, 30, 220)
+    site = read_video(written(tmp_path / "large.avi", frames, rate=10), SIZE, max_per_track=6)
     assert site.tracks.unique().tolist() == [1] and len(site) >= 4
-    assert site.boxes[:, 3].float().median() > 600, "cut from the small copy"
+    assert site.boxes[:, 3].float().median() > 300, "cut from the small copy"
     middle = site.images[:, :, 40:56, 20:28].float().mean((0, 2, 3))
     assert middle[0] > 150 and middle[1:].max() < 80, "blue and red are mixed up, or a crop missed"
