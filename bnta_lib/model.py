@@ -262,7 +262,8 @@ def load_imagenet(model: BNTANet, path: str | Path | None = None) -> None:
         RuntimeError: there is no readable file, or the download fails.
     """
     if model.backbone.conv1.out_channels != 64:
-        raise ValueError("ImageNet weights fit the full width only: set base_width=64, or pretrained=False")
+        raise ValueError("ImageNet weights fit the full width only: set base_width=64, or train without "
+                         "(pretrained=False, --scratch)")
     from torchvision.models import ResNet50_Weights  # 160 MB, which no other function needs
 
     path = path or os.environ.get("BNTA_IMAGENET")
@@ -275,7 +276,8 @@ def load_imagenet(model: BNTANet, path: str | Path | None = None) -> None:
     except Exception as error:
         raise RuntimeError(
             f"ImageNet weights cannot be read from {path or 'the internet'}: set $BNTA_IMAGENET to the path "
-            "of torchvision's resnet50 IMAGENET1K_V1 file, or set pretrained=False") from error
+            "of torchvision's resnet50 IMAGENET1K_V1 file, or train without (pretrained=False, --scratch, "
+            "make full SCRATCH=1)") from error
     if theirs != ours:
         raise ValueError(f"{path} does not hold torchvision's ResNet-50 weights: names or shapes differ")
     model.backbone.load_state_dict(state, strict=False)

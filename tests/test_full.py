@@ -30,7 +30,8 @@ def test_full_size_without_imagenet_weights_is_refused_before_rendering(tmp_path
     monkeypatch.setattr(full, "check", lambda *_: None)  # this machine's disk
     for path in ("", str(tmp_path / "absent.pth")):
         monkeypatch.setenv("BNTA_IMAGENET", path)
-        assert full.main([]) == 1
+        with pytest.raises(SystemExit, match="2"):
+            full.main([])
         message = capsys.readouterr().err
         assert "set $BNTA_IMAGENET to" in message and "--scratch" in message and path in message
         assert not list(tmp_path.rglob("cache/**/*.*"))

@@ -40,7 +40,7 @@ def test_notebook_runs_on_published_sets_and_prints_their_protocol(
     monkeypatch.setenv("BNTA_CACHE", str(folder / "cache"))  # what the first trains, the next reads
     (source,) = NOTEBOOKS.glob(f"{number}_*.ipynb")
     executed = folder / "real notebooks" / source.name
-    run_notebook(source, executed, {"profile": "smoke", "data": str(sets), "progress": False})
+    run_notebook(source, executed, {"profile": "smoke", "data": str(sets)})
     said, mixed = printed(executed), mixture(find_sets(sets))
     targets = load_targets(settings("smoke"), sets)
     assert mixed.name in said and "without CUHK03, DukeMTMC-reID" in said

@@ -155,7 +155,9 @@ def test_tables_name_a_training_from_nothing(monkeypatch, quick, capsys):
                      images=quick.images)
     monkeypatch.setitem(PROFILES, "rehearsal", narrow)
     command = ["--profile", "rehearsal", "--model", "bnta", "--epochs", "1"]
-    assert main(command) == 1 and "--scratch" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "--scratch" in capsys.readouterr().err
     assert main([*command, "--scratch"]) == 0
     current = settings("rehearsal")
     assert current.pretrained and not trained_model(current).training

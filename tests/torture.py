@@ -137,7 +137,7 @@ def batch(folder: Path, shared: Path) -> str:
     out, record = folder / "out", folder / "record.ipynb"
     command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / "11_your_own_gallery.ipynb"),
                str(record), "-p", "images", str(crops), "-p", "probes", str(crops), "-p", "out", str(out),
-               "-p", "profile", "smoke", "-p", "progress", "False"]
+               "-p", "profile", "smoke"]
     try:
         subprocess.run(command, check=True, capture_output=True)
     finally:

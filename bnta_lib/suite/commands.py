@@ -14,10 +14,10 @@ from bnta_lib.training import OutOfTime
 
 @contextmanager
 def usage_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """Within the block, ValueError and OSError are errors of usage: exit code 2."""
+    """Within the block, what is not there or does not fit is an error of usage: exit code 2."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         parser.error(_message(error))
 
 

@@ -52,8 +52,8 @@ def check_environment(settings: Settings, data: str | Path = "embedded") -> pd.D
 
 
 def styled_check(rows: pd.DataFrame) -> Styler:
-    """The rows of :func:`check_environment` for a notebook."""
-    table = rows.assign(fine=rows["fine"].map({True: "✓", False: "✗"}))
+    """The rows of :func:`check_environment` for a notebook, each with a tick or a cross."""
+    table = rows.assign(fine=rows["fine"].map({True: "✓", False: "✗"}))[["fine", "what", "found", "remedy"]]
     left = [{"selector": "th, td", "props": "text-align: left"}]
     return table.style.format(escape="html").hide(axis="index").set_table_styles(left)
 
@@ -103,13 +103,15 @@ def _gpu(profile: str) -> tuple[str, str]:
 
 
 def _weights(settings: Settings, root: Path | None) -> tuple[str, str]:
-    missing = []
+    minutes, missing = [], []
     for name in MODELS:
         try:
-            read_weights(weights_path(settings, name, root))
+            minutes.append(read_weights(weights_path(settings, name, root))[0].get("seconds", 0.0) / 60)
         except (FileNotFoundError, ValueError):
             missing.append(name)
-    found = f"{len(MODELS) - len(missing)} of {len(MODELS)} trainings"
+    found = f"{len(minutes)} of {len(MODELS)} trainings"
+    if minutes:
+        found += f", which took {min(minutes):.0f} to {max(minutes):.0f} minutes each"
     if settings.profile == "smoke" or not missing:
         return f"{found}; others are trained when first needed" if missing else found, ""
     return found, f"restore {', '.join(missing)} from version control, or run make train"

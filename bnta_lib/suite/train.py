@@ -176,10 +176,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = replace(settings, pretrained=settings.pretrained and not options.scratch)
         if options.data != "embedded" and real_root(options.data) is None:
             raise ValueError(f"--data: {options.data} is no folder of published data sets")
-        try:
-            processes = launched(device_of(settings.profile))
-        except ImportError as error:
-            parser.error(f"several processes need Accelerate ({error}): pip install accelerate")
+        processes = launched(device_of(settings.profile))
+        if settings.pretrained:  # before images are rendered or decoded, which takes minutes
+            load_imagenet(BNTANet(2, settings))
     try:  # the main process alone prints
         with nullcontext() if not processes or processes.is_main_process else redirect_stdout(None):
             return exit_code(lambda: _train_models(options, settings, processes, begin))
@@ -189,13 +188,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train_models(options: argparse.Namespace, settings: Settings, processes, begin: float) -> None:
-    with processes.main_process_first() if processes else nullcontext():
-        try:  # before images are rendered or decoded, which takes minutes
-            if settings.pretrained:
-                load_imagenet(BNTANet(2, settings))
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"{error}, or train without them: --scratch (make full SCRATCH=1)") from error
-
     def remaining() -> float:
         return options.minutes - (time.perf_counter() - begin) / 60
 
