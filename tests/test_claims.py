@@ -53,7 +53,7 @@ def test_check_measures_every_claim_and_writes_what_it_prints(lab, capsys, monke
     for name in ("mu+var", "tta mat", "id+mat", "-0.0 "):
         assert name not in flat and name not in (folder / "paper_check.md").read_text()
     assert {p.suffix for p in folder.iterdir()} == {".csv", ".md", ".tex", ".pdf", ".png"}
-    monkeypatch.setattr(runner.Bench, "measure", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(runner.Measurer, "measure", lambda *a: pytest.fail("measured again"))
     claims.gather(lab)  # a second time reads all from the store
 
 

@@ -22,7 +22,7 @@ from bnta_lib import settings, trained_model  # noqa: E402
 from bnta_lib.data import load_source, load_source_samples, load_targets  # noqa: E402
 from bnta_lib.rendered.benchmark import target as load_target  # noqa: E402
 from bnta_lib.suite.headroom import KINDS  # noqa: E402
-from bnta_lib.suite.runner import Bench, Unit  # noqa: E402
+from bnta_lib.suite.runner import Measurer, Unit  # noqa: E402
 from bnta_lib.suite.specs import COLUMNS, Spec  # noqa: E402
 from bnta_lib.suite.store import SHORT  # noqa: E402
 from bnta_lib.settings import ROOT  # noqa: E402
@@ -72,18 +72,18 @@ def unit_of(unit):
 
 
 @cache
-def bench(experiment, target, training):
+def measurer(experiment, target, training):
     """What the units of one target and training share: features and pairs."""
     whole = next(target_of(unit) for unit in units(experiment)
                  if (unit.target, unit.training) == (target, training))
-    return Bench(LAPTOP, {training: model(training)}, {training: {target: whole}},
+    return Measurer(LAPTOP, {training: model(training)}, {training: {target: whole}},
                  sources() if experiment == "shift" else ())
 
 
 def measure_unit(unit) -> dict[str, float]:
     """All numbers of a unit by metric, measured now; those of a BN layer by "metric index"."""
     own = unit_of(unit)
-    return by_metric(pd.DataFrame(bench(unit.experiment, unit.target, own.spec.training).measure(own)))
+    return by_metric(pd.DataFrame(measurer(unit.experiment, unit.target, own.spec.training).measure(own)))
 
 
 @cache
@@ -95,7 +95,7 @@ def committed() -> pd.DataFrame:
 def committed_unit(unit) -> dict[str, float]:
     """The same, as committed."""
     own = unit_of(unit)
-    columns, rows = bench(unit.experiment, unit.target, own.spec.training).columns(own), committed()
+    columns, rows = measurer(unit.experiment, unit.target, own.spec.training).columns(own), committed()
     for name in ("experiment", "target", *COLUMNS, "data", "weights", "sample", "split", "seed"):
         rows = rows[rows[name].isna() if columns[name] in (None, "") else rows[name] == columns[name]]
     part = own.spec.labels.get("part")

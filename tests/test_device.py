@@ -28,7 +28,7 @@ from bnta_lib.site.guards import Guards, guarded_adapt
 from bnta_lib.losses import matching_tta_loss, positioning_loss
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import nearest_pairs
-from bnta_lib.suite.runner import Bench, Unit, score
+from bnta_lib.suite.runner import Measurer, Unit, score
 from bnta_lib.suite.shift import bn_moments, bn_outputs
 from bnta_lib.suite.specs import TABLE_2, Spec, grid_specs
 from bnta_lib.weights import Delta, load_model, model_digest, save_model
@@ -204,8 +204,8 @@ def rows_of(target, own):
     def work(model):
         lab = lab_of(own, {"bnta": model}, {"noise": replace(target, splits=target.splits[:1])}, [target.data])
         specs = [replace(spec, training="bnta") for spec in (*TABLE_2, *grid_specs(10, own.K)[1:3])]
-        bench = Bench(own, {"bnta": model}, {"bnta": lab.targets})
-        ranks = bench.measure(Unit("headroom", "noise", Spec("off", adapter="none", labels={"part": "target"}), 0, 0))
+        measurer = Measurer(own, {"bnta": model}, {"bnta": lab.targets})
+        ranks = measurer.measure(Unit("headroom", "noise", Spec("off", adapter="none", labels={"part": "target"}), 0, 0))
         rows = [lab.measure(specs), lab.measure("changes"), lab.measure("shift")]
         return *(own[own["unit"] != "s"].drop(columns=["seconds", "machine"]) for own in rows), [r["value"] for r in ranks]
     return work
@@ -273,7 +273,7 @@ def test_weights_are_saved_otherwise_from_a_gpu(on_both, own, tmp_path):
 def test_a_process_is_handed_tensors_of_a_gpu_that_it_may_not_have(model, target, own):
     with pretended():
         there = copy.deepcopy(model).to(GPU)
-        handed = pickle.dumps(Bench(own, {"bnta": there}, {"bnta": {"noise": target}}))
+        handed = pickle.dumps(Measurer(own, {"bnta": there}, {"bnta": {"noise": target}}))
         assert there.scale.device == GPU
     read = pickle.loads(handed).models["bnta"]
     assert {t.device.type for t in read.state_dict().values()} == {"cpu"} and read.scale.device.type == "cpu"

@@ -69,8 +69,8 @@ def test_training_of_another_size_has_targets_of_that_size(lab, tiny_models, dot
 def test_every_value_of_an_open_choice_has_its_reference(lab, tiny_models, dots, monkeypatch):
     monkeypatch.setattr(module, "load_targets", lambda *a, **k: {"dots": dots, "other": dots})
     lab._models["other_stripes"] = tiny_models["mat"]
-    monkeypatch.setattr("bnta_lib.suite.runner.Bench.measure", lambda bench, unit: [
-        bench.columns(unit) | {"metric": "R1", "value": float(unit.spec.adapter == "bnta"), "unit": "%"}])
+    monkeypatch.setattr("bnta_lib.suite.runner.Measurer.measure", lambda measurer, unit: [
+        measurer.columns(unit) | {"metric": "R1", "value": float(unit.spec.adapter == "bnta"), "unit": "%"}])
     rows = lab.measure("open_choices")
     keys = ["choice", "value_label", "target", "split"]
     both = rows.groupby([*keys, "updated"])["value"].mean().unstack("updated")

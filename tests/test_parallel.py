@@ -13,16 +13,16 @@ from joblib.externals.loky import reusable_executor
 
 from bnta_lib.suite import parallel
 from bnta_lib.suite.parallel import measure_all
-from bnta_lib.suite.runner import Bench, Unit
+from bnta_lib.suite.runner import Measurer, Unit
 from bnta_lib.suite.specs import TABLE_2, Spec
 
 TIMED = ["seconds", "machine"]
 
 
 @pytest.fixture
-def bench(tiny, tiny_models, dots):
-    return Bench(tiny, {name: tiny_models[name] for name in ("bnta", "baseline")},
-                 {name: {"dots": dots} for name in ("bnta", "baseline")})
+def measurer(tiny, tiny_models, dots):
+    return Measurer(tiny, {name: tiny_models[name] for name in ("bnta", "baseline")},
+                    {name: {"dots": dots} for name in ("bnta", "baseline")})
 
 
 @pytest.fixture
@@ -38,32 +38,32 @@ def numbers(found) -> dict:
             for key, rows in found}
 
 
-def test_number_of_workers_does_not_matter(bench, units, monkeypatch):
-    alone = numbers(measure_all(bench, units))
+def test_number_of_workers_does_not_matter(measurer, units, monkeypatch):
+    alone = numbers(measure_all(measurer, units))
     assert set(alone) == set(units)
     monkeypatch.setenv("BNTA_WORKERS", "2")
-    monkeypatch.setattr(bench, "measure", lambda unit: pytest.fail("measured in this process"), raising=False)
-    monkeypatch.delattr(bench, "measure")
-    assert numbers(measure_all(bench, units)) == alone
+    monkeypatch.setattr(measurer, "measure", lambda unit: pytest.fail("measured in this process"), raising=False)
+    monkeypatch.delattr(measurer, "measure")
+    assert numbers(measure_all(measurer, units)) == alone
 
 
-def test_this_process_measures_with_one_thread_as_others_do(bench, units):
+def test_this_process_measures_with_one_thread_as_others_do(measurer, units):
     seen, before = [], torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        bench.measure = lambda unit: seen.append(torch.get_num_threads()) or []
-        for _ in measure_all(bench, units):
+        measurer.measure = lambda unit: seen.append(torch.get_num_threads()) or []
+        for _ in measure_all(measurer, units):
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
     assert set(seen) == {1}
 
 
-def test_what_measuring_raises_reaches_the_caller(bench, units, monkeypatch):
+def test_what_measuring_raises_reaches_the_caller(measurer, units, monkeypatch):
     units["odd"] = Unit("retrieval", "dots", Spec("odd", options={"K": 99}), 0, 0)
     monkeypatch.setenv("BNTA_WORKERS", "2")
     with pytest.raises(ValueError, match="K = 99"):
-        list(measure_all(bench, units))
+        list(measure_all(measurer, units))
 
 
 def test_worker_that_is_killed_costs_no_finished_unit(tiny, tiny_models, dots, tmp_path, monkeypatch):
@@ -72,8 +72,8 @@ def test_worker_that_is_killed_costs_no_finished_unit(tiny, tiny_models, dots, t
     lab, seen, real = lab_of(tiny, tiny_models, {"dots": dots}), [], parallel.measure_all
     slow = [Spec(f"{n} epochs", overrides={"tta_epochs": n}) for n in range(40, 48)]
 
-    def killing(bench, units):
-        for key, rows in real(bench, units):
+    def killing(measurer, units):
+        for key, rows in real(measurer, units):
             yield key, rows
             seen.append(key)  # it is in the store
             if len(seen) == 2:
@@ -84,7 +84,7 @@ def test_worker_that_is_killed_costs_no_finished_unit(tiny, tiny_models, dots, t
     with pytest.raises(BrokenExecutor):
         lab.measure(slow)
     again = []
-    monkeypatch.setattr("bnta_lib.suite.runner.measure_all", lambda bench, units: again.extend(units) or real(bench, units))
+    monkeypatch.setattr("bnta_lib.suite.runner.measure_all", lambda measurer, units: again.extend(units) or real(measurer, units))
     rows = lab.measure(slow)
     assert 2 <= len(seen) < 32 and set(again).isdisjoint(seen) and len(again) == 32 - len(seen)
     assert len(rows.drop_duplicates(["method", "split", "seed"])) == 32
@@ -100,9 +100,9 @@ if __name__ == "__main__":
 """
 
 
-def test_cluster_with_a_killed_worker_finishes_with_the_same_numbers(bench, units, tmp_path, monkeypatch):
+def test_cluster_with_a_killed_worker_finishes_with_the_same_numbers(measurer, units, tmp_path, monkeypatch):
     pytest.importorskip("distributed")
-    alone = numbers(measure_all(bench, units))
+    alone = numbers(measure_all(measurer, units))
     (tmp_path / "scheduler.py").write_text(CLUSTER)
     elsewhere = {**os.environ, "BNTA_CACHE": str(tmp_path / "elsewhere")}
     with subprocess.Popen([sys.executable, str(tmp_path / "scheduler.py")], env=elsewhere, stdin=subprocess.PIPE,
@@ -110,7 +110,7 @@ def test_cluster_with_a_killed_worker_finishes_with_the_same_numbers(bench, unit
         address, *workers = cluster.stdout.readline().split()
         monkeypatch.setenv("BNTA_CLUSTER", address)
         found = {}
-        for key, rows in measure_all(bench, units):
+        for key, rows in measure_all(measurer, units):
             if not found:
                 os.kill(int(workers[0]), signal.SIGKILL)
             found[key] = rows
@@ -119,23 +119,23 @@ def test_cluster_with_a_killed_worker_finishes_with_the_same_numbers(bench, unit
     assert not (tmp_path / "elsewhere").exists(), "only the parent writes"
 
 
-def test_scheduler_that_does_not_answer_is_named(bench, units, monkeypatch):
+def test_scheduler_that_does_not_answer_is_named(measurer, units, monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.setenv("BNTA_CLUSTER", "tcp://127.0.0.1:1")
     monkeypatch.setattr(parallel, "PATIENCE", 1)
     with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://127.0.0.1:1"):
-        list(measure_all(bench, units))
+        list(measure_all(measurer, units))
 
 
 @pytest.mark.parametrize("count", ["0", "abc"])
-def test_number_of_workers_that_is_none_is_named(bench, units, monkeypatch, count):
+def test_number_of_workers_that_is_none_is_named(measurer, units, monkeypatch, count):
     monkeypatch.setenv("BNTA_WORKERS", count)
     with pytest.raises(ValueError, match=f"BNTA_WORKERS .* got '{count}'$"):
-        list(measure_all(bench, units))
+        list(measure_all(measurer, units))
 
 
 def test_processes_have_each_a_gpu_of_their_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(parallel.multiprocessing.current_process(), "_name", "LokyProcess-4")
-    assert [parallel._place(torch.device(name)) for name in ("cpu", "cuda", "cuda:2")] == [
+    assert [parallel._device_here(torch.device(name)) for name in ("cpu", "cuda", "cuda:2")] == [
         torch.device("cpu"), torch.device("cuda:1"), torch.device("cuda:2")]

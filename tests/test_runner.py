@@ -8,21 +8,26 @@ import pytest
 import torch
 from conftest import lab_of
 
-from bnta_lib import BNTANet, adapt
+from bnta_lib import adapt
 from bnta_lib.adaption import pair_losses
 from bnta_lib.data.sets import Split, Target
 from bnta_lib.evaluation import evaluate
 from bnta_lib.model import embed
 from bnta_lib.suite import runner
-from bnta_lib.suite.runner import Bench, Unit, sample_of, score
+from bnta_lib.suite.runner import Measurer, Unit, sample_of, score
 from bnta_lib.suite.specs import DIVERGED, TABLE_2, Spec
 from bnta_lib.suite.store import key_of
 from bnta_lib.weights import model_digest
 
+OFF = Spec("off", adapter="none", labels={"part": "target"})
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
+
+@pytest.fixture(scope="module", autouse=True)
+def one_store(tmp_path_factory):
+    """All tests of this file share a store, so that Table 2 is measured once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BNTA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture
@@ -30,62 +35,71 @@ def lab(tiny, tiny_models, dots):
     return lab_of(tiny, tiny_models, {"dots": dots}, [dots.data])
 
 
-def never(*_):
-    pytest.fail("measured again")
+@pytest.fixture
+def measurer(tiny, tiny_models, dots):
+    return Measurer(tiny, {"bnta": tiny_models["bnta"]}, {"bnta": {"dots": dots}})
 
 
-def test_every_method_split_seed_and_metric_has_one_row(lab):
-    rows = lab.measure("table_2")
+@pytest.fixture
+def table_2(lab):
+    return lab.measure("table_2")
+
+
+def scores_of(rows) -> dict:
+    return rows[rows["unit"] == "%"].set_index("metric")["value"].to_dict()
+
+
+def test_every_method_split_seed_and_metric_has_one_row(table_2):
     seeds = {spec.method: 1 if spec.adapter == "none" else 2 for spec in TABLE_2}
-    metrics = {method: 4 + 3 * (method == "BNTA") for method in seeds}  # BNTA's three seconds too
-    assert rows.groupby("method").size().to_dict() == {m: 2 * seeds[m] * metrics[m] for m in seeds}
-    assert not rows.duplicated(["target", "method", "split", "seed", "metric"]).any()
-    assert rows["value"].between(0, 100).all() and set(rows["unit"]) == {"%", "s"}
-    assert set(rows["experiment"]) == {"retrieval"} and set(rows["table"]) == {"table_2"} and not rows["recorded"].any()
+    counts = {method: 2 * n * (4 + 3 * (method == "BNTA")) for method, n in seeds.items()}  # BNTA's seconds too
+    assert table_2.groupby("method").size().to_dict() == counts
+    assert not table_2.duplicated(["target", "method", "split", "seed", "metric"]).any()
+    assert table_2["value"].between(0, 100).all() and set(table_2["unit"]) == {"%", "s"}
+    assert set(table_2["experiment"]) == {"retrieval"} and set(table_2["table"]) == {"table_2"}
+    assert not table_2["recorded"].any()
 
 
-def test_rows_are_those_of_the_methods_themselves(lab, tiny, tiny_models, dots):
-    rows, data, split = lab.measure("table_2"), dots.data, dots.splits[1]
+def test_rows_are_those_of_the_methods_themselves(table_2, tiny, tiny_models, dots):
+    data, split = dots.data, dots.splits[1]
     adapted = adapt(tiny_models["bnta"], data.images[split.gallery], tiny, seed=1).model
     for method, model, seed in (("Baseline", tiny_models["baseline"], 0), ("BNTA w/o TTA", tiny_models["bnta"], 0),
                                 ("BNTA", adapted, 1)):
-        scores = evaluate(*(embed(model, data.images[side])[0] for side in (split.probe, split.gallery)),
-                          *(labels[side] for labels in (data.pids, data.camids) for side in (split.probe, split.gallery)))
-        own = rows.query("method == @method and split == 1 and seed == @seed and unit == '%'")
-        assert own.set_index("metric")["value"].to_dict() == pytest.approx(scores.row())
+        features = (embed(model, data.images[side])[0] for side in (split.probe, split.gallery))
+        labels = (kind[side] for kind in (data.pids, data.camids) for side in (split.probe, split.gallery))
+        rows = table_2.query("method == @method and split == 1 and seed == @seed")
+        assert scores_of(rows) == pytest.approx(evaluate(*features, *labels).row())
 
 
 @pytest.mark.parametrize("options", [{"quantities": ("mean",), "reading": "restore"}, {"layers": ("bn", "in")},
                                      {"losses": ("mat",), "follow_bnneck": False}])
 def test_options_reach_the_adaption(lab, tiny, tiny_models, dots, options):
-    rows = lab.measure([Spec("own", options=options, overrides={"tta_lr": 0.01})], seeds=[1], splits=[0])
+    rows = lab.measure([Spec("bold", options=options, overrides={"tta_lr": 0.01})], seeds=[1], splits=[0])
     images = dots.data.images[dots.splits[0].gallery]
     adapted = adapt(tiny_models["bnta"], images, replace(tiny, tta_lr=0.01), seed=1, **options).model
-    found = rows[rows["unit"] == "%"].set_index("metric")["value"].to_dict()
-    assert found == score(adapted, dots, dots.splits[0], tiny).row()
+    assert scores_of(rows) == score(adapted, dots, dots.splits[0], tiny).row()
 
 
-def test_second_measuring_reads_all_from_the_store(lab, tiny, tiny_models, dots, monkeypatch):
-    first = lab.measure("table_2")
-    monkeypatch.setattr(Bench, "measure", never)
-    assert lab.measure("table_2").equals(first)
+def test_second_measuring_reads_all_from_the_store(table_2, lab, tiny, tiny_models, dots, monkeypatch):
+    monkeypatch.setattr(Measurer, "measure", lambda *_: pytest.fail("measured again"))
+    assert lab.measure("table_2").equals(table_2)
     renamed = lab_of(tiny, tiny_models, {"renamed": dots}).measure("table_2")
-    assert set(renamed["target"]) == {"renamed"} and renamed["value"].equals(first["value"])
+    assert set(renamed["target"]) == {"renamed"} and renamed["value"].equals(table_2["value"])
     fewer = lab_of(replace(tiny, tta_seeds=1), tiny_models, {"dots": replace(dots, splits=dots.splits[:1])})
-    assert len(fewer.measure("table_2")) == 4 * len(TABLE_2) + 3
+    first = table_2.query("split == 0 and seed == 0")
+    assert fewer.measure("table_2")["value"].tolist() == first["value"].tolist()
 
 
-def test_tables_share_a_unit_and_not_its_name(lab, monkeypatch):
-    table_2, measured, real = lab.measure("table_2"), [], Bench.measure
-    monkeypatch.setattr(Bench, "measure", lambda bench, unit: measured.append(unit.spec.method) or real(bench, unit))
+def test_tables_share_a_unit_and_not_its_name(table_2, lab, monkeypatch):
+    measured, measure = [], Measurer.measure
+    monkeypatch.setattr(Measurer, "measure",
+                        lambda self, unit: measured.append(unit.spec.method) or measure(self, unit))
     specs = [Spec("All"), Spec("all of 4", options={"K": 4}), Spec("two", options={"K": 2}), Spec("six", N=6)]
     rows = lab.measure(specs)
     assert set(measured) == {"all of 4", "two", "six"} and "table" not in rows
-    one, other = (own[own["unit"] == "%"]["value"].tolist() for own in
-                  (rows[rows["method"] == "All"], table_2[table_2["method"] == "BNTA"]))
-    assert one == other
-    default = lab.measure("figure_4").query("N == 10 and K == 5 and split == 1 and unit == '%'")["value"].tolist()
-    assert default == table_2.query("method == 'BNTA' and split == 1 and seed == 0 and unit == '%'")["value"].tolist()
+    bnta = table_2[(table_2["method"] == "BNTA") & (table_2["unit"] == "%")]
+    assert rows.query("method == 'All' and unit == '%'")["value"].tolist() == bnta["value"].tolist()
+    default = lab.measure("figure_4").query("N == 10 and K == 5 and split == 1 and unit == '%'")
+    assert default["value"].tolist() == bnta.query("split == 1 and seed == 0")["value"].tolist()
 
 
 def test_pairs_from_one_ranking_are_those_of_the_unit_alone(lab, tiny, tiny_models, dots):
@@ -93,11 +107,10 @@ def test_pairs_from_one_ranking_are_those_of_the_unit_alone(lab, tiny, tiny_mode
     images = dots.data.images[sample_of(dots.splits[0], 8)]
     for k in (2, 4):
         alone = score(adapt(tiny_models["bnta"], images, tiny, K=k).model, dots, dots.splits[0], tiny)
-        own = rows[(rows["K"] == k) & (rows["unit"] == "%")]
-        assert own.set_index("metric")["value"].to_dict() == pytest.approx(alone.row())
+        assert scores_of(rows[rows["K"] == k]) == pytest.approx(alone.row())
 
 
-def test_galleries_of_different_sizes_adapt_on_the_n_that_the_cell_names(lab, dots):
+def test_galleries_of_different_sizes_adapt_on_the_n_that_the_cell_names(lab):
     rows = lab.measure("figure_4")
     assert rows["N"].max() == 10 and set(rows[rows["N"] == 10]["split"]) == {0, 1}
 
@@ -111,15 +124,9 @@ def test_smaller_sample_is_part_of_a_larger_one(dots):
         sample_of(split, 99)
 
 
-def test_features_at_hand_give_the_same_scores(tiny, tiny_models, dots):
-    features, _ = embed(tiny_models["bnta"], dots.data.images)
-    direct = score(tiny_models["bnta"], dots, dots.splits[1], tiny)
-    assert direct.row() == score(tiny_models["bnta"], dots, dots.splits[1], tiny, features).row()
-
-
 def test_probes_without_a_match_are_counted(lab, dots):
     whole = Target(dots.data, (Split(torch.arange(12), dots.splits[1].gallery),))  # it lacks persons 11 and 12
-    rows = lab.measure([Spec("off", adapter="none")], targets={"dots": whole})
+    rows = lab.measure([OFF], targets={"dots": whole})
     assert rows[rows["metric"] == "unmatched"][["value", "unit"]].values.tolist() == [[2.0, "probes"]]
     assert rows[rows["unit"] == "%"]["metric"].tolist() == ["mAP", "R1", "R5", "R10"]
 
@@ -127,18 +134,18 @@ def test_probes_without_a_match_are_counted(lab, dots):
 def test_changes_hold_what_adaption_reports(lab, tiny, tiny_models, dots):
     rows = lab.measure("changes")
     assert (rows.query("index > 0").groupby(["split", "metric"]).size() == 57).all()
-    gallery = dots.data.images[dots.splits[1].gallery]
-    result, own = adapt(tiny_models["bnta"], gallery, tiny), rows[rows["split"] == 1]
+    gallery, rows = dots.data.images[dots.splits[1].gallery], rows[rows["split"] == 1]
+    result = adapt(tiny_models["bnta"], gallery, tiny)
     rates = result.changes.query("quantity == 'var'").set_index("index")["rate"]
-    found = own[own["metric"] == "rate var"].set_index("index")["value"]
-    assert found.to_dict() == pytest.approx((100 * rates).to_dict())
+    measured = rows[rows["metric"] == "rate var"].set_index("index")["value"]
+    assert measured.to_dict() == pytest.approx((100 * rates).to_dict())
     for kind, model in (("frozen", tiny_models["bnta"]), ("adapted", result.model)):
         means = pair_losses(model, gallery, result.pairs, tiny).mean()
         for term in ("pos", "mat"):
-            assert own[own["metric"] == f"{term} {kind}"]["value"].item() == pytest.approx(means[term])
+            assert rows[rows["metric"] == f"{term} {kind}"]["value"].item() == pytest.approx(means[term])
 
 
-def test_the_source_itself_shows_no_shift_when_frozen(lab):
+def test_source_itself_shows_no_shift_when_frozen(lab):
     rows = lab.measure("shift")
     assert rows.groupby("model").size().to_dict() == {"frozen": 57, "adapted": 57} and set(rows["split"]) == {0}
     assert rows[rows["model"] == "frozen"]["value"].to_numpy() == pytest.approx(0, abs=1e-6)
@@ -147,34 +154,31 @@ def test_the_source_itself_shows_no_shift_when_frozen(lab):
     assert set(another["split"]) == {1} and set(another["seed"]) == {3}
 
 
-def test_shift_from_other_sources_has_another_key(tiny, tiny_models, dots):
+def test_shift_from_other_sources_has_another_key(measurer, dots):
     half = replace(dots.data, images=dots.data.images // 2)
     unit = Unit("shift", "dots", Spec("BNTA"), 0, 0)
-    keys = {key_of(Bench(tiny, {"bnta": tiny_models["bnta"]}, {"bnta": {"dots": dots}}, [source]).columns(unit))
+    keys = {key_of(Measurer(measurer.settings, measurer.models, measurer.targets, [source]).columns(unit))
             for source in (dots.data, half, replace(dots.data))}
     assert len(keys) == 2
 
 
-def test_headroom_ranks_each_probes_match(tiny, tiny_models, dots):
-    bench = Bench(tiny, {"bnta": tiny_models["bnta"]}, {"bnta": {"dots": dots}})
-    rows = bench.measure(Unit("headroom", "dots", Spec("off", adapter="none", labels={"part": "target"}), 0, 0))
-    ranks = score(tiny_models["bnta"], dots, dots.splits[0], tiny).rank.tolist()
+def test_headroom_ranks_each_probes_match(measurer, tiny_models, dots):
+    rows = measurer.measure(Unit("headroom", "dots", OFF, 0, 0))
+    ranks = score(tiny_models["bnta"], dots, dots.splits[0], measurer.settings).rank.tolist()
     assert [row["value"] for row in rows] == ranks
     assert {(row["cameras"], row["gallery"], row["part"]) for row in rows} == {("1-2", 12, "target")}
 
 
 def test_adaption_that_diverges_at_a_larger_rate_is_recorded_and_others_raise(lab, monkeypatch):
-    def broken(model, images, settings, **_):
+    def diverge(*_, **__):
         raise FloatingPointError("the adaption loss is nan")
 
-    specs = [Spec("off", adapter="none"), Spec("bold", overrides={"tta_lr": 9.0})]
-    with monkeypatch.context() as patch:
-        patch.setattr(runner, "adapt", broken)
-        rows = lab.measure(specs, seeds=1)
-        with pytest.raises(FloatingPointError):
-            lab.measure(TABLE_2[2:3])
-    assert rows[rows["method"] == "bold"][["metric", "value"]].values.tolist() == [[DIVERGED, 1.0]]
+    monkeypatch.setattr(runner, "adapt", diverge)
+    rows = lab.measure([OFF, Spec("bold", overrides={"tta_lr": 9.0})], seeds=1)
+    assert rows[rows["method"] == "bold"][["metric", "value"]].values.tolist() == [[DIVERGED, 1.0]] * 2
     assert len(rows[rows["method"] == "off"]) == 8
+    with pytest.raises(FloatingPointError):
+        lab.measure([Spec("never measured", options={"K": 3})])
 
 
 def test_one_split_that_diverges_leaves_no_other_rows_of_its_spec(lab, monkeypatch):
@@ -198,10 +202,9 @@ def test_digest_of_a_model_is_of_its_values(tiny_models):
     assert model_digest(one) == model_digest(same) != model_digest(other)
 
 
-def test_bench_hands_over_models_and_not_what_it_measured(tiny, tiny_models, dots):
-    bench = Bench(tiny, {"bnta": tiny_models["bnta"]}, {"bnta": {"dots": dots}})
-    unit = Unit("retrieval", "dots", Spec("BNTA"), 0, 0)
-    bench.measure(unit)
-    read = pickle.loads(pickle.dumps(bench))
-    assert bench.shared and not read.shared and read.columns(unit) == bench.columns(unit)
-    assert isinstance(read.models["bnta"], BNTANet)
+def test_measurer_hands_over_models_and_not_what_it_measured(measurer):
+    unit = Unit("retrieval", "dots", OFF, 0, 0)
+    measurer.measure(unit)
+    read = pickle.loads(pickle.dumps(measurer))
+    assert measurer.shared and not read.shared and read.columns(unit) == measurer.columns(unit)
+    assert set(read.models) == {"bnta"}

@@ -157,8 +157,6 @@ def test_export_is_the_same_bytes_and_leaves_out_other_versions_and_own_folders(
     rows = pd.read_csv(tmp_path / "a.csv.gz")
     assert set(rows["target"]) == {"dots", "VIPeR, published"} and rows["value"][0] == 1 / 3
     assert "wrote 4 rows" in capsys.readouterr().out
-    main(["--profile", "smoke"])
-    assert "retrieval" in capsys.readouterr().out
 
 
 def test_export_of_the_recorded_rows_is_the_recorded_file(tmp_path):
@@ -167,11 +165,6 @@ def test_export_of_the_recorded_rows_is_the_recorded_file(tmp_path):
     assert export(tmp_path / "rows.csv.gz", "laptop") == 51_510
     assert gzip.decompress((tmp_path / "rows.csv.gz").read_bytes()) == gzip.decompress(
         (ROOT / "data" / "results" / "laptop.csv.gz").read_bytes())
-
-
-def test_empty_store_says_so():
-    with pytest.raises(SystemExit, match="empty"):
-        main(["--profile", "smoke"])
 
 
 # ---- rows of one table

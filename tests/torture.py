@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from bnta_lib import BNTANet, Delta, adapt, settings, trained_model
-from bnta_lib.suite.runner import Bench, Unit, measure
+from bnta_lib.suite.runner import Measurer, Unit, measure
 from bnta_lib.suite.specs import Spec
 from bnta_lib.rendered import benchmark
 from bnta_lib.data.archives import prepare
@@ -65,12 +65,12 @@ def sweep(folder: Path, shared: Path) -> str:
     images = torch.randint(0, 256, (24, 3, 96, 48), dtype=torch.uint8, generator=noise)
     data = ReIDSet("dots", images, torch.arange(1, 13).repeat(2), torch.tensor([1, 2]).repeat_interleave(12))
     splits = (Split(torch.arange(12), torch.arange(12, 24)), Split(torch.arange(8), torch.arange(12, 22)))
-    bench = Bench(small, {"bnta": model}, {"bnta": {"dots": Target(data, splits)}})
+    measurer = Measurer(small, {"bnta": model}, {"bnta": {"dots": Target(data, splits)}})
     specs = (Spec("none", adapter="none"), Spec("all"), Spec("two", options={"K": 2}), Spec("adabn", adapter="adabn"))
     units = [Unit("retrieval", "dots", spec, split, seed) for spec in specs for split in range(2)
              for seed in range(1 if spec.adapter == "none" else 2)]
     os.environ["BNTA_WORKERS"] = "2"
-    rows = measure(bench, units, progress=False)
+    rows = measure(measurer, units, progress=False)
     rows = rows[rows["unit"] != "s"].drop(columns=CLOCK)
     files = rows.to_csv(index=False)
     assert len(rows) == 4 * len(units)

@@ -16,10 +16,10 @@ from bnta_lib.model import BNTANet
 from bnta_lib.settings import run_name, settings
 from bnta_lib.suite.environment import versions
 from bnta_lib.suite.headroom import KINDS
-from bnta_lib.suite.runner import Bench, Unit, measure
+from bnta_lib.suite.runner import Measurer, Unit, measure
 from bnta_lib.suite.specs import TABLES, Spec, Table
-from bnta_lib.suite.writer import save_rows, save_table
 from bnta_lib.suite.train import trained_model, trained_on
+from bnta_lib.suite.writer import save_rows, save_table
 from bnta_lib.weights import model_settings
 
 
@@ -41,7 +41,8 @@ class Lab:
         self.settings = settings(profile, **overrides)
         self.data, self.progress = data, progress
         # Names what it writes: other settings must not overwrite the profile's own figures and tables.
-        self.run = "+".join([run_name(self.settings.profile, data), *(f"{k}={v}" for k, v in overrides.items())])
+        differing = [f"{name}={value}" for name, value in overrides.items()]
+        self.run = "+".join([run_name(self.settings.profile, data), *differing])
         self._models: dict[str, BNTANet] = {}
 
     def __str__(self) -> str:
@@ -98,53 +99,47 @@ class Lab:
             return self._headroom()
         if isinstance(what, str) and what not in TABLES:
             raise ValueError(f"unknown table {what!r}: there are {', '.join(TABLES)} and headroom")
-        chosen = self._targets(targets)
-        smallest = {name: min(len(split.gallery) for split in target.splits)
-                    for name, target in chosen.items()}
+        if not isinstance(targets, Mapping):
+            if unknown := [name for name in targets or () if name not in self.targets]:
+                raise ValueError(f"no target {unknown[0]!r}: the targets are {', '.join(self.targets)}")
+            targets = {name: self.targets[name] for name in targets or self.targets}
+        if isinstance(what, str):
+            return self._measure(TABLES[what], targets, what, seeds, splits).assign(table=what)
+        return self._measure([Table(tuple(what))], targets, "rows", seeds, splits)
+
+    def _measure(self, parts: Iterable[Table], targets: Mapping[str, Target], title: str,
+                 seeds: int | Sequence[int] | None = None, splits: Sequence[int] | None = None):
+        galleries = {name: min(len(split.gallery) for split in target.splits)
+                     for name, target in targets.items()}
         units = []
-        for part in TABLES[what] if isinstance(what, str) else (Table(tuple(what)),):
-            for name, spec, count in part.plan(smallest, self.settings):
+        for part in parts:
+            for name, spec, count in part.plan(galleries, self.settings):
                 count = count if seeds is None or spec.adapter == "none" else seeds
                 units += [Unit(part.experiment, name, spec, split, seed)
-                          for split in splits or part.splits or range(len(chosen[name].splits))
+                          for split in splits or part.splits or range(len(targets[name].splits))
                           for seed in (range(count) if isinstance(count, int) else count)]
-        rows = self._measure(units, chosen, what if isinstance(what, str) else "rows")
-        return rows.assign(table=what) if isinstance(what, str) else rows
-
-    def _targets(self, targets) -> Mapping[str, Target]:
-        if targets is None or isinstance(targets, Mapping):
-            return targets or self.targets
-        if unknown := [name for name in targets if name not in self.targets]:
-            raise ValueError(f"no target {unknown[0]!r}: the targets are {', '.join(self.targets)}")
-        return {name: self.targets[name] for name in targets}
-
-    def _measure(self, units: Sequence[Unit], targets: Mapping[str, Target], title: str) -> pd.DataFrame:
         by_training = {}
         for training in dict.fromkeys(unit.spec.training for unit in units):
-            own = model_settings(self.settings, training)
-            same = own.size == self.settings.size
-            if not same and targets is not self.targets and not all(n in self.targets for n in targets):
-                raise ValueError(f"{training} takes images of {own.size[0]} x {own.size[1]} pixels: give it targets "
-                                 "by name, so that they are loaded at its size")
-            by_training[training] = targets if same else load_targets(own, self.data, progress=self.progress)
+            trained = model_settings(self.settings, training)
+            by_training[training] = targets if trained.size == self.settings.size else load_targets(
+                trained, self.data, progress=self.progress)
         sources = self.sources if units[0].experiment == "shift" else ()
-        bench = Bench(self.settings, self.models(*by_training), by_training, sources)
-        return measure(bench, units, self.progress, title)
+        measurer = Measurer(self.settings, self.models(*by_training), by_training, sources)
+        return measure(measurer, units, self.progress, title)
 
     def _headroom(self) -> pd.DataFrame:
         """Ranks of every kind of set; of published ones there are no held-out people or neutral cameras."""
-        own, more = replace(self.settings, ilids_images="single"), {"progress": self.progress}
-        root = real_root(self.data)
-        loads = {KINDS[1]: lambda: load_targets(own, self.data if root else "embedded", **more)}
-        if not root:
-            loads[KINDS[0]] = lambda: {name: load_source(own, name, "heldout", **more) for name in SOURCES}
-            loads[KINDS[2]] = lambda: load_targets(own, photometric=False, **more)
+        settings, progress = replace(self.settings, ilids_images="single"), self.progress
+        if real_root(self.data):
+            sets = {KINDS[1]: load_targets(settings, self.data, progress=progress)}
+        else:
+            heldout = {name: load_source(settings, name, "heldout", progress=progress) for name in SOURCES}
+            sets = dict(zip(KINDS, (heldout, load_targets(settings, progress=progress),
+                                    load_targets(settings, photometric=False, progress=progress))))
         parts = []
-        for kind in (kind for kind in KINDS if kind in loads):
-            spec, sets = Spec("BNTA w/o TTA", adapter="none", labels={"part": kind}), loads[kind]()
-            units = [Unit("headroom", name, spec, split, 0) for name, target in sets.items()
-                     for split in range(len(target.splits))]
-            parts.append(self._measure(units, sets, kind))
+        for kind, targets in sets.items():
+            spec = Spec("BNTA w/o TTA", adapter="none", labels={"part": kind})
+            parts.append(self._measure([Table((spec,), experiment="headroom")], targets, kind))
         return pd.concat(parts, ignore_index=True).assign(table="headroom")
 
     def save(self, figure, name: str, alt: str = ""):

@@ -29,23 +29,23 @@ _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_"
                 "MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "OMP_NUM_THREADS": "1"}
 
 
-def measure_all(bench, units: Mapping) -> Iterator[tuple]:
-    """Yield (key, rows) of each of ``units`` (key: unit) when ``bench.measure`` has measured it.
+def measure_all(measurer, units: Mapping) -> Iterator[tuple]:
+    """Yield (key, rows) of each of ``units`` (key: unit) when ``measurer.measure`` has measured it.
 
     Raises what measuring raises, ConnectionError if no scheduler answers, and concurrent.futures'
     BrokenExecutor if one of this machine's processes is killed.
     """
-    address, device = os.environ.get("BNTA_CLUSTER", "").strip(), device_of(bench.settings.profile)
+    address, device = os.environ.get("BNTA_CLUSTER", "").strip(), device_of(measurer.settings.profile)
     # The smoke profile's work takes less than starting a process.
-    one = bench.settings.profile == "smoke" or device.index is not None
+    one = measurer.settings.profile == "smoke" or device.index is not None
     workers = worker_count(1 if one else torch.cuda.device_count() if device.type == "cuda" else None)
     if not address and min(workers, len(units)) < 2:
         for key, unit in units.items():
             with _one_thread():
-                rows = bench.measure(unit)
+                rows = measurer.measure(unit)
             yield key, rows
         return
-    with (_cluster(address, bench) if address else _processes(workers, bench)) as (executor, handle):
+    with (_cluster(address, measurer) if address else _processes(workers, measurer)) as (executor, handle):
         running = {executor.submit(_in_worker, handle, unit): key for key, unit in units.items()}
         try:
             for done in as_completed(running):
@@ -56,17 +56,17 @@ def measure_all(bench, units: Mapping) -> Iterator[tuple]:
 
 
 @contextmanager
-def _processes(workers: int, bench) -> Iterator[tuple]:
-    """joblib's executor on this machine, and the file from which its processes read the bench."""
+def _processes(workers: int, measurer) -> Iterator[tuple]:
+    """joblib's executor on this machine, and the file from which its processes read the measurer."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "bench.pickle")
-        path.write_bytes(pickle.dumps(bench))
+        path = Path(folder, "measurer.pickle")
+        path.write_bytes(pickle.dumps(measurer))
         yield get_reusable_executor(workers, env=_ENVIRONMENT), path
 
 
 @contextmanager
-def _cluster(address: str, bench) -> Iterator[tuple]:
-    """A Dask cluster's executor, and the bench as a task of its own: made again if its workers die."""
+def _cluster(address: str, measurer) -> Iterator[tuple]:
+    """A Dask cluster's executor, and the measurer as a task of its own: made again if its workers die."""
     from distributed import Client
 
     try:
@@ -75,7 +75,7 @@ def _cluster(address: str, bench) -> Iterator[tuple]:
         raise ConnectionError(f"no Dask scheduler answers at {address} ({error}): start one, or unset "
                               "BNTA_CLUSTER to measure on this machine") from error
     with client:
-        yield client.get_executor(pure=False), client.submit(pickle.loads, pickle.dumps(bench), pure=False)
+        yield client.get_executor(pure=False), client.submit(pickle.loads, pickle.dumps(measurer), pure=False)
 
 
 @contextmanager
@@ -90,9 +90,9 @@ def _one_thread() -> Iterator[None]:
 
 def _in_worker(handle, unit) -> list[dict]:
     torch.set_num_threads(1)
-    bench = _read(handle) if isinstance(handle, Path) else handle
-    bench.to(_place(device_of(bench.settings.profile)))
-    return bench.measure(unit)
+    measurer = _read(handle) if isinstance(handle, Path) else handle
+    measurer.to(_device_here(device_of(measurer.settings.profile)))
+    return measurer.measure(unit)
 
 
 @lru_cache(maxsize=1)
@@ -100,7 +100,7 @@ def _read(path: Path):
     return pickle.loads(path.read_bytes())
 
 
-def _place(device: torch.device) -> torch.device:
+def _device_here(device: torch.device) -> torch.device:
     """This process's own of the GPUs that ``device`` means: joblib numbers its processes."""
     if device.type == "cpu" or device.index is not None:
         return device

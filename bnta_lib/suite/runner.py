@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bnta_lib.adaption import LOSSES, adapt, pair_losses
 from bnta_lib.adapters import ADAPTERS
+from bnta_lib.adaption import LOSSES, adapt, pair_losses
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import Scores, evaluate
 from bnta_lib.model import BNTANet, embed, embed_global
@@ -25,7 +25,7 @@ from bnta_lib.settings import METHOD_VERSION, Settings, device_of
 from bnta_lib.suite.parallel import measure_all
 from bnta_lib.suite.shift import bn_moments, shift_by_layer, source_sample
 from bnta_lib.suite.specs import DIVERGED, Spec
-from bnta_lib.suite.store import COLUMNS, DETAILS, SHORT, WHOLE, Store, key_of, machine
+from bnta_lib.suite.store import DETAILS, SHORT, Store, key_of, machine
 from bnta_lib.weights import model_digest
 
 
@@ -44,16 +44,14 @@ def score(
     model: BNTANet, target: Target, split: Split, settings: Settings, features: Tensor | None = None
 ) -> Scores:
     """Scores of a model on one split; ``features`` (N, C) of the whole set, if at hand."""
-    data = target.data
+    data, sides = target.data, (split.probe, split.gallery)
     if features is None:
-        both = embed_global(model, data.images[torch.cat([split.probe, split.gallery])])
-        probe, gallery = both[: len(split.probe)], both[len(split.probe) :]
+        both = embed_global(model, data.images[torch.cat(sides)])
+        probe, gallery = both.split([len(side) for side in sides])
     else:
         probe, gallery = features[split.probe], features[split.gallery]
-    return evaluate(
-        probe, gallery, data.pids[split.probe], data.pids[split.gallery],
-        data.camids[split.probe], data.camids[split.gallery], settings.normalise_features,
-    )
+    labels = (kind[side] for kind in (data.pids, data.camids) for side in sides)
+    return evaluate(probe, gallery, *labels, settings.normalise_features)
 
 
 def sample_of(split: Split, size: int | None) -> Tensor:
@@ -70,8 +68,8 @@ def sample_of(split: Split, size: int | None) -> Tensor:
     return split.gallery[order[:size]]
 
 
-class Bench:
-    """What measuring units takes, and what units share within a process: frozen features, rankings of pairs.
+class Measurer:
+    """What measuring units takes, and what they share within a process: frozen features, rankings of pairs.
 
     ``models``: by training. ``targets``: by training and name, since images may have a size of its own.
     """
@@ -100,14 +98,14 @@ class Bench:
             self.shared[key] = make()
         return self.shared[key]
 
-    def place(self, unit: Unit) -> tuple[BNTANet, Target, Split]:
+    def inputs(self, unit: Unit) -> tuple[BNTANet, Target, Split]:
         """A unit's model, target and split."""
         target = self.targets[unit.spec.training][unit.target]
         return self.models[unit.spec.training], target, target.split(unit.split)
 
     def columns(self, unit: Unit) -> dict:
         """A unit's columns: what its key is made of, and what says whose rows they are."""
-        _, target, split = self.place(unit)
+        _, target, split = self.inputs(unit)
         sources = self.sources if unit.experiment == "shift" else None
         sample = self.share("sample", unit.target, unit.split, unit.experiment == "shift",
                             make=lambda: sample_digest(split, sources))
@@ -121,7 +119,7 @@ class Bench:
 
     def features(self, unit: Unit) -> tuple[Tensor, Tensor, float]:
         """Global and local features of the whole set without adaption, and the seconds of one image."""
-        model, target, _ = self.place(unit)
+        model, target, _ = self.inputs(unit)
 
         def make():
             if model.scale.is_cuda:  # a GPU's first call pays for what no later one does
@@ -134,7 +132,7 @@ class Bench:
 
     def pairs(self, unit: Unit, sample: Tensor) -> tuple[Pairs, float]:
         """The closest pairs of the images ``sample``, as many as any unit needs; seconds."""
-        local, gallery = self.features(unit)[1][sample], len(self.place(unit)[2].gallery)
+        local, gallery = self.features(unit)[1][sample], len(self.inputs(unit)[2].gallery)
         k = max(self.largest_k, unit.spec.columns(self.settings, gallery)["K"])
 
         def make():
@@ -147,18 +145,18 @@ class Bench:
     def measure(self, unit: Unit) -> list[dict]:
         """A unit's rows. Raises what measuring raises.
 
-        Where a rate above the settings' own makes adaption diverge, the only row has the metric DIVERGED.
+        If a rate above the settings' own makes adaption diverge, the only row has the metric DIVERGED.
         """
         start = time.perf_counter()
         try:
-            found = EXPERIMENTS[unit.experiment](self, unit)
+            rows = EXPERIMENTS[unit.experiment](self, unit)
         except FloatingPointError:
             if unit.spec.settings(self.settings).tta_lr <= self.settings.tta_lr:
                 raise
-            found = [{"metric": DIVERGED, "value": 1.0}]
+            rows = [{"metric": DIVERGED, "value": 1.0}]
         origin = {"seconds": round(time.perf_counter() - start, 3), "measured_on": date.today().isoformat(),
                   "machine": machine(device_of(self.settings.profile).type == "cuda")}
-        return [{"unit": ""} | self.columns(unit) | row | origin for row in found]
+        return [{"unit": ""} | self.columns(unit) | row | origin for row in rows]
 
 
 def sample_digest(split: Split, sources: Sequence[str] | None = None) -> str:
@@ -170,71 +168,71 @@ def sample_digest(split: Split, sources: Sequence[str] | None = None) -> str:
 # ---------------------------------------------------------------- what a unit gives
 
 
-def _retrieval(bench: Bench, unit: Unit) -> list[dict]:
+def _retrieval(measurer: Measurer, unit: Unit) -> list[dict]:
     """mAP, R1, R5, R10 (per cent), probes without a match if any; for bnta the seconds of its parts."""
-    spec, settings, seconds, features = unit.spec, unit.spec.settings(bench.settings), {}, None
-    model, target, split = bench.place(unit)
+    spec, settings, seconds, features = unit.spec, unit.spec.settings(measurer.settings), {}, None
+    model, target, split = measurer.inputs(unit)
     if spec.adapter == "none":
-        features = bench.features(unit)[0]
+        features = measurer.features(unit)[0]
     elif spec.adapter == "bnta":
         sample = sample_of(split, spec.N)
-        pairs, pairing = bench.pairs(unit, sample)
+        pairs, pairing = measurer.pairs(unit, sample)
         images = target.data.images[sample]
         result = adapt(model, images, settings, pairs=pairs, seed=unit.seed, **spec.options)
         model = result.model
-        each = bench.features(unit)[2]
+        each = measurer.features(unit)[2]
         seconds = {"features": each * len(sample), "pairing": pairing, "steps": result.seconds}
     else:
         adapter = ADAPTERS[spec.adapter]
         model = adapter(model, target.data.images[split.gallery], settings, seed=unit.seed, **spec.options)
     scores = score(model, target, split, settings, features)
-    unmatched = {"unmatched": scores.unmatched} if scores.unmatched else {}
-    return [{"metric": metric, "value": value, "unit": name}
-            for values, name in ((scores.row(), "%"), (unmatched, "probes"),
-                                 ({part: round(value, 4) for part, value in seconds.items()}, "s"))
-            for metric, value in values.items()]
+    numbers = [(metric, value, "%") for metric, value in scores.row().items()]
+    if scores.unmatched:
+        numbers.append(("unmatched", scores.unmatched, "probes"))
+    numbers += [(part, round(value, 4), "s") for part, value in seconds.items()]
+    return [{"metric": metric, "value": value, "unit": name} for metric, value, name in numbers]
 
 
-def _changes(bench: Bench, unit: Unit) -> list[dict]:
+def _changes(measurer: Measurer, unit: Unit) -> list[dict]:
     """Change rates of each BN layer ("rate mean", ..., per cent), and the terms of Eq. (13).
 
     The terms are means over batches of the same pairs: "pos frozen" before, "pos statistics" with the
     statistics alone moved, "pos adapted" after, and so for "mat".
     """
-    model, target, split = bench.place(unit)
-    settings, gallery = unit.spec.settings(bench.settings), target.data.images[split.gallery]
+    model, target, split = measurer.inputs(unit)
+    settings, gallery = unit.spec.settings(measurer.settings), target.data.images[split.gallery]
     result = adapt(model, gallery, settings, seed=unit.seed, **unit.spec.options)
     rows = [{"metric": f"rate {row.quantity}", "value": 100 * row.rate, "unit": "%", "index": row.index,
              "layer": row.layer} for row in result.changes.itertuples(index=False)]
     statistics = adapt(model, gallery, settings, losses=(), pairs=result.pairs, seed=unit.seed).model
-    for kind, chosen in (("frozen", model), ("statistics", statistics), ("adapted", result.model)):
-        means = pair_losses(chosen, gallery, result.pairs, settings).mean()
+    for kind, network in (("frozen", model), ("statistics", statistics), ("adapted", result.model)):
+        means = pair_losses(network, gallery, result.pairs, settings).mean()
         rows += [{"metric": f"{term} {kind}", "value": float(means[term]), "index": 0} for term in LOSSES]
     return rows
 
 
-def _shift(bench: Bench, unit: Unit) -> list[dict]:
+def _shift(measurer: Measurer, unit: Unit) -> list[dict]:
     """Distance of each BN layer's outputs on probes and gallery from the frozen model's on the sources."""
-    model, target, split = bench.place(unit)
-    images = target.data.images
-    source = bench.share("moments", unit.spec.training, make=lambda: bn_moments(model, bench.source_images))
-    adapted = adapt(model, images[split.gallery], unit.spec.settings(bench.settings), seed=unit.seed,
-                    **unit.spec.options).model
+    model, target, split = measurer.inputs(unit)
+    images, settings = target.data.images, unit.spec.settings(measurer.settings)
+    source = measurer.share("moments", unit.spec.training,
+                            make=lambda: bn_moments(model, measurer.source_images))
+    adapted = adapt(model, images[split.gallery], settings, seed=unit.seed, **unit.spec.options).model
     both = images[torch.cat([split.probe, split.gallery])]
     return [{"metric": "distance", "value": row.distance, "unit": "source std", "index": row.index,
-             "layer": row.layer, "model": kind} for kind, chosen in (("frozen", model), ("adapted", adapted))
-            for row in shift_by_layer(source, bn_moments(chosen, both)).itertuples(index=False)]
+             "layer": row.layer, "model": kind} for kind, network in (("frozen", model), ("adapted", adapted))
+            for row in shift_by_layer(source, bn_moments(network, both)).itertuples(index=False)]
 
 
-def _headroom(bench: Bench, unit: Unit) -> list[dict]:
+def _headroom(measurer: Measurer, unit: Unit) -> list[dict]:
     """Rank of each probe's match without adaption, with the cameras of both as "1-5"."""
-    model, target, split = bench.place(unit)
+    model, target, split = measurer.inputs(unit)
     data = target.data
     same = data.pids[split.probe, None] == data.pids[split.gallery][None, :]
     if not (same.sum(1) == 1).all():
         raise ValueError(f"{data.name}: headroom needs one match for each probe")
     match = data.camids[split.gallery[same.int().argmax(1)]]
-    ranks = score(model, target, split, bench.settings, bench.features(unit)[0]).rank
+    ranks = score(model, target, split, measurer.settings, measurer.features(unit)[0]).rank
     cameras = zip(data.camids[split.probe].tolist(), match.tolist(), strict=True)
     return [{"metric": "rank", "value": rank, "cameras": f"{min(a, b)}-{max(a, b)}",
              "gallery": len(split.gallery), "part": unit.spec.labels["part"]}
@@ -247,37 +245,31 @@ EXPERIMENTS = {"retrieval": _retrieval, "changes": _changes, "shift": _shift, "h
 # ---------------------------------------------------------------- rows
 
 
-def measure(bench: Bench, units: Iterable[Unit], progress: bool = True, title: str = "") -> pd.DataFrame:
+def measure(measurer: Measurer, units: Iterable[Unit], progress: bool = True, title: str = "") -> pd.DataFrame:
     """Rows of the units in their order, from the store, where those that it lacks are measured first.
 
-    Columns: those of the store with the caller's name of the target, ``method`` and the spec's labels;
-    details that no row has are left out. If a spec diverged on any split of a target, one row of it there
-    has the metric DIVERGED and there are no others.
+    Columns: the caller's name of the target, ``method``, the spec's labels, and those of the store; details
+    that no row has are left out. If a spec diverged on any split of a target, its only rows there have the
+    metric DIVERGED.
     """
     units = list(units)
+    columns = [measurer.columns(unit) for unit in units]
+    measurer.largest_k = max(unit_columns["K"] for unit_columns in columns)
+    keys = [key_of(unit_columns) for unit_columns in columns]
     with Store() as store:
-        store.fill(bench.settings.profile)
-        columns = [bench.columns(unit) for unit in units]
-        bench.largest_k = max(own["K"] for own in columns)
-        keys = [key_of(own) for own in columns]
+        store.fill(measurer.settings.profile)
         known = store.known(keys)
         missing = {key: unit for key, unit in zip(keys, units) if key not in known}
         count = len({*keys})
         with tqdm(total=count, initial=count - len(missing), disable=not progress, desc=title) as bar:
-            for key, rows in measure_all(bench, missing):
+            for key, rows in measure_all(measurer, missing):
                 store.add(key, rows)
                 bar.update()
-        found = store.rows(list({*keys}))
-    labels = pd.DataFrame([
-        {"key": key, "order": i, "target": unit.target, "method": unit.spec.method, **unit.spec.labels}
-        for i, (key, unit) in enumerate(zip(keys, units))])
-    rows = labels.merge(found.drop(columns=labels.columns.difference(["key"]), errors="ignore"), on="key")
-    rows = rows.sort_values("order", kind="stable", ignore_index=True)
-    lost = rows[rows["metric"] == DIVERGED].drop_duplicates(["target", "method"])
-    place, broken = (pd.MultiIndex.from_frame(table[["target", "method"]]) for table in (rows, lost))
-    rows = rows[~place.isin(broken) | rows.index.isin(lost.index)]
-    empty = [name for name in DETAILS if (rows[name].isna() | (rows[name] == "")).all()]
-    whole = {name: "int64" for name in WHOLE if name not in empty and rows[name].notna().all()}
-    names = ["target", "method", *labels.columns.difference(["key", "order", "target", "method"], sort=False)]
-    rest = [name for name in COLUMNS if name not in (*names, *empty)]
-    return rows.astype(whole)[[*names, *rest]].reset_index(drop=True)
+        stored = store.rows(keys)
+    names = pd.DataFrame([{"key": key, "target": unit.target, "method": unit.spec.method, **unit.spec.labels}
+                          for key, unit in zip(keys, units)])
+    rows = names.merge(stored.drop(columns=names.columns.drop("key"), errors="ignore"), on="key")
+    diverged = rows["metric"] == DIVERGED
+    rows = rows[diverged | ~diverged.groupby([rows["target"], rows["method"]]).transform("any")]
+    unused = [name for name in DETAILS if rows[name].replace("", None).isna().all()]
+    return rows.drop(columns=["key", *unused]).reset_index(drop=True)

@@ -5,7 +5,7 @@ of all that decides its numbers: METHOD_VERSION, the spec's columns, data, weigh
 A unit is written in one transaction. A store starts with the rows that are recorded with the suite
 (``data/results/<profile>.csv.gz``), which stay marked in the column ``recorded``.
 
-``python -m bnta_lib.suite.store`` lists what the store holds; ``--export FILE`` writes its rows.
+``python -m bnta_lib.suite.store --export FILE`` writes its rows.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Store:
     def _require_space(self, error: Exception) -> None:
         """Raise OSError if the disk is full, which SQLite reports as one of several errors."""
         if shutil.disk_usage(self.path.parent).free < 1 << 16:
-            raise OSError(errno.ENOSPC, f"the disk is full: could not write {self.path}, which is unchanged; free "
-                          "some space, or set BNTA_CACHE to a folder on another disk") from error
+            raise OSError(errno.ENOSPC, f"the disk is full: could not write {self.path}, which is unchanged; "
+                          "free some space, or set BNTA_CACHE to a folder on another disk") from error
 
     def __enter__(self) -> Store:
         return self
@@ -118,9 +118,10 @@ class Store:
             where, values = "key IN (SELECT value FROM json_each(?))", [json.dumps(list(keys))]
         query = f"SELECT * FROM rows WHERE {where} ORDER BY rowid"
         table = pd.read_sql(query, self.connection, params=values)
-        for name in table.columns.difference(["key", "number"]):
+        for name in COLUMNS:
             table[name] = pd.to_numeric(table[name]) if name in NUMBERS else table[name].fillna("")
-        return table.drop(columns="number")
+        whole = [name for name in WHOLE if table[name].notna().all()]
+        return table.drop(columns="number").astype(dict.fromkeys(whole, "int64"))
 
 
 def machine(gpu: bool = True) -> str:
@@ -142,12 +143,12 @@ def refuse_mixed(rows: pd.DataFrame) -> None:
         ValueError: for several profiles or versions, several data of a target, weights of a training,
             settings of a row, units of a metric, samples of a target's split, or a value that is not finite.
     """
-    several = [("profile", []), ("version", []), ("data", ["target"]), ("weights", ["training"]),
-               ("unit", ["metric"]), ("sample", ["experiment", "target", "split"])]
-    several += [(name, ["table", "experiment", "method"]) for name in SPEC if name not in ("N", "K")]
-    for origin, names in several:
+    one_each = {"profile": [], "version": [], "data": ["target"], "weights": ["training"], "unit": ["metric"],
+                "sample": ["experiment", "target", "split"]}
+    one_each |= {name: ["table", "experiment", "method"] for name in SPEC if name not in ("N", "K")}
+    for origin, names in one_each.items():
         names = [name for name in names if name in rows or name != "table"]
-        if origin not in rows or not {*names} <= {*rows}:
+        if not {origin, *names} <= {*rows}:
             continue
         given = rows[rows[origin].notna() & (rows[origin] != "")]
         for value, group in given.groupby(names, sort=False)[origin] if names else [("", given[origin])]:
@@ -180,27 +181,20 @@ def export(path: str | Path, profile: str | None = None) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Write the store's rows, those that are recorded with the suite among them."""
     parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.store",
-                                     description="What the results store holds.")
+                                     description="Write the rows of the results store.")
     parser.add_argument("--profile", choices=PROFILES, help="default: all")
-    parser.add_argument("--export", type=Path, metavar="FILE", help="write the rows as CSV (.csv, .csv.gz)")
-    chosen = parser.parse_args(arguments)
-    if chosen.export and not chosen.export.name.endswith((".csv", ".csv.gz")):
-        parser.error(f"--export writes .csv or .csv.gz, not {chosen.export.name}")
+    parser.add_argument("--export", type=Path, metavar="FILE", required=True, help="a .csv or .csv.gz")
+    options = parser.parse_args(arguments)
+    if not options.export.name.endswith((".csv", ".csv.gz")):
+        parser.error(f"--export writes .csv or .csv.gz, not {options.export.name}")
     with Store() as store:
-        store.fill(chosen.profile or "laptop")
-        rows = store.rows(profile=chosen.profile)
-    if rows.empty:
-        raise SystemExit("the results store is empty: make reproduce measures")
-    if chosen.export:
-        try:
-            print(f"wrote {export(chosen.export, chosen.profile)} rows to {chosen.export}")
-        except OSError as error:
-            raise SystemExit(f"cannot write the rows: {error}") from None
-        return
-    names = ["profile", "experiment", "version", "recorded"]
-    minutes = rows.drop_duplicates("key").groupby(names)["seconds"].sum() / 60
-    print(rows.groupby(names).size().to_frame("numbers").assign(minutes=minutes.round(1)).to_string())
+        store.fill(options.profile or "laptop")
+    try:
+        print(f"wrote {export(options.export, options.profile)} rows to {options.export}")
+    except OSError as error:
+        raise SystemExit(f"cannot write the rows: {error}") from None
 
 
 if __name__ == "__main__":
