@@ -1,9 +1,9 @@
 """The results store: keys, recorded rows, several processes, and rows that do not belong together."""
 
 import gzip
-import subprocess
-import sys
+import multiprocessing
 import time
+from contextlib import suppress
 from random import Random
 
 import numpy as np
@@ -13,7 +13,9 @@ import pytest
 from bnta_lib.settings import METHOD_VERSION, ROOT, settings
 from bnta_lib.suite import store as module
 from bnta_lib.suite.specs import TABLE_2, Spec
-from bnta_lib.suite.store import KEY, Store, export, key_of, main, refuse_mixed
+from bnta_lib.suite.store import KEY, Store, key_of, main, refuse_mixed
+
+RECORDED = ROOT / "data" / "results" / "laptop.csv.gz"
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +25,8 @@ def own_cache(tmp_path, monkeypatch):
 
 def unit(spec=TABLE_2[2], **other) -> dict:
     return {"experiment": "retrieval", "profile": "smoke", "target": "dots", "split": 0, "seed": 0,
-            **spec.columns(settings("smoke"), 12), "version": METHOD_VERSION, "data": "d", "weights": "w", "sample": "s",
-            "seconds": 1.5, "machine": "m", "measured_on": "2026-01-01", "unit": "%"} | other
+            **spec.columns(settings("smoke"), 12), "version": METHOD_VERSION, "data": "d", "weights": "w",
+            "sample": "s", "seconds": 1.5, "machine": "m", "measured_on": "2026-01-01", "unit": "%"} | other
 
 
 def rows_of(columns, values=(1 / 3, 0.1 + 0.2)) -> list[dict]:
@@ -46,49 +48,47 @@ def test_rows_read_back_as_they_were_added_and_once():
 @pytest.mark.parametrize("other", [
     unit(Spec("x", options={"K": 3})), unit(Spec("x", N=10)), unit(Spec("x", overrides={"tta_lr": 0.1})),
     unit(Spec("x", options={"follow_bnneck": False})), unit(Spec("x", overrides={"tta_batch": 8})),
-    unit(Spec("x", overrides={"normalise_features": False})), unit(TABLE_2[1]), unit(TABLE_2[3]), unit(experiment="changes"),
-    *(unit(**{name: "other"}) for name in ("version", "data", "weights", "sample")), unit(split=1), unit(seed=1)])
+    unit(Spec("x", overrides={"normalise_features": False})), unit(TABLE_2[1]), unit(TABLE_2[3]),
+    unit(experiment="changes"), unit(split=1), unit(seed=1),
+    *(unit(**{name: "other"}) for name in ("version", "data", "weights", "sample"))])
 def test_what_decides_a_number_is_in_its_key(other):
     assert key_of(unit()) != key_of(other)
 
 
 def test_what_decides_no_number_is_not_in_its_key():
-    same = [unit(Spec("another name")), unit(Spec("all", N=12, options={"K": 6})), unit(target="renamed", profile="laptop"),
+    same = [unit(Spec("another name")), unit(Spec("all", N=12, options={"K": 6})),
+            unit(target="renamed", profile="laptop"),
             unit(seconds=9.0, machine="other", measured_on="2027-01-01"),
-            unit() | {"momentum": np.float64(0.1), "follow_bnneck": 1.0, "N": np.int64(12), "options": float("nan")}]
+            unit(momentum=np.float64(0.1), follow_bnneck=1.0, N=np.int64(12), options=float("nan"))]
     assert {key_of(one) for one in same} == {key_of(unit())}
 
 
 def test_key_does_not_depend_on_the_source_text():
     """Its parts are named here: a file of the library is none of them."""
-    assert set(KEY) == {"version", "experiment", "training", "adapter", "N", "K", "momentum", "epochs", "lr", "optimizer",
-                        "margin", "lambda3", "reduction", "layers", "quantities", "losses", "reading", "follow_bnneck",
-                        "normalise", "options", "data", "weights", "sample", "split", "seed"}
+    assert KEY == (
+        "version", "experiment", "training", "adapter", "N", "K", "momentum", "epochs", "lr", "optimizer",
+        "margin", "lambda3", "reduction", "layers", "quantities", "losses", "reading", "follow_bnneck",
+        "normalise", "options", "data", "weights", "sample", "split", "seed")
 
 
-def test_recorded_rows_fill_an_empty_store_and_stay_marked(monkeypatch):
-    recorded = pd.read_csv(ROOT / "data" / "results" / "laptop.csv.gz", low_memory=False)
+def test_recorded_rows_fill_a_store_once_stay_marked_and_are_exported_again(tmp_path, monkeypatch):
+    recorded = pd.read_csv(RECORDED, low_memory=False)
     with Store() as store:
-        store.add("mine", rows_of(unit(profile="laptop")))
+        store.add("mine", rows_of(unit()))
         store.fill("laptop")
         store.fill("laptop")
-        rows = store.rows(profile="laptop")
-        assert store.rows(profile="smoke").empty
-    assert len(rows) == len(recorded) + 2 == 51_512 and rows["recorded"].sum() == len(recorded)
+        rows = store.rows()
+        row = rows.query("adapter == 'bnta' and target == 'iLIDS' and experiment == 'retrieval'").iloc[0]
+        key = key_of({**row, **TABLE_2[2].columns(settings("laptop"), 60)})
+        assert store.known([key]), "a recorded row has the key of the spec that measured it"
+    assert rows["recorded"].tolist() == [0, 0] + [1] * len(recorded)
     assert np.array_equal(rows["value"][2:], recorded["value"], equal_nan=True)
+    main(["--profile", "laptop", "--export", str(tmp_path / "rows.csv")])
+    assert (tmp_path / "rows.csv").read_bytes() == gzip.decompress(RECORDED.read_bytes())
     monkeypatch.setattr(module, "METHOD_VERSION", METHOD_VERSION + 1)
     with Store() as store:  # rows of another version are not read back
         store.fill("laptop")
-        assert len(store.rows(profile="laptop")) == len(rows)
-
-
-def test_recorded_row_has_the_key_of_the_spec_that_measured_it():
-    with Store() as store:
-        store.fill("laptop")
-        first = store.rows(profile="laptop").query("experiment == 'retrieval' and target == 'iLIDS' and K == 30").iloc[0]
-        own = Spec("x", overrides={"tta_momentum": float(first["momentum"])}).columns(settings("laptop"), 60)
-        key = key_of({**first, **own})
-        assert first["N"] == 60 and (key == first["key"]) == all(first[k] == v for k, v in own.items())
+        assert len(store.rows()) == len(rows)
 
 
 def test_damaged_store_is_named_with_what_to_do(tmp_path):
@@ -97,59 +97,66 @@ def test_damaged_store_is_named_with_what_to_do(tmp_path):
         Store()
 
 
-SWEEP = """
-import sys, time
-from bnta_lib.suite.store import Store
-with Store() as store:
-    for seed in range(40):
-        if store.known([str(seed)]):
-            continue
-        time.sleep(0.02)
-        print(seed, flush=True)
-        store.add(str(seed), [{"metric": name, "value": seed / 7, "seed": seed, "profile": "smoke"} for name in ("R1", "mAP")])
-"""
+FORK = multiprocessing.get_context("fork")  # a process that is here at once
 
 
-def test_killed_run_resumes_without_losing_a_finished_unit():
-    """SIGKILL at a random moment, again and again: units are whole, and none is measured twice but the one in hand."""
-    random, command = Random(0), [sys.executable, "-c", SWEEP]
-    seen = []
+def start(work) -> tuple:
+    """A process that does ``work`` with one end of a pipe; the other end."""
+    here, there = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=work, args=(there,))
+    process.start()
+    there.close()
+    return process, here
+
+
+def received(pipe) -> list:
+    """All that is sent until the process ends."""
+    values = []
+    with suppress(EOFError):
+        while True:
+            values.append(pipe.recv())
+    return values
+
+
+def sweep(pipe) -> None:
+    with Store() as store:
+        for seed in (seed for seed in range(40) if not store.known([str(seed)])):
+            time.sleep(0.02)
+            pipe.send(seed)
+            store.add(str(seed), [{"metric": name, "value": seed / 7} for name in ("R1", "mAP")])
+
+
+def read(pipe) -> None:
+    counts = [0]
+    with Store() as store:
+        while counts[-1] < 80:
+            counts.append(len(store.rows()))
+            time.sleep(0.005)
+    pipe.send((all(count % 2 == 0 for count in counts), counts == sorted(counts)))
+
+
+def test_killed_run_loses_no_finished_unit_and_others_read_whole_units():
+    """SIGKILL at a random moment, again and again, while another process reads."""
+    random, begun, (_, counts) = Random(0), [], start(read)
     for _ in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        begun = [int(process.stdout.readline()) for _ in range(random.randint(2, 9))]
+        process, pipe = start(sweep)
+        seeds = [pipe.recv() for _ in range(random.randint(2, 9))]
         time.sleep(random.random() / 50)
         process.kill()
-        begun += [int(line) for line in process.communicate()[0].split()]
+        seeds += received(pipe)
         with Store() as store:
-            counts = store.rows()["key"].value_counts()
-        assert (counts == 2).all() and set(map(str, begun[:-1])) <= set(counts.index)
-        seen += begun
-    done = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    with Store() as store:
-        assert len(store.rows()) == 80
-    assert len(seen) + len(done) <= 40 + 3
-
-
-READ = """
-from bnta_lib.suite.store import Store
-counts = []
-with Store() as store:
-    while not counts or counts[-1] < 80:
-        counts.append(len(store.rows()))
-print(all(count % 2 == 0 for count in counts), counts == sorted(counts))
-"""
-
-
-def test_two_processes_read_whole_units_while_one_writes():
-    readers = [subprocess.Popen([sys.executable, "-c", READ], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    subprocess.run([sys.executable, "-c", SWEEP], capture_output=True, check=True)
-    for reader in readers:
-        assert reader.communicate(timeout=60)[0].split() == ["True", "True"]
+            rows = store.rows()["key"].value_counts()
+        assert (rows == 2).all() and set(map(str, seeds[:-1])) <= set(rows.index)
+        begun += seeds
+    begun += received(start(sweep)[1])
+    assert 40 <= len(begun) <= 40 + 3, "none is measured twice but those in hand"
+    assert received(counts) == [(True, True)]
 
 
 def test_export_is_the_same_bytes_and_leaves_out_other_versions_and_own_folders(tmp_path, capsys):
     with Store() as store:
-        for i, more in enumerate([{}, {"version": 0}, {"target": "shop, own folder"}, {"target": "VIPeR, published"}]):
+        for i, more in enumerate([{}, {"version": 0}, {"target": "shop, own folder"},
+                                  {"target": "VIPeR, published"}]):
             store.add(str(i), rows_of(unit(**more)))
     for name in ("a.csv.gz", "b.csv.gz"):
         main(["--profile", "smoke", "--export", str(tmp_path / name)])
@@ -159,35 +166,30 @@ def test_export_is_the_same_bytes_and_leaves_out_other_versions_and_own_folders(
     assert "wrote 4 rows" in capsys.readouterr().out
 
 
-def test_export_of_the_recorded_rows_is_the_recorded_file(tmp_path):
-    with Store() as store:
-        store.fill("laptop")
-    assert export(tmp_path / "rows.csv.gz", "laptop") == 51_510
-    assert gzip.decompress((tmp_path / "rows.csv.gz").read_bytes()) == gzip.decompress(
-        (ROOT / "data" / "results" / "laptop.csv.gz").read_bytes())
-
-
 # ---- rows of one table
 
 
-def origins(**other) -> pd.DataFrame:
+def mixed(**other) -> pd.DataFrame:
     row = unit(method="BNTA", table="table_2", metric="R1", value=1.0)
-    return pd.DataFrame([row | other])
+    return pd.DataFrame([row, row | other])
 
 
 @pytest.mark.parametrize("other, words", [
     ({"profile": "paper"}, "2 different profile .smoke, paper."), ({"version": 0}, "2 different version"),
-    ({"data": "d2"}, "2 different data .d, d2. of dots"), ({"weights": "w2", "target": "GRID"}, "2 different weights .*of bnta"),
+    ({"data": "d2"}, "2 different data .d, d2. of dots"),
+    ({"weights": "w2", "target": "GRID"}, "2 different weights .*of bnta"),
     ({"lr": 0.05}, "2 different lr .*of table_2 retrieval BNTA"), ({"unit": "1"}, "2 different unit"),
-    ({"sample": "s2"}, "2 different sample .*of retrieval dots 0"), ({"value": float("nan")}, "1 rows hold no finite number.*BNTA"),
+    ({"sample": "s2"}, "2 different sample .*of retrieval dots 0"),
+    ({"value": float("nan")}, "1 rows hold no finite number.*BNTA"),
     ({"value": float("inf")}, "no finite number")])
 def test_rows_of_different_origin_are_refused_by_name(other, words):
     with pytest.raises(ValueError, match=words):
-        refuse_mixed(pd.concat([origins(), origins(**other)]))
+        refuse_mixed(mixed(**other))
 
 
 @pytest.mark.parametrize("other", [
-    {"target": "GRID", "data": "d2", "sample": "s2"}, {"method": "Baseline", "training": "baseline", "weights": "w2"}, {"split": 1, "sample": "s2"},
-    {"method": "faster", "lr": 0.05}, {"table": "table_5", "lr": 0.05}, {"data": "", "weights": None}])
+    {"target": "GRID", "data": "d2", "sample": "s2"}, {"split": 1, "sample": "s2"},
+    {"method": "Baseline", "training": "baseline", "weights": "w2"}, {"method": "faster", "lr": 0.05},
+    {"table": "table_5", "lr": 0.05}, {"data": "", "weights": None}])
 def test_rows_that_belong_together_are_not_refused(other):
-    refuse_mixed(pd.concat([origins(), origins(**other)]))
+    refuse_mixed(mixed(**other))
