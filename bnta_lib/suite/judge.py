@@ -202,11 +202,9 @@ def time_rows(rows: pd.DataFrame, targets: Mapping[str, Target]) -> pd.DataFrame
     without.
     """
     parts = rows[(rows["method"] == "BNTA") & (rows["unit"] == "s")]
-    keys = ["target", "split", "seed", "profile", "machine"]
+    keys = ["target", "split", "seed", "profile", "machine", "N"]  # N: images of the gallery
     parts = parts.pivot(index=keys, columns="metric", values="value").reset_index()
-    splits = [targets[name].splits[split] for name, split in zip(parts["target"], parts["split"])]
-    gallery = np.array([len(split.gallery) for split in splits])
-    both = gallery + [len(split.probe) for split in splits]
-    seconds, each = parts[["features", "pairing", "steps"]].sum(axis=1), parts["features"] / gallery
-    times = parts[keys].assign(seconds=seconds, ms=(each + seconds / both) / each)
-    return times.melt(keys, ["seconds", "ms"], "metric")
+    probes = [len(targets[name].splits[split].probe) for name, split in zip(parts["target"], parts["split"])]
+    seconds = parts[["features", "pairing", "steps"]].sum(axis=1)
+    ratio = 1 + seconds / (parts["N"] + probes) / (parts["features"] / parts["N"])
+    return parts[keys].assign(seconds=seconds, ms=ratio).melt(keys, ["seconds", "ms"], "metric")

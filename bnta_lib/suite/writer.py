@@ -25,9 +25,7 @@ def _text(value: object) -> object:
 def markdown(table: pd.DataFrame) -> str:
     """A table as GitHub Markdown. Levels of index and columns are joined with a space."""
     flat = table.map(_text).rename(index=_text)
-    if isinstance(flat.columns, pd.MultiIndex):
-        flat.columns = [" ".join(map(str, labels)) for labels in flat.columns]
-    flat.columns = list(map(_text, flat.columns))
+    flat.columns = [_text(" ".join(map(str, label)) if isinstance(label, tuple) else label) for label in flat]
     flat = flat.reset_index(names=[name or "" for name in flat.index.names])
     # Text stays as it is printed: 48.0 is not 48.
     return flat.to_markdown(index=False, disable_numparse=True)
