@@ -20,8 +20,9 @@ from common import Row
 from joblib import Parallel, delayed, parallel_config
 from PIL import Image
 
-from bnta_lib.data.packed import BLOCK, open_pack, pack
-from bnta_lib.data.published import Found, Sample
+from bnta_lib.data.folders import Sample
+from bnta_lib.data.packed import BLOCK, open_pack, pack, pack_folder
+from bnta_lib.data.published import Found
 
 SIZE = (256, 128)  # height and width of the paper's input
 
@@ -61,11 +62,11 @@ def measured(folder: Path, height: int, width: int, count: int, times: int, roun
     opened = []
 
     def rate(workers: int) -> float:
-        packs = []
+        folder = pack_folder(found, SIZE)
         with mock.patch.dict(os.environ, BNTA_WORKERS=str(workers)):
-            took = common.seconds(lambda: packs.append(pack(found, SIZE, progress=False)))
-        opened.append(1000 * common.seconds(lambda: open_pack(packs[0].folder)))
-        shutil.rmtree(packs[0].folder)
+            took = common.seconds(lambda: pack(found, SIZE, progress=False))
+        opened.append(1000 * common.seconds(lambda: open_pack(folder, found.name)))
+        shutil.rmtree(folder)
         return len(found) / took
 
     for workers in dict.fromkeys((1, os.cpu_count() or 1)):

@@ -2,27 +2,24 @@
 
 ``python tests/fuzz.py [--seconds 60] [--only archive image]`` (``make fuzz``). Atheris, which this needs and
 the environment does not hold (``pip install atheris``), changes good files at random and keeps what reaches
-new code. A reader must give what it read, or raise what its docstring says: OSError or ValueError, with a
-sentence. Prints how many inputs each reader was given; exits with 1 where one raised something else, ended the
-process, or took longer than ``SLOW`` seconds, and leaves that input in ``--keep``.
+new code. A reader must return what it read, or raise OSError or ValueError with a sentence. Prints how many
+inputs each reader was given. Exits with 1 if one raised something else, ended the process, or took longer
+than ``SLOW`` seconds, and leaves that input in ``--keep``.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 SLOW = 20  # seconds for one input
@@ -35,27 +32,19 @@ EXPECTED = (OSError, ValueError)
 def archive(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
     """Zip, tar, gz, xz and 7z, unpacked into a folder: nothing may appear beside it."""
     import py7zr
+
     from bnta_lib.data.archives import prepare
 
-    files = {"a/1.txt": b"one" * 30, "a/2.txt": b"", "b.txt": bytes(range(256))}
-    good = []
-    with zipfile.ZipFile(held := io.BytesIO(), "w", zipfile.ZIP_DEFLATED) as file:
-        for name, data in files.items():
-            file.writestr(name, data)
-    good.append(held.getvalue())
-    for mode in ("w:", "w:gz", "w:xz"):
-        with tarfile.open(fileobj=(held := io.BytesIO()), mode=mode) as file:
-            for name, data in files.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                file.addfile(info, io.BytesIO(data))
-        good.append(held.getvalue())
-    with py7zr.SevenZipFile(held := io.BytesIO(), "w") as file:
-        for name, data in files.items():
-            file.writestr(data, name)
-    good.append(held.getvalue())
-    home = place / "home"
-    home.mkdir()
+    source, home, good = place / "source", place / "home", []
+    for folder in (source / "a", home):
+        folder.mkdir(parents=True)
+    for name, data in {"a/1.txt": b"one" * 30, "a/2.txt": b"", "b.txt": bytes(range(256))}.items():
+        (source / name).write_bytes(data)
+    for kind in ("zip", "tar", "gztar", "xztar"):
+        good.append(Path(shutil.make_archive(place / "good", kind, source)).read_bytes())
+    with py7zr.SevenZipFile(place / "good.7z", "w") as file:
+        file.writeall(source, "")
+    good.append((place / "good.7z").read_bytes())
 
     def read(path: Path) -> None:
         root = home / "root"
@@ -69,42 +58,48 @@ def archive(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
     return good, read
 
 
-def delta(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
-    """A site's delta, read and put on its model."""
+def _network():
+    """A small network, and its settings."""
     import torch
-    from bnta_lib import BNTANet, Delta, adapt, settings
+
+    from bnta_lib import BNTANet, settings
 
     small = settings("smoke", height=48, width=24, base_width=4, local_dim=8, stripes=3)
     torch.manual_seed(0)
-    model = BNTANet(5, small).eval()
-    images = torch.randint(0, 256, (16, 3, 48, 24), dtype=torch.uint8)
-    made = adapt(model, images, small).delta
-    made.save(place / "good.safetensors")
+    return BNTANet(5, small).eval(), small
+
+
+def delta(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
+    """A site's delta, read and put on its model."""
+    import torch
+
+    from bnta_lib import Delta, adapt
+
+    model, small = _network()
+    adapt(model, torch.randint(0, 256, (16, 3, 48, 24), dtype=torch.uint8), small).delta.save(place / "good")
 
     def read(path: Path) -> None:
         with Delta.load(path).applied(model):
             pass
 
-    return [(place / "good.safetensors").read_bytes()], read
+    return [(place / "good").read_bytes()], read
 
 
 def weights(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
     """A weights file."""
-    import torch
-    from bnta_lib import BNTANet, settings
     from bnta_lib.weights import load_model, save_model
 
-    small = settings("smoke", height=48, width=24, base_width=4, local_dim=8, stripes=3)
-    torch.manual_seed(0)
-    save_model(BNTANet(5, small), place / "good.safetensors", small)
-    return [(place / "good.safetensors").read_bytes()], lambda path: load_model(path, small)
+    model, small = _network()
+    save_model(model, place / "good", small)
+    return [(place / "good").read_bytes()], lambda path: load_model(path, small)
 
 
 def image(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
     """A crop, in the formats that the sets and cameras come in."""
     import numpy as np
-    from bnta_lib.data.published import Sample, read_image
     from PIL import Image
+
+    from bnta_lib.data.folders import Sample, read_image
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 12, 3), np.uint8))
     good = []
@@ -118,9 +113,11 @@ def image(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
 
 
 def _in_tree(place: Path, name: str, layout: str, file: str) -> tuple[list[bytes], Callable[[Path], object]]:
-    """One .mat file of a published tree; the survey of the tree must not fail, whatever it holds."""
+    """One .mat file of a published tree; the search of the tree must not fail, whatever it holds."""
     import real_trees
-    from bnta_lib.data.published import read_image, survey
+
+    from bnta_lib.data.folders import read_image
+    from bnta_lib.data.published import find_sets
     from bnta_lib.data.splits import target_splits
     from bnta_lib.settings import settings
 
@@ -131,9 +128,9 @@ def _in_tree(place: Path, name: str, layout: str, file: str) -> tuple[list[bytes
     def read(path: Path) -> None:
         os.replace(path, mat)
         try:
-            found, *_ = survey(place / "tree")
+            found = find_sets(place / "tree")
         except EXPECTED as error:
-            raise AssertionError(f"the survey gave up: {error}") from error
+            raise AssertionError(f"the search gave up: {error}") from error
         if name == "GRID":
             target_splits(found["GRID"], settings("smoke"))
         elif name in found:
@@ -145,7 +142,7 @@ def _in_tree(place: Path, name: str, layout: str, file: str) -> tuple[list[bytes
 
 def cuhk03(place: Path):
     """cuhk-03.mat of CUHK03, HDF5."""
-    return _in_tree(place, "CUHK03", "mat_detected", "cuhk-03.mat")
+    return _in_tree(place, "CUHK03", "mat", "cuhk-03.mat")
 
 
 def sysu(place: Path):
@@ -184,10 +181,8 @@ def fuzz(name: str, place: Path, seconds: int, seed: int, keep: Path) -> None:
     def once(data: bytes) -> None:
         path = inbox / "input.bin"
         path.write_bytes(data)
-        try:
+        with suppress(*EXPECTED):
             read(path)
-        except EXPECTED:
-            pass
 
     atheris.Setup([sys.argv[0], str(corpus), f"-max_total_time={seconds}", f"-timeout={SLOW}", "-verbosity=0",
                    f"-seed={seed + 1}", "-rss_limit_mb=6000", "-print_final_stats=1",
@@ -216,10 +211,9 @@ def main() -> int:
     for name in chosen.only:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
             environment = {**os.environ, "BNTA_CACHE": f"{place}/cache", "OMP_NUM_THREADS": "1"}
-            ended = subprocess.run(
-                [sys.executable, __file__, "--seconds", str(chosen.seconds), "--seed", str(chosen.seed), "--keep",
-                 str(chosen.keep.resolve()), "--work", name, place],
-                capture_output=True, text=True, errors="replace", env=environment)
+            command = [sys.executable, __file__, "--seconds", str(chosen.seconds), "--seed", str(chosen.seed),
+                       "--keep", str(chosen.keep.resolve()), "--work", name, place]
+            ended = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
         count = re.search(r"number_of_executed_units:\s*(\d+)", ended.stderr)
         number = f"{int(count[1]):,} inputs" if count else "no count"
         print(f"{name}: {number}, {'a fault' if ended.returncode else 'no fault'}", flush=True)

@@ -1,11 +1,9 @@
 """The published sets in little: generated trees in each layout that their owners and users publish.
 
-``tree`` writes one; ``plan`` says what a reader must find in it. Names, folders and MATLAB structures
-are the real ones; the images are a few pixels, a colour of its own for each person. ``full_tree``
-has the paper's full counts, in files of one pixel.
+``tree`` writes one, and ``plan`` lists what a reader must find in it. Names, folders and MATLAB structures
+are the real ones. The images are a few pixels, in two colours for each person. ``full_tree`` has the paper's
+full counts, in files of one pixel.
 """
-
-from __future__ import annotations
 
 import functools
 import io
@@ -21,7 +19,7 @@ from PIL import Image
 
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "CUHK02": ("pairs",),
-    "CUHK03": ("mat_detected", "images_detected", "images_labeled"),  # a .mat holds labeled ones too
+    "CUHK03": ("mat", "images_detected"),
     "Market-1501": ("folders",),
     "DukeMTMC-reID": ("folders",),
     "CUHK-SYSU": ("scenes", "cropped_jpg", "cropped_png"),
@@ -34,7 +32,7 @@ TOP = {
     "CUHK02": "Dataset", "CUHK03": "cuhk03_release", "Market-1501": "Market-1501-v15.09.15",
     "DukeMTMC-reID": "DukeMTMC-reID", "CUHK-SYSU": "CUHK-SYSU", "VIPeR": "VIPeR",
     "GRID": "underground_reid", "iLIDS": "i-LIDS_Pedestrian", "PRID": "prid_2011",
-}  # fmt: skip
+}
 JUNK, DISTRACTORS = 3, 2  # of a small Market-1501, in its gallery
 SCENE = (64, 80)  # height and width of the pictures of a small CUHK-SYSU
 
@@ -59,7 +57,7 @@ def tree(name: str, layout: str, folder: str | Path, people: int = 6, seed: int 
     """Write a small copy of a set below ``folder``, under its published top folder; that folder."""
     top = Path(folder) / TOP[name]
     entries = plan(name, layout, people)
-    if (name, layout) == ("CUHK03", "mat_detected"):
+    if (name, layout) == ("CUHK03", "mat"):
         write_cuhk03_mat(top / "cuhk-03.mat", people, seed)
     elif (name, layout) == ("CUHK-SYSU", "scenes"):
         _write_scenes(top, entries, seed)
@@ -106,23 +104,13 @@ def _cuhk03(layout: str, people: int) -> Iterator[Entry]:
             for cell in range(1, 11):
                 if (cell + person + pair) % 4 == 0 and cell not in (1, 6):
                     continue
-                if layout == "images_labeled" and (pair, person, cell) == (1, 1, 1):
-                    continue  # as in the publication, the labeled ones are one fewer
                 view = 1 if cell <= 5 else 2
-                folder = "images_labeled" if layout == "images_labeled" else "images_detected"
-                path = f"{folder}/{pair}_{person:03d}_{view}_{cell:02d}.png"
+                path = f"images_detected/{pair}_{person:03d}_{view}_{cell:02d}.png"
                 yield Entry(path, f"P{pair} {person}", view, f"P{pair}")
 
 
 def _market(layout: str, people: int) -> Iterator[Entry]:
-    frame = 0
-    for person in range(1, people + 1):
-        for camera in (1 + person % 6, 1 + (person + 2) % 6):
-            parts = ["train", "train"] if person % 2 else ["query", "gallery", "gallery"]
-            for part in parts:
-                frame += 25
-                name = f"{person:04d}_c{camera}s{1 + person % 3}_{frame:06d}_{frame % 7:02d}.jpg"
-                yield Entry(f"{_FOLDERS[part]}/{name}", str(person), camera, part)
+    yield from _train_and_test("{:04d}_c{}s1_{:06d}_01.jpg", 6, people)
     for number in range(JUNK + DISTRACTORS):
         who = "-1" if number < JUNK else "0000"
         path = f"bounding_box_test/{who}_c{1 + number}s1_{number:06d}_01.jpg"
@@ -130,17 +118,18 @@ def _market(layout: str, people: int) -> Iterator[Entry]:
 
 
 def _duke(layout: str, people: int) -> Iterator[Entry]:
-    frame = 46_157
+    yield from _train_and_test("{:04d}_c{}_f{:07d}.jpg", 8, people)
+
+
+def _train_and_test(form: str, cameras: int, people: int) -> Iterator[Entry]:
+    """Odd people to train on, even ones to test, by two cameras each."""
+    folders, frame = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}, 0
     for person in range(1, people + 1):
-        for camera in (1 + person % 8, 1 + (person + 3) % 8):
-            parts = ["train", "train"] if person % 2 else ["query", "gallery", "gallery"]
-            for part in parts:
+        for camera in (1 + person % cameras, 1 + (person + 2) % cameras):
+            for part in ("train", "train") if person % 2 else ("query", "gallery", "gallery"):
                 frame += 25
-                name = f"{person:04d}_c{camera}_f{frame:07d}.jpg"
-                yield Entry(f"{_FOLDERS[part]}/{name}", str(person), camera, part)
-
-
-_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+                name = form.format(person, camera, frame)
+                yield Entry(f"{folders[part]}/{name}", str(person), camera, part)
 
 
 def _sysu(layout: str, people: int) -> Iterator[Entry]:
@@ -194,47 +183,31 @@ def _prid(layout: str, people: int) -> Iterator[Entry]:
 _PLANS = {
     "CUHK02": _cuhk02, "CUHK03": _cuhk03, "Market-1501": _market, "DukeMTMC-reID": _duke,
     "CUHK-SYSU": _sysu, "VIPeR": _viper, "GRID": _grid, "iLIDS": _ilids, "PRID": _prid,
-}  # fmt: skip
+}
 
 
 # ---- MATLAB files
 
 
 def write_cuhk03_mat(path: str | Path, people: int = 6, seed: int = 0) -> None:
-    """``cuhk-03.mat``: MATLAB 7.3, which is HDF5 after 512 bytes; cells are references."""
+    """``cuhk-03.mat``: MATLAB 7.3, which is HDF5 after 512 bytes. Cells are references, axes are reversed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    entries = {Path(entry.path).stem: entry for entry in _cuhk03("", people)}
     with h5py.File(path, "w", userblock_size=512) as mat:
         refs = mat.create_group("#refs#")
-
-        def cell(value: np.ndarray, kind: str) -> h5py.Reference:
-            # MATLAB keeps an array's axes in reverse order.
-            made = refs.create_dataset(f"r{len(refs)}", data=np.ascontiguousarray(value.T))
-            made.attrs["MATLAB_class"] = np.bytes_(kind)
-            return made.ref
-
-        def empty() -> h5py.Reference:
-            made = refs.create_dataset(f"r{len(refs)}", data=np.zeros(2, np.uint64))
-            made.attrs["MATLAB_class"] = np.bytes_("double")
-            made.attrs["MATLAB_empty"] = np.uint8(1)
-            return made.ref
-
-        for kind in ("detected", "labeled"):
-            entries = {Path(e.path).stem: e for e in _cuhk03(f"images_{kind}", people)}
-            pairs = mat.create_dataset(kind, (1, 5), h5py.ref_dtype)
-            for pair in range(1, 6):
-                rows = max(people // 5, 1)
-                table = refs.create_dataset(f"r{len(refs)}", (10, rows), h5py.ref_dtype)
-                for row in range(rows):
-                    for column in range(10):
-                        name = f"{pair}_{row + 1:03d}_{1 if column < 5 else 2}_{column + 1:02d}"
-                        entry = entries.get(name)
-                        table[column, row] = empty() if entry is None else cell(
-                            np.asarray(crop(entry.who, int(name.replace("_", "")), seed)), "uint8")
-                pairs[0, pair - 1] = table.ref
-        tests = mat.create_dataset("testsets", (1, 20), h5py.ref_dtype)
-        for i in range(20):
-            tests[0, i] = cell(np.array([[1.0, 1.0]]), "double")
+        pairs = mat.create_dataset("detected", (1, 5), h5py.ref_dtype)
+        for pair in range(1, 6):
+            rows = max(people // 5, 1)
+            table = refs.create_dataset(f"r{len(refs)}", (10, rows), h5py.ref_dtype)
+            for row, column in np.ndindex(rows, 10):
+                name = f"{pair}_{row + 1:03d}_{1 if column < 5 else 2}_{column + 1:02d}"
+                value = np.zeros(2, np.uint64)  # as MATLAB keeps an empty cell
+                if name in entries:
+                    value = np.asarray(crop(entries[name].who, int(name.replace("_", "")), seed)).T
+                cell = refs.create_dataset(f"r{len(refs)}", data=np.ascontiguousarray(value))
+                table[column, row] = cell.ref
+            pairs[0, pair - 1] = table.ref
     with open(path, "r+b") as opened:
         opened.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Mon Apr 21 2014 HDF5 schema 1.00 ."
                      .ljust(116) + bytes(8) + b"\x00\x02IM")

@@ -13,8 +13,8 @@ from bnta_lib.losses import triplet_loss
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import settings
 from bnta_lib.training import (
-    Objective, OutOfTime, augment, epoch_batches, learning_rate, share, train, training_key, training_losses,
-    training_step,
+    Objective, OutOfTime, augment, epoch_batches, learning_rate, prefetch_batches, share, train, training_key,
+    training_losses, training_step,
 )
 
 
@@ -344,3 +344,10 @@ def test_training_losses_are_equation_9(people, quick, model):
     assert float(less["total"]) == pytest.approx(0.3 * float(l_pos), rel=1e-5)
 
 
+def test_batches_are_gathered_in_order(images):
+    drawn = [torch.tensor(rows) for rows in ([3, 1], [0, 0, 9], [5], [2, 4])]
+    gathered = list(prefetch_batches(images, drawn, torch.device("cpu")))
+    assert len(gathered) == 4 and all(torch.equal(a, images[i]) for a, i in zip(gathered, drawn))
+    assert list(prefetch_batches(images, [], torch.device("cpu"))) == []
+    with pytest.raises(IndexError):
+        list(prefetch_batches(images, [*drawn, torch.tensor([99])], torch.device("cpu")))

@@ -1,20 +1,17 @@
 """``python -m bnta_lib.data``: published sets fetched, unpacked, checked and packed."""
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import shlex
 import sys
 import warnings
-from pathlib import Path
+from collections import Counter
 
 from bnta_lib.data import mixture
 from bnta_lib.data.archives import fetch, prepare
-from bnta_lib.data.check import check
-from bnta_lib.data.folders import visible
 from bnta_lib.data.packed import pack
-from bnta_lib.data.published import REAL_TARGETS, SETS, find_sets
+from bnta_lib.data.published import REAL_TARGETS, SETS, Found, find_sets, found_table
+from bnta_lib.data.splits import official_splits
 from bnta_lib.settings import PROFILES, settings
 
 
@@ -22,53 +19,37 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; its exit code. What cannot be done is printed in one line, with code 2."""
     # A warning is for the reader, without the line of code that gave it.
     warnings.showwarning = lambda message, *_, **__: print(message, file=sys.stderr)
-    args = _parser().parse_args(arguments)
-    try:
-        return args.run(args)
-    except (OSError, ValueError, ImportError) as error:
-        print(*map(visible, str(error).splitlines()), sep="\n", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped: run the same command again", file=sys.stderr)
-        return 130
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bnta_lib.data", description=__doc__.partition(": ")[2])
     commands = parser.add_subparsers(required=True, metavar="command")
-    root = {"root": {"type": _path, "help": "the folder below which the sets lie"}}
-    url = {"--url": {"help": "address of a copy, if the owner's server has none"}}
-    profile = {"--profile": {"choices": list(PROFILES), "help": "of the image size; $BNTA_PROFILE else"}}
-    for run, text, arguments in (
+    for run, text, options in (
             (_fetch, "download an owner's archive that needs no agreement",
-             {"name": {"choices": list(SETS)}, **root, **url}),
-            (_prepare, "unpack an archive (zip, tar, 7z) that you were given",
-             {"archive": {"type": _path}, **root}),
-            (_check, "compare the sets below a folder with the published counts", root),
-            (_pack, "decode the sets below a folder once; name what cannot be decoded", root | profile)):
+             {"name": {"choices": list(SETS)}, "--url": {"help": "of a copy, if the owner has none"}}),
+            (_prepare, "unpack an archive (zip, tar, 7z) that you were given", {"archive": {}}),
+            (_check, "compare the sets below a folder with the published counts", {}),
+            (_pack, "decode the sets below a folder once; name what cannot be decoded",
+             {"--profile": {"choices": list(PROFILES), "help": "of the image size; $BNTA_PROFILE else"}})):
         command = commands.add_parser(run.__name__[1:], help=text, description=text)
         command.set_defaults(run=run)
-        for name, options in arguments.items():
-            command.add_argument(name, **options)
-    return parser
+        for name, option in (options | {"root": {"help": "the folder below which the sets lie"}}).items():
+            command.add_argument(name, **option)
+    args = vars(parser.parse_args(arguments))
+    try:
+        return args.pop("run")(**args)
+    except (OSError, ValueError, ImportError) as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
-def _path(text: str) -> Path:
-    if not text.strip():  # it would be the current folder
-        raise argparse.ArgumentTypeError("it is empty: is a variable not set?")
-    return Path(text)
-
-
-def _fetch(args: argparse.Namespace) -> int:
-    archive = fetch(args.name, args.root, args.url, progress=True)
+def _fetch(name: str, root: str, url: str | None) -> int:
+    archive = fetch(name, root, url, progress=True)
     with open(archive, "rb") as file:
         print(f"{archive}: SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()}")
-    print(f"next: python -m bnta_lib.data prepare {shlex.quote(str(archive))} {shlex.quote(str(args.root))}")
+    print(f"next: python -m bnta_lib.data prepare {shlex.quote(str(archive))} {shlex.quote(root)}")
     return 0
 
 
-def _prepare(args: argparse.Namespace) -> int:
-    folder = prepare(args.archive, args.root)
+def _prepare(archive: str, root: str) -> int:
+    folder = prepare(archive, root)
     print(f"{folder}:")
     for name, found in (sets := find_sets(folder)).items():
         print(f"  {name}, {len(found):,} images of {found.people:,} people")
@@ -77,26 +58,44 @@ def _prepare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(args: argparse.Namespace) -> int:
+def _check(root: str) -> int:
     """0: all that was found is as published. 1: something differs. 2: no set was found."""
-    table, differences, notes = check(args.root)
-    print(table.to_string())
-    for sentence in differences + [f"for information: {note}" for note in notes]:
-        print(visible(sentence))
-    for name in table.index[table["layout"] == ""]:
-        command = f"python -m bnta_lib.data fetch {name} ROOT"
-        print(f"{name} is not there: {command if SETS[name].url else f'ask {SETS[name].ask}'}")
-    return 2 if not table["images, here"].any() else int(bool(differences))
+    with warnings.catch_warnings(record=True) as problems:
+        sets = find_sets(root)
+    differences = [str(problem.message) for problem in problems]
+    differences += (f"{name}: {sentence}" for name, found in sets.items() for sentence in _differing(found))
+    print(found_table(sets).to_string(), *differences, sep="\n")
+    for name, entry in SETS.items():
+        if name not in sets:
+            command = f"python -m bnta_lib.data fetch {name} ROOT"
+            print(f"{name} is not there: {command if entry.url else f'ask {entry.ask}'}")
+    return int(bool(differences)) if sets else 2
 
 
-def _pack(args: argparse.Namespace) -> int:
-    sets = find_sets(args.root)
+def _differing(found: Found) -> list[str]:
+    """What is not as published in a set, a sentence each; empty if it is whole."""
+    entry, sentences = SETS[found.name], []
+    if (len(found), found.people) != (entry.images, entry.people):
+        parts = Counter(sample.part for sample in found.samples if sample.part)
+        sentences.append(", ".join([
+            f"{len(found):,} of {entry.images:,} images", f"{found.people:,} of {entry.people:,} people",
+            *(f"{count:,} in {part}" for part, count in parts.items())]))
+    if entry.official:
+        try:
+            official_splits(found)
+        except (OSError, ValueError) as error:
+            sentences.append(str(error))
+    return sentences
+
+
+def _pack(root: str, profile: str | None) -> int:
+    sets = find_sets(root)
     if not sets:
-        raise ValueError(f"{args.root} holds none of the sets: see `python -m bnta_lib.data check`")
-    mixed = [mixture(sets).sets] if set(sets) - set(REAL_TARGETS) else []
-    for found in [*mixed, *([sets[name]] for name in REAL_TARGETS if name in sets)]:
-        made = pack(found, settings(args.profile).size)
-        print(f"{', '.join(f'{name} {count}' for name, count in made.counts.items())}: {made.folder}")
+        raise ValueError(f"{root} holds none of the sets: see `python -m bnta_lib.data check`")
+    sources = [mixture(sets)] if set(sets) - set(REAL_TARGETS) else []
+    for found in sources + [sets[name] for name in REAL_TARGETS if name in sets]:
+        pack(found, settings(profile).size)
+        print(f"{found.name}: {len(found):,} images of {found.people:,} people")
     return 0
 
 

@@ -1,16 +1,14 @@
 """Owners' archives: downloaded if that needs no agreement, and unpacked into a data folder."""
 
-from __future__ import annotations
-
 import re
 import shutil
-import stat
 import tarfile
 import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from bnta_lib.data.published import SETS, extra
+from bnta_lib.data.folders import extra
+from bnta_lib.data.published import SETS
 from bnta_lib.files import atomic_folder
 
 _ENDING = re.compile(r"\.(zip|7z|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
@@ -20,8 +18,8 @@ def prepare(archive: str | Path, root: str | Path) -> Path:
     """Unpack a zip, tar (gz, bz2, xz) or 7z to the folder of ``root`` that has its name; that folder.
 
     The folder appears when it is whole. One that holds anything is left as it is. Raises ValueError if the
-    archive is damaged, encrypted or no archive, or a member leaves the folder, and OSError if there is no
-    such archive, or the disk is full or may not be written.
+    archive is damaged, encrypted, hostile or no archive, and OSError if there is no such archive, or the disk
+    is full or may not be written.
     """
     archive, folder = Path(archive), Path(root) / _ENDING.sub("", Path(archive).name)
     if not archive.is_file():
@@ -29,32 +27,19 @@ def prepare(archive: str | Path, root: str | Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()):
         return folder
     with atomic_folder(folder) as part:
-        try:
-            _unpack(archive, part)
+        try:  # none of the readers writes outside the folder, whatever members and links are called
+            if tarfile.is_tarfile(archive):
+                shutil.unpack_archive(archive, part, "tar", filter="data")
+            else:
+                reader = zipfile.ZipFile if zipfile.is_zipfile(archive) else extra("py7zr").SevenZipFile
+                with reader(archive) as opened:
+                    opened.extractall(part)
         except Exception as error:  # what readers raise for a damaged file shares no base class
             if isinstance(error, OSError) and error.errno or isinstance(error, ImportError):
                 raise
             raise ValueError(f"{archive} is not unpacked ({error}): it is damaged, hostile, encrypted or no "
                              "zip, tar or 7z; download it again, or unpack it by hand") from error
     return folder
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    if tarfile.is_tarfile(archive):
-        shutil.unpack_archive(archive, folder, "tar", filter="data")
-        return
-    if zipfile.is_zipfile(archive):
-        opened = zipfile.ZipFile(archive)
-        members = {member.filename: stat.S_ISLNK(member.external_attr >> 16) for member in opened.infolist()}
-    else:
-        opened = extra("py7zr").SevenZipFile(archive)
-        members = {member.filename: member.is_symlink or member.is_junction for member in opened.files}
-    with opened:
-        for name, link in members.items():
-            path = PurePosixPath(name.replace("\\", "/"))
-            if link or path.is_absolute() or ".." in path.parts:
-                raise ValueError(f"its member {name[:200]!r} is a link or leads out of the folder")
-        opened.extractall(folder)
 
 
 def fetch(name: str, root: str | Path, url: str | None = None, progress: bool = False) -> Path:
@@ -72,7 +57,7 @@ def fetch(name: str, root: str | Path, url: str | None = None, progress: bool = 
     try:
         file = unquote(Path(urlsplit(url).path).name)
         archive = Path(pooch.retrieve(url, known_hash, file, root, progressbar=progress))
-        if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive) or file.endswith(".7z")):
+        if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive)):
             archive.unlink()
             raise ValueError("a web page or another file came")
     except Exception as error:  # of requests, or of pooch

@@ -4,17 +4,17 @@
 distractor that matches nobody. Files of other names are ignored.
 """
 
-from __future__ import annotations
-
+import importlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bnta_lib.data.sets import ReIDSet, Split, Target
 
@@ -24,16 +24,28 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 PASSED_OVER = (".", "__MACOSX", "@eaDir")  # beginnings of names of hidden folders and of systems' own
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One crop, and whom it shows."""
+
+    file: Path  # the image, or the .mat that holds it
+    pid: int  # person, from 1, of this set alone; 0 is a distractor that matches nobody
+    camid: int  # camera, from 1
+    part: str = ""  # of the publication: "train", "query", "gallery", "probe", "P1" ...
+    box: tuple[int, int, int, int] | None = None  # left, top, width, height to cut, clipped to the image
+    cell: tuple[int, int, int] | None = None  # of cuhk-03.mat: pair, column, person
+
+
 def read_folder(path: str | Path, size: tuple[int, int]) -> ReIDSet:
     """All crops below ``path`` (recursive), resized to ``size`` = (H, W), sorted by path.
 
-    Raises as :func:`files_below`, and ValueError if no image has the naming, one cannot be decoded, or a link
-    leads nowhere.
+    Raises as :func:`walk`, and ValueError if no image has the naming, one cannot be decoded, or a link leads
+    nowhere.
     """
     return _read(Path(path), _find(Path(path)), size)
 
 
-def read_target(path: str | Path, size: tuple[int, int], splits: int = 10, seed: int = 0) -> Target:
+def read_target(path: str | Path, size: tuple[int, int], splits: int = 10) -> Target:
     """A folder as a target: ``query/`` against ``bounding_box_test/``, or else ``splits`` seeded splits.
 
     Raises as :func:`read_folder`, and ValueError if no person was seen by two cameras.
@@ -41,9 +53,10 @@ def read_target(path: str | Path, size: tuple[int, int], splits: int = 10, seed:
     path = Path(path)
     if _is_split(path):
         probes, gallery = _find(path / "query"), _find(path / "bounding_box_test")
-        data, rows = _read(path, probes + gallery, size), torch.arange(len(probes) + len(gallery))
-        return Target(data, (Split(rows[: len(probes)], rows[len(probes) :]),))
-    data, rng = read_folder(path, size), np.random.default_rng(seed)
+        rows = torch.arange(len(probes) + len(gallery))
+        split = Split(rows[: len(probes)], rows[len(probes) :])
+        return Target(_read(path, probes + gallery, size), (split,))
+    data, rng = read_folder(path, size), np.random.default_rng(0)
     return Target(data, tuple(_cross_camera_split(data, rng) for _ in range(splits)))
 
 
@@ -83,69 +96,54 @@ def write_folder(data: ReIDSet, path: str | Path, ending: str = "jpg") -> Path:
     return Path(path)
 
 
-def walk(root: str | Path, refuse: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
-    """Each folder from ``root`` down once, with its file names; linked ones, by that path, come last.
-
-    ``refuse`` gets the error of a folder that cannot be read.
-    """
-    waiting, visited = [os.fspath(root)], set()
-    while waiting:
-        links: list[str] = []
-        for folder, inner, names in os.walk(waiting.pop(0), onerror=refuse):
-            at = os.stat(folder)
-            if (at.st_dev, at.st_ino) in visited:
-                inner.clear()
-                continue
-            visited.add((at.st_dev, at.st_ino))
-            inner[:] = sorted(name for name in inner if not name.startswith(PASSED_OVER))
-            links += (path for name in inner if os.path.islink(path := os.path.join(folder, name)))
-            yield folder, sorted(names)
-        waiting = sorted([*waiting, *links])
-
-
-def files_below(folder: str | Path) -> list[Path]:
-    """All files below ``folder`` at any depth, by path, without hidden ones; broken links are among them.
+def walk(root: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder from ``root`` down once, linked ones too, with its file names.
 
     Raises FileNotFoundError for a missing folder, PermissionError for one that cannot be read.
     """
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"no such folder: {folder}; give one that holds person crops")
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"no such folder: {root}; give the one that holds the images")
 
     def refuse(error: OSError) -> None:  # to pass it over would lose data in silence
         raise PermissionError(f"cannot read the folder {error.filename}: {error.strerror}; give yourself the "
                               "right to read it, or move it out of the way")
 
-    paths = (Path(place, name) for place, names in walk(folder, refuse) for name in names if name[0] != ".")
+    visited = set()
+    for folder, inner, names in os.walk(root, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(folder)) in visited:
+            inner.clear()
+            continue
+        visited.add(real)
+        inner[:] = sorted(name for name in inner if not name.startswith(PASSED_OVER))
+        yield folder, sorted(names)
+
+
+def files_below(folder: str | Path) -> list[Path]:
+    """All files below ``folder`` that are not hidden, by path, broken links too. Raises as :func:`walk`."""
+    paths = (Path(place, name) for place, names in walk(folder) for name in names if name[0] != ".")
     return sorted(path for path in paths if path.is_file() or not path.exists())  # no pipe: it would block
 
 
-def _find(path: Path) -> list[tuple[Path, int, int]]:
-    """File, person and camera of each crop below ``path``, junk dropped."""
+def _find(path: Path) -> list[Sample]:
+    """The crops below ``path``, junk left out."""
     crops = []
     for file in files_below(path):
         if not file.exists():  # a link to a crop, or to a folder of them
             raise ValueError(f"{file} is a link that leads nowhere: mend or delete it")
         match = NAMING.fullmatch(file.name)
         if match and int(match[1]) >= 0:
-            crops.append((file, int(match[1]), int(match[2])))
+            crops.append(Sample(file, int(match[1]), int(match[2])))
     if not crops:
         raise ValueError(f"{path} holds no person crop: expected names such as 0002_c1s1_000451_03.jpg "
                          "(person 2, camera 1), as Market-1501 has them, ending in .jpg, .jpeg, .png or .bmp")
     return crops
 
 
-def _read(path: Path, crops: list[tuple[Path, int, int]], size: tuple[int, int]) -> ReIDSet:
-    images = np.empty((len(crops), 3, *size), np.uint8)
-    for i, (file, _, _) in enumerate(crops):
-        try:
-            images[i] = resized(upright_rgb(opened_image(file)), size)
-        except Exception as error:  # decoders raise anything if bytes are not what the format says
-            raise ValueError(f"{file} cannot be decoded as an image ({error}): replace or "
-                             "delete it") from error
-    pids, camids = torch.tensor([labels for _, *labels in crops]).T.contiguous()
-    if not camids.min():  # some sets count their cameras from 0
-        camids += 1
-    return ReIDSet(path.name, torch.from_numpy(images), pids, camids, origin="own folder")
+def _read(path: Path, crops: list[Sample], size: tuple[int, int]) -> ReIDSet:
+    images = torch.from_numpy(np.stack([resized(read_image(sample), size) for sample in crops]))
+    pids, camids = torch.tensor([(sample.pid, sample.camid) for sample in crops]).T.contiguous()
+    camids += int(camids.min() == 0)  # some sets count their cameras from 0
+    return ReIDSet(path.name, images, pids, camids, origin="own folder")
 
 
 def opened_image(file: str | Path) -> Image.Image:
@@ -159,23 +157,41 @@ def resized(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:
-    """The picture upright, in 8-bit RGB. 16-bit grey keeps its upper byte. Transparent pixels become white.
-
-    Raises ValueError if pixels are fractions, have more than 16 bits, or fill 8 bits of 16 alone.
-    """
+    """The picture upright, in 8-bit RGB; transparent pixels become white. Raises ValueError for more bits."""
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode[0] in "FI":  # more than 8 bits a pixel
-        grey = np.asarray(picture)
-        low, high = grey.min(), grey.max()
-        if picture.mode == "F" or low < 0 or high > 65_535 or 0 < high <= 255:  # the last would turn black
-            raise ValueError(f"its grey values are {low} to {high} and not of 16 bits: save it with 8 bits")
-        picture = Image.fromarray((grey >> 8).astype(np.uint8))
+    if picture.mode[0] in "FI":  # Pillow would cut off what is above 255
+        raise ValueError("it has more than 8 bits a colour: save it with 8")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("RGB")
 
 
-def visible(sentence: str) -> str:
-    """A sentence whose unprintable characters, which may come from a file's name, are written as escapes."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
+def extra(module: str):
+    """An optional module. Raises ImportError that says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ImportError(f"{module} is not installed: pip install bnta_lib[data]") from None
+
+
+def read_image(sample: Sample) -> Image.Image:
+    """The crop of a sample, upright, 8-bit RGB. Raises ValueError, with its file, if it cannot be decoded."""
+    try:
+        if sample.cell:
+            pair, column, person = sample.cell
+            with extra("h5py").File(sample.file) as mat:
+                cells = mat[mat["detected"][()].ravel()[pair]]
+                pixels = mat[cells[column, person]][()]  # (3, width, height)
+                return Image.fromarray(pixels.T.copy())
+        picture = upright_rgb(opened_image(sample.file))
+        if sample.box is None:
+            return picture
+        left, top, width, height = sample.box
+        right, bottom = min(left + width, picture.width), min(top + height, picture.height)
+        return picture.crop((max(left, 0), max(top, 0), right, bottom))
+    except ImportError:
+        raise
+    except Exception as error:  # decoders raise anything if bytes are not what the format says
+        why = "of no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{sample.file}{sample.cell or ''} cannot be decoded as an image ({why})") from error

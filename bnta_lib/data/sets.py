@@ -1,7 +1,5 @@
 """A set of person crops, and a target with its splits."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import InitVar, dataclass, field
 
@@ -28,11 +26,8 @@ class ReIDSet:
             raise ValueError(f"{self.name}: images must be uint8 of shape (N, 3, H, W), "
                              f"not {self.images.dtype} of shape {tuple(self.images.shape)}")
         for name, labels, lowest in (("pids", self.pids, 0), ("camids", self.camids, 1)):
-            if labels.dtype != torch.int64 or labels.shape != (len(self),):
-                raise ValueError(f"{self.name}: {name} must be int64 of shape ({len(self)},), "
-                                 f"not {labels.dtype} of shape {tuple(labels.shape)}")
-            if len(labels) and int(labels.min()) < lowest:
-                raise ValueError(f"{self.name}: {name} must be {lowest} or more")
+            if labels.dtype != torch.int64 or labels.shape != (len(self),) or (labels < lowest).any():
+                raise ValueError(f"{self.name}: {name} must be {lowest} or more, int64 of shape {len(self),}")
         if not known_digest:
             sha = hashlib.sha256(repr(tuple(self.images.shape)).encode())
             for tensor in (self.images, self.pids, self.camids):
@@ -70,6 +65,14 @@ class Target:
     splits: tuple[Split, ...]
     protocol: str = ""  # how the splits of a published set were made, a sentence for under a table
 
+    def __post_init__(self) -> None:
+        if not self.splits:
+            raise ValueError(f"{self.data.name}: a target needs at least one split")
+        for split in self.splits:
+            both = torch.cat((split.probe, split.gallery))
+            if int(both.min()) < 0 or int(both.max()) >= len(self.data):
+                raise ValueError(f"{self.data.name}: a split points outside the set")
+
     def stored_as(self, name: str) -> str:
         """The data set's name in measured rows: published and embedded sets share their names."""
         return name if self.data.origin == "embedded" else f"{name}, {self.data.origin}"
@@ -80,10 +83,21 @@ class Target:
             raise ValueError(f"{self.data.name} has {len(self.splits)} splits, from 0: there is no {number}")
         return self.splits[number]
 
-    def __post_init__(self) -> None:
-        if not self.splits:
-            raise ValueError(f"{self.data.name}: a target needs at least one split")
+    def problems(self) -> list[str]:
+        """What falsifies a score, a sentence each with the count of the worst split."""
+        pids, camids, keys = self.data.pids, self.data.camids, picture_keys(self.data.images)
+        unmatched = same = 0
         for split in self.splits:
-            both = torch.cat((split.probe, split.gallery))
-            if int(both.min()) < 0 or int(both.max()) >= len(self.data):
-                raise ValueError(f"{self.data.name}: a split points outside the set")
+            probe, gallery = split.probe[:, None], split.gallery[pids[split.gallery] > 0]
+            matches = (pids[probe] == pids[gallery]) & (camids[probe] != camids[gallery])
+            unmatched = max(unmatched, int((~matches.any(1)).sum()))
+            pictures = {keys[row] for row in split.gallery}
+            same = max(same, sum(keys[row] in pictures for row in split.probe))
+        counts = {"probes without a match by another camera, left out of every score": unmatched,
+                  "probes that lie in the gallery as the very same picture": same}
+        return [f"{self.data.name}: {sentence}: {count}" for sentence, count in counts.items() if count]
+
+
+def picture_keys(images: torch.Tensor) -> list[bytes]:
+    """A key of each of N images, the same for the same pixels."""
+    return [hashlib.sha1(image.contiguous().numpy()).digest() for image in images]

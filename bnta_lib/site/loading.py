@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from bnta_lib.data.folders import files_below
-from bnta_lib.data.integrity import shared
+from bnta_lib.data.sets import picture_keys
 from bnta_lib.settings import ROOT, Settings
 from bnta_lib.site.crops import IMAGES, VIDEOS, Site, read_crops
 from bnta_lib.site.rendered import rendered_site
@@ -75,7 +75,8 @@ def overview(site: Site, probes: Site | None = None) -> list[str]:
     lines = [site.summary(), *site.notes, *site.skipped_lines()]
     if probes is not None:
         lines += [f"probes, {probes.summary()}", *probes.skipped_lines()]
-        if same := shared(site.images, probes.images):
+        crops = set(picture_keys(site.images))
+        if same := sum(key in crops for key in picture_keys(probes.images)):
             lines.append(f"{same} of {len(probes)} probes are among the crops themselves, "
                          "and will find themselves first.")
     return lines

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from bnta_lib.data import find_real, load_sources, pictures_seen, real_mixture, real_root
+from bnta_lib.data import find_real, load_sources, mixture, real_root
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet, load_imagenet
@@ -86,7 +86,7 @@ def _load(path: Path, settings: Settings, name: str, root: Path | None) -> BNTAN
         raise ValueError(f"{path} holds the training {record['model']!r} with {', '.join(odd) or 'its own'}, "
                          f"not {name!r} as it is wanted: choose its settings, or {REMEDY}")
     # A folder of targets alone has no sources to compare; a share of their people is named after them.
-    present = real_mixture(root).name if root and set(SOURCES) & set(find_real(root)) else ""
+    present = mixture(find_real(root)).note if root and set(SOURCES) & set(find_real(root)) else ""
     if not record.get("sources", "").startswith(present):
         raise ValueError(f"{path} was trained on {record['sources']}, and {root} now holds {present}: "
                          "train again (make train, with the same PROFILE and DATA), or restore the sets")
@@ -94,16 +94,13 @@ def _load(path: Path, settings: Settings, name: str, root: Path | None) -> BNTAN
 
 
 def trained_on(settings: Settings, data: str | Path = "embedded") -> str:
-    """The published sets that models were trained on, and pictures of targets among them; "" if embedded.
+    """The published sets that models were trained on; "" if embedded.
 
     It also names trainings that began without the profile's ImageNet weights, or had fewer epochs.
     """
     root, words = real_root(data), []
     if root is not None:
         words.append(read_weights(weights_path(settings, "bnta", root))[0]["sources"])
-        if seen := pictures_seen(settings, root):
-            counts = ", ".join(f"{count} of {name}'s pictures" for name, count in seen.items())
-            words.append(f"{counts} {'is' if sum(seen.values()) == 1 else 'are'} among them")
     paths = {name: weights_path(settings, name, root) for name in MODELS}
     used = {name: read_weights(path)[0]["settings"] for name, path in paths.items() if path.is_file()}
     short = [f"{name} for {its['epochs']}" for name, its in used.items() if its["epochs"] < settings.epochs]
