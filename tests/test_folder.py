@@ -155,12 +155,15 @@ def test_turned_photographs_are_read_upright(tmp_path):
     np.testing.assert_allclose(image[0, :, 20], np.arange(96), atol=3)
 
 
-@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
-def test_pictures_of_more_than_8_bits_are_refused_and_not_cut_off(tmp_path, kind):
-    grey = np.tile(np.linspace(0, 65_535, 16).astype(kind), (32, 1))
-    Image.fromarray(grey).save(tmp_path / "0001_c1_0.png", "TIFF")
-    with pytest.raises(ValueError, match="0001_c1_0.png cannot .*more than 8 bits a colour: save it with 8"):
-        read_folder(tmp_path, SIZE)
+def test_deep_grey_keeps_its_upper_byte_and_other_depths_are_refused(tmp_path):
+    grey = np.tile(np.linspace(0, 65_535, 16), (32, 1))
+    for kind in (np.uint16, np.int32, np.float32):
+        Image.fromarray(grey.astype(kind)).save(tmp_path / "0001_c1_0.png", "TIFF")
+        if kind == np.uint16:
+            assert np.array_equal(read_folder(tmp_path, SIZE).images[0, 0], grey.astype(kind) >> 8)
+            continue
+        with pytest.raises(ValueError, match="0001_c1_0.png cannot .*not of 8 or 16 bits: save it with 8"):
+            read_folder(tmp_path, SIZE)
 
 
 @pytest.mark.parametrize("name", ["alpha", "colour", "palette"])

@@ -157,10 +157,15 @@ def resized(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:
-    """The picture upright, in 8-bit RGB; transparent pixels become white. Raises ValueError for more bits."""
+    """The picture upright, in 8-bit RGB: of 16-bit grey the upper byte; transparent pixels become white.
+
+    Raises ValueError for grey values of other depth.
+    """
     picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode[0] in "FI":  # Pillow would cut off what is above 255
-        raise ValueError("it has more than 8 bits a colour: save it with 8")
+        raise ValueError("its grey values are not of 8 or 16 bits: save it with 8")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
