@@ -31,6 +31,8 @@ def place(tmp_path, monkeypatch):
     The paper's claims are not checked there; the arguments of the check go to ``place/checked``.
     """
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "cache"))
+    for name in ("BNTA_PROFILE", "BNTA_FIGURES"):  # which a run sets for its kernels
+        monkeypatch.setenv(name, "")
     for module in (report, reproduce):
         monkeypatch.setattr(module, "figures_dir", lambda run: tmp_path / "figures" / "smoke")
     for name in ("NOTEBOOKS", "EXECUTED", "REPORT"):

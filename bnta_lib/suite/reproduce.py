@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from traitlets.config import Config
 
 from bnta_lib.files import atomic
 from bnta_lib.settings import METHOD_VERSION, ROOT, cache_dir, data_folder, figures_dir, run_name
-from bnta_lib.suite import report
+from bnta_lib.suite import claims, report
 from bnta_lib.suite.commands import exit_code, parse_run, usage_errors
 from bnta_lib.suite.environment import shown
 
@@ -36,16 +35,13 @@ class NotebookFailure(ValueError):
     """A notebook that did not run to its end; the message names the cell and the error."""
 
 
-def run_notebook(source: Path, executed: Path, parameters: Mapping) -> float:
-    """Run ``source`` in its folder into ``executed``, and return the seconds that it took.
-
-    METHOD_VERSION and the folder of ``executed``, the run, are kept in the metadata.
+def run_notebook(source: Path, executed: Path, parameters: Mapping) -> None:
+    """Run ``source`` in its folder into ``executed``; its metadata get METHOD_VERSION and the run's name.
 
     Raises:
         NotebookFailure: if a cell fails, the kernel dies, or the notebook ends before its last cell.
     """
     executed.parent.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
     # Papermill fills parameters into the braces of a path.
     paths = [str(path.resolve()).replace("{", "{{").replace("}", "}}") for path in (source, executed)]
     try:
@@ -62,7 +58,6 @@ def run_notebook(source: Path, executed: Path, parameters: Mapping) -> float:
     notebook.metadata["bnta"] = {"version": METHOD_VERSION, "run": executed.parent.name}
     with atomic(executed) as partial:
         nbformat.write(notebook, partial)
-    return time.monotonic() - start
 
 
 def copy_back(executed: Sequence[Path], folder: Path) -> None:
@@ -107,11 +102,8 @@ def run_all(sources: Sequence[Path], options: argparse.Namespace) -> int:
     if options.in_place:
         copy_back([out / path.name for path in sources], report.NOTEBOOKS)
     whole = all(report.finished(out / path.name, path) for path in report.find_notebooks())
-    if whole and options.data == "embedded":
-        from bnta_lib.suite import claims  # loads what only this step needs
-
-        if code := claims.main(["--profile", options.profile]):
-            return code
+    if whole and options.data == "embedded" and (code := claims.main(["--profile", options.profile])):
+        return code
     index = report.build(run, report.find_source(run, partial=True))
     print(f"\nFigures and tables: {shown(figures_dir(run))}\nExecuted notebooks: {shown(out)}\n"
           f"The report, to open in a browser: {shown(index)}")
@@ -133,7 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not any(path.name.startswith(start) for path in sources):
                 names = ", ".join(path.stem for path in sources)
                 raise ValueError(f"no notebook begins with {start!r}: there are {names}")
-    os.environ |= {"BNTA_PROFILE": options.profile, "BNTA_CACHE": str(cache_dir())}  # kernels run elsewhere
+    # Kernels run in another folder: relative paths would not hold there.
+    os.environ |= {"BNTA_PROFILE": options.profile, "BNTA_CACHE": str(cache_dir()),
+                   "BNTA_FIGURES": str(figures_dir(options.profile).parent)}
     selected = [path for path in sources if not options.only or path.name.startswith(tuple(options.only))]
     return exit_code(lambda: run_all(selected, options))
 
