@@ -118,12 +118,5 @@ def test_holm_is_that_of_the_definition():
     assert stats.holm(pd.Series([0.04, 0.03])).tolist() == pytest.approx([0.06, 0.06])  # monotone
 
 
-@pytest.mark.parametrize("value, unit, text", [
-    (-0.04, "points", "+0.0"), (-0.06, "points", "-0.1"), (1, "points", "+1.0"), (math.nan, "points", "–"),
-    (0.0069, stats.RATE, "0.0069"), (-0.836, stats.RATE, "-0.836"), (98.3, stats.SHARE, "98.3")])
-def test_printed_number_is_neither_minus_zero_nor_rounded_away(value, unit, text):
-    assert stats.in_unit(value, unit) == text
-
-
 def test_small_p_is_never_printed_as_zero():
     assert stats.p_text(pd.Series([3e-7, np.nan, 0.04])).fillna("").tolist() == ["3e-07", "", "0.04"]

@@ -18,7 +18,7 @@ from bnta_lib.suite.environment import shown
 from bnta_lib.suite.judge import claims_on, judge, time_rows
 from bnta_lib.suite.lab import Lab
 from bnta_lib.suite.specs import PAPER_TARGET
-from bnta_lib.suite.stats import VERDICTS, in_unit
+from bnta_lib.suite.stats import VERDICTS
 
 NOTE = (
     "here and paper: the same difference in our numbers and in the paper's, in points of rank 1 unless "
@@ -51,22 +51,13 @@ def check(lab: Lab) -> None:
     table = judge(gather(lab), claims_on(lab.targets))
     numbers = table["verdict"].value_counts()
     counts = f"{len(table)} claims: " + ", ".join(f"{numbers.get(word, 0)} {word}" for word in VERDICTS)
-    print("\n\n".join(filter(None, [printed(table), NOTE, counts, lab.about, caution(lab.run)])))
+    columns = table.set_index(["id", "verdict", "claim", "target"])[["here", "low", "high", "unit", "paper"]]
+    text = columns.to_string(sparsify=False, na_rep="–", float_format="{:.3g}".format)
+    print("\n\n".join(filter(None, [text, NOTE, counts, lab.about, caution(lab.run)])))
     lab.save_table(table.set_index("id").round(3), "paper_check", f"{NOTE}\n\n{counts}")
     lab.save(claims_figure(table), "paper_check", "Each claim of the paper with its verdict: what is "
              "measured here, with its 95 % interval, beside the paper's number")
     print(f"\nWrote {shown(figures_dir(lab.run) / 'paper_check')}.csv, .md, .tex, .pdf and .png")
-
-
-def printed(table: pd.DataFrame) -> str:
-    """Verdicts for a terminal, two lines each."""
-    lines = []
-    for row in table.itertuples():
-        numbers = (row.here, row.low, row.high, row.paper)
-        here, low, high, paper = (in_unit(number, row.unit) for number in numbers)
-        lines += [f"{row.id:6}{row.verdict:14} {row.claim} ({row.target})",
-                  f"{'':20} here {here} [{low}, {high}] {row.unit}, paper {paper}"]
-    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

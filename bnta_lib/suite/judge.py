@@ -60,11 +60,10 @@ def read_claims() -> tuple[Claim, ...]:
 
 
 def claims_on(names: Iterable[str]) -> list[Claim]:
-    """:data:`CLAIMS` for the targets of these names.
+    """:data:`CLAIMS` on the targets of these names.
 
-    Those that the paper makes on a target by name are left out if it is not among several. On a
-    single target of another name, a user's folder, every claim is made once and on it, but for
-    those that compare targets or belong to the paper's size of gallery and machine.
+    On a single target of another name, a user's folder, every claim is made once and on it, but for those
+    that compare targets or belong to the paper's size of gallery and machine.
     """
     names = list(names)
     if set(names) & set(TARGETS):
@@ -87,9 +86,6 @@ def paper_difference(claim: Claim) -> float:
     if claim.kind == "at most":
         return float(method.iloc[0] / against.iloc[0] if len(against) else method.iloc[0])
     return round(float(method.sum() - (against.max() if claim.kind == "highest" else against.sum())), 1)
-
-
-# ---- the verdicts
 
 
 def judge(rows: Mapping[str, pd.DataFrame], claims: Sequence[Claim] | None = None) -> pd.DataFrame:

@@ -19,6 +19,7 @@ ONE_SPLIT, NO_SPREAD, ONE_EACH = "one split", "no spread", "one training each"  
 TIE = 1e-9  # points: values no further apart are equal but for rounding
 # Units of claims beside points of rank 1: a difference of change rates, and a share of the layers.
 RATE, SHARE = "points of change rate", "% of layers"
+Methods = str | Sequence[str]  # one, or several added up
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -29,9 +30,7 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
     return float(low), float(high)
 
 
-def describe(
-    values: Sequence[float], level: float = 0.95, above: float = 0.0, below: float = math.inf
-) -> dict:
+def describe(values: Sequence[float], level=0.95, above=0.0, below=math.inf) -> dict:
     """Test of values, one a split, on "their mean lies between ``above`` and ``below``".
 
     Keys: difference (the mean), low, high (its interval), p (two-sided t-test against zero), better (how
@@ -40,32 +39,27 @@ def describe(
     """
     values = np.asarray(values, float)
     low, high = interval(values, level)
-    verdict, reason = OPEN, ""
+    test = {"difference": float(values.mean()), "low": low, "high": high, "p": math.nan,
+            "better": int((values > TIE).sum()), "splits": len(values), "verdict": OPEN, "reason": ""}
     if math.isnan(low):
-        reason = ONE_SPLIT if len(values) < 2 else NO_SPREAD
-    elif above < low and high <= below:
-        verdict = HOLDS
+        return test | {"reason": ONE_SPLIT if len(values) < 2 else NO_SPREAD}
+    if above < low and high <= below:
+        test["verdict"] = HOLDS
     elif high < above or low > below:
-        verdict = FAILS
-    p = math.nan if math.isnan(low) else float(stats.ttest_1samp(values, 0).pvalue)
-    return {"difference": float(values.mean()), "low": low, "high": high, "p": p,
-            "better": int((values > TIE).sum()), "splits": len(values), "verdict": verdict, "reason": reason}
+        test["verdict"] = FAILS
+    return test | {"p": float(stats.ttest_1samp(values, 0).pvalue)}
 
 
-def describe_by(
-    table: pd.DataFrame, keys: Sequence[str], column: str = "difference", **options
-) -> pd.DataFrame:
+def describe_by(table: pd.DataFrame, keys: Sequence[str], column="difference", **options) -> pd.DataFrame:
     """:func:`describe` of a column, a row for each group of ``keys``, in order of appearance."""
     groups = table.groupby(list(keys), sort=False)[column]
     return pd.DataFrame([dict(zip(keys, key)) | describe(values, **options) for key, values in groups])
 
 
-def differences(
-    rows: pd.DataFrame, method: str | Sequence[str], against: str | Sequence[str], metric: str = "R1"
-) -> pd.DataFrame:
+def differences(rows: pd.DataFrame, method: Methods, against: Methods, metric: str = "R1") -> pd.DataFrame:
     """Method minus against on the same splits, in points: target, split, difference.
 
-    Several methods on a side are added up. Raises ValueError for one that was not measured.
+    Raises ValueError for a method that was not measured.
     """
     sides = _names(method), _names(against)
     rows = rows[(rows["metric"] == metric) & rows["method"].isin(sides[0] + sides[1])]
@@ -77,14 +71,11 @@ def differences(
     return (first - second).rename("difference").reset_index()
 
 
-def _names(methods: str | Sequence[str]) -> list[str]:
+def _names(methods: Methods) -> list[str]:
     return [methods] if isinstance(methods, str) else list(methods)
 
 
-def paired_test(
-    rows: pd.DataFrame, method: str | Sequence[str], against: str | Sequence[str], metric: str = "R1",
-    **limits,
-) -> pd.DataFrame:
+def paired_test(rows: pd.DataFrame, method: Methods, against: Methods, metric="R1", **limits) -> pd.DataFrame:
     """Test of :func:`differences`: a row a target.
 
     Columns: target, those of :func:`describe` with these ``limits``, and seed_std (points: the mean over
@@ -110,13 +101,6 @@ def holm(p: pd.Series) -> pd.Series:
     known = p.dropna().sort_values()
     factor = np.arange(len(known), 0, -1)
     return (known * factor).cummax().clip(upper=1).reindex(p.index)
-
-
-def in_unit(value: float, unit: str) -> str:
-    """A number of the claims as text: points with their sign and one decimal, others with three digits."""
-    if math.isnan(value):
-        return "–"
-    return f"{round(value, 1) + 0.0:+.1f}" if unit == "points" else f"{value:.3g}"  # never -0.0
 
 
 def p_text(p: pd.Series) -> pd.Series:

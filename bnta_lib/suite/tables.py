@@ -228,9 +228,8 @@ def compare_readings(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """
     both = rows[rows.groupby("target")["table"].transform("nunique") == 2]
     both = both[~both["method"].isin(["None", "mu+var+gamma+beta"])]
-    named = both.assign(method=both["method"] + both["table"].map(reading_of))
-    tests = {method: paired_test(named, f"{method}alone", f"{method}restore", metric)
-             for method in both["method"].unique()}
+    tests = {method: paired_test(group.assign(method=group["table"]), "table_5", "table_5_restore", metric)
+             for method, group in both.groupby("method", sort=False)}
     return pd.concat(tests, names=["method"]).reset_index("method").reset_index(drop=True)
 
 
