@@ -27,7 +27,7 @@ def rows(device: str, quick: bool) -> Iterator[Row]:
     # A split more than the suite has: rows of the others are recorded.
     target = load_target(name, chosen.size, splits=11)
     target = replace(target, splits=target.splits[-1:])
-    os.environ["BNTA_WORKERS"] = "1"
+    os.environ["LOKY_MAX_CPU_COUNT"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BNTA_CACHE"] = folder
         took = common.seconds(lambda: results.append(lab.measure("figure_4", targets={name: target})))

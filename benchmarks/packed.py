@@ -63,7 +63,7 @@ def measured(folder: Path, height: int, width: int, count: int, times: int, roun
 
     def rate(workers: int) -> float:
         folder = pack_folder(found, SIZE)
-        with mock.patch.dict(os.environ, BNTA_WORKERS=str(workers)):
+        with mock.patch.dict(os.environ, LOKY_MAX_CPU_COUNT=str(workers)):
             took = common.seconds(lambda: pack(found, SIZE, progress=False))
         opened.append(1000 * common.seconds(lambda: open_pack(folder, found.name)))
         shutil.rmtree(folder)

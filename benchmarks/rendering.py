@@ -23,9 +23,9 @@ SOURCE = "Market-1501"
 
 def rate(size: tuple[int, int], images: int, processes: int) -> float:
     """Images a second of this process alone, or of so many that it starts."""
-    before = {name: os.environ.get(name) for name in ("BNTA_CACHE", "BNTA_WORKERS")}
+    before = {name: os.environ.get(name) for name in ("BNTA_CACHE", "LOKY_MAX_CPU_COUNT")}
     with tempfile.TemporaryDirectory() as folder:
-        os.environ |= {"BNTA_CACHE": folder, "BNTA_WORKERS": str(processes)}
+        os.environ |= {"BNTA_CACHE": folder, "LOKY_MAX_CPU_COUNT": str(processes)}
         try:
             # Reads the bodies and draws the places, in every process.
             benchmark.source(SOURCE, 256, benchmark.MANY if processes > 1 else 256, (16, 8))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from bnta_lib.adaption import Adaption, adapt
 from bnta_lib.evaluation import Scores, evaluate
-from bnta_lib.site.guards import AdaptionStopped, Guards
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import Settings, settings
+from bnta_lib.site.guards import AdaptionStopped, Guards
 from bnta_lib.weights import Delta
 
 if TYPE_CHECKING:

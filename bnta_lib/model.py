@@ -8,11 +8,9 @@ ImageNet weights fit ``model.backbone``.
 from __future__ import annotations
 
 import copy
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -254,30 +252,21 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
         for kind, name in names.items()}
 
 
-def load_imagenet(model: BNTANet, path: str | Path | None = None) -> None:
-    """Fill E with torchvision's ImageNet ResNet-50 weights: of ``path``, ``$BNTA_IMAGENET``, or a download.
+def load_imagenet(model: BNTANet) -> None:
+    """Fill E with torchvision's ImageNet ResNet-50 weights, from torch's folder of checkpoints or a download.
 
-    Raises, and leaves the model as it was:
-        ValueError: the model is not of full width, or the file holds another network.
-        RuntimeError: there is no readable file, or the download fails.
+    Raises ValueError for a model that is not of full width, and RuntimeError if there are no weights.
     """
     if model.backbone.conv1.out_channels != 64:
         raise ValueError("ImageNet weights fit the full width only: set base_width=64, or train without "
                          "(pretrained=False, --scratch)")
     from torchvision.models import ResNet50_Weights  # 160 MB, which no other function needs
 
-    path = path or os.environ.get("BNTA_IMAGENET")
+    weights = ResNet50_Weights.IMAGENET1K_V1
     try:
-        state = (torch.load(path, "cpu", weights_only=True) if path
-                 else ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=True))
-        theirs, ours = ({name: tensor.shape for name, tensor in tensors.items()
-                         if not re.search("^fc|instance_norm|num_batches", name)}
-                        for tensors in (state, model.backbone.state_dict()))
+        state = weights.get_state_dict(progress=True, check_hash=True)
     except Exception as error:
         raise RuntimeError(
-            f"ImageNet weights cannot be read from {path or 'the internet'}: set $BNTA_IMAGENET to the path "
-            "of torchvision's resnet50 IMAGENET1K_V1 file, or train without (pretrained=False, --scratch, "
-            "make full SCRATCH=1)") from error
-    if theirs != ours:
-        raise ValueError(f"{path} does not hold torchvision's ResNet-50 weights: names or shapes differ")
-    model.backbone.load_state_dict(state, strict=False)
+            f"there are no ImageNet weights ({error}): put {weights.url} into {torch.hub.get_dir()}/checkpoints "
+            "($TORCH_HOME), or train without (pretrained=False, --scratch, make full SCRATCH=1)") from error
+    model.backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")}, strict=False)

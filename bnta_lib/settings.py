@@ -1,12 +1,7 @@
 """One data class of settings: every choice of the paper, and every choice it leaves open, once.
 
-A profile is a set of values for it:
-
-* ``smoke``   tests; trains from nothing in under a minute; mechanism, not science.
-* ``laptop``  the default; two cores, no GPU; trained weights are committed.
-* ``paper``   the paper's network and schedule; a GPU.
-
-The profile is chosen by argument, or else by the environment variable ``BNTA_PROFILE``.
+A profile is a set of values for it: ``smoke`` for tests (mechanism, not science), ``laptop`` for two cores without
+a GPU, ``paper`` for the paper's network and schedule on a GPU, ``rehearsal`` for its code path without one.
 """
 
 from __future__ import annotations
@@ -17,6 +12,7 @@ import os
 import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,8 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # tests/test_golden.py fails if numbers move and it stays, or if it is raised and nothing is recorded anew.
 METHOD_VERSION = 1
 
-# The paper's five sources and the counts that give its 121,765 images of 18,530 people
-# (images, people). The embedded sources keep these proportions' character at a smaller size.
+# The paper's five sources and the counts (images, people) that give its 121,765 images of 18,530 people.
 PAPER_SOURCES = {"CUHK02": (7_264, 1_816), "CUHK03": (14_097, 1_467), "Market-1501": (29_419, 1_501),
                  "DukeMTMC-reID": (36_411, 1_812), "CUHK-SYSU": (34_574, 11_934)}
 SOURCES = tuple(PAPER_SOURCES)
@@ -39,6 +34,23 @@ CHOICES = {"last_stride": (1, 2), "tta_optimizer": ("adam", "sgd"), "matching_re
 MINIMA = {"batch": 2, **dict.fromkeys(("seed", "tta_epochs", "warmup_epochs", "lr_decay_epoch", "instances",
                                        "pad"), 0)}
 SHARES = ("tta_momentum", "people_share")
+
+# The trainings by name, and the settings that they change. Table 3 has the first six. Six stripes do not divide
+# the maps of "other_stripes", whose input height is `other_height`: their bins overlap.
+MODELS: dict[str, dict[str, float]] = {
+    "bnta": {},
+    "baseline": {"lambda1": 0.0, "lambda2": 0.0},
+    "pos": {"loss_id": 0.0, "lambda2": 0.0},
+    "mat": {"loss_id": 0.0, "lambda1": 0.0},
+    "id_pos": {"lambda2": 0.0},
+    "id_mat": {"lambda1": 0.0},
+    "other_stripes": {},
+}
+# Weaker trainings of "bnta": on a share of the people, for a share of the epochs.
+WEAKER = {
+    "people_8th": (1 / 8, 1), "people_4th": (1 / 4, 1), "people_half": (1 / 2, 1),
+    "epochs_8th": (1, 1 / 8), "epochs_4th": (1, 1 / 4), "epochs_half": (1, 1 / 2),
+}
 
 
 @dataclass(frozen=True)
@@ -55,12 +67,8 @@ class Settings:
     height: int = 256  # input height, pixels [O]
     width: int = 128  # input width, pixels [O]
     other_height: int = 384  # another input height, whose maps are cut into stripes otherwise [O]
-    people: dict[str, int] = field(
-        default_factory=lambda: {name: people for name, (_, people) in PAPER_SOURCES.items()}
-    )
-    images: dict[str, int] = field(
-        default_factory=lambda: {name: images for name, (images, _) in PAPER_SOURCES.items()}
-    )
+    people: dict[str, int] = field(default_factory=lambda: {k: v[1] for k, v in PAPER_SOURCES.items()})
+    images: dict[str, int] = field(default_factory=lambda: {k: v[0] for k, v in PAPER_SOURCES.items()})
     splits: int = 10  # random probe/gallery splits of each target
     people_share: float = 1.0  # of the sources' people that are trained on, evenly spaced
     heldout: int = 200  # people of each source that training never sees (headroom)
@@ -133,13 +141,13 @@ class Settings:
 
 # The profiles of the paper's size: itself, and its code path with a small network on few people.
 AT_SIZE = ("paper", "rehearsal")
-_LAPTOP = dict(
+_LAPTOP: dict[str, Any] = dict(
     height=96, width=48, other_height=128, base_width=16, local_dim=64, pretrained=False,
     people=dict(zip(SOURCES, (600, 500, 500, 600, 1_800), strict=True)),
     images=dict(zip(SOURCES, (2_400, 4_800, 8_000, 9_600, 7_200), strict=True)),
     epochs=16, lr=0.002, lr_decay_epoch=12, warmup_epochs=1,
 )
-_FEW = dict(  # people, and a small network: seconds, not science
+_FEW: dict[str, Any] = dict(  # people, and a small network: seconds, not science
     people=dict.fromkeys(SOURCES, 16), images=dict.fromkeys(SOURCES, 64), splits=2, heldout=20,
     base_width=8, local_dim=32, epochs=6, tta_seeds=2,
 )
@@ -168,16 +176,29 @@ def settings(profile: str | None = None, **overrides) -> Settings:
     return replace(default, **{"people": dict(default.people), "images": dict(default.images), **overrides})
 
 
+def model_settings(settings: Settings, name: str) -> Settings:
+    """``settings`` with the changes of the training ``name``. Raises ValueError for an unknown name."""
+    if name not in {**MODELS, **WEAKER}:
+        raise ValueError(f"unknown model {name!r}: the models are {', '.join([*MODELS, *WEAKER])}")
+    if name in WEAKER:
+        people, share = WEAKER[name]
+        epochs, decay = (max(1, round(share * count)) for count in (settings.epochs, settings.lr_decay_epoch))
+        return replace(settings, people_share=people, epochs=epochs, lr_decay_epoch=decay)
+    height = settings.other_height if name == "other_stripes" else settings.height
+    changes: dict[str, Any] = {"height": height, **MODELS[name]}
+    return replace(settings, **changes)
+
+
 def cache_dir() -> Path:
     """Folder of rendered sets, checkpoints and measured rows: ``$BNTA_CACHE``, else .cache."""
     return _folder(os.environ.get("BNTA_CACHE") or ROOT / ".cache", "BNTA_CACHE")
 
 
-def _folder(path: str | Path, what: str) -> Path:
+def _folder(path: str | Path, name: str) -> Path:
     try:
         return Path(path).expanduser().resolve()
     except (RuntimeError, OSError) as error:  # an unknown ~user, or a link to itself
-        raise ValueError(f"{what} is {str(path)!r}, which is no path of this machine: {error}") from error
+        raise ValueError(f"{name} is {str(path)!r}, which is no path of this machine: {error}") from error
 
 
 def device_of(profile: str) -> torch.device:
@@ -197,14 +218,6 @@ def device_of(profile: str) -> torch.device:
         raise ValueError(f"BNTA_DEVICE is {name}, and PyTorch finds {gpus} NVIDIA GPUs: unset BNTA_DEVICE, "
                          'set it to "cpu", or check the driver and CUDA_VISIBLE_DEVICES')
     return device
-
-
-def worker_count(default: int | None = None) -> int:
-    """Number of worker processes: ``$BNTA_WORKERS``, else ``default``, else one a core. Raises ValueError."""
-    text = os.environ.get("BNTA_WORKERS") or str(default or os.cpu_count() or 1)
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise ValueError(f"BNTA_WORKERS is a number of processes, a whole number of at least 1; got {text!r}")
-    return int(text)
 
 
 def data_folder(data: str | Path) -> Path | None:

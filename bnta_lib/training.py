@@ -11,7 +11,6 @@ import json
 import math
 import os
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -46,24 +45,25 @@ def train(
 ) -> tuple[BNTANet, pd.DataFrame]:
     """Train from nothing, or continue ``checkpoint``; return the model and one row an epoch.
 
-    ``sources`` holds uint8 images (N, 3, h, w) and pids 1..M. ``device`` is a GPU if there is one; the
-    forward pass is bf16 autocast there. ``compile`` is True or the name of a torch.compile backend; it moves
-    the last digits. The rows hold epoch, lr, mean losses, accuracy of G on the augmented images, and seconds.
+    ``sources`` holds uint8 images (N, 3, h, w) and pids 1..M. ``device`` is a GPU if there is one; the forward
+    pass is bf16 autocast there. ``compile`` is True or the name of a torch.compile backend; it moves the last
+    digits. The rows hold epoch, lr, mean losses, accuracy of G on the augmented images, and seconds.
 
     A continued training gives the weights of an uninterrupted one. Several processes follow the mean gradient
     over each batch. Batch statistics (unless ``settings.sync_bn``, on GPUs) and triplets are local to a
     process's rows, and the running statistics are the main process's, which alone writes and reads files.
 
     Raises:
-        ValueError: for pids that are not 1..M, too many processes, a damaged checkpoint or another training's.
+        ValueError: for pids that are not 1..M, too many processes, or a checkpoint of another training.
         FloatingPointError: if the loss is not finite; the last checkpoint is unchanged.
         OutOfTime: after an epoch, which is saved, if the next does not fit into ``minutes`` from the call.
     """
-    begin, key, people = time.perf_counter(), training_key(sources, settings), len(sources.pids.unique())
+    begin, people = time.perf_counter(), len(sources.pids.unique())
     if not people or sources.pids.unique().tolist() != list(range(1, people + 1)):
         raise ValueError(f"{sources.name}: training pids must be 1..M without gaps")
     if minutes is not None and checkpoint is None:
         raise ValueError("training with a limit of minutes needs a checkpoint to continue from")
+    key = training_key(sources, settings)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     all_used = settings.loss_id and settings.lambda1 and settings.lambda2
     if processes := launched(device, some_unused=not all_used):
@@ -77,38 +77,42 @@ def train(
         optimiser.load_state_dict(state["optimiser"])
         random.set_state(state["random"])
         history = state["history"]
-    objective = Objective(model, settings)
+    objective: nn.Module = Objective(model, settings)
     if compile:
         objective.compile(backend="inductor" if compile is True else compile)
-    objective = processes.prepare_model(objective) if processes else objective
+    if processes:
+        objective = processes.prepare_model(objective)
     images = sources.images.to(device) if fits_on_device(sources.images, device) else sources.images
     main = not processes or processes.is_main_process
     for epoch in range(len(history), settings.epochs):
         history.append(train_epoch(objective, optimiser, images, sources.pids, settings, epoch, random,
                                    processes, progress and main))
-        last, seconds = epoch + 1 == settings.epochs, history[-1]["seconds"]
-        late = minutes is not None and not last and from_main(
-            processes, lambda: time.perf_counter() - begin + seconds > 60 * minutes)
+        last, end = epoch + 1 == settings.epochs, time.perf_counter() + history[-1]["seconds"]  # of the next
+        late = minutes is not None and not last and from_main(processes, lambda: end - begin > 60 * minutes)
         if checkpoint and main and (last or late or (epoch + 1) % settings.save_every == 0):
             write_checkpoint(checkpoint, key, model, optimiser, random, history)
         if late:
-            raise OutOfTime(f"another epoch does not fit after epoch {epoch + 1} of {settings.epochs}, which is saved")
+            raise OutOfTime(f"another epoch does not fit after epoch {epoch + 1} of {settings.epochs}, which is "
+                            "saved")
     return _result(model, settings, processes), pd.DataFrame(history)
 
 
-def train_epoch(objective, optimiser, images, pids, settings, epoch, random, processes=None,
-                progress=False) -> dict[str, float]:
+def train_epoch(
+    objective: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, pids: Tensor, settings: Settings,
+    epoch: int, random: torch.Generator, processes: Accelerator | None = None, progress: bool = False,
+) -> dict[str, float]:
     """Train one epoch, counted from 0, and return its row of :func:`train`."""
     start, device = time.perf_counter(), next(objective.parameters()).device
     rank, count = (processes.process_index, processes.num_processes) if processes else (0, 1)
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(epoch, settings)
     objective.train()
-    labels, batches, sums = (pids - 1).to(device), epoch_batches(pids, settings, random), {}
-    shares = [share(len(batch), settings.instances, rank, count) for batch in batches]
-    local = [batch[rows] for batch, rows in zip(batches, shares)]
+    labels, batches = (pids - 1).to(device), epoch_batches(pids, settings, random)
+    sums: dict[str, Tensor] = {}
+    slices = [share(len(batch), settings.instances, rank, count) for batch in batches]
+    local = [batch[rows] for batch, rows in zip(batches, slices, strict=True)]
     bar = tqdm(batches, f"epoch {epoch + 1} of {settings.epochs}", disable=not progress, mininterval=1)
-    for batch, rows, index, raw in zip(bar, shares, local, prefetch_batches(images, local, device)):
+    for batch, rows, index, raw in zip(bar, slices, local, prefetch_batches(images, local, device), strict=True):
         augmented = augment(raw, settings, random, rows, len(batch))
         # Gradients are averaged over processes, of which one may have an image more: 1 if none has.
         weight = count * len(index) / len(batch)
@@ -118,7 +122,7 @@ def train_epoch(objective, optimiser, images, pids, settings, epoch, random, pro
     totals = processes.reduce(totals, "sum") if processes else totals
     size = sum(map(len, batches))  # more than the images if PK repeats some
     row = {"epoch": epoch + 1, "lr": learning_rate(epoch, settings)}
-    row |= {name: total / size for name, total in zip(sums, totals.tolist())}
+    row |= {name: total / size for name, total in zip(sums, totals.tolist(), strict=True)}
     bar.set_postfix(loss=f"{row['total']:.2f}", accuracy=f"{row['accuracy']:.2f}")
     bar.close()
     if not math.isfinite(row["total"]):
@@ -126,10 +130,9 @@ def train_epoch(objective, optimiser, images, pids, settings, epoch, random, pro
     return row | {"seconds": from_main(processes, lambda: time.perf_counter() - start)}
 
 
-def training_step(
-    objective: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, labels: Tensor, weight: float = 1.0
-) -> dict[str, Tensor]:
-    """One step of Eq. (10): forward pass, Eq. (9), its gradient times ``weight``, Adam. Return the losses."""
+def training_step(objective: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, labels: Tensor,
+                  weight: float = 1.0) -> dict[str, Tensor]:
+    """Take one step of Eq. (10), its gradient times ``weight``; return the terms of Eq. (9) before it."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
         losses = objective(images, labels)
     optimiser.zero_grad(set_to_none=True)
@@ -158,7 +161,8 @@ def training_losses(model: BNTANet, images: Tensor, labels: Tensor, settings: Se
     l_mat = matching_train_loss(out.local_logits, labels, smooth) if settings.lambda2 else zero
     total = settings.loss_id * l_id + settings.lambda1 * l_pos + settings.lambda2 * l_mat
     if settings.loss_tri:
-        total = total + settings.loss_tri * triplet_loss(out.features.float(), labels, settings.triplet_margin)
+        l_tri = triplet_loss(out.features.float(), labels, settings.triplet_margin)
+        total = total + settings.loss_tri * l_tri
     accuracy = (out.logits.argmax(1) == labels).float().mean()
     return {"L_id": l_id, "L_pos": l_pos, "L_mat": l_mat, "total": total, "accuracy": accuracy}
 
@@ -183,13 +187,13 @@ def epoch_batches(pids: Tensor, settings: Settings, random: torch.Generator) -> 
         for person in order.split(torch.bincount(pids)[pids.unique()].tolist()):
             groups += person.repeat(k)[: -(-len(person) // k) * k].split(k)
         mixed = torch.stack(groups)[torch.randperm(len(groups), generator=random)]
-        return [batch.flatten() for batch in mixed.tensor_split(-(-len(groups) // max(1, settings.batch // k)))]
+        count = -(-len(groups) // max(1, settings.batch // k))
+        return [batch.flatten() for batch in mixed.tensor_split(count)]
     return list(order.tensor_split(max(1, min(-(-len(order) // settings.batch), len(order) // 2))))
 
 
-def augment(
-    images: Tensor, settings: Settings, random: torch.Generator, rows: slice = slice(None), size: int = 0
-) -> Tensor:
+def augment(images: Tensor, settings: Settings, random: torch.Generator, rows: slice = slice(None),
+            size: int = 0) -> Tensor:
     """Pad with black, crop at random and flip half, as DualNorm does; each image draws its own.
 
     ``images`` may be the ``rows`` of a batch of ``size``: they become what they would in the whole batch.
@@ -200,9 +204,9 @@ def augment(
     flip = (torch.rand(size or n, 1, generator=random) < 0.5)[rows]
     down = (top + torch.arange(height)).to(images.device)
     across = torch.where(flip, torch.arange(width - 1, -1, -1), torch.arange(width)) + left
-    padded, which = F.pad(images, (pad, pad, pad, pad)), torch.arange(n, device=images.device)[:, None, None]
+    padded, image = F.pad(images, (pad, pad, pad, pad)), torch.arange(n, device=images.device)[:, None, None]
     # Indexing across the channels gives (n, height, width, 3), which is channels-last.
-    return padded[which, :, down[:, :, None], across.to(images.device)[:, None, :]].permute(0, 3, 1, 2)
+    return padded[image, :, down[:, :, None], across.to(images.device)[:, None, :]].permute(0, 3, 1, 2)
 
 
 def fits_on_device(images: Tensor, device: torch.device) -> bool:
@@ -220,21 +224,21 @@ def prefetch_batches(images: Tensor, batches: list[Tensor], device: torch.device
         return batch if batch.device.type == device.type else batch.pin_memory().to(device, non_blocking=True)
 
     with ThreadPoolExecutor(1, "batches") as thread:
-        following = None
-        for index in [*batches, None]:
-            ready, following = following, None if index is None else thread.submit(fetch, index)
-            if ready is not None:
-                yield ready.result()
+        following = thread.submit(fetch, batches[0])
+        for index in batches[1:]:
+            ready, following = following, thread.submit(fetch, index)
+            yield ready.result()
+        yield following.result()
 
 
 def training_key(sources: ReIDSet, settings: Settings) -> str:
-    """Digest of what decides the weights: version, data, settings, and the weights that E starts from."""
-    start = os.environ.get("BNTA_IMAGENET", "") if settings.pretrained else ""
-    text = json.dumps([METHOD_VERSION, sources.digest, training_settings(settings), start], sort_keys=True)
+    """Digest of what decides the weights: version, data and settings."""
+    text = json.dumps([METHOD_VERSION, sources.digest, training_settings(settings)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_checkpoint(path, key, model, optimiser, random, history) -> None:
+def write_checkpoint(path: str | Path, key: str, model: BNTANet, optimiser: torch.optim.Optimizer,
+                     random: torch.Generator, history: list[dict]) -> None:
     """Write all that :func:`train` needs to continue, whole or not at all."""
     state = {"key": key, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
              "random": random.get_state(), "history": history}
@@ -247,9 +251,6 @@ def read_checkpoint(path: str | Path, key: str) -> dict | None:
     if not Path(path).is_file():
         return None
     try:
-        with zipfile.ZipFile(path) as parts:  # torch writes checksums and does not check them
-            if (broken := parts.testzip()) is not None:
-                raise ValueError(f"damaged in {broken}")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} is not a readable checkpoint ({error}): delete it to start again") from error
@@ -275,7 +276,8 @@ def launched(device: torch.device, some_unused: bool = False) -> Accelerator | N
     handlers = [InitProcessGroupKwargs(timeout=timedelta(hours=3)),
                 DistributedDataParallelKwargs(find_unused_parameters=some_unused)]
     # Precision and compilation are training's own, whatever the launcher's configuration says.
-    return Accelerator(cpu=device.type == "cpu", mixed_precision="no", dynamo_backend="no", kwargs_handlers=handlers)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no", dynamo_backend="no",
+                       kwargs_handlers=handlers)
 
 
 def from_main(processes: Accelerator | None, make: Callable[[], Any]) -> Any:
@@ -290,7 +292,7 @@ def from_main(processes: Accelerator | None, make: Callable[[], Any]) -> Any:
 def share(size: int, instances: int, rank: int, count: int) -> slice:
     """A process's rows of a batch: whole groups of a person, and as many as the others' or one more."""
     group = max(1, instances)
-    return slice(*(size // group * part // count * group for part in (rank, rank + 1)))
+    return slice(*(size // group * start // count * group for start in (rank, rank + 1)))
 
 
 def _check_processes(processes: Accelerator, key: str, batches: list[Tensor], settings: Settings) -> None:

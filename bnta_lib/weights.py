@@ -1,8 +1,8 @@
 """Trained weights and batch-norm deltas: safetensors files, written whole and checked when they are read.
 
-A weights file holds a record beside its tensors: the settings that it was trained with, and a fingerprint, some
-features of one synthetic image. A network that was changed gives other features, and the weights refuse to load.
-Committed files without a record have it in ``data/weights/registry.json``, under their SHA-256.
+A weights file has a record beside its tensors: the settings that it was trained with, and a fingerprint, some
+features of one synthetic image. A network that was changed gives other features, and the weights refuse to
+load. Committed files without a record have it in ``data/weights/registry.json``, under their SHA-256.
 
 A :class:`Delta` is what an adaption changes: the batch-norm tensors, for one base model alone.
 """
@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,55 +24,25 @@ from torch import Tensor, nn
 
 from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet, bn_layers
-from bnta_lib.settings import METHOD_VERSION, ROOT, Settings, cache_dir, run_name
+from bnta_lib.settings import METHOD_VERSION, ROOT, Settings, cache_dir, model_settings, run_name
 
-# The six trainings of Table 3: "baseline" is L_id alone, "bnta" all three losses. "other_stripes" is "bnta" at the
-# input height `other_height`, whose maps six stripes do not divide, so that their bins overlap.
-MODELS = {
-    "bnta": {},
-    "baseline": {"lambda1": 0.0, "lambda2": 0.0},
-    "pos": {"loss_id": 0.0, "lambda2": 0.0},
-    "mat": {"loss_id": 0.0, "lambda1": 0.0},
-    "id_pos": {"lambda2": 0.0},
-    "id_mat": {"lambda1": 0.0},
-    "other_stripes": {},
-}
-# Weaker trainings of "bnta": on a share of the people, or for a share of the epochs (:mod:`bnta_lib.suite.strength`).
-WEAKER = {
-    "people_8th": (1 / 8, 1), "people_4th": (1 / 4, 1), "people_half": (1 / 2, 1),
-    "epochs_8th": (1, 1 / 8), "epochs_4th": (1, 1 / 4), "epochs_half": (1, 1 / 2),
-}
 # The paper's names for what a BN layer holds, and torch's.
 QUANTITIES = {"mean": "running_mean", "var": "running_var", "gamma": "weight", "beta": "bias"}
-
 REMEDY = "train again with `python -m bnta_lib.suite.train` (make train), or restore the committed file"
 REGISTRY = ROOT / "data" / "weights" / "registry.json"
 NETWORK = ("height", "width", "base_width", "last_stride", "stripes", "local_dim")
-# Settings of adaption, evaluation and checkpoints, which no training depends on; and all that begin with "tta_".
-UNTRAINED = ("K", "margin", "lambda3", "matching_reduction", "normalise_features", "splits", "heldout", "save_every",
-             "other_height", "viper_probe", "ilids_images")
-
-
-def model_settings(settings: Settings, name: str) -> Settings:
-    """``settings`` with the changes of the training ``name``. Raises ValueError for an unknown name."""
-    if name in WEAKER:
-        people, epochs = WEAKER[name]
-        shares = {key: max(1, round(epochs * getattr(settings, key))) for key in ("epochs", "lr_decay_epoch")}
-        return replace(settings, people_share=people, **shares)
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}: the models are {', '.join([*MODELS, *WEAKER])}")
-    height = settings.other_height if name == "other_stripes" else settings.height
-    return replace(settings, height=height, **MODELS[name])
+# Settings that no training depends on, beside all that begin with "tta_".
+UNTRAINED = ("K", "margin", "lambda3", "matching_reduction", "normalise_features", "splits", "heldout",
+             "save_every", "other_height", "viper_probe", "ilids_images")
 
 
 def weights_path(settings: Settings, name: str, root: str | Path | None = None) -> Path:
-    """Path of a training's weights: in the repository for laptop, in the cache for other profiles, and for weights
-    that were trained on the published sets of the folder ``root``. Raises ValueError for an unknown name."""
+    """Path of a training's weights: in the repository for laptop, otherwise in the cache, and apart for those
+    trained on the published sets of the folder ``root``. Raises ValueError for an unknown name."""
     model_settings(settings, name)
-    if root is not None:
-        return cache_dir() / "weights" / run_name(settings.profile, root) / f"{name}.safetensors"
-    base = ROOT / "data" / "weights" if settings.profile == "laptop" else cache_dir() / "weights"
-    return base / settings.profile / f"{name}.safetensors"
+    folder = (ROOT / "data" if settings.profile == "laptop" and root is None else cache_dir()) / "weights"
+    run = settings.profile if root is None else run_name(settings.profile, root)
+    return folder / run / f"{name}.safetensors"
 
 
 def training_settings(settings: Settings) -> dict:
@@ -81,7 +51,7 @@ def training_settings(settings: Settings) -> dict:
 
 
 def differences(record: Mapping, settings: Settings) -> list[str]:
-    """Settings of a recorded training that differ from ``settings``, as "lr=0.002"; a missing one has its default."""
+    """What a recorded training had instead of ``settings``, as "lr=0.002"; what it lacks is the default."""
     recorded = {**training_settings(Settings()), **record["settings"]}
     return [f"{k}={recorded[k]}" for k, v in training_settings(settings).items() if recorded[k] != v]
 
@@ -89,11 +59,12 @@ def differences(record: Mapping, settings: Settings) -> list[str]:
 # ---- weights
 
 
-def save_model(model: BNTANet, path: str | Path, settings: Settings, meta: Mapping = {}, compact: bool = True) -> None:
+def save_model(model: BNTANet, path: str | Path, settings: Settings, meta: Mapping = {},
+               compact: bool = True) -> None:
     """Write the weights of a model that was trained with ``settings``, and ``meta`` (JSON-able).
 
-    ``compact`` keeps convolution and linear weights as int8, one float32 scale for each output channel, and leaves
-    out M's classifiers, which serve training alone. Raises OSError, and leaves the old file, on a full disk.
+    ``compact`` keeps convolution and linear weights as int8, with one float32 scale an output channel, and
+    leaves out M's classifiers, which serve training alone. Raises OSError on a full disk.
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
@@ -101,9 +72,8 @@ def save_model(model: BNTANet, path: str | Path, settings: Settings, meta: Mappi
         if name.endswith("num_batches_tracked") or (compact and name.startswith("fc_m.")):
             continue
         if compact and tensor.ndim >= 2:
-            scale = tensor.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
-            tensors[f"{name}.scale"] = scale
-            tensor = (tensor / scale.view(-1, *[1] * (tensor.ndim - 1))).round().to(torch.int8)
+            tensors[f"{name}.scale"] = tensor.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
+            tensor = (tensor / _as_factor(tensors[f"{name}.scale"], tensor)).round().to(torch.int8)
         tensors[name] = tensor
     record = {**meta, "version": METHOD_VERSION, "settings": training_settings(settings),
               "fingerprint": fingerprint(_network(tensors, settings))}
@@ -118,28 +88,29 @@ def load_model(path: str | Path, settings: Settings) -> BNTANet:
     """
     record, tensors = read_weights(path)
     if odd := [text for text in differences(record, settings) if text.partition("=")[0] in NETWORK]:
-        raise ValueError(f"{path} was trained with {', '.join(odd)}, profile {settings.profile!r} has other settings: "
-                         "choose those of the weights, or train again")
+        raise ValueError(f"{path} was trained with {', '.join(odd)}, profile {settings.profile!r} has other "
+                         "settings: choose those of the weights, or train again")
     model = _network(tensors, settings)
     for kind, values in fingerprint(model).items():
         recorded = torch.tensor(record["fingerprint"][kind])
         # A thousandth of the largest: processors differ by far less.
         tolerance = 1e-3 * float(recorded.abs().max())
         if not torch.allclose(torch.tensor(values), recorded, rtol=0, atol=tolerance, equal_nan=True):
-            raise ValueError(f"{path}: these weights give other {kind} than when they were trained. The network was "
-                             f"changed: undo that, or {REMEDY}")
+            raise ValueError(f"{path}: these weights give other {kind} than when they were trained. The "
+                             f"network was changed: undo that, or {REMEDY}")
     return model
 
 
 def read_weights(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
-    """Record and stored tensors of a weights file. Raises FileNotFoundError or ValueError as :func:`load_model`."""
+    """Record and stored tensors of a weights file. Raises FileNotFoundError or ValueError as load_model."""
     record, tensors = _read(path, "bnta-weights", REMEDY)
     if record is None:
         sha = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        record = next((entry for entry in json.loads(REGISTRY.read_text()).values() if entry["sha256"] == sha), None)
+        entries = json.loads(REGISTRY.read_text()).values()
+        record = next((entry for entry in entries if entry["sha256"] == sha), None)
     if record is None:
-        raise ValueError(f"{path} is damaged, or no weights file of this library: it holds no record, and its SHA-256 "
-                         f"is not in {REGISTRY.name}; {REMEDY}")
+        raise ValueError(f"{path} is damaged, or no weights file of this library: it holds no record, and its "
+                         f"SHA-256 is not in {REGISTRY.name}; {REMEDY}")
     return record, tensors
 
 
@@ -150,15 +121,14 @@ def fingerprint(model: BNTANet) -> dict[str, list[float]]:
     with torch.no_grad():
         out = model(image)
     values = {"features": out.features[0], "local": out.local[0].flatten()}
-    return {k: [float(f"{part.mean():.6g}") for part in v.tensor_split(8)] for k, v in values.items()}
+    return {k: [float(f"{eighth.mean():.6g}") for eighth in v.tensor_split(8)] for k, v in values.items()}
 
 
 def _network(stored: Mapping[str, Tensor], settings: Settings) -> BNTANet:
-    """The network of stored tensors. Raises RuntimeError if they do not fit."""
     tensors = {}
     for name, tensor in stored.items():
         if tensor.dtype == torch.int8:
-            tensor = tensor.float() * stored[f"{name}.scale"].view(-1, *[1] * (tensor.ndim - 1))
+            tensor = tensor.float() * _as_factor(stored[f"{name}.scale"], tensor)
         if not name.endswith(".scale"):
             tensors[re.sub(r"^fn\.", "bnneck.", name)] = tensor  # what older files call it
     model = BNTANet(len(tensors["fc_g.weight"]), settings)
@@ -167,6 +137,10 @@ def _network(stored: Mapping[str, Tensor], settings: Settings) -> BNTANet:
     counts = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
     model.load_state_dict({**counts, **tensors})
     return model.eval()
+
+
+def _as_factor(scale: Tensor, tensor: Tensor) -> Tensor:
+    return scale.view(-1, *[1] * (tensor.ndim - 1))
 
 
 # ---- batch-norm deltas
@@ -180,18 +154,11 @@ class Delta:
     base: str  # digest of the model that they go into
     meta: dict = field(default_factory=dict)  # JSON-able: N, K, seed, settings, ...
 
-    def check(self, model: nn.Module) -> None:
-        """Raise ValueError, and say why, unless the delta was made for ``model`` as it is now."""
-        shapes = [{name: tuple(t.shape) for name, t in tensors.items()} for tensors in (self.tensors, bn_tensors(model))]
-        if odd := sorted(shapes[0].items() ^ shapes[1].items()):
-            raise ValueError(f"the delta is for a model with other BN layers (for one, {odd[0][0]})")
+    def apply(self, model: nn.Module) -> None:
+        """Put the tensors into ``model``. Raises ValueError unless it is the base as it was."""
         if (digest := model_digest(model)) != self.base:
             raise ValueError(f"the delta was made for other weights: its base is {self.base[:12]}, this model is "
                              f"{digest[:12]} (an adapted model must be restored before it takes another delta)")
-
-    def apply(self, model: nn.Module) -> None:
-        """Put the tensors into ``model``. Raises as :meth:`check`."""
-        self.check(model)
         load_bn_tensors(model, self.tensors)
 
     @contextmanager
@@ -253,9 +220,9 @@ def images_digest(images: Tensor) -> str:
     return sha.hexdigest()
 
 
-def _bytes(tensor: Tensor):
+def _bytes(tensor: Tensor) -> memoryview:
     # As bytes, since NumPy has no bfloat16.
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

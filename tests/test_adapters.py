@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from test_adaption import moved, same, state, stem_output
 
 from bnta_lib import adapt
 from bnta_lib.adapters import ADAPTERS, adabn, adapter, alpha_bn, batches, entropy, tent
 from bnta_lib.model import bn_layers
-from test_adaption import moved, same, state, stem_output
 
 
 @pytest.mark.parametrize("name", ["adabn", "alpha_bn", "tent"])

@@ -112,14 +112,14 @@ def blocks(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "MANY", 40)
     monkeypatch.setattr(benchmark, "BLOCK", 15)
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
-    monkeypatch.setenv("BNTA_WORKERS", "1")
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     return tmp_path / "sets"
 
 
 def test_two_processes_write_the_same_file_as_one(tmp_path, monkeypatch, blocks):
     whole = []
     for workers in "12":
-        monkeypatch.setenv("BNTA_WORKERS", workers)
+        monkeypatch.setenv("LOKY_MAX_CPU_COUNT", workers)
         whole.append(benchmark.source("CUHK02", 10, 40, (32, 16)).images.clone())
         (path,) = blocks.iterdir()
         path.unlink()
@@ -157,7 +157,7 @@ def test_a_killed_process_leaves_no_worker():
 
 @pytest.mark.parametrize("images, parent, workers", [(39, None, "2"), (40, object(), "2"), (40, None, "1")])
 def test_few_images_are_rendered_here_and_so_are_those_of_a_worker(monkeypatch, blocks, images, parent, workers):
-    monkeypatch.setenv("BNTA_WORKERS", workers)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", workers)
     monkeypatch.setattr(benchmark.multiprocessing, "parent_process", lambda: parent)
     rendered_here = []
     monkeypatch.setattr(benchmark, "render", lambda *given: rendered_here.append(1) or torch.zeros(

@@ -33,8 +33,8 @@ from common import Row  # noqa: E402
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     """What a benchmark sets in the environment ends with its test."""
-    for name in ("BNTA_CACHE", "BNTA_WORKERS"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))
+    for name, default in (("BNTA_CACHE", ""), ("LOKY_MAX_CPU_COUNT", "2")):
+        monkeypatch.setenv(name, os.environ.get(name, default))
 
 
 @pytest.mark.parametrize("goal, unit, ours, rival, ratio, met, standing", [

@@ -21,12 +21,12 @@ POINTS, RATE = 0.05, 0.01  # of mAP; of rates, losses and distances, as a share 
 from bnta_lib import settings, trained_model  # noqa: E402
 from bnta_lib.data import load_source, load_source_samples, load_targets  # noqa: E402
 from bnta_lib.rendered.benchmark import target as load_target  # noqa: E402
+from bnta_lib.settings import MODELS, ROOT, WEAKER, model_settings  # noqa: E402
 from bnta_lib.suite.headroom import KINDS  # noqa: E402
 from bnta_lib.suite.runner import Measurer, Unit  # noqa: E402
 from bnta_lib.suite.specs import COLUMNS, Spec  # noqa: E402
 from bnta_lib.suite.store import SHORT  # noqa: E402
-from bnta_lib.settings import ROOT  # noqa: E402
-from bnta_lib.weights import MODELS, WEAKER, model_digest, model_settings  # noqa: E402
+from bnta_lib.weights import model_digest  # noqa: E402
 
 LAPTOP = settings("laptop")
 TRAININGS = {*MODELS, *WEAKER}

@@ -13,8 +13,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bnta_lib.adaption import adapt
 from bnta_lib.adapters import adabn, tent
+from bnta_lib.adaption import adapt
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.evaluation import evaluate
 from bnta_lib.model import BNTANet, embed

@@ -14,26 +14,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pretended import GPU, OnGPU, pretended
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnta_lib import settings as profile, trained_model
-from bnta_lib.adaption import adapt, change_rates, pair_losses
+from bnta_lib import settings as profile
+from bnta_lib import trained_model
 from bnta_lib.adapters import adabn, tent
+from bnta_lib.adaption import adapt, change_rates, pair_losses
 from bnta_lib.data import load_targets
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.explore import figures, nk
 from bnta_lib.figures.network import stripes_figure, trace_shapes
-from bnta_lib.site.guards import Guards, guarded_adapt
 from bnta_lib.losses import matching_tta_loss, positioning_loss
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import nearest_pairs
+from bnta_lib.site.guards import Guards, guarded_adapt
 from bnta_lib.suite.runner import Measurer, Unit, score
 from bnta_lib.suite.shift import bn_moments, bn_outputs
 from bnta_lib.suite.specs import TABLE_2, Spec, grid_specs
 from bnta_lib.weights import Delta, load_model, model_digest, save_model
 from conftest import lab_of
-from pretended import GPU, OnGPU, pretended
 
 REAL = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 
 from bnta_lib import adapt
-from bnta_lib.suite import store as results, writer
-from bnta_lib.suite.reproduce import run_notebook
 from bnta_lib.figures import base
 from bnta_lib.site.judge import save_ranked
+from bnta_lib.suite import store as results
+from bnta_lib.suite import writer
+from bnta_lib.suite.reproduce import run_notebook
 from bnta_lib.weights import save_model
 
 NUMBERS = pd.DataFrame({"unit": "%", "value": range(2_000)})

@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from bnta_lib.losses import (
-    identity_loss, matching_train_loss, matching_tta_loss, positioning_loss, safe_norm, triplet_loss,
+    identity_loss,
+    matching_train_loss,
+    matching_tta_loss,
+    positioning_loss,
+    safe_norm,
+    triplet_loss,
 )  # fmt: skip
 
 

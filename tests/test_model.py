@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torchvision.models import resnet18, resnet50
+from torchvision.models import resnet50
 from torchvision.transforms.functional import normalize
 
 from bnta_lib import adapt
@@ -297,42 +297,25 @@ def wide() -> BNTANet:
     return BNTANet(2, settings("smoke", base_width=64))
 
 
-def test_local_imagenet_file_fills_the_backbone(wide, tmp_path, monkeypatch):
-    path = tmp_path / "resnet50.pth"
-    for give in (lambda: load_imagenet(wide, path), lambda: load_imagenet(wide)):
-        theirs = resnet50(weights=None)
-        torch.save(theirs.state_dict(), path)
-        monkeypatch.setenv("BNTA_IMAGENET", str(path))  # read where no path is given
-        give()
-        ours = wide.backbone.state_dict()
-        for name, tensor in theirs.state_dict().items():
-            assert name.startswith("fc.") or torch.equal(ours[name], tensor), name
-
-
-def test_wrong_imagenet_files_are_refused_and_leave_the_model_as_it_was(wide, tmp_path):
-    before = {k: v.clone() for k, v in wide.state_dict().items()}
-    (tmp_path / "text.pth").write_text("not weights")
-    torch.save(torch.zeros(3), tmp_path / "tensor.pth")
-    for name in ("absent.pth", "text.pth", "tensor.pth"):
-        with pytest.raises(RuntimeError, match=rf"cannot be read from .*{name}: set \$BNTA_IMAGENET"):
-            load_imagenet(wide, tmp_path / name)
-    deeper = {**wide.backbone.state_dict(), "layer3.6.conv1.weight": torch.zeros(256, 1024, 1, 1)}
-    for other in (resnet18(weights=None).state_dict(), deeper, {}):
-        torch.save(other, tmp_path / "other.pth")
-        with pytest.raises(ValueError, match="not hold torchvision's ResNet-50 weights"):
-            load_imagenet(wide, tmp_path / "other.pth")
-    assert all(torch.equal(before[k], v) for k, v in wide.state_dict().items())
+def test_imagenet_file_in_torchs_folder_fills_the_backbone(wide, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    theirs = resnet50(weights=None)
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(theirs.state_dict(), tmp_path / "hub" / "checkpoints" / "resnet50-0676ba61.pth")
+    load_imagenet(wide)
+    ours = wide.backbone.state_dict()
+    for name, tensor in theirs.state_dict().items():
+        assert name.startswith("fc.") or torch.equal(ours[name], tensor), name
 
 
 def test_absent_imagenet_weights_and_a_narrow_model_are_refused(wide, model, tmp_path, monkeypatch):
-    monkeypatch.delenv("BNTA_IMAGENET", raising=False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing answers there
     monkeypatch.setenv("no_proxy", "")
     # urllib keeps the first opener, proxies included: one made here must not serve other tests.
     monkeypatch.setattr(urllib.request, "_opener", None)
-    with pytest.raises(RuntimeError, match=r"the internet.*set \$BNTA_IMAGENET to .*, or set pretrained=F"):
+    with pytest.raises(RuntimeError, match=r"put https://.*pth into .*checkpoints .*, or set pretrained=False"):
         load_imagenet(wide)
     with pytest.raises(ValueError, match="fit the full width only: set base_width=64"):
         load_imagenet(model)

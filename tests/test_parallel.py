@@ -5,23 +5,33 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import BrokenExecutor
+from dataclasses import replace
 
 import pytest
 import torch
-from conftest import lab_of
 from joblib.externals.loky import reusable_executor
 
+from bnta_lib.settings import Settings
 from bnta_lib.suite import parallel
 from bnta_lib.suite.parallel import measure_all
 from bnta_lib.suite.runner import Measurer, Unit
 from bnta_lib.suite.specs import TABLE_2, Spec
+from conftest import lab_of
 
 TIMED = ["seconds", "machine"]
 
 
 @pytest.fixture
-def measurer(tiny, tiny_models, dots):
-    return Measurer(tiny, {name: tiny_models[name] for name in ("bnta", "baseline")},
+def several(tiny, monkeypatch) -> Settings:
+    """Settings of a profile that measures by several processes; one, until a test sets more."""
+    monkeypatch.setenv("BNTA_DEVICE", "cpu")
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    return replace(tiny, profile="rehearsal")
+
+
+@pytest.fixture
+def measurer(several, tiny_models, dots):
+    return Measurer(several, {name: tiny_models[name] for name in ("bnta", "baseline")},
                     {name: {"dots": dots} for name in ("bnta", "baseline")})
 
 
@@ -41,7 +51,7 @@ def numbers(found) -> dict:
 def test_number_of_workers_does_not_matter(measurer, units, monkeypatch):
     alone = numbers(measure_all(measurer, units))
     assert set(alone) == set(units)
-    monkeypatch.setenv("BNTA_WORKERS", "2")
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
     monkeypatch.setattr(measurer, "measure", lambda unit: pytest.fail("measured in this process"), raising=False)
     monkeypatch.delattr(measurer, "measure")
     assert numbers(measure_all(measurer, units)) == alone
@@ -61,15 +71,15 @@ def test_this_process_measures_with_one_thread_as_others_do(measurer, units):
 
 def test_what_measuring_raises_reaches_the_caller(measurer, units, monkeypatch):
     units["odd"] = Unit("retrieval", "dots", Spec("odd", options={"K": 99}), 0, 0)
-    monkeypatch.setenv("BNTA_WORKERS", "2")
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
     with pytest.raises(ValueError, match="K = 99"):
         list(measure_all(measurer, units))
 
 
-def test_worker_that_is_killed_costs_no_finished_unit(tiny, tiny_models, dots, tmp_path, monkeypatch):
+def test_worker_that_is_killed_costs_no_finished_unit(several, tiny_models, dots, tmp_path, monkeypatch):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
-    monkeypatch.setenv("BNTA_WORKERS", "2")
-    lab, seen, real = lab_of(tiny, tiny_models, {"dots": dots}), [], parallel.measure_all
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+    lab, seen, real = lab_of(several, tiny_models, {"dots": dots}), [], parallel.measure_all
     slow = [Spec(f"{n} epochs", overrides={"tta_epochs": n}) for n in range(40, 48)]
 
     def killing(measurer, units):
@@ -108,7 +118,7 @@ def test_cluster_with_a_killed_worker_finishes_with_the_same_numbers(measurer, u
     with subprocess.Popen([sys.executable, str(tmp_path / "scheduler.py")], env=elsewhere, stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, text=True) as cluster:
         address, *workers = cluster.stdout.readline().split()
-        monkeypatch.setenv("BNTA_CLUSTER", address)
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", address)
         found = {}
         for key, rows in measure_all(measurer, units):
             if not found:
@@ -121,16 +131,9 @@ def test_cluster_with_a_killed_worker_finishes_with_the_same_numbers(measurer, u
 
 def test_scheduler_that_does_not_answer_is_named(measurer, units, monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setenv("BNTA_CLUSTER", "tcp://127.0.0.1:1")
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
     monkeypatch.setattr(parallel, "PATIENCE", 1)
     with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://127.0.0.1:1"):
-        list(measure_all(measurer, units))
-
-
-@pytest.mark.parametrize("count", ["0", "abc"])
-def test_number_of_workers_that_is_none_is_named(measurer, units, monkeypatch, count):
-    monkeypatch.setenv("BNTA_WORKERS", count)
-    with pytest.raises(ValueError, match=f"BNTA_WORKERS .* got '{count}'$"):
         list(measure_all(measurer, units))
 
 

@@ -28,7 +28,7 @@ SIZE = (64, 32)
 def cache(monkeypatch, tmp_path):
     """A cache of its own, blocks of four images, one process."""
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("BNTA_WORKERS", "1")
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     monkeypatch.setattr(packing, "BLOCK", 4)
 
 
@@ -64,7 +64,7 @@ def quiet(found, size=SIZE):
 
 @pytest.mark.parametrize("workers, size", [("1", (64, 32)), ("1", (96, 48)), ("2", (64, 32))])
 def test_pixels_are_those_of_pillow(tmp_path, monkeypatch, workers, size):
-    monkeypatch.setenv("BNTA_WORKERS", workers)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", workers)
     found = crops(tmp_path / "set")
     made = quiet(found, size)
     assert made.images.dtype == torch.uint8 and torch.equal(made.images, by_pillow(found.samples, size))

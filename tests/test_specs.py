@@ -6,10 +6,20 @@ import pytest
 import torch
 
 from bnta_lib import BNTANet, adapt, settings
+from bnta_lib.settings import model_settings
 from bnta_lib.suite import specs
-from bnta_lib.suite.specs import AFFINE, CHOICES, PAPER_TARGET, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLES, Spec
+from bnta_lib.suite.specs import (
+    AFFINE,
+    CHOICES,
+    PAPER_TARGET,
+    TABLE_2,
+    TABLE_3,
+    TABLE_4,
+    TABLE_5,
+    TABLES,
+    Spec,
+)
 from bnta_lib.suite.tables import paper_values
-from bnta_lib.weights import model_settings
 
 GALLERIES = [4, 5, 6, 7, 9, 12, 60, 61, 125, 316, 900, 5000]
 NAMES = dict.fromkeys(("VIPeR", "GRID", "iLIDS"), 60)

@@ -9,9 +9,9 @@ from bnta_lib import settings
 from bnta_lib.data import thinned
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.figures.choices import strength_figure
+from bnta_lib.settings import WEAKER, model_settings
 from bnta_lib.suite import strength
 from bnta_lib.training import training_key
-from bnta_lib.weights import WEAKER, model_settings
 
 GAINS = {"people_8th": 1.0, "people_4th": 2.0, "people_half": 3.0, "bnta": 4.0,
          "epochs_8th": 4.0, "epochs_4th": 4.0, "epochs_half": 4.0}

@@ -1,7 +1,6 @@
 """A handful of the kills that `make torture` does by the dozen: see tests/torture.py."""
 
 import pytest
-
 from torture import torture
 
 

@@ -13,11 +13,16 @@ from torch.nn import functional as F
 from bnta_lib import settings, weights
 from bnta_lib.adaption import adapt
 from bnta_lib.model import BNTANet, bn_layers, embed
-from bnta_lib.settings import ROOT, Settings, cache_dir
+from bnta_lib.settings import MODELS, ROOT, WEAKER, Settings, cache_dir, model_settings
 from bnta_lib.suite.train import trained_model
 from bnta_lib.weights import (
-    MODELS, WEAKER, differences, load_model, model_digest, model_settings, read_weights, save_model,
-    training_settings, weights_path,
+    differences,
+    load_model,
+    model_digest,
+    read_weights,
+    save_model,
+    training_settings,
+    weights_path,
 )
 
 

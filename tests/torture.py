@@ -60,7 +60,7 @@ def training(folder: Path, shared: Path) -> str:
 
 def sweep(folder: Path, shared: Path) -> str:
     """Fourteen measurements of a table, over two processes."""
-    small = settings("smoke", base_width=4, local_dim=8, tta_batch=4, tta_seeds=2)
+    small = settings("rehearsal", height=96, width=48, base_width=4, local_dim=8, tta_batch=4, tta_seeds=2)
     torch.manual_seed(0)
     model, noise = BNTANet(6, small).eval(), torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (24, 3, 96, 48), dtype=torch.uint8, generator=noise)
@@ -70,7 +70,7 @@ def sweep(folder: Path, shared: Path) -> str:
     specs = (Spec("none", adapter="none"), Spec("all"), Spec("two", options={"K": 2}), Spec("adabn", adapter="adabn"))
     units = [Unit("retrieval", "dots", spec, split, seed) for spec in specs for split in range(2)
              for seed in range(1 if spec.adapter == "none" else 2)]
-    os.environ["BNTA_WORKERS"] = "2"
+    os.environ["LOKY_MAX_CPU_COUNT"] = "2"
     rows = measure(measurer, units, progress=False)
     rows = rows[rows["unit"] != "s"].drop(columns=CLOCK)
     files = rows.to_csv(index=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from joblib import delayed
+from joblib import cpu_count, delayed
 from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
@@ -21,7 +21,7 @@ from bnta_lib.data.folders import Sample, read_image, resized
 from bnta_lib.data.published import Found
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.files import atomic_folder, in_processes
-from bnta_lib.settings import cache_dir, worker_count
+from bnta_lib.settings import cache_dir
 
 VERSION = 5  # of the layout and of how pixels are made
 BLOCK = 256  # images that a process decodes at a time
@@ -30,7 +30,7 @@ BLOCK = 256  # images that a process decodes at a time
 def pack(found: Found, size: tuple[int, int], *, progress: bool = True) -> ReIDSet:
     """The samples of a set, decoded and resized to ``size`` = (H, W).
 
-    A pack that exists is compared with its SHA-256; another is made by ``$BNTA_WORKERS`` processes. Raises
+    A pack that exists is compared with its SHA-256; another is made by a process a core. Raises
     ValueError if there is no sample, images cannot be decoded (all are named) or the pack is damaged, OSError
     if it cannot be written.
     """
@@ -81,7 +81,7 @@ def _make(folder: Path, found: Found, size: tuple[int, int], progress: bool) -> 
             with open(file, "r+b") as opened:
                 os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
         jobs = (delayed(_decode)(file, start, samples[start : start + BLOCK], size) for start in starts)
-        with in_processes(jobs, min(worker_count(), len(starts))) as blocks:
+        with in_processes(jobs, min(cpu_count(), len(starts))) as blocks:
             bad = sum(tqdm(blocks, folder.name, len(starts), disable=not progress), [])
         if bad:
             bad.insert(0, f"{len(bad)} images cannot be decoded: replace or delete them")

@@ -11,13 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from joblib import delayed
+from joblib import cpu_count, delayed
 from tqdm.auto import tqdm
 
 from bnta_lib.data.sets import ReIDSet, Split, Target
@@ -26,7 +25,7 @@ from bnta_lib.rendered.bank import read_bank
 from bnta_lib.rendered.domains import DOMAINS, Domain
 from bnta_lib.rendered.people import VERSION, generator
 from bnta_lib.rendered.render import render
-from bnta_lib.settings import cache_dir, worker_count
+from bnta_lib.settings import cache_dir
 
 HELD_OUT = 1 << 20  # numbers of held-out people start here
 DISTRACTORS = 1 << 21  # and those of distractors here
@@ -168,7 +167,7 @@ def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], device: str
             for part in parts)
     # A process that was started for other work has its share of the cores already.
     alone = shape[0] < MANY or device != "cpu" or multiprocessing.parent_process() is not None
-    workers = 1 if alone else min(worker_count(min(MAX_WORKERS, os.cpu_count() or 1)), len(parts))
+    workers = 1 if alone else min(MAX_WORKERS, cpu_count(), len(parts))
     quiet = not progress or shape[0] < SLOW
     with (atomic(path) as temporary, open(temporary, "wb") as file, in_processes(jobs, workers) as blocks,
           tqdm(total=shape[0], desc=domain.name, unit="image", disable=quiet) as bar):

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bnta_lib.settings import Settings
+from bnta_lib.settings import Settings, model_settings
 from bnta_lib.suite.specs import AFFINE, ALL, ALONE_OR_RESTORE, CHOICES, DIVERGED, NONE, Choice, Spec, alone
 from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, VERDICTS, describe_by, holm
 from bnta_lib.suite.tables import paper_values
-from bnta_lib.weights import model_settings
 
 VALUE = ["choice", "value_label"]
 

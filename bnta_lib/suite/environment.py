@@ -17,8 +17,8 @@ from pandas.io.formats.style import Styler
 from bnta_lib import __version__
 from bnta_lib.data import real_root
 from bnta_lib.files import atomic
-from bnta_lib.settings import ROOT, Settings, cache_dir, device_of
-from bnta_lib.weights import MODELS, read_weights, weights_path
+from bnta_lib.settings import MODELS, ROOT, Settings, cache_dir, device_of
+from bnta_lib.weights import read_weights, weights_path
 
 _NEEDED_GIB = 2.0  # rendered sets, checkpoints and measured rows of the laptop profile
 

@@ -1,4 +1,4 @@
-"""Measuring side by side: joblib's processes, or a Dask cluster whose scheduler ``$BNTA_CLUSTER`` names.
+"""Measuring side by side: joblib's processes, or a Dask cluster whose scheduler ``$DASK_SCHEDULER_ADDRESS`` names.
 
 Every process has one thread for it, this one too, since the rounding of gradients depends on their number:
 results do not depend on how many processes there are. They return rows; only this process writes them.
@@ -18,9 +18,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
+from joblib import cpu_count
 from joblib.externals.loky import get_reusable_executor
 
-from bnta_lib.settings import device_of, worker_count
+from bnta_lib.settings import device_of
 
 PATIENCE = 20  # seconds that a scheduler has to answer
 # A network asks for the same large blocks again and again. glibc would give each back to the system and get
@@ -35,10 +36,10 @@ def measure_all(measurer, units: Mapping) -> Iterator[tuple]:
     Raises what measuring raises, ConnectionError if no scheduler answers, and concurrent.futures'
     BrokenExecutor if one of this machine's processes is killed.
     """
-    address, device = os.environ.get("BNTA_CLUSTER", "").strip(), device_of(measurer.settings.profile)
+    address, device = os.environ.get("DASK_SCHEDULER_ADDRESS", "").strip(), device_of(measurer.settings.profile)
     # The smoke profile's work takes less than starting a process.
     one = measurer.settings.profile == "smoke" or device.index is not None
-    workers = worker_count(1 if one else torch.cuda.device_count() if device.type == "cuda" else None)
+    workers = 1 if one else torch.cuda.device_count() if device.type == "cuda" else cpu_count()
     if not address and min(workers, len(units)) < 2:
         for key, unit in units.items():
             with _one_thread():
@@ -73,7 +74,7 @@ def _cluster(address: str, measurer) -> Iterator[tuple]:
         client = Client(address, set_as_default=False, timeout=PATIENCE)
     except (OSError, ValueError) as error:
         raise ConnectionError(f"no Dask scheduler answers at {address} ({error}): start one, or unset "
-                              "BNTA_CLUSTER to measure on this machine") from error
+                              "DASK_SCHEDULER_ADDRESS to measure on this machine") from error
     with client:
         yield client.get_executor(pure=False), client.submit(pickle.loads, pickle.dumps(measurer), pure=False)
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from bnta_lib.adapters import ADAPTERS
 from bnta_lib.pairing import check_sizes
-from bnta_lib.settings import Settings
-from bnta_lib.weights import MODELS, WEAKER
+from bnta_lib.settings import MODELS, WEAKER, Settings
 
 # Columns of measured rows that hold a setting, and those that hold an option of `adapt`.
 SETTINGS = {"momentum": "tta_momentum", "epochs": "tta_epochs", "lr": "tta_lr", "optimizer": "tta_optimizer",

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from bnta_lib.settings import WEAKER
 from bnta_lib.suite.specs import STRENGTH
 from bnta_lib.suite.stats import ONE_EACH, OPEN, describe_by, slopes
-from bnta_lib.weights import WEAKER
 
 if TYPE_CHECKING:
     from bnta_lib.suite.lab import Lab

@@ -22,21 +22,21 @@ from bnta_lib.data import find_real, load_sources, mixture, real_root
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet, load_imagenet
-from bnta_lib.settings import AT_SIZE, METHOD_VERSION, SOURCES, Settings, cache_dir, device_of
+from bnta_lib.settings import (
+    AT_SIZE,
+    METHOD_VERSION,
+    MODELS,
+    SOURCES,
+    WEAKER,
+    Settings,
+    cache_dir,
+    device_of,
+    model_settings,
+)
 from bnta_lib.settings import settings as load_settings
 from bnta_lib.suite.commands import exit_code, parse_run, usage_errors
 from bnta_lib.training import OutOfTime, from_main, launched, train, training_key
-from bnta_lib.weights import (
-    MODELS,
-    REMEDY,
-    WEAKER,
-    differences,
-    load_model,
-    model_settings,
-    read_weights,
-    save_model,
-    weights_path,
-)
+from bnta_lib.weights import REMEDY, differences, load_model, read_weights, save_model, weights_path
 
 
 def trained_model(
