@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import scipy.io
 from real_trees import full_names, full_tree, pixel, tree
 
 from bnta_lib.data import mixture
@@ -52,14 +51,11 @@ def test_papers_counts_reconcile_exactly_and_every_difference_is_named(capsys):
             file.rename(file.with_name(file.name.replace("0702_", "0701_")))
         assert main(["check", str(root)]) == 1
         mixed = mixture(find_sets(root))
-    lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if " of " in line and "," in line] == [
-        "CUHK02: 6,836 of 7,264 images, 1,709 of 1,816 people, 3,884 in P1, 1,224 in P2, 772 in P4, "
-        "956 in P5",
-        "Market-1501: 29,051 of 29,419 images, 1,501 of 1,501 people, 13,115 in gallery, 3,000 in query, "
-        "12,936 in train",
-        "DukeMTMC-reID: 36,411 of 36,411 images, 1,811 of 1,812 people, 17,661 in gallery, 2,228 in query, "
-        "16,522 in train"]
+    printed = capsys.readouterr().out
+    for name, people, images in (
+            ("CUHK02", "1816 +1709", "7264 +6836"), ("Market-1501", "1501 +1501", "29419 +29051"),
+            ("DukeMTMC-reID", "1812 +1811", "36411 +36411")):
+        assert re.search(rf"{name} +source +\w+ +{people} +{images} +False", printed)
     assert len(mixed) == 121_765 - 428 - 368 and mixed.people == 18_530 - 107 - 1
     assert {sample.pid for sample in mixed.samples} == set(range(1, mixed.people + 1))
 
@@ -97,19 +93,13 @@ def test_command_runs_as_a_module_and_prints_no_traceback(viper):
     command = [sys.executable, "-m", "bnta_lib.data", "check", str(viper)]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 1 and not done.stderr
-    assert "VIPeR: 1,263 of 1,264 images, 632 of 632 people, 632 in cam_a, 631 in cam_b" in done.stdout
+    assert re.search(r"VIPeR +target +bmp +632 +632 +1264 +1263 +False", done.stdout)
 
 
-def test_wrong_mat_and_missing_partitions_are_differences(tmp_path, capsys):
-    top = tree("GRID", "folders", tmp_path)
-    (tmp_path / "cuhk-03.mat").write_text("no MATLAB")
-    scipy.io.savemat(top / "features_and_partitions.mat", {"other": [1]})
-    assert main(["check", str(tmp_path)]) == 1
-    printed = capsys.readouterr().out
-    assert "does not hold GRID's splits" in printed and "cuhk-03.mat does not list CUHK03" in printed
-    (top / "features_and_partitions.mat").unlink()
-    assert main(["check", str(tmp_path)]) == 1
-    assert "features_and_partitions.mat is not below" in capsys.readouterr().out
+def test_file_that_only_resembles_a_set_is_a_difference(viper, capsys):
+    (viper / "cuhk-03.mat").write_text("no MATLAB")
+    assert main(["check", str(viper)]) == 1
+    assert "cuhk-03.mat does not list CUHK03" in capsys.readouterr().out
 
 
 def test_checking_writes_nothing(tmp_path):

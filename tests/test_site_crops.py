@@ -69,7 +69,7 @@ def test_files_that_are_no_image_are_named_and_passed_over(folder):
 
 def test_a_wrong_path_is_named(tmp_path):
     for load in (load_site, load_probes):
-        with pytest.raises(FileNotFoundError, match="no such folder: .*nowhere"):
+        with pytest.raises(FileNotFoundError, match="No such file or directory: .*nowhere"):
             load(tmp_path / "nowhere", SMOKE)
         (tmp_path / "notes.txt").write_text("x")
         with pytest.raises(ValueError, match="holds no image.* such as notes.txt"):

@@ -1,18 +1,16 @@
 """Sets of person crops: the embedded benchmark, the paper's own data sets, or a folder of crops.
 
-``data`` is "embedded"; "real", for the published sets below ``$BNTA_DATA``; or a folder. A folder that holds
-published sets is read as those, and one that holds crops in Market-1501 naming as a user's own.
+``data`` is "embedded"; "real", for the published sets below ``$BNTA_DATA``; or a folder, of published sets or
+of a user's own crops.
 """
 
 import functools
-import math
 import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -31,8 +29,7 @@ def load_sources(settings: Settings, data: str | Path = "embedded", *, device: s
                  progress: bool = False) -> ReIDSet:
     """All sources mixed into one training set, with pids 1..M over all; distractors are left out.
 
-    ``settings.people_share`` below 1 keeps a share of the people. The name says what was mixed.
-    Raises FileNotFoundError or ValueError if a folder does not serve, or a pack is damaged.
+    The name lists what was mixed. Raises FileNotFoundError or ValueError if the data cannot be used.
     """
     if data == "embedded":
         names = [name for name in SOURCES if settings.people.get(name)]
@@ -43,8 +40,8 @@ def load_sources(settings: Settings, data: str | Path = "embedded", *, device: s
     else:
         own = folders.read_folder(data, settings.size)
         known = own.pids > 0
-        people = ReIDSet(own.name, own.images[known], own.pids[known], own.camids[known])
-        sources = benchmark.mixed([people], own.name)
+        pids = torch.unique(own.pids[known], return_inverse=True)[1] + 1
+        sources = ReIDSet(own.name, own.images[known], pids, own.camids[known])
     return thinned(sources, settings.people_share)
 
 
@@ -75,10 +72,9 @@ def load_source(settings: Settings, name: str, part: str = "train", **options) -
 
 def load_source_samples(settings: Settings, data: str | Path = "embedded", *,
                         progress: bool = False) -> dict[str, ReIDSet]:
-    """Some images of each source, to look at and to compare a target's with.
+    """Some images of each source: embedded ones of people whom training never sees, or published ones.
 
-    Embedded ones (also for a user's own folder) show people whom training never sees. Published ones are
-    up to four images of 100 people of those trained on. Raises FileNotFoundError if ``data`` has no source.
+    Raises FileNotFoundError if published sets are without a source.
     """
     if (root := real_root(data)) is None:
         return {name: load_source(settings, name, "heldout", progress=progress).data for name in SOURCES}
@@ -89,10 +85,10 @@ def load_source_samples(settings: Settings, data: str | Path = "embedded", *,
 
 def load_targets(settings: Settings, data: str | Path = "embedded", *, progress: bool = False,
                  **options) -> dict[str, Target]:
-    """The targets by name: the embedded three, those of the published ones that are there, or a folder.
+    """The targets by name: the embedded three, the published ones that are there, or a folder.
 
-    ``options`` of the embedded: device, and photometric (False renders people without cameras' colours, blur
-    and noise). Warns of what would falsify a score. Raises as :func:`load_sources`.
+    ``options`` of the embedded: device, and photometric (False: without cameras' colours, blur and noise).
+    Warns of what would falsify a score. Raises as :func:`load_sources`.
     """
     if data == "embedded":
         options |= {"splits": settings.splits, "progress": progress}
@@ -104,28 +100,24 @@ def load_targets(settings: Settings, data: str | Path = "embedded", *, progress:
         found = {name: own for name, own in find_real(root).items() if name in REAL_TARGETS}
         if not found:
             raise FileNotFoundError(f"{root} holds none of the targets {', '.join(REAL_TARGETS)}; {_LOOK}")
-        splits = {name: target_splits(own, settings) for name, own in found.items()}
-        packs = _packed(found, settings, progress)
-        targets = {name: Target(packs[name], *splits[name]) for name in found}
+        targets = {name: Target(pack(own, settings.size, progress=progress), *target_splits(own, settings))
+                   for name, own in found.items()}
     for target in targets.values():
         for sentence in target.problems():
             warnings.warn(sentence, stacklevel=2)
     return targets
 
 
-# ---------------------------------------------------------------- published sets
-
-
 def load_published(settings: Settings, root: Path, *, progress: bool = False) -> dict[str, ReIDSet]:
     """The published sets below ``root`` to look at: some images of each source, all of each target."""
-    parts = {name: _some_of(found) if name in SOURCES else found for name, found in find_real(root).items()}
-    return _packed(parts, settings, progress)
+    return {name: pack(_some_of(found) if name in SOURCES else found, settings.size, progress=progress)
+            for name, found in find_real(root).items()}
 
 
 def real_root(data: str | Path) -> Path | None:
     """The folder of published sets that ``data`` names; None for "embedded" and for a user's own folder.
 
-    Raises ValueError or FileNotFoundError if ``data`` is "real" and ``$BNTA_DATA`` does not serve.
+    Raises ValueError or FileNotFoundError if it is "real" and ``$BNTA_DATA`` names no such sets.
     """
     path = data_folder(data)
     if path and path.is_dir() and (data == "real" or not folders.is_own(path)) and find_real(path):
@@ -146,10 +138,7 @@ def _found(root: Path, times: tuple) -> dict[str, Found]:
 
 
 def mixture(found: Mapping[str, Found]) -> Found:
-    """The sources among ``found`` as one set, in the paper's order; a person of one is nobody of another.
-
-    Raises FileNotFoundError if there is none.
-    """
+    """The sources among ``found`` as one set, pids 1..M. Raises FileNotFoundError if there is none."""
     sets = [found[name] for name in SOURCES if name in found]
     if not sets:
         raise FileNotFoundError(f"nothing to train on, none of the sources {', '.join(SOURCES)}; {_LOOK}")
@@ -165,13 +154,9 @@ def mixture(found: Mapping[str, Found]) -> Found:
     return Found("+".join(part.name for part in sets), "mixture", Path(folder), tuple(samples), note)
 
 
-def _packed(sets: Mapping[str, Found], settings: Settings, progress: bool) -> dict[str, ReIDSet]:
-    return {name: pack(found, settings.size, progress=progress) for name, found in sets.items()}
-
-
 def _some_of(found: Found, people: int = 100, images: int = 4) -> Found:
     """At most so many people of a set, evenly spread, and of each so many images, drawn with a seed."""
     pids = pd.Series([sample.pid for sample in found.samples])
-    pids = pids[pids.isin(np.sort(pids.unique())[:: math.ceil(pids.nunique() / people)])]
-    rows = pids.sample(frac=1, random_state=0).groupby(pids).head(images).index.sort_values()
-    return replace(found, samples=tuple(found.samples[row] for row in rows))
+    some = pids.drop_duplicates().sort_values().iloc[:: -(-pids.nunique() // people)]
+    rows = pids[pids.isin(some)].sample(frac=1, random_state=0).groupby(pids).head(images).index
+    return replace(found, samples=tuple(found.samples[row] for row in sorted(rows)))

@@ -1,17 +1,16 @@
 """``python -m bnta_lib.data``: published sets fetched, unpacked, checked and packed."""
 
 import argparse
-import hashlib
 import shlex
 import sys
 import warnings
-from collections import Counter
+
+import pooch
 
 from bnta_lib.data import mixture
 from bnta_lib.data.archives import fetch, prepare
 from bnta_lib.data.packed import pack
-from bnta_lib.data.published import REAL_TARGETS, SETS, Found, find_sets, found_table
-from bnta_lib.data.splits import official_splits
+from bnta_lib.data.published import REAL_TARGETS, SETS, find_sets, found_table
 from bnta_lib.settings import PROFILES, settings
 
 
@@ -34,61 +33,41 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument(name, **option)
     args = vars(parser.parse_args(arguments))
     try:
-        return args.pop("run")(**args)
+        return args.pop("run")(**args) or 0
     except (OSError, ValueError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2
 
 
-def _fetch(name: str, root: str, url: str | None) -> int:
+def _fetch(name: str, root: str, url: str | None) -> None:
     archive = fetch(name, root, url, progress=True)
-    with open(archive, "rb") as file:
-        print(f"{archive}: SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()}")
+    print(f"{archive}: SHA-256 {pooch.file_hash(archive)}")
     print(f"next: python -m bnta_lib.data prepare {shlex.quote(str(archive))} {shlex.quote(root)}")
-    return 0
 
 
-def _prepare(archive: str, root: str) -> int:
+def _prepare(archive: str, root: str) -> None:
     folder = prepare(archive, root)
     print(f"{folder}:")
     for name, found in (sets := find_sets(folder)).items():
         print(f"  {name}, {len(found):,} images of {found.people:,} people")
     if not sets:
         print("  none of the published sets; an archive inside has to be prepared too")
-    return 0
 
 
 def _check(root: str) -> int:
     """0: all that was found is as published. 1: something differs. 2: no set was found."""
-    with warnings.catch_warnings(record=True) as problems:
+    with warnings.catch_warnings(record=True, action="always") as problems:
         sets = find_sets(root)
-    differences = [str(problem.message) for problem in problems]
-    differences += (f"{name}: {sentence}" for name, found in sets.items() for sentence in _differing(found))
-    print(found_table(sets).to_string(), *differences, sep="\n")
+    table = found_table(sets)
+    print(table.to_string(), *(problem.message for problem in problems), sep="\n")
     for name, entry in SETS.items():
         if name not in sets:
             command = f"python -m bnta_lib.data fetch {name} ROOT"
             print(f"{name} is not there: {command if entry.url else f'ask {entry.ask}'}")
-    return int(bool(differences)) if sets else 2
+    return 2 if not sets else int(bool(problems) or not table.loc[[*sets], "equal"].all())
 
 
-def _differing(found: Found) -> list[str]:
-    """What is not as published in a set, a sentence each; empty if it is whole."""
-    entry, sentences = SETS[found.name], []
-    if (len(found), found.people) != (entry.images, entry.people):
-        parts = Counter(sample.part for sample in found.samples if sample.part)
-        sentences.append(", ".join([
-            f"{len(found):,} of {entry.images:,} images", f"{found.people:,} of {entry.people:,} people",
-            *(f"{count:,} in {part}" for part, count in parts.items())]))
-    if entry.official:
-        try:
-            official_splits(found)
-        except (OSError, ValueError) as error:
-            sentences.append(str(error))
-    return sentences
-
-
-def _pack(root: str, profile: str | None) -> int:
+def _pack(root: str, profile: str | None) -> None:
     sets = find_sets(root)
     if not sets:
         raise ValueError(f"{root} holds none of the sets: see `python -m bnta_lib.data check`")
@@ -96,7 +75,6 @@ def _pack(root: str, profile: str | None) -> int:
     for found in sources + [sets[name] for name in REAL_TARGETS if name in sets]:
         pack(found, settings(profile).size)
         print(f"{found.name}: {len(found):,} images of {found.people:,} people")
-    return 0
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ _ENDING = re.compile(r"\.(zip|7z|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNOR
 def prepare(archive: str | Path, root: str | Path) -> Path:
     """Unpack a zip, tar (gz, bz2, xz) or 7z to the folder of ``root`` that has its name; that folder.
 
-    The folder appears when it is whole. One that holds anything is left as it is. Raises ValueError if the
-    archive is damaged, encrypted, hostile or no archive, and OSError if there is no such archive, or the disk
-    is full or may not be written.
+    It appears when it is whole, and is left as it is if it holds anything. Raises ValueError for what is no
+    whole archive, OSError if it is not there or the disk cannot be written.
     """
     archive, folder = Path(archive), Path(root) / _ENDING.sub("", Path(archive).name)
     if not archive.is_file():
@@ -57,7 +56,7 @@ def fetch(name: str, root: str | Path, url: str | None = None, progress: bool = 
     try:
         file = unquote(Path(urlsplit(url).path).name)
         archive = Path(pooch.retrieve(url, known_hash, file, root, progressbar=progress))
-        if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive)):
+        if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive) or file.endswith(".7z")):
             archive.unlink()
             raise ValueError("a web page or another file came")
     except Exception as error:  # of requests, or of pooch

@@ -5,7 +5,6 @@ distractor that matches nobody. Files of other names are ignored.
 """
 
 import importlib
-import io
 import os
 import re
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from bnta_lib.data.sets import ReIDSet, Split, Target
 
@@ -39,8 +38,7 @@ class Sample:
 def read_folder(path: str | Path, size: tuple[int, int]) -> ReIDSet:
     """All crops below ``path`` (recursive), resized to ``size`` = (H, W), sorted by path.
 
-    Raises as :func:`walk`, and ValueError if no image has the naming, one cannot be decoded, or a link leads
-    nowhere.
+    Raises as :func:`walk`, and ValueError if no image has the naming, or one cannot be read.
     """
     return _read(Path(path), _find(Path(path)), size)
 
@@ -72,8 +70,7 @@ def _is_split(path: Path) -> bool:
 def _cross_camera_split(data: ReIDSet, rng: np.random.Generator) -> Split:
     """One random probe of each person whom two cameras or more saw.
 
-    The gallery holds the person's images by the other cameras, and everyone who is no probe: distractors and
-    the people of a single camera. Raises ValueError if no person was seen by two cameras.
+    The gallery holds the person's images by the other cameras, and everyone who is no probe.
     """
     pids, camids = data.pids.numpy(), data.camids.numpy()
     probe, in_gallery = [], np.ones(len(pids), bool)
@@ -99,16 +96,13 @@ def write_folder(data: ReIDSet, path: str | Path, ending: str = "jpg") -> Path:
 def walk(root: str | Path) -> Iterator[tuple[str, list[str]]]:
     """Each folder from ``root`` down once, linked ones too, with its file names.
 
-    Raises FileNotFoundError for a missing folder, PermissionError for one that cannot be read.
+    Raises OSError, with its name, for a folder that is missing or cannot be read.
     """
-    if not os.path.isdir(root):
-        raise FileNotFoundError(f"no such folder: {root}; give the one that holds the images")
+    visited = set()
 
     def refuse(error: OSError) -> None:  # to pass it over would lose data in silence
-        raise PermissionError(f"cannot read the folder {error.filename}: {error.strerror}; give yourself the "
-                              "right to read it, or move it out of the way")
+        raise error
 
-    visited = set()
     for folder, inner, names in os.walk(root, onerror=refuse, followlinks=True):
         if (real := os.path.realpath(folder)) in visited:
             inner.clear()
@@ -146,22 +140,17 @@ def _read(path: Path, crops: list[Sample], size: tuple[int, int]) -> ReIDSet:
     return ReIDSet(path.name, images, pids, camids, origin="own folder")
 
 
-def opened_image(file: str | Path) -> Image.Image:
-    """An image file of one of :data:`FORMATS`, read whole. Raises UnidentifiedImageError for others."""
-    return Image.open(io.BytesIO(Path(file).read_bytes()), formats=FORMATS)
-
-
 def resized(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """uint8 (3, H, W) of an RGB picture, by Pillow's bilinear filter."""
     return np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
 
-def upright_rgb(picture: Image.Image) -> Image.Image:
-    """The picture upright, in 8-bit RGB: of 16-bit grey the upper byte; transparent pixels become white.
+def open_rgb(file: str | Path) -> Image.Image:
+    """An image of one of :data:`FORMATS`, upright, in 8-bit RGB; transparent pixels become white.
 
-    Raises ValueError for grey values of other depth.
+    Of 16-bit grey it is the upper byte. Raises OSError, ValueError, or what a decoder raises.
     """
-    picture = ImageOps.exif_transpose(picture)
+    picture = ImageOps.exif_transpose(Image.open(file, formats=FORMATS))
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode[0] in "FI":  # Pillow would cut off what is above 255
@@ -189,7 +178,7 @@ def read_image(sample: Sample) -> Image.Image:
                 cells = mat[mat["detected"][()].ravel()[pair]]
                 pixels = mat[cells[column, person]][()]  # (3, width, height)
                 return Image.fromarray(pixels.T.copy())
-        picture = upright_rgb(opened_image(sample.file))
+        picture = open_rgb(sample.file)
         if sample.box is None:
             return picture
         left, top, width, height = sample.box
@@ -198,5 +187,5 @@ def read_image(sample: Sample) -> Image.Image:
     except ImportError:
         raise
     except Exception as error:  # decoders raise anything if bytes are not what the format says
-        why = "of no known format" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(f"{sample.file}{sample.cell or ''} cannot be decoded as an image ({why})") from error
+        which = f"{sample.file}{sample.cell or ''}"
+        raise ValueError(f"{which} cannot be decoded as an image ({error})") from error

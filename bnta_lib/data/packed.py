@@ -1,8 +1,7 @@
 """A packed cache: the images of published sets, decoded once into one memory-mapped file.
 
-A pack is a folder ``<cache>/packed/<set>-<N>-<H>x<W>-<key>/`` with ``images.npy`` (uint8 (N, 3, H, W)),
-its ``sha256``, and ``labels.npy`` (int64 (2, N): persons, cameras). The key is a digest of labels, paths
-below the set's folder, and the files' sizes and times. A pack gets its name when it is whole.
+A pack is a folder ``<cache>/packed/<set>-<N>-<H>x<W>-<key>/``, which gets its name when it is whole. The key
+is a digest of labels, paths below the set's folder, and the files' sizes and times.
 """
 
 import hashlib
@@ -30,9 +29,8 @@ BLOCK = 256  # images that a process decodes at a time
 def pack(found: Found, size: tuple[int, int], *, progress: bool = True) -> ReIDSet:
     """The samples of a set, decoded and resized to ``size`` = (H, W).
 
-    A pack that exists is compared with its SHA-256; another is made by a process a core. Raises
-    ValueError if there is no sample, images cannot be decoded (all are named) or the pack is damaged, OSError
-    if it cannot be written.
+    A pack that exists is compared with its SHA-256; another is made by a process a core. Raises ValueError if
+    images cannot be decoded (all are named) or a pack is damaged, OSError if it is not written.
     """
     folder = pack_folder(found, size)
     if not folder.is_dir():
@@ -50,8 +48,8 @@ def pack(found: Found, size: tuple[int, int], *, progress: bool = True) -> ReIDS
 def open_pack(folder: Path, name: str) -> ReIDSet:
     """A finished pack, opened without reading its pixels. Raises ValueError if it is damaged."""
     try:
-        images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c"))
-        labels = np.load(folder / "labels.npy")
+        images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c"))  # (N, 3, H, W)
+        labels = np.load(folder / "labels.npy")  # int64 (2, N): persons, cameras
         digest = hashlib.sha256((folder / "sha256").read_bytes() + labels.tobytes()).hexdigest()
         return ReIDSet(name, images, *torch.from_numpy(labels), digest, "published")
     except Exception as error:  # NumPy parses a header as Python, and what that raises shares no base class
@@ -59,9 +57,7 @@ def open_pack(folder: Path, name: str) -> ReIDSet:
 
 
 def pack_folder(found: Found, size: tuple[int, int]) -> Path:
-    """Folder of the pack of a set, which need not exist. Raises ValueError if it has no image."""
-    if not found.samples:
-        raise ValueError("there is no image to pack")
+    """Folder of the pack of a set, which need not exist."""
     sha = hashlib.sha256(repr((VERSION, size)).encode())
     for sample in found.samples:
         at = os.stat(sample.file) if sample.file.exists() else None  # decoding it will say why

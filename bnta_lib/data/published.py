@@ -40,20 +40,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Published:
-    """A set as its owner publishes it.
-
-    ``layouts`` are patterns of an image's folder and name without its ending, with groups pid, cam (a number,
-    or a and b) and part.
-    """
+    """A set as its owner publishes it."""
 
     images: int  # that count
     people: int  # distractors not counted
-    layouts: Mapping[str, str]
+    layouts: Mapping[str, str]  # patterns of folder and name, with groups pid, cam and part
     ask: str  # where its owner gives it out, and on which terms
     url: str = ""  # of the owner's archive, if that needs no agreement
     known_hash: str | None = None  # of that archive
     label: Callable[[int, int, str], tuple[int, int, str]] = lambda pid, cam, part: (pid, cam, part)
-    market: bool = False  # persons -1 and 0 are dropped, and query and gallery alone are a user's own folder
     mat: tuple[str, Callable] | None = None  # name and reader of a .mat that lists the images
     sides: tuple[str, str] | None = None  # of a target: parts of which one probes the other
     official: str = ""  # of a target: file that holds the owner's splits
@@ -80,7 +75,7 @@ def _sysu_boxes(file: Path, folders: Mapping[str, list[str]]) -> Found:
     """CUHK-SYSU from annotation/Person.mat: each appearance is a box in a picture of Image/SSM."""
     import scipy.io
 
-    base = file.parent.parent if file.parent.name.lower() == "annotation" else file.parent
+    base = file.parent.parent
     pictures = {name.lower(): Path(folder, name) for folder, names in folders.items()
                 if Path(folder).is_relative_to(base) for name in names}
     samples = []
@@ -106,15 +101,13 @@ SETS = {
         *PAPER_SOURCES["CUHK03"],
         {"images_detected": r"[^/]*detected[^/]*/(?P<part>[1-5])_(?P<pid>\d{3})_(?P<cam>[12])_\d{2}"},
         _CUHK, label=_by_pair, mat=(r"cuhk[-_ ]?03\.mat", _cuhk03_mat)),
-    "Market-1501": Published(
+    "Market-1501": Published(  # without junk (person -1) and distractors (0000)
         *PAPER_SOURCES["Market-1501"],
-        {"folders": _TRIPLE + r"(?P<pid>-1|\d{4})_c(?P<cam>[1-6])s\d_\d+_\d+(\.jpg)?"},
-        "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html (research)", market=True),
+        {"folders": _TRIPLE + r"(?P<pid>(?!0000)\d{4})_c(?P<cam>[1-6])s\d_\d+_\d+(\.jpg)?"},
+        "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html (research)"),
     "DukeMTMC-reID": Published(
         *PAPER_SOURCES["DukeMTMC-reID"], {"folders": _TRIPLE + r"(?P<pid>\d{4})_c(?P<cam>[1-8])_f\d+"},
-        "nowhere: its authors withdrew it in April 2019, since people were recorded outdoors and put on an "
-        "open site against what their review board had approved; it is never fetched, and read if you hold "
-        "it lawfully", market=True),
+        "nowhere: its authors withdrew it in 2019 (data/README.md); it is read if you hold it lawfully"),
     "CUHK-SYSU": Published(
         *PAPER_SOURCES["CUHK-SYSU"], {"cropped_jpg": r"[^/]+/p(?P<pid>(?!0+_)\d{1,6})_s\d+_\d+",
                                       "cropped_png": r"[^/]+/p(?P<pid>(?!0+_)\d{1,6})_n\d+_s\d+_hard\d"},
@@ -144,15 +137,14 @@ REAL_TARGETS = tuple(name for name in SETS if name not in PAPER_SOURCES)
 
 
 def find_sets(root: str | Path) -> dict[str, Found]:
-    """The published sets below ``root`` by name; of several copies, the one whose counts are nearest.
+    """The published sets below ``root`` by name; of several copies, the one whose count is nearest.
 
     Warns of what only resembles a set. Raises as :func:`~bnta_lib.data.folders.walk`.
     """
     folders, sets = dict(sorted(walk(os.path.abspath(root)))), {}
     for name, entry in SETS.items():
         if copies := _listed(name, folders) + _named(name, folders):
-            sets[name] = min(copies, key=lambda copy: (
-                abs(entry.images - len(copy)) + abs(entry.people - copy.people)))
+            sets[name] = min(copies, key=lambda copy: abs(entry.images - len(copy)))
     return sets
 
 
@@ -182,12 +174,12 @@ def _named(name: str, folders: Mapping[str, list[str]]) -> list[Found]:
             outer = place.fullmatch(Path(folder).as_posix())
             for match in filter(None, map(image.fullmatch, names if outer else ())):
                 pid, camid, part = _labels(entry, outer.groupdict() | match.groupdict())
-                if pid > 0 or not entry.market:
-                    sample = Sample(Path(folder, match.string), pid, camid, part)
-                    copied[outer["base"]][part, pid, camid, match.string.lower()] = sample
+                sample = Sample(Path(folder, match.string), pid, camid, part)
+                copied[outer["base"]][part, pid, camid, match.string.lower()] = sample
         for base, samples in copied.items():
             ordered = sorted(samples.values(), key=lambda sample: (sample.part, str(sample.file)))
-            if entry.market and not any(sample.part == "train" for sample in ordered):
+            parts = {sample.part for sample in ordered}
+            if "query" in parts and "train" not in parts:  # a user's own folder
                 warnings.warn(f"{base} is named as {name} is, but has no bounding_box_train", stacklevel=3)
             else:
                 copies.append(Found(name, layout, Path(f"{base}/"), tuple(ordered)))
@@ -202,10 +194,7 @@ def _labels(entry: Published, groups: Mapping[str, str]) -> tuple[int, int, str]
 
 
 def found_table(found: Mapping[str, Found]) -> pd.DataFrame:
-    """A row for each published set, and one for the mixture of the sources: counts here beside the published.
-
-    Columns: role, layout ("" if the set is not there), people and images (published | here), equal.
-    """
+    """A row for each published set and for the mixture of the sources: counts here beside the published."""
     rows = []
     for name, entry in SETS.items():
         here = found.get(name) or Found(name, "", Path(), ())

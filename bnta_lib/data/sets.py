@@ -8,10 +8,7 @@ import torch
 
 @dataclass(frozen=True)
 class ReIDSet:
-    """N labelled person crops. Do not write into the tensors: the digest would not follow.
-
-    Raises ValueError if the tensors do not fit each other, or a label is out of range.
-    """
+    """N labelled person crops. Raises ValueError if the tensors do not fit each other, or a label is bad."""
 
     name: str
     images: torch.Tensor  # uint8 (N, 3, H, W), RGB
@@ -23,8 +20,7 @@ class ReIDSet:
 
     def __post_init__(self, known_digest: str) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
-            raise ValueError(f"{self.name}: images must be uint8 of shape (N, 3, H, W), "
-                             f"not {self.images.dtype} of shape {tuple(self.images.shape)}")
+            raise ValueError(f"{self.name}: images must be uint8 of shape (N, 3, H, W)")
         for name, labels, lowest in (("pids", self.pids, 0), ("camids", self.camids, 1)):
             if labels.dtype != torch.int64 or labels.shape != (len(self),) or (labels < lowest).any():
                 raise ValueError(f"{self.name}: {name} must be {lowest} or more, int64 of shape {len(self),}")

@@ -8,7 +8,6 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
 import torch
 
 from bnta_lib.data.folders import files_below
@@ -18,10 +17,7 @@ from bnta_lib.settings import ROOT, TARGETS, Settings
 
 
 def official_splits(found: Found) -> list[set[int]]:
-    """The people trained on in each of the ten official splits of a target, from its owner's .mat.
-
-    Raises FileNotFoundError if the .mat is not there, ValueError if it does not hold such splits.
-    """
+    """The people trained on in each official split. Raises OSError or ValueError without the owner's .mat."""
     import scipy.io
 
     name = SETS[found.name].official
@@ -35,9 +31,9 @@ def official_splits(found: Found) -> list[set[int]]:
 
 
 def target_splits(found: Found, settings: Settings) -> tuple[tuple[Split, ...], str]:
-    """Splits of a target as indices into its samples, and the protocol in a sentence, for under a table.
+    """Splits of a target as indices into its samples, and the protocol in a sentence for under a table.
 
-    Raises ValueError if there are too few people, and as :func:`official_splits`.
+    Raises ValueError for too few people, and as :func:`official_splits`.
     """
     sides = SETS[found.name].sides
     rows = {side: defaultdict(list) for side in sides or ("",)}  # of each person, in order of file names
@@ -75,8 +71,6 @@ def _splits(found: Found, people: Sequence[int]) -> tuple[list[dict], str]:
     whole, which = len(splits[0]["train"] + splits[0]["test"]), "this suite's ten seeded splits"
     if len(people) < whole:
         which += f", of its {whole} people the {len(people)} that are here (no published number compares)"
-    if any(min(split["test"]) > len(people) for split in splits):
-        raise ValueError(f"{found.name}: {found.folder} shows {len(people)} people, too few to split")
     return splits, f"{which} (data/splits/{file.name})"
 
 
@@ -105,9 +99,3 @@ def protocol_note(targets: Mapping[str, Target], sources: str = "") -> str:
         missing = ", ".join(name for name in TARGETS if name not in targets)
         words = ["Protocol.", *words, *([f"Not there of the paper's targets: {missing}."] if missing else [])]
     return " ".join([*words, *([f"Trained on {sources}."] if sources else [])])
-
-
-def with_protocol(rows: pd.DataFrame, targets: Mapping[str, Target], sources: str = "") -> pd.DataFrame:
-    """Rows with columns ``protocol`` and ``sources``, if a target has a protocol."""
-    words = {name: target.protocol for name, target in targets.items() if target.protocol}
-    return rows.assign(protocol=rows["target"].map(words), sources=sources) if words else rows

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from bnta_lib.data.folders import files_below, opened_image, resized, upright_rgb
+from bnta_lib.data.folders import files_below, open_rgb, resized
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv", ".ts"}
@@ -72,7 +72,7 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
             skipped[name] = "a video among images: give it by itself" if kind in VIDEOS else "no image"
             continue
         try:
-            images.append(resized(upright_rgb(opened_image(file)), size))
+            images.append(resized(open_rgb(file), size))
             files.append(file)
         except Exception as error:  # decoders raise many types if bytes are not what the format says
             skipped[name] = f"cannot be decoded ({type(error).__name__})"

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bnta_lib.data import SOURCES, load_source, load_source_samples, load_targets, real_root
 from bnta_lib.data.sets import ReIDSet, Target
-from bnta_lib.data.splits import protocol_note, with_protocol
+from bnta_lib.data.splits import protocol_note
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import model_settings, run_name, settings
 from bnta_lib.suite.environment import versions
@@ -158,4 +158,7 @@ class Lab:
 
     def save_rows(self, rows: pd.DataFrame, name: str) -> Path:
         """Write rows as CSV, with protocols and sources where there are such; returns the path."""
-        return save_rows(with_protocol(rows, self.targets, self.trained_on), name, self.run)
+        protocols = {name: target.protocol for name, target in self.targets.items() if target.protocol}
+        if protocols:
+            rows = rows.assign(protocol=rows["target"].map(protocols), sources=self.trained_on)
+        return save_rows(rows, name, self.run)
