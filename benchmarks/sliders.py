@@ -17,7 +17,7 @@ from common import Row
 from bnta_lib import adapt, settings, trained_model
 from bnta_lib.data import load_source_samples, load_targets
 from bnta_lib.evaluation import top_gallery
-from bnta_lib.explore import domain_explorer, layer_explorer, nk, nk_explorer, retrieval_explorer
+from bnta_lib.explore import NKExplorer, domain_explorer, layer_explorer, nk, retrieval_explorer
 from bnta_lib.model import embed_global
 
 MOVES = 24  # of each control, at most
@@ -60,7 +60,7 @@ def rows(device: str, quick: bool) -> Iterator[Row]:
     yield moved("domains", domain_explorer(model, current))
     if quick:
         return
-    yield moved("N and K", nk_explorer(nk.recorded_cells(model, targets, current), model, targets, current))
+    yield moved("N and K", NKExplorer(nk.stored_cells(model, targets, current), model, targets, current))
     sources = list(load_source_samples(current, progress=False).values())
     yield moved("layers", layer_explorer(model, targets, sources, current))
     target = next(iter(targets.values()))

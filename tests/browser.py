@@ -141,7 +141,7 @@ class Notebook:
 
     def numbers(self) -> str:
         """The explorer's line of numbers."""
-        line = self.explorer().locator(".bnta-numbers, [data-mime-type='application/vnd.jupyter.stdout']")
+        line = self.explorer().locator(".bnta-numbers")
         return line.first.inner_text() if line.count() else ""
 
     def pictures(self) -> list[str]:

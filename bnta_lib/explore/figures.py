@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import ipywidgets as W
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import Image, display
+from IPython.display import Image
 from torch import Tensor
 
 from bnta_lib.adaption import QUANTITIES, adapt
@@ -20,11 +19,11 @@ from bnta_lib.figures.adaption import retrieval_figure
 from bnta_lib.figures.base import picture
 from bnta_lib.figures.data import rows_sheet
 from bnta_lib.figures.layers import layer_figure, stem_figure
-from bnta_lib.model import BNTANet, bn_layers, preserve_modes
+from bnta_lib.model import BNTANet, bn_layers
 from bnta_lib.rendered import render
 from bnta_lib.rendered.domains import DOMAINS
 from bnta_lib.settings import Settings
-from bnta_lib.suite.shift import channel_distances, source_sample
+from bnta_lib.suite.shift import channel_distances, outputs_by_layer, source_sample
 
 ORDERS = ("most improved first", "most worsened first", "in the target's order")
 
@@ -36,8 +35,7 @@ def probe_order(before: Ranking, after: Ranking, order: str) -> Tensor:
     """
     if order == ORDERS[2]:
         return torch.arange(len(before.rank))
-    ratio = after.rank.double() / before.rank.clamp(min=1).double()
-    ratio = ratio if order == ORDERS[0] else -ratio
+    ratio = after.rank.double() / before.rank.clamp(min=1) * (1 if order == ORDERS[0] else -1)
     return torch.argsort(ratio.masked_fill((before.rank == 0) | (after.rank == 0), torch.inf), stable=True)
 
 
@@ -48,11 +46,11 @@ def retrieval_explorer(target: Target, split: Split, before: Ranking, after: Ran
     """
     probes, gallery = target.data.images[split.probe], target.data.images[split.gallery]
 
-    def draw(order: str, number: int) -> Image:
+    def draw(order: str, number: int) -> tuple[str, Image]:
         probe = int(probe_order(before, after, order)[number - 1])
-        print(f"probe {probe}: rank of the first match {int(before.rank[probe])} to {int(after.rank[probe])}")
-        return picture(retrieval_figure(probes, gallery, before, after, {f"probe {probe}": [probe]}),
-                       f"Probe {probe} and its nearest gallery images before and after adaption", trim=False)
+        figure = retrieval_figure(probes, gallery, before, after, {f"probe {probe}": [probe]})
+        return (f"probe {probe}: rank of the first match {before.rank[probe]} to {after.rank[probe]}",
+                picture(figure, f"Probe {probe} and its nearest gallery images before and after", trim=False))
 
     return Explorer(draw, order=W.Dropdown(description="probes", options=ORDERS, **WIDE),
                     number=W.IntSlider(description="number", min=1, max=len(probes), value=1, **RELEASED))
@@ -61,39 +59,10 @@ def retrieval_explorer(target: Target, split: Split, before: Ranking, after: Ran
 # ---------------------------------------------------------------- BN layers
 
 
-@torch.no_grad()
-def all_outputs(model: BNTANet, images: Tensor, values: int = 400) -> dict[str, Tensor]:
-    """Outputs of every BN layer in eval mode: by layer float32 (channels, at most about ``values``).
-
-    The values are those of images and places drawn at random (seeded), the same in every channel.
-    """
-    outputs: dict[str, list[Tensor]] = {name: [] for name in bn_layers(model)}
-    random, handles = torch.Generator().manual_seed(0), []
-    for name, layer in bn_layers(model).items():
-        def hook(layer, inputs, output, name=name) -> None:
-            y = output.float().transpose(0, 1).flatten(1).cpu()
-            some = torch.randperm(y.shape[1], generator=random)[: -(-values * len(output) // len(images))]
-            outputs[name].append(y[:, some])
-        handles.append(layer.register_forward_hook(hook))
-    with preserve_modes(model):
-        model.eval()
-        for chunk in images.split(64):
-            maps = model.forward_features(chunk)
-            model.bnneck(model.global_pool(maps))
-            model.local_features(model.stripe_pool(maps))
-    for handle in handles:
-        handle.remove()
-    return {name: torch.cat(parts, 1) for name, parts in outputs.items()}
-
-
-def distances(source: Tensor, outputs: Mapping[str, Tensor], channel: int | None = None) -> dict[str, float]:
-    """Distance of each of ``outputs`` (channels, values) from the source's, as in
-    :mod:`bnta_lib.suite.shift`: of all channels, or of one (from 1)."""
-    rows = slice(None) if channel is None else slice(channel - 1, channel)
-    m, s = source.mean(1)[rows], source.std(1)[rows]
-    return {kind: float(channel_distances((m, s),
-            (y.mean(1)[rows], y.std(1)[rows])).mean() / s.mean().clamp(min=1e-12))
-            for kind, y in outputs.items()}
+def distance(source: Tensor, target: Tensor) -> float:
+    """Mean distance of outputs (channels, values) from the source's, as in :mod:`bnta_lib.suite.shift`."""
+    moments = [(y.mean(1), y.std(1)) for y in (source, target)]
+    return float(channel_distances(*moments).mean() / moments[0][1].mean().clamp(min=1e-12))
 
 
 def layer_explorer(
@@ -106,31 +75,33 @@ def layer_explorer(
     the sliders then need no network. ``layer``: the one to begin with, by name.
     """
     before, outputs, changes = bn_layers(model), {}, {}
-    of_source = all_outputs(model, source_sample(sources, max(1, images // len(sources))))
+    names = list(before)
+    of_source = outputs_by_layer(model, source_sample(sources, max(1, images // len(sources))), names, 400)
     for name, target in targets.items():
         parts = target.split(split)
         adapted = adapt(model, target.data.images[parts.gallery], settings, seed=seed).model
         both = torch.cat([parts.probe, parts.gallery])
         some = target.data.images[both[:: -(-len(both) // images)]]
-        outputs[name] = {"frozen": all_outputs(model, some), "adapted": all_outputs(adapted, some)}
+        outputs[name] = {kind: outputs_by_layer(net, some, names, 400)
+                         for kind, net in (("frozen", model), ("adapted", adapted))}
         changes[name] = {key: {quantity: (getattr(new, kind) - getattr(before[key], kind)).detach().cpu()
-                               for quantity, kind in QUANTITIES.items()} for key,
-                         new in bn_layers(adapted).items()}
-    names = list(before)
+                               for quantity, kind in QUANTITIES.items()}
+                         for key, new in bn_layers(adapted).items()}
 
-    def draw(target: str, index: int, channel: int) -> Image:
-        name, source = names[index - 1], of_source[names[index - 1]]
-        number = min(channel, len(source)) or None
-        sides = {kind: values[name] for kind, values in outputs[target].items()}
-        d = distances(source, sides, number)
-        print(f"{target}: {name}, BN layer {index} of {len(names)}, d = {d['frozen']:.3f} frozen, "
-              f"{d['adapted']:.3f} adapted")
-        shown = {kind: (y if number is None else y[number - 1]).numpy() for kind,
-                 y in {"source": source, **sides}.items()}
-        label = f"output of {name.removeprefix('backbone.')}" + (f", channel {number}" if number else "")
-        return picture(layer_figure(shown, d, changes[target][name], label, number),
-                       f"Outputs of {name} on source and {target}, and the change of its four quantities",
-                       trim=False)
+    def draw(target: str, index: int, channel: int) -> tuple[str, Image]:
+        name, label = names[index - 1], f"output of {names[index - 1].removeprefix('backbone.')}"
+        shown = {"source": of_source[name], **{kind: y[name] for kind, y in outputs[target].items()}}
+        number = min(channel, len(shown["source"])) or None
+        if number:
+            label += f", channel {number}"
+            shown = {kind: y[number - 1 : number] for kind, y in shown.items()}
+        d = {kind: distance(shown["source"], shown[kind]) for kind in outputs[target]}
+        figure = layer_figure({kind: y.numpy() for kind, y in shown.items()}, d, changes[target][name], label,
+                              number)
+        return (f"{target}: {name}, BN layer {index} of {len(names)}, d = {d['frozen']:.3f} frozen, "
+                f"{d['adapted']:.3f} adapted",
+                picture(figure, f"Outputs of {name} on source and {target}, and the change of its four "
+                        "quantities", trim=False))
 
     return Explorer(draw, target=W.Dropdown(description="target", options=list(outputs), **WIDE),
                     index=W.IntSlider(description="BN layer", min=1, max=len(names),
@@ -142,34 +113,23 @@ def layer_explorer(
 # ---------------------------------------------------------------- cameras of a domain
 
 
-@dataclass(frozen=True)
-class Scene:
-    """People of a set, standing before its cameras: all but what the camera makes of it."""
-
-    size: tuple[int, int]  # height and width of the pictures
-    picture: Tensor  # float32 (3, P, h, w) before the camera
-    shot: dict[str, np.ndarray]  # rows of its shots
-
-
-def scene_of(name: str, size: tuple[int, int], people: int = 48) -> Scene:
-    """The first ``people`` people of an embedded domain, one shot each, by its cameras in turn."""
+def scene_of(name: str, size: tuple[int, int], people: int = 48) -> tuple[Tensor, dict]:
+    """The first ``people`` people of an embedded domain before its cameras, in turn; rows of their shots."""
     cams = np.arange(people) % DOMAINS[name].cameras
-    return Scene(size, *render.stage(DOMAINS[name], np.arange(1, people + 1), cams, np.zeros(people, int),
-                                     size))
+    return render.stage(DOMAINS[name], np.arange(1, people + 1), cams, np.zeros(people, int), size)
 
 
-def photograph(
-    of: Scene, exposure: float = 1.0, haze: float = 0.0, resolution: float = 1.0, noise: float = 0.0
-) -> Tensor:
+def photograph(scene: tuple[Tensor, dict], size: tuple[int, int], exposure: float = 1.0, haze: float = 0.0,
+               resolution: float = 1.0, noise: float = 0.0) -> Tensor:
     """Pictures uint8 (P, 3, height, width) of a scene, by cameras turned away from the set's own.
 
     Exposure and resolution are multiplied, haze and noise added (units as in
     :mod:`bnta_lib.rendered.domains`). With nothing turned they are the set's own pixels.
     """
-    shot = of.shot
+    people, shot = scene
     turned = {"exposure": shot["exposure"] * exposure, "haze": shot["haze"] + haze,
               "resolution": shot["resolution"] * resolution, "noise": shot["noise"] + noise}
-    return render.photograph(of.picture, shot | turned, of.size)
+    return render.photograph(people, shot | turned, size)
 
 
 @torch.no_grad()
@@ -179,12 +139,11 @@ def stem_statistics(model: BNTANet, of_set: Tensor, moved: Tensor) -> pd.DataFra
     Columns: "stored", "set" and "moved", each with mean and std.
     """
     layer = model.backbone.bn1
-    sides = {"stored": (layer.running_mean, layer.running_var.sqrt())}
+    table = {"stored mean": layer.running_mean, "stored std": layer.running_var.sqrt()}
     for side, images in (("set", of_set), ("moved", moved)):
         y = model.backbone.conv1(model.normalised(images)).transpose(0, 1).flatten(1)
-        sides[side] = y.mean(1), y.std(1)
-    return pd.DataFrame({f"{side} {what}": values.cpu().numpy()
-                         for side, pair in sides.items() for what, values in zip(("mean", "std"), pair)})
+        table |= {f"{side} mean": y.mean(1), f"{side} std": y.std(1)}
+    return pd.DataFrame({name: values.cpu().numpy() for name, values in table.items()})
 
 
 def stem_distance(stem: pd.DataFrame, side: str) -> float:
@@ -202,16 +161,16 @@ def domain_explorer(
     that layer has stored. A folder of crops holds no scene that could be photographed again.
     """
     scenes = {name: scene_of(name, settings.size, people) for name in names}
-    of_set = {name: photograph(of) for name, of in scenes.items()}
+    of_set = {name: photograph(scene, settings.size) for name, scene in scenes.items()}
 
-    def draw(place: str, **turned: float) -> Image:
-        moved = photograph(scenes[place], **turned)
+    def draw(place: str, **turned: float) -> tuple[str, Image, Image]:
+        moved = photograph(scenes[place], settings.size, **turned)
         stem = stem_statistics(model, of_set[place], moved)
-        print(f"{place}: distance from the stored statistics {stem_distance(stem, 'set'):.3f} as in the set, "
-              f"{stem_distance(stem, 'moved'):.3f} as moved (stored deviations)")
-        display(picture(stem_figure(stem), "Statistics of each channel against the stored ones", trim=False))
-        return picture(rows_sheet({"as in\nthe set": of_set[place][:7], "moved": moved[:7]}),
-                       f"People of {place} as in the set, and by the cameras as they are turned", trim=False)
+        people = rows_sheet({"as in\nthe set": of_set[place][:7], "moved": moved[:7]})
+        return (f"{place}: distance from the stored statistics {stem_distance(stem, 'set'):.3f} as in the "
+                f"set, {stem_distance(stem, 'moved'):.3f} as moved (stored deviations)",
+                picture(stem_figure(stem), "Statistics of each channel against the stored ones", trim=False),
+                picture(people, f"People of {place} as in the set, and by the cameras as turned", trim=False))
 
     sliders = {name: W.FloatSlider(description=label, min=low, max=high, step=step, value=value, **RELEASED)
                for name, label, low, high, step, value in (

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 import ipywidgets as W
 import pandas as pd
@@ -20,12 +21,12 @@ from PIL import Image as pil
 
 from bnta_lib.adaption import adapt
 from bnta_lib.data.sets import Target
-from bnta_lib.explore.widgets import RELEASED, WIDE, with_still
+from bnta_lib.explore.widgets import RELEASED, WIDE, as_numbers, with_still
 from bnta_lib.figures.adaption import example_pairs, pairs_figure
 from bnta_lib.figures.base import METRICS, picture
 from bnta_lib.figures.grid import PAPERS, nk_figure
 from bnta_lib.model import BNTANet, embed
-from bnta_lib.pairing import Pairs, nearest_pairs
+from bnta_lib.pairing import nearest_pairs
 from bnta_lib.settings import METHOD_VERSION, Settings
 from bnta_lib.suite.grid import PARTS
 from bnta_lib.suite.runner import sample_digest, sample_of, score
@@ -35,6 +36,7 @@ from bnta_lib.weights import model_digest
 
 KEYS = ["target", "split", "N", "K", "momentum"]  # N = K = 0 and momentum NaN: no adaption
 COLUMNS = [*KEYS, *METRICS, "seconds", "live"]
+NO_CELLS = pd.DataFrame(columns=COLUMNS).astype({"live": bool})
 MOMENTA = [value.overrides["tta_momentum"] for value in CHOICES["momentum"].values]
 
 
@@ -42,13 +44,10 @@ class Cancelled(Exception):
     """A live run was stopped by its user; nothing of it is kept."""
 
 
-def cells_of(rows: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """Cells (COLUMNS) of tidy rows with N and K; without a column momentum it is that of ``settings``."""
-    rows = rows[rows["seed"] == 0]
-    momentum = rows["momentum"] if "momentum" in rows else settings.tta_momentum
-    rows = rows.assign(momentum=pd.Series(momentum, rows.index).where(rows["N"] > 0))
-    table = rows.pivot_table(index=KEYS, columns="metric", values="value", dropna=False, observed=True)
-    table = table.dropna(how="all").reindex(columns=[*METRICS, *PARTS]).reset_index()
+def cells_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Cells (COLUMNS) of tidy rows of adaption seed 0."""
+    table = rows.groupby([*KEYS, "metric"], dropna=False)["value"].last().unstack("metric")
+    table = table.reindex(columns=[*METRICS, *PARTS]).reset_index()
     table["seconds"] = table[list(PARTS)].sum(axis=1, skipna=False)
     return table.assign(live=False)[COLUMNS].rename_axis(columns=None)
 
@@ -73,8 +72,7 @@ def stored_cells(model: BNTANet, targets: Mapping[str, Target], settings: Settin
         samples = {number: sample_digest(split) for number, split in enumerate(target.splits)}
         of_target = same & (rows["data"] == target.data.digest[:SHORT])
         parts.append(rows[of_target & (rows["sample"] == rows["split"].map(samples))].assign(target=name))
-    rows = pd.concat(parts)
-    return cells_of(rows, settings) if len(rows) else pd.DataFrame(columns=COLUMNS).astype({"live": bool})
+    return cells_of(pd.concat(parts)) if any(map(len, parts)) else NO_CELLS
 
 
 def find(
@@ -142,14 +140,18 @@ def numbers(cells: pd.DataFrame, target: str, split: int, n: int, k: int, moment
 
 
 class NKExplorer(W.VBox):
-    """See :func:`nk_explorer`. ``cells`` is what is measured, with what was run by hand."""
+    """Sliders for N, K, target, split and momentum over measured cells, and a button to measure others.
+
+    ``cells``: of :func:`cells_of` or :func:`stored_cells`; a run by hand is added. Embeds all targets once.
+    """
 
     def __init__(self, cells: pd.DataFrame, model: BNTANet, targets: Mapping[str, Target],
                  settings: Settings):
         self.cells, self.model, self.targets, self.settings = cells, model, dict(targets), settings
-        self._local = {name: embed(model, target.data.images)[1] for name, target in targets.items()}
-        self._pairs: dict[tuple, Pairs] = {}
-        self._cancelled, self._offering, self.thread = threading.Event(), False, None
+        local = {name: embed(model, target.data.images)[1] for name, target in targets.items()}
+        self.pairs = lru_cache(lambda target, split, n: nearest_pairs(
+            local[target][sample_of(self.targets[target].splits[split], n)], n // 2))
+        self.cancelled, self.offering, self.thread = threading.Event(), False, None
         self.target = W.Dropdown(description="target", options=list(targets), **WIDE)
         self.target.value = PAPERS if PAPERS in targets else self.target.value
         self.split, self.N, self.K = (W.SelectionSlider(description=name, options=[0], **RELEASED)
@@ -162,11 +164,10 @@ class NKExplorer(W.VBox):
         self.free = W.Checkbox(description="any N and K, not only those measured", indent=False)
         self.run = W.Button(description="Run", button_style="primary", icon="play")
         self.cancel = W.Button(description="Cancel", icon="stop", disabled=True)
-        self.progress = W.FloatProgress(max=1, description="live run", **WIDE)
         self.status, self.numbers, self.errors = W.HTML(), W.HTML(), W.Output()
         self.curves, self.couples = W.Image(format="png"), W.Image(format="jpeg")
         sliders = [self.target, self.split, self.N, self.K, self.momentum]
-        buttons = [self.metric, self.free, W.HBox([self.run, self.cancel]), self.progress, self.status]
+        buttons = [self.metric, self.free, W.HBox([self.run, self.cancel]), self.status]
         super().__init__([W.HBox([W.VBox(sliders), W.VBox(buttons)]), self.numbers, self.errors, self.curves,
                           self.couples])
         self.add_class("bnta-explorer")
@@ -174,7 +175,7 @@ class NKExplorer(W.VBox):
         for control in (*sliders, self.metric, self.free):
             control.observe(capture(self.on_change), "value")
         self.run.on_click(capture(self.on_run))
-        self.cancel.on_click(lambda button: self._cancelled.set())
+        self.cancel.on_click(lambda button: self.cancelled.set())
         self.on_change()
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
@@ -198,49 +199,47 @@ class NKExplorer(W.VBox):
 
     def on_change(self, change=None) -> None:
         """Splits, N and K follow the target (to the whole gallery and the paper's K), K follows N."""
-        if self._offering:
+        if self.offering:
             return
-        self._offering = True
+        self.offering = True
         name, splits = self.target.value, self.targets[self.target.value].splits
-        gallery, new = min(len(split.gallery)
-                           for split in splits), change is None or change["owner"] is self.target
+        gallery = min(len(split.gallery) for split in splits)
+        new = change is None or change["owner"] is self.target
         _offer(self.split, list(range(len(splits))), 0 if new else self.split.value)
         _offer(self.N, sizes(self.cells, name, gallery, free=self.free.value),
                gallery if new else self.N.value)
         _offer(self.K, sizes(self.cells, name, gallery, self.N.value, self.free.value),
                self.settings.K if new else self.K.value)
-        self._offering = False
+        self.offering = False
         self.draw()
 
     def draw(self) -> None:
         """The curves and the pairs of the setting."""
         (target, split, n, k, momentum), metric = self.setting(), self.metric.value
-        rows = sample_of(self.targets[target].splits[split], n)
-        if (target, split, n) not in self._pairs:
-            self._pairs[target, split, n] = nearest_pairs(self._local[target][rows], n // 2)
+        images = self.targets[target].data.images[sample_of(self.targets[target].splits[split], n)]
         at_n, at_k = (curves(self.cells, target, split, momentum, *fixed) for fixed in (("N", n), ("K", k)))
         frozen = find(self.cells, target, split, 0, 0)
         curve = nk_figure(at_n, at_k, n, k, find(self.cells, *self.setting()),
                           None if frozen is None else frozen[metric], metric)
-        couples = pairs_figure(self.targets[target].data.images[rows], self._pairs[target, split, n].first(k),
-                               self.settings, example_pairs(k, 6, 6))
+        pairs = self.pairs(target, split, n).first(k)
+        couples = pairs_figure(images, pairs, self.settings, example_pairs(k, 6, 6))
         pictures = [picture(figure, trim=False).data for figure in (curve, couples)]
         self.curves.value, self.couples.value = pictures
         # Last, so that numbers which have changed stand beside their own pictures.
-        self.numbers.value = f'<div class="bnta-numbers">{numbers(self.cells, *self.setting())}</div>'
+        self.numbers.value = as_numbers(numbers(self.cells, *self.setting()))
 
     def on_run(self, button=None) -> None:
         """Adapt with the setting on a thread; sliders go on answering meanwhile."""
-        self._cancelled.clear()
+        self.cancelled.clear()
         self.run.disabled, self.cancel.disabled = True, False
         self.thread = threading.Thread(target=self._work, args=self.setting(), daemon=True)
         self.thread.start()
 
     def _work(self, target: str, split: int, n: int, k: int, momentum: float) -> None:
         def tick(stage: str, share: float) -> None:
-            if self._cancelled.is_set():
+            if self.cancelled.is_set():
                 raise Cancelled
-            self.progress.value, self.status.value = share, f"{stage} ..."
+            self.status.value = f"{stage}: {share:.0%} done"
 
         try:
             cell = run_live(self.model, self.targets[target], split, self.settings, n, k, momentum, tick)
@@ -261,12 +260,3 @@ def _offer(slider: W.SelectionSlider, options: list[int], wanted: int) -> None:
     if list(slider.options) != options:
         slider.options = options
     slider.value = min(options, key=lambda option: (abs(option - wanted), option))
-
-
-def nk_explorer(cells: pd.DataFrame, model: BNTANet, targets: Mapping[str, Target],
-                settings: Settings) -> NKExplorer:
-    """Sliders for N, K, target, split and momentum over measured ``cells``, and a button to measure others.
-
-    Embeds all targets once. Cells come from :func:`cells_of` and :func:`stored_cells`.
-    """
-    return NKExplorer(cells, model, targets, settings)

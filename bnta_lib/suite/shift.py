@@ -51,17 +51,22 @@ def bn_outputs(model: BNTANet, images: Tensor, layer: str, limit: int = 20_000) 
     """
     if layer not in bn_layers(model):
         raise ValueError(f"no BN layer {layer!r}: for one, {next(iter(bn_layers(model)))!r}")
-    parts, random = [], torch.Generator().manual_seed(0)
+    return outputs_by_layer(model, images, [layer], limit)[layer]
 
-    def draw(_, output: Tensor) -> None:
+
+def outputs_by_layer(model: BNTANet, images: Tensor, layers: Iterable[str], limit: int) -> dict[str, Tensor]:
+    """:func:`bn_outputs` of several layers, in one pass."""
+    parts = {name: ([], torch.Generator().manual_seed(0)) for name in layers}
+
+    def draw(name: str, output: Tensor) -> None:
         y = output.float().transpose(0, 1).flatten(1).cpu()
         keep = -(-limit * len(output) // len(images))  # this batch's part of the limit
         if keep < y.shape[1]:
-            y = y[:, torch.randperm(y.shape[1], generator=random)[:keep]]
-        parts.append(y.clone())  # what follows the layer writes in place
+            y = y[:, torch.randperm(y.shape[1], generator=parts[name][1])[:keep]]
+        parts[name][0].append(y.clone())  # what follows the layer writes in place
 
-    _visit_outputs(model, images, [layer], draw)
-    return torch.cat(parts, dim=1)
+    _visit_outputs(model, images, parts, draw)
+    return {name: torch.cat(pieces, dim=1) for name, (pieces, _) in parts.items()}
 
 
 @torch.no_grad()
