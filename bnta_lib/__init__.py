@@ -1,12 +1,9 @@
 """BNTA: batch-norm test-time adaption for generalizable person re-identification (AAAI 2022).
 
 The method, in the order of the paper: :mod:`.settings`, :mod:`.model`, :mod:`.losses`, :mod:`.pairing`,
-:mod:`.adaption`, :mod:`.adapters`, :mod:`.evaluation`, :mod:`.training`, :mod:`.weights`. Around it: :mod:`.data`,
-:mod:`.rendered`, :mod:`.suite`, :mod:`.figures`, :mod:`.explore`, :mod:`.site`.
+:mod:`.adaption`, :mod:`.adapters`, :mod:`.evaluation`, :mod:`.training`, :mod:`.weights`. Around it:
+:mod:`.data`, :mod:`.rendered`, :mod:`.suite`, :mod:`.figures`, :mod:`.explore`, :mod:`.site`.
 """
-
-import importlib
-from typing import TYPE_CHECKING
 
 from bnta_lib.adaption import Adaption, adapt
 from bnta_lib.evaluation import Scores, evaluate
@@ -14,11 +11,8 @@ from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import Settings, settings
 from bnta_lib.site.guards import AdaptionStopped, Guards
+from bnta_lib.training import train
 from bnta_lib.weights import Delta
-
-if TYPE_CHECKING:
-    from bnta_lib.suite.train import trained_model
-    from bnta_lib.training import train
 
 __all__ = [
     "Adaption", "AdaptionStopped", "BNTANet", "Delta", "Guards", "Pairs", "Scores",
@@ -28,9 +22,9 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    """Training is imported when it is needed: `python -m bnta_lib.suite.train` would find it imported."""
-    if name == "train":
-        return importlib.import_module("bnta_lib.training").train
-    if name == "trained_model":
-        return importlib.import_module("bnta_lib.suite.train").trained_model
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import `trained_model` when it is needed: `python -m bnta_lib.suite.train` would find it imported."""
+    if name != "trained_model":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bnta_lib.suite.train import trained_model
+
+    return trained_model

@@ -103,12 +103,14 @@ def adapt(
     """
     _check_options(len(images), layers, quantities, losses, reading, local, pairs)
     model.check_images(images)
-    start, rows = time.perf_counter(), []
+    start = time.perf_counter()
+    rows: list[dict[str, float]] = []
     adapted, before = copy.deepcopy(model), bn_tensors(model)
     K = operator.index(min(settings.K, len(images) // 2) if K is None else K)
-    if pairs is None and local is None:
-        _, local = embed(adapted, images)
-    pairs = nearest_pairs(local, K) if pairs is None else pairs.first(K)
+    if pairs is None:
+        local = embed(adapted, images)[1] if local is None else local
+        pairs = nearest_pairs(local, K)
+    pairs = pairs.first(K)
     free = tuple(QUANTITIES) if reading == "restore" else quantities
     with preserve_modes(adapted):
         configure_model(adapted, layers, free, follow_bnneck, settings.tta_momentum)

@@ -20,7 +20,7 @@ REST = ".unfinished-"  # how the names of temporary files and folders begin
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path for a file; move it to ``path`` if the block ends well, else leave ``path`` as it was.
+    """A temporary path for a file, which is moved to ``path`` if the block ends well.
 
     Raises OSError, naming ``path``, on a full disk.
     """
@@ -31,7 +31,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """As :func:`atomic` for a folder, which is empty at first. Raises FileExistsError if ``path`` is a file."""
+    """As :func:`atomic` for a folder, empty at first. Raises FileExistsError if ``path`` is a file."""
     path = path.resolve()  # a link still leads to the new folder
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file: move it, or choose another folder")
@@ -55,8 +55,8 @@ def _beside(path: Path) -> Iterator[Path]:
             yield Path(folder, "new")
     except Exception as error:  # some writers put the system's error into words, or raise their own after it
         if any(words in f"{error} {error.__context__}" for words in ("No space left", "quota exceeded")):
-            raise OSError(errno.ENOSPC, f"the disk is full: could not write {path}, which is unchanged; free some "
-                          "space, or choose another disk (BNTA_CACHE for the cache)") from error
+            raise OSError(errno.ENOSPC, f"the disk is full: could not write {path}, which is unchanged; free "
+                          "some space, or choose another disk (BNTA_CACHE for the cache)") from error
         raise
 
 

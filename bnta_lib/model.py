@@ -267,6 +267,7 @@ def load_imagenet(model: BNTANet) -> None:
         state = weights.get_state_dict(progress=True, check_hash=True)
     except Exception as error:
         raise RuntimeError(
-            f"there are no ImageNet weights ({error}): put {weights.url} into {torch.hub.get_dir()}/checkpoints "
-            "($TORCH_HOME), or train without (pretrained=False, --scratch, make full SCRATCH=1)") from error
+            f"there are no ImageNet weights ({error}): put {weights.url} into "
+            f"{torch.hub.get_dir()}/checkpoints ($TORCH_HOME), or train without (pretrained=False, "
+            "--scratch, make full SCRATCH=1)") from error
     model.backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")}, strict=False)

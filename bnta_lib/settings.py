@@ -1,7 +1,7 @@
 """One data class of settings: every choice of the paper, and every choice it leaves open, once.
 
-A profile is a set of values for it: ``smoke`` for tests (mechanism, not science), ``laptop`` for two cores without
-a GPU, ``paper`` for the paper's network and schedule on a GPU, ``rehearsal`` for its code path without one.
+A profile is a set of values for it: ``smoke`` for tests (mechanism, not science), ``laptop`` for two cores
+without a GPU, ``paper`` for the paper's network and schedule on a GPU, ``rehearsal`` for its code path.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ MINIMA = {"batch": 2, **dict.fromkeys(("seed", "tta_epochs", "warmup_epochs", "l
                                        "pad"), 0)}
 SHARES = ("tta_momentum", "people_share")
 
-# The trainings by name, and the settings that they change. Table 3 has the first six. Six stripes do not divide
-# the maps of "other_stripes", whose input height is `other_height`: their bins overlap.
+# The trainings by name, and the settings that they change. Table 3 has the first six. "other_stripes" has the
+# input height `other_height`, whose maps six stripes do not divide: their bins overlap.
 MODELS: dict[str, dict[str, float]] = {
     "bnta": {},
     "baseline": {"lambda1": 0.0, "lambda2": 0.0},

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +47,9 @@ def train(
 ) -> tuple[BNTANet, pd.DataFrame]:
     """Train from nothing, or continue ``checkpoint``; return the model and one row an epoch.
 
-    ``sources`` holds uint8 images (N, 3, h, w) and pids 1..M. ``device`` is a GPU if there is one; the forward
-    pass is bf16 autocast there. ``compile`` is True or the name of a torch.compile backend; it moves the last
-    digits. The rows hold epoch, lr, mean losses, accuracy of G on the augmented images, and seconds.
+    ``sources`` holds uint8 images (N, 3, h, w) and pids 1..M. ``device`` is a GPU if there is one; the
+    forward pass is bf16 autocast there. ``compile`` is True or the name of a torch.compile backend; it moves
+    the last digits. The rows hold epoch, lr, mean losses, accuracy of G on the augmented images, and seconds.
 
     A continued training gives the weights of an uninterrupted one. Several processes follow the mean gradient
     over each batch. Batch statistics (unless ``settings.sync_bn``, on GPUs) and triplets are local to a
@@ -67,7 +69,7 @@ def train(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     all_used = settings.loss_id and settings.lambda1 and settings.lambda2
     if processes := launched(device, some_unused=not all_used):
-        device = processes.device
+        device = torch.device(processes.device)
         _check_processes(processes, key, epoch_batches(sources.pids, settings, torch.Generator()), settings)
     model = _new_model(people, settings, processes).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=(0.9, 0.999))
@@ -87,13 +89,15 @@ def train(
     for epoch in range(len(history), settings.epochs):
         history.append(train_epoch(objective, optimiser, images, sources.pids, settings, epoch, random,
                                    processes, progress and main))
-        last, end = epoch + 1 == settings.epochs, time.perf_counter() + history[-1]["seconds"]  # of the next
-        late = minutes is not None and not last and from_main(processes, lambda: end - begin > 60 * minutes)
+        last, seconds = epoch + 1 == settings.epochs, time.perf_counter() - begin + history[-1]["seconds"]
+        # The main process decides, since clocks differ.
+        late = minutes is not None and not last and from_main(
+            processes, partial(operator.gt, seconds, 60 * minutes))
         if checkpoint and main and (last or late or (epoch + 1) % settings.save_every == 0):
             write_checkpoint(checkpoint, key, model, optimiser, random, history)
         if late:
-            raise OutOfTime(f"another epoch does not fit after epoch {epoch + 1} of {settings.epochs}, which is "
-                            "saved")
+            raise OutOfTime(f"another epoch does not fit after epoch {epoch + 1} of {settings.epochs}, which "
+                            "is saved")
     return _result(model, settings, processes), pd.DataFrame(history)
 
 
@@ -112,7 +116,8 @@ def train_epoch(
     slices = [share(len(batch), settings.instances, rank, count) for batch in batches]
     local = [batch[rows] for batch, rows in zip(batches, slices, strict=True)]
     bar = tqdm(batches, f"epoch {epoch + 1} of {settings.epochs}", disable=not progress, mininterval=1)
-    for batch, rows, index, raw in zip(bar, slices, local, prefetch_batches(images, local, device), strict=True):
+    prefetched = prefetch_batches(images, local, device)
+    for batch, rows, index, raw in zip(bar, slices, local, prefetched, strict=True):
         augmented = augment(raw, settings, random, rows, len(batch))
         # Gradients are averaged over processes, of which one may have an image more: 1 if none has.
         weight = count * len(index) / len(batch)
@@ -210,7 +215,7 @@ def augment(images: Tensor, settings: Settings, random: torch.Generator, rows: s
 
 
 def fits_on_device(images: Tensor, device: torch.device) -> bool:
-    """Whether images may stay on the device: always on a CPU, on a GPU if half of its free memory holds them."""
+    """Whether images may stay on the device: on a CPU, or if half of a GPU's free memory holds them."""
     return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
 
 
@@ -224,11 +229,11 @@ def prefetch_batches(images: Tensor, batches: list[Tensor], device: torch.device
         return batch if batch.device.type == device.type else batch.pin_memory().to(device, non_blocking=True)
 
     with ThreadPoolExecutor(1, "batches") as thread:
-        following = thread.submit(fetch, batches[0])
-        for index in batches[1:]:
-            ready, following = following, thread.submit(fetch, index)
-            yield ready.result()
-        yield following.result()
+        following = None
+        for index in [*batches, None]:
+            ready, following = following, None if index is None else thread.submit(fetch, index)
+            if ready is not None:
+                yield ready.result()
 
 
 def training_key(sources: ReIDSet, settings: Settings) -> str:
@@ -247,13 +252,13 @@ def write_checkpoint(path: str | Path, key: str, model: BNTANet, optimiser: torc
 
 
 def read_checkpoint(path: str | Path, key: str) -> dict | None:
-    """The state in a checkpoint; None if there is none. Raises ValueError if it is damaged or has another key."""
+    """The state in a checkpoint; None if there is none. Raises ValueError if it is damaged or another's."""
     if not Path(path).is_file():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({error}): delete it to start again") from error
+        raise ValueError(f"{path} is not a readable checkpoint ({error}): delete it to start anew") from error
     if not isinstance(state, dict) or state.get("key") != key:
         raise ValueError(f"{path} is a checkpoint of other data or settings: delete it, or name another file")
     return state

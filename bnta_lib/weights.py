@@ -109,8 +109,8 @@ def read_weights(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
         entries = json.loads(REGISTRY.read_text()).values()
         record = next((entry for entry in entries if entry["sha256"] == sha), None)
     if record is None:
-        raise ValueError(f"{path} is damaged, or no weights file of this library: it holds no record, and its "
-                         f"SHA-256 is not in {REGISTRY.name}; {REMEDY}")
+        raise ValueError(f"{path} is damaged, or no weights file of this library: it holds no record, and "
+                         f"its SHA-256 is not in {REGISTRY.name}; {REMEDY}")
     return record, tensors
 
 
@@ -157,8 +157,8 @@ class Delta:
     def apply(self, model: nn.Module) -> None:
         """Put the tensors into ``model``. Raises ValueError unless it is the base as it was."""
         if (digest := model_digest(model)) != self.base:
-            raise ValueError(f"the delta was made for other weights: its base is {self.base[:12]}, this model is "
-                             f"{digest[:12]} (an adapted model must be restored before it takes another delta)")
+            raise ValueError(f"the delta was made for other weights: its base is {self.base[:12]}, the "
+                             f"model {digest[:12]} (an adapted one must be restored before it takes another)")
         load_bn_tensors(model, self.tensors)
 
     @contextmanager
@@ -172,7 +172,7 @@ class Delta:
             load_bn_tensors(model, before)
 
     def save(self, path: str | Path, note: str = "") -> None:
-        """Write the delta as safetensors; the same delta gives the same bytes. ``note`` is kept in ``meta``."""
+        """Write the delta as safetensors, always with the same bytes. ``note`` is kept in ``meta``."""
         meta = {**self.meta, "note": note} if note else self.meta
         _write(path, "bnta-delta", {"base": self.base, "meta": meta}, self.tensors)
 
@@ -246,7 +246,8 @@ def _read(path: str | Path, kind: str, remedy: str) -> tuple[dict | None, dict[s
         raise FileNotFoundError(f"no {kind} at {path}: {remedy}")
     try:
         with safe_open(path, "pt") as file:
-            entries, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+            names, entries = file.keys(), file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in names}
         digest, text = json.loads(entries[kind]) if kind in entries else ("", "null")
         if kind in entries and digest != _digest(text, tensors):
             raise ValueError("its content is not what was saved")
