@@ -1,9 +1,9 @@
 """Adaption against the passes through the network that it cannot avoid: ``python benchmarks/adaption.py``.
 
 Adapts to the N = 900 gallery images of GRID's counterpart with K = 128 pairs. The rival is written out here:
-forward passes of the N images in eval mode, and forward and backward passes of 2K images with gradients of gamma
-and beta alone, in the same batches. It chooses no pairs, has no loss but a sum, and takes no step. With ``--device
-cuda`` another row decodes the images from JPEG files first.
+forward passes of the N images in eval mode, and forward and backward passes of 2K images with gradients of
+gamma and beta alone, in the same batches. It chooses no pairs, has no loss but a sum, and takes no step. With
+``--device cuda`` another row decodes the images from JPEG files first.
 """
 
 from __future__ import annotations
@@ -67,17 +67,17 @@ def measured(settings: Settings, images: Tensor, k: int, device: str, rounds: in
     """The row of one network; ours is measured between the two halves of its rival."""
     model, n = network(settings, device), len(images)
     adapt(model, images[:8], settings, K=4)  # warms up
-    local, times = forward(model, images), []
+    local, times, batch = forward(model, images), [], 2 * settings.tta_batch
     for _ in range(rounds):
         times.append((common.seconds(lambda: forward(model, images), device),
                       common.seconds(lambda: adapt(model, images, settings, K=k), device),
-                      common.seconds(lambda: forward_backward(model, images[: 2 * k], 2 * settings.tta_batch), device),
+                      common.seconds(lambda: forward_backward(model, images[: 2 * k], batch), device),
                       common.seconds(lambda: nearest_pairs(local, k), device)))
     once, ours, twice, pairing = map(min, zip(*times))
     about = f"{settings.profile} network {settings.height}x{settings.width}, N={n}, K={k}, {device}"
     yield Row(f"adaption ({about})", ours, "s", once + twice, "bare passes through the network", "<= 1.2x",
-              note=f"{once:.3g} s forward ({1000 * once / n:.3g} ms an image) and {twice:.3g} s forward and backward "
-              f"({500 * twice / k:.3g} ms an image); pairing {pairing:.2g} s")
+              note=f"{once:.3g} s forward ({1000 * once / n:.3g} ms an image) and {twice:.3g} s forward and "
+              f"backward ({500 * twice / k:.3g} ms an image); pairing {pairing:.2g} s")
     if device == "cuda":
         yield decoded(model, settings, images, k, device, about)
 
@@ -88,8 +88,8 @@ def decoded(model: BNTANet, settings: Settings, images: Tensor, k: int, device: 
     with tempfile.TemporaryDirectory() as folder:
         write_folder(ReIDSet("gallery", images, ones, ones), folder)
         files = min(common.seconds(lambda: read_crops(folder, settings.size)) for _ in range(3))
-        both = min(common.seconds(lambda: adapt(model, read_crops(folder, settings.size).images, settings, K=k), device)
-                   for _ in range(3))
+        both = min(common.seconds(lambda: adapt(
+            model, read_crops(folder, settings.size).images, settings, K=k), device) for _ in range(3))
     return Row(f"adaption from files ({about})", both, "s", goal="< 0.5 s",
                note=f"{files:.2g} s of it decoding {len(images)} JPEG files, as read_crops does it")
 

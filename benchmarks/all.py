@@ -1,8 +1,8 @@
 """Every benchmark of the speed suite, one after the other: ``make bench``.
 
-Each runs in a process of its own and records its rows in ``benchmarks/results.csv``; then the figure is drawn.
-A benchmark that fails is named, the others run, and the exit code is 1. A missed goal is a row, and no failure.
-``--only pairing grid`` runs some; ``--quick`` shows in a few minutes whether all of them work.
+Each runs in a process of its own and records its rows in ``benchmarks/results.csv``; then the figure is
+drawn. A benchmark that fails is named, the others run, and the exit code is 1. A missed goal is a row, and no
+failure. ``--only pairing grid`` runs some; ``--quick`` shows in a few minutes whether all of them work.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BENCHMARKS = ("packed", "rendering", "guards", "sliders", "grid", "deterministic
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--csv", type=Path, default=common.RESULTS, help="default: benchmarks/results.csv")
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS, metavar="NAME",
                         help=f"of {', '.join(BENCHMARKS)}")

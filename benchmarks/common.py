@@ -1,7 +1,7 @@
 """What the benchmarks share: a row and its goal, timers, memory, the table of rows, the command line.
 
-A benchmark is a function ``rows(device, quick)`` that measures and yields rows, one at a time. ``quick`` takes
-sizes that show in seconds whether it works; its numbers mean nothing and are not recorded.
+A benchmark is a function ``rows(device, quick)`` that measures and yields rows, one at a time. ``quick``
+takes sizes that show in seconds whether it works; its numbers mean nothing and are not recorded.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from bnta_lib.settings import ROOT
 from bnta_lib.suite.store import machine
 
 RESULTS = ROOT / "benchmarks" / "results.csv"
-COLUMNS = ["benchmark", "name", "ours", "rival", "unit", "ratio", "goal", "met", "against", "peak_mb", "seconds",
-           "machine", "note"]
+COLUMNS = ["benchmark", "name", "ours", "rival", "unit", "ratio", "goal", "met", "against", "peak_mb",
+           "seconds", "machine", "note"]
 SMALLER_IS_BETTER = ("s", "ms", "MB")
 COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 
@@ -117,7 +117,8 @@ def peak_memory() -> float:
     try:  # ru_maxrss begins with what the parent process held
         return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024 / 1e6
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def forget_peak() -> None:
@@ -156,8 +157,9 @@ def save(row: Row, benchmark: str, took: float, path: Path) -> None:
     kept = old[(old["machine"] != new["machine"]) | (old["name"] != row.name)]
     rows = pd.DataFrame([*kept.to_dict("records"), new], columns=COLUMNS)
     rows = rows.sort_values(["machine", "benchmark"], kind="stable")
+    rows = rows.round({"ours": 4, "rival": 4, "ratio": 4, "peak_mb": 1, "seconds": 1})
     with atomic(path) as temporary:
-        rows.round({"ours": 4, "rival": 4, "ratio": 4, "peak_mb": 1, "seconds": 1}).to_csv(temporary, index=False)
+        rows.to_csv(temporary, index=False)
 
 
 def main(doc: str, rows: Callable[[str, bool], Iterator[Row]], *, cuda: bool = False,
@@ -169,7 +171,7 @@ def main(doc: str, rows: Callable[[str, bool], Iterator[Row]], *, cuda: bool = F
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, help="record the rows in this file")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works; nothing is recorded")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes; nothing is recorded")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda") if cuda else ("cpu",))
     for name in others:
         parser.add_argument(f"--{name}", dest="other", action="store_const", const=name)

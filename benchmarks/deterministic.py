@@ -1,9 +1,9 @@
 """What deterministic algorithms cost: adaption and training with
 ``torch.use_deterministic_algorithms(True)`` and without.
 
-``python benchmarks/deterministic.py [--device cuda]``. Each side has a process of its own, since cuBLAS reads its
-switch once; they work in turns. The note says whether a side's runs gave the same bits: on a CPU both should, on a
-GPU the one that pays for it.
+``python benchmarks/deterministic.py [--device cuda]``. Each side has a process of its own, since cuBLAS reads
+its switch once; they work in turns. The note says whether a side's runs gave the same bits: on a CPU both
+should, on a GPU the one that pays for it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import training
 from common import Row
 
 from bnta_lib.adaption import adapt
-from bnta_lib.weights import model_digest
 from bnta_lib.settings import Settings, settings
 from bnta_lib.training import train
+from bnta_lib.weights import model_digest
 
 
 def once(work: str, settings: Settings, n: int, k: int, steps: int, device: str) -> tuple[float, str]:

@@ -1,4 +1,5 @@
-"""The speed suite's figure, of this machine's rows if there are any: ``python benchmarks/draw.py [--csv FILE]``.
+"""The speed suite's figure, of this machine's rows if there are any: ``python benchmarks/draw.py [--csv
+FILE]``.
 
 Writes ``results.png`` and ``.pdf`` beside the rows: every goal, and how many times better than it requires
 ours is.
@@ -32,7 +33,8 @@ def draw(rows: pd.DataFrame, where: str) -> Figure:
         axis.plot([1, row.standing], [y, y], color=colour, linewidth=1.2, zorder=1)
         axis.plot(row.standing, y, "o" if met else "X", color=colour, markersize=6,
                   markerfacecolor=colour if met else "white")
-        value = f"{row.ratio:#.3g}".rstrip(".") + "x" if row.goal.endswith("x") else f"{row.ours:,.4g} {row.unit}"
+        ratio, ours = f"{row.ratio:#.3g}".rstrip(".") + "x", f"{row.ours:,.4g} {row.unit}"
+        value = ratio if row.goal.endswith("x") else ours
         axis.annotate(f"{value}, {'met' if met else 'MISSED'}", (max(row.standing, 1), y), (7, 0),
                       textcoords="offset points", va="center", fontsize=7)
     axis.axvline(1, color="0.3", linewidth=1)

@@ -1,8 +1,9 @@
-"""mAP and CMC, distances included, against torchreid's evaluation in Cython: ``python benchmarks/evaluation.py``.
+"""mAP and CMC, distances included, against torchreid's evaluation in Cython: ``python
+benchmarks/evaluation.py``.
 
-Scores Market-1501's numbers of probes and gallery images, and, ours alone, MSMT17's. Each side runs in a process of
-its own, where its memory is measured; both must give the same scores before a row is written. torchreid is no part
-of the suite's environment: docs/speed.md says how to install it.
+Scores Market-1501's numbers of probes and gallery images, and, ours alone, MSMT17's. Each side runs in a
+process of its own, where its memory is measured; both must give the same scores before a row is written.
+torchreid is no part of the suite's environment: docs/speed.md says how to install it.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def ours(size: Size, rounds: int) -> Result:
 
 
 def metrics() -> ModuleType:
-    """torchreid's, of the project's own package or of the one of its name on PyPI; ImportError if there is none."""
+    """torchreid's, of the project's own package or of the one of its name on PyPI; ImportError if there is
+    none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -131,8 +133,9 @@ def large(size: Size) -> Row:
     (took, scores), peak = common.in_fresh_process(ours, size, 1)
     matrix = 4e-6 * size.probes * size.gallery
     return Row(f"memory of mAP and CMC ({size.probes:,} x {size.gallery:,} x {size.dims})", peak, "MB",
-               goal="< 4,000 MB", peak_mb=peak, note=f"{took:.3g} s; mAP {100 * scores[0]:.2f} %; features and labels "
-               f"included; a float32 matrix of all distances would be {matrix:,.0f} MB")
+               goal="< 4,000 MB", peak_mb=peak,
+               note=f"{took:.3g} s; mAP {100 * scores[0]:.2f} %; features and "
+               f"labels included; a float32 matrix of all distances would be {matrix:,.0f} MB")
 
 
 def rows(device: str, quick: bool) -> Iterator[Row]:

@@ -1,7 +1,8 @@
-"""How near packing comes to what Pillow takes alone, and how fast a pack is opened: ``python benchmarks/packed.py``.
+"""How near packing comes to what Pillow takes alone, and how fast a pack is opened: ``python
+benchmarks/packed.py``.
 
-Generates JPEGs, then in turns opens, decodes and resizes them by Pillow in a plain loop, which writes and checks
-nothing, and packs them.
+Generates JPEGs, then in turns opens, decodes and resizes them by Pillow in a plain loop, which writes and
+checks nothing, and packs them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -71,9 +73,9 @@ def measured(folder: Path, height: int, width: int, count: int, times: int, roun
 
     for workers in dict.fromkeys((1, os.cpu_count() or 1)):
         rate_of_pillow(found, workers)  # starts processes, fills caches
-        ours, rival = common.in_turns(lambda: rate(workers), lambda: rate_of_pillow(found, workers), rounds)
-        yield Row(f"packing crops of {height} x {width}, {workers} process{'es' * (workers > 1)}", ours, "images/s",
-                  rival, "Pillow alone, nothing written", ">= 0.8x")
+        ours, rival = common.in_turns(partial(rate, workers), partial(rate_of_pillow, found, workers), rounds)
+        yield Row(f"packing crops of {height} x {width}, {workers} process{'es' * (workers > 1)}", ours,
+                  "images/s", rival, "Pillow alone, nothing written", ">= 0.8x")
     yield Row(f"opening a pack of {len(found):,} images", statistics.median(opened), "ms", goal="< 20 ms")
 
 

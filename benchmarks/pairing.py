@@ -1,14 +1,16 @@
 """Algorithm 1 against a plain loop: ``python benchmarks/pairing.py``.
 
-The loop takes blocks of rows and forms float32 distances by the expanded product, part by part, with a running
-minimum; it keeps the smallest of each block, and is greedy over those. It certifies nothing. In the goal's row it
-goes over the whole matrix, as one writes it down; in another it leaves out the half that has been compared already,
-as ours does. ``--large`` pairs 100,000 images instead, some minutes, and checks the pairs in float64.
+The loop takes blocks of rows and forms float32 distances by the expanded product, part by part, with a
+running minimum; it keeps the smallest of each block, and is greedy over those. It certifies nothing. In the
+goal's row it goes over the whole matrix, as one writes it down; in another it leaves out the half that has
+been compared already, as ours does. ``--large`` pairs 100,000 images instead, some minutes, and checks the
+pairs in float64.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import common
 import torch
@@ -84,12 +86,11 @@ def measured(n: int, k: int = K, parts: int = PARTS, width: int = WIDTH) -> Iter
     took = min(common.seconds(lambda: pairs.append(nearest_pairs(local, k))) for _ in range(3))
     exact = {tuple(pair) for pair in pairs[0].index.tolist()}
     for half, which, goal in ((False, "the whole", ">= 3x"), (True, "half of the", "")):
-        loop = []
-        rival = min(common.seconds(lambda: loop.append(plain_loop(local, k, half))) for _ in range(2))
-        right = len(exact & {tuple(pair) for pair in loop[0].tolist()})
+        right = len(exact & {tuple(pair) for pair in plain_loop(local, k, half).tolist()})
+        rival = min(common.seconds(partial(plain_loop, local, k, half)) for _ in range(2))
         against = f"float32 loop over {which} matrix"
-        yield Row(f"pairing (N={n:,}, K={k}, H={parts}, C_l={width}), against a {against}", took, "s", rival, against,
-                  goal, note=f"{right} of its {k} pairs are the exact ones")
+        yield Row(f"pairing (N={n:,}, K={k}, H={parts}, C_l={width}), against a {against}", took, "s", rival,
+                  against, goal, note=f"{right} of its {k} pairs are the exact ones")
 
 
 def paired(n: int, k: int, parts: int, width: int) -> tuple[float, float, int]:
@@ -102,8 +103,8 @@ def paired(n: int, k: int, parts: int, width: int) -> tuple[float, float, int]:
 def certified(local: Tensor, pairs: Pairs, rows: int = 64) -> int:
     """Check pairs in float64 by direct difference; returns how many free images were compared with all.
 
-    Raises ValueError if a pair's distance is not the one given, they are not in order or share an image, or two
-    images that are free at the end are closer than the last pair.
+    Raises ValueError if a pair's distance is not the one given, they are not in order or share an image, or
+    two images that are free at the end are closer than the last pair.
     """
     exact = exact_distances(local, pairs.index)
     if not torch.allclose(exact, pairs.distance, rtol=1e-12, atol=0) or (exact.diff() < 0).any():
@@ -116,7 +117,8 @@ def certified(local: Tensor, pairs: Pairs, rows: int = 64) -> int:
     sample = free[torch.randperm(len(free), generator=torch.Generator().manual_seed(0))[:rows]]
     for i in sample.tolist():
         others = free[free != i]
-        if exact_distances(local, torch.stack([torch.full_like(others, i), others], 1)).min() < pairs.distance[-1]:
+        index = torch.stack([torch.full_like(others, i), others], 1)
+        if exact_distances(local, index).min() < pairs.distance[-1]:
             raise ValueError(f"image {i} has a free neighbour that is closer than the last pair")
     return len(sample)
 
@@ -125,9 +127,10 @@ def large(device: str, quick: bool) -> Iterator[Row]:
     """The row of many images. The check takes less memory than pairing: it holds 4,096 rows at a time."""
     n, k, width = (200, 8, 8) if quick else (100_000, K, WIDTH)
     (took, held, rows), peak = common.in_fresh_process(paired, n, k, PARTS, width)
-    yield Row(f"memory of pairing beyond the features (N={n:,}, K={k}, H={PARTS}, C_l={width})", peak - held, "MB",
-              goal="< 2,000 MB", peak_mb=peak, note=f"{took:.0f} s; the features are {held:.0f} MB; all distances "
-              f"checked in float64, and {rows} free images against all others")
+    yield Row(f"memory of pairing beyond the features (N={n:,}, K={k}, H={PARTS}, C_l={width})", peak - held,
+              "MB", goal="< 2,000 MB", peak_mb=peak,
+              note=f"{took:.0f} s; the features are {held:.0f} MB; all "
+              f"distances checked in float64, and {rows} free images against all others")
 
 
 def rows(device: str, quick: bool) -> Iterator[Row]:

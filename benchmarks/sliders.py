@@ -1,13 +1,14 @@
 """How long the explorers' callbacks take: ``python benchmarks/sliders.py``.
 
-Every slider of every explorer is moved as a reader moves it, over its whole range and back. An explorer's row is of
-its slowest control: the 95th percentile of what a move takes in Python, and beside it what the others take. What
-the browser adds is not in it.
+Every slider of every explorer is moved as a reader moves it, over its whole range and back. An explorer's row
+is of its slowest control: the 95th percentile of what a move takes in Python, and beside it what the others
+take. What the browser adds is not in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import common
 import ipywidgets as W
@@ -31,22 +32,22 @@ def controls(widget: W.Widget) -> list[W.Widget]:
     return [control for child in getattr(widget, "children", ()) for control in controls(child)]
 
 
-def positions(control: W.Widget) -> list:
-    """Values of a control from end to end and back."""
+def positions(control: W.Widget, moves: int) -> list:
+    """At most so many values of a control, from end to end and back."""
     if hasattr(control, "options"):
         values = [option[1] if isinstance(option, tuple) else option for option in control.options]
     else:
-        values = [type(control.value)(v) for v in np.linspace(control.min, control.max, MOVES)]
-    step = -(-2 * len(values) // MOVES)
+        values = [type(control.value)(v) for v in np.linspace(control.min, control.max, moves)]
+    step = -(-2 * len(values) // moves)
     return [*values[::step], *values[::-step]]
 
 
-def moved(name: str, explorer) -> Row:
+def moved(name: str, explorer, moves: int = MOVES) -> Row:
     """The row of one explorer."""
     late = {}
     for control in controls(explorer):
-        took = [1000 * common.seconds(lambda: setattr(control, "value", value))
-                for value in positions(control)]
+        took = [1000 * common.seconds(partial(setattr, control, "value", value))
+                for value in positions(control, moves)]
         late[control.description or control.value] = np.percentile(took, 95)
     slowest = max(late, key=late.get)
     return Row(f"explorer of {name}, its slowest slider", float(late[slowest]), "ms", goal="< 200 ms",
@@ -56,10 +57,12 @@ def moved(name: str, explorer) -> Row:
 
 def rows(device: str, quick: bool) -> Iterator[Row]:
     current = settings("smoke" if quick else "laptop")
-    model, targets = trained_model(current, progress=False), load_targets(current, progress=False)
-    yield moved("domains", domain_explorer(model, current))
+    model = trained_model(current, progress=False)
     if quick:
+        yield moved("domains", domain_explorer(model, current, ("VIPeR",), people=8), 2)
         return
+    targets = load_targets(current, progress=False)
+    yield moved("domains", domain_explorer(model, current))
     yield moved("N and K", NKExplorer(nk.stored_cells(model, targets, current), model, targets, current))
     sources = list(load_source_samples(current, progress=False).values())
     yield moved("layers", layer_explorer(model, targets, sources, current))

@@ -1,9 +1,9 @@
 """Training, data included, against the bare model's step on a batch that lies ready.
 
-``python benchmarks/training.py [--device cuda]``. Ours is an epoch of :func:`bnta_lib.training.train`: it gathers
-each batch from the uint8 images, pads, crops, flips and normalises it, and adds up the losses that it reports.
-The rival is its step alone (forward pass, losses, backward pass, Adam) on one random float batch, normalised
-beforehand.
+``python benchmarks/training.py [--device cuda]``. Ours is an epoch of :func:`bnta_lib.training.train`: it
+gathers each batch from the uint8 images, pads, crops, flips and normalises it, and adds up the losses that it
+reports. The rival is its step alone (forward pass, losses, backward pass, Adam) on one random float batch,
+normalised beforehand.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def measured(settings: Settings, steps: int, rounds: int, device: str) -> Iterat
         return len(data) / common.seconds(lambda: [step() for _ in range(steps)], device)
 
     mine, bare = common.in_turns(ours, rival, rounds)
-    about = f"{settings.profile} network, {settings.height}x{settings.width}, batch {settings.batch}, {device}"
+    size = f"{settings.height}x{settings.width}"
+    about = f"{settings.profile} network, {size}, batch {settings.batch}, {device}"
     yield Row(f"training ({about})", mine, "images/s", bare, "bare step on a ready batch", ">= 0.9x",
               note=f"{rounds} x {steps} steps each, in turns")
 

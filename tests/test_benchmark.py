@@ -74,7 +74,8 @@ def test_real_counts_are_met_exactly_without_rendering():
     for name, (images, people) in PAPER_SOURCES.items():
         ids, cams, numbers = benchmark._source_plan(benchmark.DOMAINS[name], 1, people, images)
         assert len(ids) == images and len(np.unique(ids)) == people
-        assert np.bincount(ids)[1:].min() >= 2 and ids.max() < benchmark.HELD_OUT < benchmark.DISTRACTORS < 1 << 24
+        assert np.bincount(ids)[1:].min() >= 2
+        assert ids.max() < benchmark.HELD_OUT < benchmark.DISTRACTORS < 1 << 24
         assert cams.max() == benchmark.DOMAINS[name].cameras - 1
         shots = np.stack((ids, cams, numbers), 1)
         assert len(np.unique(shots, axis=0)) == images, "a shot must not be rendered twice"
@@ -156,7 +157,7 @@ def test_a_killed_process_leaves_no_worker():
 
 
 @pytest.mark.parametrize("images, parent, workers", [(39, None, "2"), (40, object(), "2"), (40, None, "1")])
-def test_few_images_are_rendered_here_and_so_are_those_of_a_worker(monkeypatch, blocks, images, parent, workers):
+def test_few_images_are_rendered_here_and_those_of_a_worker(monkeypatch, blocks, images, parent, workers):
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", workers)
     monkeypatch.setattr(benchmark.multiprocessing, "parent_process", lambda: parent)
     rendered_here = []
