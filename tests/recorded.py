@@ -12,9 +12,12 @@ GALLERIES = {"VIPeR": 316, "GRID": 900, "iLIDS": 60}  # images of each target's 
 
 
 @cache
+def whole() -> pd.DataFrame:
+    return pd.read_csv(ROOT / "data" / "results" / "laptop.csv.gz", low_memory=False)
+
+
 def recorded(experiment: str) -> pd.DataFrame:
-    rows = pd.read_csv(ROOT / "data" / "results" / "laptop.csv.gz", low_memory=False)
-    return rows[rows["experiment"] == experiment]
+    return whole()[whole()["experiment"] == experiment]
 
 
 def key(values) -> tuple:
@@ -27,6 +30,7 @@ def by_spec() -> dict[tuple, pd.DataFrame]:
     return {key(values): rows for values, rows in groups}
 
 
+@cache
 def table(name: str) -> pd.DataFrame:
     """The rows of a table: those of each spec on each target, with the columns table, method and labels."""
     parts = []

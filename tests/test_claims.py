@@ -20,7 +20,7 @@ from conftest import lab_of
 
 @pytest.fixture(scope="module")
 def lab(tiny, tiny_models, dots, tmp_path_factory):
-    """A lab of three targets, which the command opens; what one test measured the next reads back."""
+    """A lab of three targets, which the command opens."""
     models = copy.deepcopy(tiny_models)
     for model in models.values():  # as after training: nothing is zero
         for seed, layer in enumerate(bn_layers(model).values()):
@@ -39,7 +39,13 @@ def lab(tiny, tiny_models, dots, tmp_path_factory):
         yield lab
 
 
-def test_check_measures_every_claim_and_writes_what_it_prints(lab, capsys, monkeypatch):
+@pytest.fixture(scope="module")
+def rows(lab):
+    return claims.gather(lab)
+
+
+def test_check_prints_and_writes_every_claim_from_the_store(lab, rows, capsys, monkeypatch):
+    monkeypatch.setattr(runner.Measurer, "measure", lambda *a: pytest.fail("measured again"))
     assert claims.main(["--profile", "smoke"]) == 0
     printed, folder = capsys.readouterr().out, claims.figures_dir(lab.run)
     table = pd.read_csv(folder / "paper_check.csv")
@@ -57,8 +63,7 @@ def test_check_measures_every_claim_and_writes_what_it_prints(lab, capsys, monke
     claims.gather(lab)  # a second time reads all from the store
 
 
-def test_differences_come_from_the_rows_of_the_tables(lab):
-    rows = claims.gather(lab)
+def test_differences_come_from_the_rows_of_the_tables(rows):
     table = judge.judge(rows).set_index("id")
     scores = rows["Table 2"].query("target == 'GRID' and metric == 'R1'")
     mean = scores.groupby(["method", "split"])["value"].mean().groupby("method").mean()
@@ -69,11 +74,11 @@ def test_differences_come_from_the_rows_of_the_tables(lab):
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_figure_shows_every_claim_and_the_papers_number_where_there_is_one(lab, folder):
-    rows, names = claims.gather(lab), ["my_folder"] if folder else TARGETS
-    for where, group in rows.items() if folder else ():  # as if one target had come from a folder
-        name = "VIPeR" if where == "Table 3" else "GRID"
-        rows[where] = group[group["target"] == name].assign(target="my_folder")
+def test_figure_shows_every_claim_and_the_papers_number_where_there_is_one(rows, folder):
+    names = ["my_folder"] if folder else TARGETS
+    for where in rows if folder else ():  # as if one target had come from a folder
+        target = rows[where]["target"] == ("VIPeR" if where == "Table 3" else "GRID")
+        rows = rows | {where: rows[where][target].assign(target="my_folder")}
     table = judge.judge(rows, judge.claims_on(names))
     assert table["here"].notna().all() and set(table["target"]) == {*names, "all"}
     assert table["paper"].isna().all() == folder

@@ -1,10 +1,10 @@
 """The tables made from the recorded rows are those in figures/laptop, number by number."""
 
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import pytest
 import recorded
 
 from bnta_lib import settings, trained_model
@@ -50,50 +50,37 @@ def assert_printed(made: pd.DataFrame, name: str, index: int, header: int) -> No
     assert made.index.tolist() == expected.index.tolist()
 
 
-@pytest.fixture(scope="module")
-def table_2():
-    return recorded.table("table_2")
-
-
-@pytest.fixture(scope="module")
-def ablations():
-    names = ("table_3", "table_4", "table_5", "table_5_restore")
-    return SimpleNamespace(**{name: recorded.table(name) for name in names})
-
-
-@pytest.fixture(scope="module")
-def figure_4():
-    return recorded.table("figure_4")
-
-
-@pytest.fixture(scope="module")
+@cache
 def bnta():
     return trained_model(settings("laptop"))
 
 
-@pytest.fixture(scope="module")
-def change_rows():
-    return recorded.recorded("changes").sort_values(
-        "target", key=lambda names: names.map(list(recorded.GALLERIES).index), kind="stable")
+def changes_by_target():
+    order = list(recorded.GALLERIES).index
+    rows = recorded.recorded("changes")
+    return rows.sort_values("target", key=lambda names: names.map(order), kind="stable")
 
 
-def test_table_2(table_2):
-    assert_printed(tables.table_2(table_2), "table_2", 2, 2)
-    assert_same(tables.compare(table_2, "BNTA w/o TTA"), "table_2_paired", 3)
+def test_table_2():
+    rows = recorded.table("table_2")
+    assert_printed(tables.table_2(rows), "table_2", 2, 2)
+    assert_same(tables.compare(rows, "BNTA w/o TTA"), "table_2_paired", 3)
 
 
-def test_table_3(ablations):
-    assert_printed(tables.table_3(ablations.table_3), "table_3", 3, 1)
-    assert_same(tables.paired_table(tables.gains(ablations.table_3)), "table_3_paired", 4)
+def test_table_3():
+    rows = recorded.table("table_3")
+    assert_printed(tables.table_3(rows), "table_3", 3, 1)
+    assert_same(tables.paired_table(tables.gains(rows)), "table_3_paired", 4)
 
 
-def test_table_4(ablations, bnta):
-    assert_printed(tables.table_4(ablations.table_4, bnta), "table_4", 1, 2)
-    assert_same(tables.paired_table(tables.gains(ablations.table_4)), "table_4_paired", 4)
+def test_table_4():
+    rows = recorded.table("table_4")
+    assert_printed(tables.table_4(rows, bnta()), "table_4", 1, 2)
+    assert_same(tables.paired_table(tables.gains(rows)), "table_4_paired", 4)
 
 
-def test_table_5(ablations):
-    rows = pd.concat([ablations.table_5, ablations.table_5_restore])
+def test_table_5():
+    rows = pd.concat([recorded.table("table_5"), recorded.table("table_5_restore")])
     assert_printed(tables.table_5(rows), "table_5", 1, 2)
     assert_same(tables.paired_table(tables.gains(rows)), "table_5_paired", 4)
 
@@ -105,18 +92,18 @@ def test_figure_1():
     np.testing.assert_allclose(made[expected.columns], expected, rtol=0, atol=0.50001e-4)
 
 
-def test_figure_3(change_rows, bnta):
-    rates = changes.change_rates_by_split(change_rows)
+def test_figure_3():
+    rates = changes.change_rates_by_split(changes_by_target())
     assert_same(changes.figure_3_table(rates), "figure_3", 0)
-    why = changes.small_before(changes.moved_and_size(rates, bnta))
-    assert_same(why, "figure_3_why", 1)
+    assert_same(changes.small_before(changes.moved_and_size(rates, bnta())), "figure_3_why", 1)
 
 
-def test_figure_4(figure_4):
-    assert_same(grid.grid_cells(figure_4), "figure_4", 2)
-    assert_same(grid.time_table(figure_4), "figure_4_seconds", 2)
-    assert_same(grid.peak_in_k(figure_4), "figure_4_peak_in_k", 3)
-    assert_same(grid.trend_in_n(figure_4), "figure_4_trend_in_n", 3)
+def test_figure_4():
+    rows = recorded.table("figure_4")
+    assert_same(grid.grid_cells(rows), "figure_4", 2)
+    assert_same(grid.time_table(rows), "figure_4_seconds", 2)
+    assert_same(grid.peak_in_k(rows), "figure_4_peak_in_k", 3)
+    assert_same(grid.trend_in_n(rows), "figure_4_trend_in_n", 3)
 
 
 def test_strength():
@@ -140,11 +127,10 @@ def test_headroom():
     assert_same(pairs, "headroom_pairs", 1, ["kind", "set", "cameras"])
 
 
-def test_claims(table_2, ablations, figure_4, change_rows):
+def test_claims():
     targets = {name: SimpleNamespace(splits=[SimpleNamespace(probe=range(probes))] * 10)
                for name, probes in (("VIPeR", 316), ("GRID", 125), ("iLIDS", 60))}
-    table = judge.judge({
-        "Table 2": table_2, "Table 3": ablations.table_3, "Table 4": ablations.table_4,
-        "Table 5": ablations.table_5, "Fig. 3": change_rows, "Fig. 4": figure_4,
-        "time": judge.time_rows(table_2, targets)})
-    assert_same(table, "paper_check", 3)
+    rows = {f"Table {number}": recorded.table(f"table_{number}") for number in (2, 3, 4, 5)}
+    assert_same(judge.judge(rows | {
+        "Fig. 3": changes_by_target(), "Fig. 4": recorded.table("figure_4"),
+        "time": judge.time_rows(rows["Table 2"], targets)}), "paper_check", 3)
