@@ -153,7 +153,8 @@ _FEW: dict[str, Any] = dict(  # people, and a small network: seconds, not scienc
 )
 _REHEARSAL = dict(_FEW, height=128, width=64, other_height=192, pretrained=False, lr=0.002, lr_decay_epoch=4)
 PROFILES = {
-    "smoke": Settings(profile="smoke", **{**_LAPTOP, **_FEW, "lr_decay_epoch": 5}),
+    "smoke": Settings(profile="smoke", **{**_LAPTOP, **_FEW, "lr_decay_epoch": 5, "tta_seeds": 1,
+                                          "height": 48, "width": 24, "other_height": 64, "stripes": 3}),
     "laptop": Settings(profile="laptop", **_LAPTOP),
     "paper": Settings(),
     "rehearsal": Settings(profile="rehearsal", **_REHEARSAL),

@@ -28,7 +28,7 @@ RENAMED = {"bnneck": "fn"}  # first part of a tensor's name in the network: its 
 
 
 def options(**more):
-    return settings("smoke", **more)
+    return settings("smoke", **{"height": 96, "width": 48, "stripes": 6, **more})
 
 
 def network(identities, **more):

@@ -23,11 +23,12 @@ def test_paper_profile_has_the_papers_numbers():
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_profiles_keep_60_batch_norm_layers_and_even_stripes(profile):
+def test_profiles_keep_the_papers_layers_and_even_stripes(profile):
     chosen = settings(profile)
     assert chosen.profile == profile and chosen.size == (chosen.height, chosen.width)
     with torch.device("meta"):
-        assert len(bn_layers(BNTANet(5, chosen))) == 60
+        assert len(bn_layers(BNTANet(5, chosen))) == 54 + chosen.stripes
+    assert chosen.stripes == (3 if profile == "smoke" else 6)
     if profile not in AT_SIZE:  # 256 rows give 16 of the map: overlapping bins, an open choice
         assert chosen.height // 16 % chosen.stripes == 0
 
