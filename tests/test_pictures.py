@@ -27,7 +27,7 @@ def test_one_person_through_all_cameras_keeps_place_and_pose():
     assert torch.corrcoef(flat)[0].min() > 0.8  # the same picture in other light
 
 
-@pytest.mark.parametrize("rows", [6, 8, 16, 24])
+@pytest.mark.parametrize("rows", [6, 8, 16])
 def test_stripes_drawn_are_the_rows_that_are_averaged(rows):
     current = settings("smoke")
     with torch.device("meta"):
@@ -59,7 +59,7 @@ def test_cache_that_cannot_be_written_is_told_with_a_remedy(tmp_path, monkeypatc
     assert str(tmp_path) not in row["found"]
 
 
-def test_what_a_check_found_is_live_html():
+def test_html_in_what_a_check_found_is_escaped():
     rows = pd.DataFrame([{"what": "<b>GPU</b>", "found": "<script>alert(1)</script>", "fine": False,
                           "remedy": "<img src=x onerror=alert(1)>"}])
     page = styled_check(rows).to_html()

@@ -75,9 +75,8 @@ def stored_cells(model: BNTANet, targets: Mapping[str, Target], settings: Settin
     return cells_of(pd.concat(parts)) if any(map(len, parts)) else NO_CELLS
 
 
-def find(
-    cells: pd.DataFrame, target: str, split: int, n: int, k: int, momentum: float = math.nan
-) -> pd.Series | None:
+def find(cells: pd.DataFrame, target: str, split: int, n: int, k: int,
+         momentum: float = math.nan) -> pd.Series | None:
     """The cell of this setting, the latest live one first; None if it is not measured."""
     rows = cells[(cells[KEYS[:4]] == [target, split, n, k]).all(axis=1)]
     rows = rows[(rows["momentum"] - momentum).abs() < 1e-9] if n else rows
@@ -188,9 +187,7 @@ class NKExplorer(W.VBox):
         for part, top in zip(parts, (0, parts[0].height)):
             sheet.paste(part, (0, top))
         sheet.save(buffer := io.BytesIO(), "JPEG", quality=80)
-        target, split, n, k, _ = self.setting()
-        alt = (f"{METRICS[self.metric.value]} and seconds along K and along N on {target}, split {split}, "
-               f"and pairs of N = {n}, K = {k}")
+        alt = f"Curves along K and N, and pairs; {numbers(self.cells, *self.setting())}"
         return Image(buffer.getvalue(), format="jpeg", alt=alt)
 
     def setting(self) -> tuple[str, int, int, int, float]:
