@@ -167,8 +167,9 @@ def domain_explorer(
         moved = photograph(scenes[place], settings.size, **turned)
         stem = stem_statistics(model, of_set[place], moved)
         people = rows_sheet({"as in\nthe set": of_set[place][:7], "moved": moved[:7]})
+        setting = ", ".join(f"{name} {value:.3g}" for name, value in turned.items())
         return (f"{place}: distance from the stored statistics {stem_distance(stem, 'set'):.3f} as in the "
-                f"set, {stem_distance(stem, 'moved'):.3f} as moved (stored deviations)",
+                f"set, {stem_distance(stem, 'moved'):.3f} (stored deviations) with {setting}",
                 picture(stem_figure(stem), "Statistics of each channel against the stored ones", trim=False),
                 picture(people, f"People of {place} as in the set, and by the cameras as turned", trim=False))
 
