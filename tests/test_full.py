@@ -12,7 +12,7 @@ from bnta_lib import settings
 from bnta_lib.settings import AT_SIZE, MODELS, PROFILES, device_of
 from bnta_lib.suite import full
 from bnta_lib.training import OutOfTime
-from bnta_lib.weights import Delta, weights_path
+from bnta_lib.weights import Delta
 
 
 @pytest.fixture(autouse=True)
@@ -83,8 +83,7 @@ def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, sma
     def run(seconds):
         return full.run_all(settings("rehearsal"), options, time.monotonic() + seconds)
 
-    assert [run(0.01), run(0.01)] == [3, 3] and not commands  # each trains one epoch at least
-    assert weights_path(narrow, "baseline").is_file() and not weights_path(narrow, "bnta").is_file()
+    assert run(0.05) == 3 and not commands
     assert run(600) == 0
     assert [command[0] for command in commands] == ["reproduce"]
     printed = capsys.readouterr().out
@@ -95,7 +94,8 @@ def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, sma
     page = (folder / "about.md").read_text()
     assert all(f"| {name} " in page for name in MODELS) and "2 of 6" in page and "| dots " in page
     model = full.train.trained_model(settings("rehearsal"), progress=False)
-    Delta.load(folder / "deltas" / "dots.safetensors").check(model)
+    with Delta.load(folder / "deltas" / "dots.safetensors").applied(model):
+        pass  # it is this model's
 
 
 def test_command_that_is_late_is_killed(tmp_path, monkeypatch):
