@@ -41,10 +41,7 @@ def mean_rates(rates: pd.DataFrame) -> pd.DataFrame:
 
 
 def top_layers(rates: pd.DataFrame, quantity: str, top: int = TOP) -> list[int]:
-    """Indices of the layers whose rate is largest on average over the targets, in their order.
-
-    ``rates``: of :func:`mean_rates` or :func:`change_rates_by_split`.
-    """
+    """Indices of the layers whose rate is largest on average over the targets, in their order."""
     means = rates[rates["quantity"] == quantity].groupby(["target", "index"])["rate"].mean()
     return sorted(means.groupby("index").mean().nlargest(top).index.tolist())
 
@@ -64,8 +61,8 @@ def figure_3_table(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
 def paper_overlap(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     """How many of the layers that the paper names are among our top ones, a row a quantity.
 
-    Columns: quantity, paper (indices), ours (indices), both (those in common), shared (how many),
-    expected (by chance: top / layers of the named), p (of so many or more by chance).
+    Columns: quantity, paper, ours, both (indices), shared (how many), expected (by chance), p (of so many
+    or more by chance).
     """
     rows = []
     for quantity, paper in PAPER_LAYERS.items():
@@ -80,9 +77,8 @@ def paper_overlap(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
 def between_targets(rates: pd.DataFrame) -> pd.DataFrame:
     """Whether rates differ between targets more than between splits of one, a row a quantity.
 
-    Columns: quantity, layers (that moved at all), share (per cent of them whose standard deviation
-    between the targets' means exceeds that between splits of a target), ratio (median over layers of
-    the first to the second). ``rates``: of two targets or more, with two splits or more each.
+    Columns: quantity, layers (that moved at all), share (per cent of them whose standard deviation between
+    the targets' means exceeds that between splits of a target), ratio (of the two, median over layers).
     """
     means = mean_rates(rates.dropna(subset="rate"))
     by_layer = means.groupby(["quantity", "index"])
@@ -102,8 +98,7 @@ def steps_at(targets: Mapping[str, Target], settings: Settings) -> dict[str, int
 def moved_and_size(rates: pd.DataFrame, model: BNTANet) -> pd.DataFrame:
     """Rates taken apart, means over targets: quantity, index, layer, rate, size, moved.
 
-    size is the mean over channels of |before|, as in ``model``, and moved that of |after - before|, both in
-    the quantity's own unit, so that rate = 100 moved / size.
+    size is the mean over channels of |before|, as in ``model``, and moved that of |after - before|.
     """
     before = {(quantity, name): float(getattr(layer, kind).detach().abs().mean())
               for name, layer in bn_layers(model).items() for quantity, kind in QUANTITIES.items()}
@@ -116,11 +111,10 @@ def moved_and_size(rates: pd.DataFrame, model: BNTANet) -> pd.DataFrame:
 def small_before(parts: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     """How much of the rates' spread over layers comes from what they divide by, a row a quantity.
 
-    ``parts``: of :func:`moved_and_size`. Columns: quantity, share (per cent of the variance of log rate
-    over the layers that moved: the covariance with -log size; the rest goes with log moved; beyond 0 to
-    100 if the two pull against each other), largest (index of the largest rate), rank (of that layer from
-    the smallest size) among layers (how many moved), agree (how many of the top layers by rate are top
-    ones by what moved).
+    ``parts``: of :func:`moved_and_size`. Columns: quantity, share (per cent of the variance of log rate over
+    the layers that moved, by its covariance with -log size; the rest goes with log moved), largest (index of
+    the largest rate), rank (of that layer from the smallest size), layers (how many moved), agree (how many
+    of the top layers by rate are top ones by what moved).
     """
     rows = []
     for quantity in QUANTITIES:
