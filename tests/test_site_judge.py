@@ -97,7 +97,7 @@ def test_neighbours_leave_out_the_crop_itself_and_changes_come_first():
     other = features.clone()
     other[3] = -features[3]
     before, after = (judge.neighbours(x, None, SMOKE, k=3) for x in (features, other))
-    assert judge.most_changed(before, after, 1)[0] == 3
+    assert judge.most_changed(before, after)[0] == 3
 
 
 def test_a_rendered_site_is_a_domain_of_its_own_with_tracks_of_one_person(tmp_path, monkeypatch):

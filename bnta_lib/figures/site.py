@@ -69,7 +69,7 @@ def search_figure(site: Site, before: Tensor, after: Tensor, settings: Settings,
         return retrieval_figure(site.images[trial.probe], site.images[trial.gallery], *rankings, selected)
     searched = zip((before, after), probe_features or (None, None))
     near = [neighbours(gallery, probe, settings) for gallery, probe in searched]
-    return neighbours_figure((probes or site).images, site.images, *near, most_changed(*near, 1))
+    return neighbours_figure((probes or site).images, site.images, *near, most_changed(*near))
 
 
 def estimate_figure(estimate: Estimate, true: tuple[float, float] | None = None) -> Figure:

@@ -64,20 +64,6 @@ class Guards:
             raise ValueError(f"guard {bad[0]} is out of range: {getattr(self, bad[0])!r}")
 
 
-# Why a guard stops: of what it measured, its limit, what it looked at, and the number of images.
-_STOPS = {
-    "images": "only {measured} of {n} images are different without near-duplicates, and {limit} are needed "
-              "(min_images): collect more images",
-    "duplicates": "{measured:.0%} of {n} images repeat another, more than the {limit:.0%} allowed "
-                  "(max_duplicates): take fewer frames of each track, or remove the copies",
-    "loss": "{what}",
-    "move": "the layer {what} has moved by {measured:.2f} of its output's size, more than the {limit:g} "
-            "allowed (max_move): lower tta_lr, tta_momentum or tta_epochs, or check the images",
-    "spread": "the features have collapsed: the mean distance between images fell to {measured:.2f} of what "
-              "it was, below the {limit:g} allowed (min_spread): lower tta_lr or tta_epochs",
-}
-
-
 def guarded_adapt(
     model: BNTANet, images: Tensor, settings: Settings, guards: Guards = Guards(), **options
 ) -> tuple[Adaption, pd.DataFrame]:
@@ -92,38 +78,45 @@ def guarded_adapt(
     def table() -> pd.DataFrame:
         return pd.DataFrame(rows.values(), columns=["guard", "step", "measured", "limit", "what"])
 
-    def measure(guard: str, step: int, measured: float, limit: float, what: str, good: bool = True) -> None:
-        rows[guard] = guard, step, measured, limit, what
+    def measure(guard: str, step: int, value: float, limit: float, what: str, good: bool, why: str) -> None:
+        rows[guard] = guard, step, value, limit, what
         if not good:
             when = f"after step {step}" if step else "before the first step"
-            why = _STOPS[guard].format(measured=measured, limit=limit, what=what, n=n)
             raise AdaptionStopped(guard, step, table(),
                                   f"the adaption was stopped {when}: {why}. The model is unchanged.")
 
     sample, local = images[evenly(n, guards.sample)], options.pop("local", None)
     local = embed(model, images)[1] if local is None else local
-    before = spread(embed_global(model, sample))
-    share = duplicates(images, local, guards.same)
-    different = n - round(share * n)
-    few, many = different < guards.min_images, share > guards.max_duplicates
-    measure("images", 0, different, guards.min_images, f"different ones of {n}", not few)
-    measure("duplicates", 0, share, guards.max_duplicates, "share of images that repeat another", not many)
+    before, share = spread(embed_global(model, sample)), duplicates(images, local, guards.same)
+    different, least, most = n - round(share * n), guards.min_images, guards.max_duplicates
+    measure("images", 0, different, least, f"different ones of {n}", different >= least,
+            f"only {different} of {n} images are different without near-duplicates, and {least} are needed "
+            "(min_images): collect more images")
+    measure("duplicates", 0, share, most, "share of images that repeat another", share <= most,
+            f"{share:.0%} of {n} images repeat another, more than the {most:.0%} allowed (max_duplicates): "
+            "take fewer frames of each track, or remove the copies")
 
     def on_step(step: int, adapted: BNTANet, losses: dict[str, float]) -> None:
-        measure("loss", step, losses["total"], math.inf, "Eq. (13)")
-        move, largest = moves(model, adapted).max(0)  # a NaN counts as the largest
-        layer = list(bn_layers(model))[largest]
-        measure("move", step, float(move), guards.max_move, layer, float(move) <= guards.max_move)
+        measure("loss", step, losses["total"], math.inf, "Eq. (13)", True, "")
+        moved, layers = moves(model, adapted), list(bn_layers(model))
+        move, layer = float(moved.max()), layers[moved.argmax()]  # a NaN counts as the largest
+        measure("move", step, move, guards.max_move, layer, move <= guards.max_move,
+                f"the layer {layer} has moved by {move:.2f} of its output's size, more than the "
+                f"{guards.max_move:g} allowed (max_move): lower tta_lr, tta_momentum or tta_epochs, or check "
+                "the images")
 
     try:
         result = adapt(model, images, settings, local=local, on_step=on_step, **options)
     except FloatingPointError as error:
-        measure("loss", rows["loss"][1] if "loss" in rows else 0, math.nan, math.inf, str(error), False)
+        step = rows["loss"][1] if "loss" in rows else 0
+        measure("loss", step, math.nan, math.inf, str(error), False, str(error))
     after = spread(embed_global(result.model, sample))
     # Images that were all alike before have no spread to lose.
     ratio = after / before if before > 1e-6 or math.isnan(after) else 1.0
     measure("spread", len(result.losses), ratio, guards.min_spread,
-            f"mean distance {before:.3g} before, {after:.3g} after", ratio >= guards.min_spread)
+            f"mean distance {before:.3g} before, {after:.3g} after", ratio >= guards.min_spread,
+            f"the features have collapsed: the mean distance between images fell to {ratio:.2f} of what it "
+            f"was, below the {guards.min_spread:g} allowed (min_spread): lower tta_lr or tta_epochs")
     return result, table()
 
 

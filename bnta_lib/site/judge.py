@@ -158,18 +158,15 @@ def neighbours(gallery: Tensor, probes: Tensor | None, settings: Settings, k: in
     return d.argsort(dim=1, stable=True)[:, : min(k, len(gallery) - (probes is None))]
 
 
-def most_changed(before: Tensor, after: Tensor, each: int = 2) -> Tensor:
-    """Rows with the most new neighbours among their k (P, k), and the middle ones: ``each`` of both."""
+def most_changed(before: Tensor, after: Tensor) -> Tensor:
+    """The row with the most new neighbours among its k (P, k), and the middle one."""
     new = (~(after[:, :, None] == before[:, None, :]).any(2)).sum(1)
     order = torch.argsort(new, descending=True, stable=True).tolist()
-    middle = len(order) // 2
-    each = max(1, min(each, middle))
-    return torch.tensor(list(dict.fromkeys(order[:each] + order[middle : middle + each])))
+    return torch.tensor(list(dict.fromkeys([order[0], order[len(order) // 2]])))
 
 
 def agreement(study: pd.DataFrame) -> pd.Series:
-    """How both changes of a study as in :data:`STUDY` agree: counts of adaptions, but for the last two
-    rows."""
+    """How both changes of :data:`STUDY` agree: counts of adaptions, but for the last two rows."""
     sign = np.sign(study["estimate"] * study["true"])
     resolved, first = study["verdict"] != "not resolved", study.drop_duplicates("site")
     return pd.Series({
