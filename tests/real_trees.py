@@ -5,8 +5,6 @@ are the real ones. The images are a few pixels, in two colours for each person. 
 full counts, in files of one pixel.
 """
 
-import functools
-import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,22 +15,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-LAYOUTS: dict[str, tuple[str, ...]] = {
-    "CUHK02": ("pairs",),
-    "CUHK03": ("mat", "images_detected"),
-    "Market-1501": ("folders",),
-    "DukeMTMC-reID": ("folders",),
-    "CUHK-SYSU": ("scenes", "cropped_jpg", "cropped_png"),
-    "VIPeR": ("bmp", "png"),
-    "GRID": ("folders",),
-    "iLIDS": ("persons",),
-    "PRID": ("single_shot",),
-}
-TOP = {
-    "CUHK02": "Dataset", "CUHK03": "cuhk03_release", "Market-1501": "Market-1501-v15.09.15",
-    "DukeMTMC-reID": "DukeMTMC-reID", "CUHK-SYSU": "CUHK-SYSU", "VIPeR": "VIPeR",
-    "GRID": "underground_reid", "iLIDS": "i-LIDS_Pedestrian", "PRID": "prid_2011",
-}
+PIXEL = b"P6 1 1 255 rgb"  # an image of one pixel, to be found and not decoded
 JUNK, DISTRACTORS = 3, 2  # of a small Market-1501, in its gallery
 SCENE = (64, 80)  # height and width of the pictures of a small CUHK-SYSU
 
@@ -50,30 +33,29 @@ class Entry:
 
 def plan(name: str, layout: str, people: int = 6) -> list[Entry]:
     """The images of ``tree``; of a .mat and of scenes, one entry a crop, with a path to tell it by."""
-    return list(_PLANS[name](layout, people))
+    return list(SETS[name][2](layout, people))
 
 
-def tree(name: str, layout: str, folder: str | Path, people: int = 6, seed: int = 0) -> Path:
+def tree(name: str, layout: str, folder: str | Path, people: int = 6) -> Path:
     """Write a small copy of a set below ``folder``, under its published top folder; that folder."""
     top = Path(folder) / TOP[name]
     entries = plan(name, layout, people)
     if (name, layout) == ("CUHK03", "mat"):
-        write_cuhk03_mat(top / "cuhk-03.mat", people, seed)
+        write_cuhk03_mat(top / "cuhk-03.mat", people)
     elif (name, layout) == ("CUHK-SYSU", "scenes"):
-        _write_scenes(top, entries, seed)
+        _write_scenes(top, entries)
     else:
         for i, entry in enumerate(entries):
-            _write(top / entry.path, crop(entry.who, i, seed))
+            _write(top / entry.path, crop(entry.who, i))
     if name == "GRID":
-        write_partitions(top / "features_and_partitions.mat", people, seed)
+        write_partitions(top / "features_and_partitions.mat", people)
     return top
 
 
-def crop(who: str, number: int, seed: int = 0) -> Image.Image:
+def crop(who: str, number: int) -> Image.Image:
     """A crop of a few pixels: the person's two colours, with noise and a size of its own."""
-    of_person = np.random.default_rng([seed, *who.encode()])
-    upper, lower = of_person.integers(0, 256, (2, 3))
-    rng = np.random.default_rng([seed, number, *who.encode()])
+    upper, lower = np.random.default_rng([0, *who.encode()]).integers(0, 256, (2, 3))
+    rng = np.random.default_rng([0, number, *who.encode()])
     height, width = int(rng.integers(16, 24)), int(rng.integers(8, 12))
     pixels = np.empty((height, width, 3))
     pixels[: height // 2], pixels[height // 2 :] = upper, lower
@@ -180,16 +162,25 @@ def _prid(layout: str, people: int) -> Iterator[Entry]:
             yield Entry(f"single_shot/cam_{cam}/person_{person:04d}.png", who, camera, f"cam_{cam}")
 
 
-_PLANS = {
-    "CUHK02": _cuhk02, "CUHK03": _cuhk03, "Market-1501": _market, "DukeMTMC-reID": _duke,
-    "CUHK-SYSU": _sysu, "VIPeR": _viper, "GRID": _grid, "iLIDS": _ilids, "PRID": _prid,
+SETS = {  # top folder as published, layouts, and what they hold
+    "CUHK02": ("Dataset", ("pairs",), _cuhk02),
+    "CUHK03": ("cuhk03_release", ("mat", "images_detected"), _cuhk03),
+    "Market-1501": ("Market-1501-v15.09.15", ("folders",), _market),
+    "DukeMTMC-reID": ("DukeMTMC-reID", ("folders",), _duke),
+    "CUHK-SYSU": ("CUHK-SYSU", ("scenes", "cropped_jpg", "cropped_png"), _sysu),
+    "VIPeR": ("VIPeR", ("bmp", "png"), _viper),
+    "GRID": ("underground_reid", ("folders",), _grid),
+    "iLIDS": ("i-LIDS_Pedestrian", ("persons",), _ilids),
+    "PRID": ("prid_2011", ("single_shot",), _prid),
 }
+TOP = {name: top for name, (top, _, _) in SETS.items()}
+LAYOUTS = {name: layouts for name, (_, layouts, _) in SETS.items()}
 
 
 # ---- MATLAB files
 
 
-def write_cuhk03_mat(path: str | Path, people: int = 6, seed: int = 0) -> None:
+def write_cuhk03_mat(path: str | Path, people: int = 6) -> None:
     """``cuhk-03.mat``: MATLAB 7.3, which is HDF5 after 512 bytes. Cells are references, axes are reversed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +195,7 @@ def write_cuhk03_mat(path: str | Path, people: int = 6, seed: int = 0) -> None:
                 name = f"{pair}_{row + 1:03d}_{1 if column < 5 else 2}_{column + 1:02d}"
                 value = np.zeros(2, np.uint64)  # as MATLAB keeps an empty cell
                 if name in entries:
-                    value = np.asarray(crop(entries[name].who, int(name.replace("_", "")), seed)).T
+                    value = np.asarray(crop(entries[name].who, int(name.replace("_", "")))).T
                 cell = refs.create_dataset(f"r{len(refs)}", data=np.ascontiguousarray(value))
                 table[column, row] = cell.ref
             pairs[0, pair - 1] = table.ref
@@ -226,13 +217,13 @@ def write_person_mat(path: str | Path, people: dict[str, list[tuple[str, tuple]]
     scipy.io.savemat(path, {"Person": table})
 
 
-def _write_scenes(top: Path, entries: list[Entry], seed: int) -> None:
+def _write_scenes(top: Path, entries: list[Entry]) -> None:
     """Street pictures with a crop each pasted in, and where it is."""
     people: dict[str, list[tuple[str, tuple]]] = {}
     for i, entry in enumerate(entries):
-        rng = np.random.default_rng([seed, i])
+        rng = np.random.default_rng([0, i])
         picture = Image.fromarray(rng.integers(90, 110, (*SCENE, 3), np.uint8))
-        person = crop(entry.who, i, seed)
+        person = crop(entry.who, i)
         left = int(rng.integers(0, SCENE[1] - person.width))
         above = int(rng.integers(0, SCENE[0] - person.height))
         picture.paste(person, (left, above))
@@ -242,15 +233,12 @@ def _write_scenes(top: Path, entries: list[Entry], seed: int) -> None:
     write_person_mat(top / "annotation" / "Person.mat", people)
 
 
-def write_partitions(path: str | Path, people: int, seed: int = 0, splits: int = 10) -> None:
+def write_partitions(path: str | Path, people: int) -> None:
     """GRID's ``features_and_partitions.mat``, without its features: people of train by split."""
-    rng = np.random.default_rng(seed)
-    cells = np.empty((1, splits), object)
-    for i in range(splits):
-        order = rng.permutation(people) + 1
-        half = people // 2
-        cells[0, i] = {"labels": np.zeros((1, 1)), "testIdx": np.sort(order[half:])[None],
-                       "trainIdx": np.sort(order[:half])[None]}
+    rng, cells = np.random.default_rng(0), np.empty((1, 10), object)
+    for i in range(10):
+        test, train = np.array_split(rng.permutation(people) + 1, 2)
+        cells[0, i] = {"labels": np.zeros((1, 1)), "testIdx": test[None], "trainIdx": train[None]}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     scipy.io.savemat(path, {"trainIdxAll": cells})
 
@@ -258,30 +246,19 @@ def write_partitions(path: str | Path, people: int, seed: int = 0, splits: int =
 # ---- the full counts
 
 
-@functools.cache
-def pixel(ending: str) -> bytes:
-    """The bytes of an image of one pixel."""
-    stream = io.BytesIO()
-    kind = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "bmp": "BMP"}[ending]
-    Image.new("RGB", (1, 1), (120, 130, 140)).save(stream, kind)
-    return stream.getvalue()
-
-
 def full_tree(folder: str | Path) -> Path:
     """The five sources with the paper's 121,765 images, and Market-1501's junk, in ``folder``.
 
-    Files of one pixel, as hard links to a few: seconds, and hardly any space.
+    The files are links to a few of one pixel, since a file cannot have any number of links.
     """
     folder = Path(folder)
     for place, names in full_names():
-        directory = folder / place
-        directory.mkdir(parents=True, exist_ok=True)
-        first = None
+        (folder / place).mkdir(parents=True)
         for number, name in enumerate(names):
-            file = f"{directory}{os.sep}{name}"
-            if number % 20_000 == 0:  # a file cannot have any number of links
+            file = folder / place / name
+            if number % 20_000 == 0:
                 first = file
-                Path(file).write_bytes(pixel(name.rpartition(".")[2]))
+                first.write_bytes(PIXEL)
             else:
                 os.link(first, file)
     return folder
@@ -297,24 +274,21 @@ def full_names() -> Iterator[tuple[str, list[str]]]:
              for cell in range(1, 11) for pair, people in enumerate((843, 440, 77, 58, 49), 1)
              for person in range(1, people + 1)]
     yield "cuhk03/images_detected", cells[:14_097]
-    market = "Market-1501-v15.09.15"
+    market, form = "Market-1501-v15.09.15", "{:04d}_c{}s1_{:06d}_00.jpg"
     odd, even = range(1, 1502, 2), range(2, 1501, 2)  # 751 people of train, 750 of test
-    yield f"{market}/bounding_box_train", _spread("{:04d}_c{}s1_{:06d}_00.jpg", odd, 12_936, 6)
-    yield f"{market}/query", _spread("{:04d}_c{}s1_{:06d}_00.jpg", even, 3_368, 6)
+    yield f"{market}/bounding_box_train", _spread(form, odd, 12_936, 6)
+    yield f"{market}/query", _spread(form, even, 3_368, 6)
+    junk = _spread("{}_c{}s1_{:06d}_00.jpg", [-1], 3_819, 6)
     yield f"{market}/bounding_box_test", [
-        *_spread("{:04d}_c{}s1_{:06d}_01.jpg", even, 13_115, 6),
-        *_spread("{:04d}_c{}s1_{:06d}_01.jpg", [0], 2_798, 6),
-        *_spread("{}_c{}s1_{:06d}_01.jpg", [-1], 3_819, 6),
-    ]
-    duke = "DukeMTMC-reID"
+        *_spread(form, even, 13_115, 6), *_spread(form, [0], 2_798, 6), *junk]
+    form = "{:04d}_c{}_f{:07d}.jpg"
     train, query, alone = range(1, 703), range(1_001, 1_703), range(2_001, 2_409)
-    yield f"{duke}/bounding_box_train", _spread("{:04d}_c{}_f{:07d}.jpg", train, 16_522, 8)
-    yield f"{duke}/query", _spread("{:04d}_c{}_f{:07d}.jpg", query, 2_228, 8)
-    yield f"{duke}/bounding_box_test", _spread("{:04d}_c{}_f{:07d}.jpg", [*query, *alone], 17_661, 8)
+    yield "DukeMTMC-reID/bounding_box_train", _spread(form, train, 16_522, 8)
+    yield "DukeMTMC-reID/query", _spread(form, query, 2_228, 8)
+    yield "DukeMTMC-reID/bounding_box_test", _spread(form, [*query, *alone], 17_661, 8)
     yield "cuhksysu/cropped_images", [
         f"p{1 + i % 11_934}_s{1 + i % 18_184}_{1 + i // 11_934}.jpg" for i in range(34_574)]
 
 
 def _spread(form: str, people, images: int, cameras: int) -> list[str]:
-    people = list(people)
     return [form.format(people[i % len(people)], 1 + i % cameras, i) for i in range(images)]

@@ -9,18 +9,18 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from real_trees import full_names, full_tree, pixel, tree
+from real_trees import PIXEL, full_names, full_tree, tree
 
 from bnta_lib.data import mixture
 from bnta_lib.data.__main__ import main
-from bnta_lib.data.published import SETS, find_sets
+from bnta_lib.data.published import SETS, find_sets, found_table
 from bnta_lib.settings import PAPER_SOURCES
 
 
 @pytest.fixture
 def viper(tmp_path) -> Path:
     """A whole VIPeR, each file a link to one of one pixel."""
-    (tmp_path / "one.bmp").write_bytes(pixel("bmp"))
+    (tmp_path / "one.bmp").write_bytes(PIXEL)
     for cam in "ab":
         folder = tmp_path / "data" / "VIPeR" / f"cam_{cam}"
         folder.mkdir(parents=True)
@@ -35,12 +35,12 @@ def test_papers_counts_reconcile_exactly_and_every_difference_is_named(capsys):
     fast = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=fast) as folder:
         root = full_tree(folder)
-        assert main(["check", str(root)]) == 0
-        printed = capsys.readouterr().out
-        for name, (images, people) in PAPER_SOURCES.items():
-            assert re.search(rf"{name} +source +\w+ +{people} +{people} +{images} +{images} +True", printed)
-        assert re.search(r"mixture +sources +5 of 5 +18530 +18530 +121765 +121765 +True", printed)
-        assert "VIPeR is not there: python -m bnta_lib.data fetch VIPeR" in printed
+        sets = find_sets(root)
+        table, mixed = found_table(sets), mixture(sets)
+        assert table["equal"].tolist() == [True] * 5 + [False] * 4 + [True]
+        assert table.loc["mixture", ["people, here", "images, here"]].tolist() == [18_530, 121_765]
+        assert {name: (len(found), found.people) for name, found in sets.items()} == PAPER_SOURCES
+        assert len(mixed) == 121_765 and {sample.pid for sample in mixed.samples} == set(range(1, 18_531))
 
         # A download that was cut short, a person who was renamed, a missing part.
         market = root / "Market-1501-v15.09.15"
@@ -50,14 +50,14 @@ def test_papers_counts_reconcile_exactly_and_every_difference_is_named(capsys):
         for file in (root / "DukeMTMC-reID" / "bounding_box_train").glob("0702_*"):
             file.rename(file.with_name(file.name.replace("0702_", "0701_")))
         assert main(["check", str(root)]) == 1
-        mixed = mixture(find_sets(root))
     printed = capsys.readouterr().out
-    for name, people, images in (
-            ("CUHK02", "1816 +1709", "7264 +6836"), ("Market-1501", "1501 +1501", "29419 +29051"),
-            ("DukeMTMC-reID", "1812 +1811", "36411 +36411")):
-        assert re.search(rf"{name} +source +\w+ +{people} +{images} +False", printed)
-    assert len(mixed) == 121_765 - 428 - 368 and mixed.people == 18_530 - 107 - 1
-    assert {sample.pid for sample in mixed.samples} == set(range(1, mixed.people + 1))
+    for name, people, images, equal in (
+            ("CUHK02", "1816 +1709", "7264 +6836", False),
+            ("Market-1501", "1501 +1501", "29419 +29051", False),
+            ("DukeMTMC-reID", "1812 +1811", "36411 +36411", False),
+            ("CUHK-SYSU", "11934 +11934", "34574 +34574", True)):
+        assert re.search(rf"{name} +source +\w+ +{people} +{images} +{equal}", printed)
+    assert "VIPeR is not there: python -m bnta_lib.data fetch VIPeR" in printed
 
 
 def test_full_tree_has_the_counts_of_the_publications():

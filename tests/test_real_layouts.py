@@ -13,7 +13,7 @@ import pytest
 import scipy.io
 import torch
 from PIL import Image
-from real_trees import LAYOUTS, TOP, crop, pixel, plan, tree, write_cuhk03_mat, write_person_mat
+from real_trees import LAYOUTS, PIXEL, TOP, crop, plan, tree, write_cuhk03_mat, write_person_mat
 
 from bnta_lib.data.folders import read_image, write_folder
 from bnta_lib.data.published import REAL_TARGETS, SETS, find_sets
@@ -160,7 +160,7 @@ def test_other_folders_of_a_publication_are_not_counted(trees, tmp_path):
     shutil.copytree(market / "bounding_box_train", market / "gt_bbox")
     sequence = prid / "multi_shot" / "cam_a" / "person_0001"
     sequence.mkdir(parents=True)
-    (sequence / "0001.png").write_bytes(pixel("png"))
+    (sequence / "0001.png").write_bytes(PIXEL)
     sets = find_sets(tmp_path)
     assert len(sets["Market-1501"]) == sum(entry.kept for entry in plan("Market-1501", "folders"))
     assert len(sets["PRID"]) == len(plan("PRID", "single_shot"))
@@ -173,7 +173,7 @@ def test_viper_split_into_folders_counts_each_image_once(tmp_path):
                 for folder in ("train" if person % 2 else part, "all"):
                     path = tmp_path / "viper" / split / folder / f"p{person:03d}_c{camera}_d{angle:03d}.png"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(pixel("png"))
+                    path.write_bytes(PIXEL)
     found = find_sets(tmp_path)["VIPeR"]
     assert (len(found), found.people) == (12, 6)
     assert {sample.part: sample.camid for sample in found.samples} == {"cam_a": 1, "cam_b": 2}

@@ -232,16 +232,6 @@ def test_full_disk_is_named_before_anything_is_decoded(tmp_path, small_disk, mon
     assert torch.equal(quiet(found).images, by_pillow(found.samples))
 
 
-def test_read_only_cache_is_read(tmp_path, small_disk, monkeypatch):
-    monkeypatch.setenv("BNTA_CACHE", str(small_disk))
-    found = crops(tmp_path / "set", 8)
-    quiet(found)
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    assert torch.equal(quiet(found).images, by_pillow(found.samples))
-    with pytest.raises(OSError):
-        quiet(found, (32, 32))
-
-
 # ---------------------------------------------------------------- the command
 
 

@@ -244,14 +244,6 @@ def test_mixture_names_what_is_missing(tree, cache, tiny, tmp_path):
         load_source_samples(tiny, only_targets)
 
 
-def test_set_that_comes_later_is_found(tree, tmp_path):
-    root = tmp_path / "growing"
-    shutil.copytree(tree / "VIPeR", root / "VIPeR")
-    assert list(find_real(root)) == ["VIPeR"]
-    shutil.copytree(tree / "underground_reid", root / "GRID")
-    assert list(find_real(root)) == ["VIPeR", "GRID"]
-
-
 def test_real_without_a_folder_or_sets_is_refused(monkeypatch, tmp_path, tree, tiny):
     monkeypatch.delenv("BNTA_DATA", raising=False)
     for use in (lambda: load_targets(tiny, "real"), lambda: load_sources(tiny, "real"),
@@ -317,11 +309,3 @@ def test_training_on_what_is_no_folder_of_published_sets_is_refused(capsys, data
     with pytest.raises(SystemExit):
         training.main(["--profile", "smoke", "--data", data])
     assert why in capsys.readouterr().err
-
-
-def test_target_with_an_unreadable_image_is_refused(tree, cache, tiny, tmp_path):
-    shutil.copytree(tree / "VIPeR", tmp_path / "VIPeR")
-    broken = find_real(tmp_path)["VIPeR"].samples[3].file
-    broken.write_bytes(b"BM")
-    with pytest.raises(ValueError, match=broken.name):
-        load_targets(tiny, tmp_path)
