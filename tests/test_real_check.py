@@ -37,7 +37,7 @@ def test_papers_counts_reconcile_exactly_and_every_difference_is_named(capsys):
         root = full_tree(folder)
         sets = find_sets(root)
         table, mixed = found_table(sets), mixture(sets)
-        assert table["equal"].tolist() == [True] * 5 + [False] * 4 + [True]
+        assert table.loc[[*PAPER_SOURCES, "mixture"], "equal"].all()
         assert table.loc["mixture", ["people, here", "images, here"]].tolist() == [18_530, 121_765]
         assert {name: (len(found), found.people) for name, found in sets.items()} == PAPER_SOURCES
         assert len(mixed) == 121_765 and {sample.pid for sample in mixed.samples} == set(range(1, 18_531))
