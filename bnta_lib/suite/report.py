@@ -28,12 +28,13 @@ from bnta_lib.settings import METHOD_VERSION, ROOT, caution, figures_dir, run_na
 from bnta_lib.suite.commands import exit_code, parse_run, usage_errors
 
 NOTEBOOKS, EXECUTED, REPORT = ROOT / "notebooks", ROOT / "executed", ROOT / "report"
-TEMPLATES = Path(__file__).parent / "templates"
-STYLE = (TEMPLATES / "style.css").read_text()
-
 PAPERS = [*(f"table_{n}" for n in range(1, 6)), "figure_1", "figure_2_network", "figure_3", "figure_4"]
 VERDICTS = {"holds": ("holds", "✓"), "does not hold": ("fails", "✗"), "not resolved": ("open", "○")}
 GENERATOR = "bnta_lib.suite.report"
+
+
+def _template(name: str) -> str:
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
 def find_notebooks() -> list[Path]:
@@ -126,7 +127,7 @@ class _Exporter(HTMLExporter):
 
 @cache
 def _exporter() -> HTMLExporter:
-    exporter = _Exporter(raw_template=(TEMPLATES / "notebook.html.j2").read_text())
+    exporter = _Exporter(raw_template=_template("notebook.html.j2"))
     injected = TagRemovePreprocessor(remove_cell_tags={"injected-parameters"})
     exporter.register_preprocessor(injected, enabled=True)
     return exporter
@@ -136,8 +137,9 @@ def notebook_html(path: Path, pages: Sequence[str], run: str) -> str:
     """A notebook with its outputs as a page that needs no network, with links to the ``pages`` beside it."""
     notebook, index = nbformat.read(path, as_version=4), pages.index(path.stem)
     notebook.metadata["title"] = title_of(notebook) or path.stem
-    resources = {"metadata": {"name": path.stem, "path": str(path.parent), "pages": pages}, "run": run,
-                 "style": STYLE, "before": pages[:index][-1:], "after": pages[index + 1:index + 2]}
+    resources = {"metadata": {"name": path.stem, "path": str(path.parent), "pages": pages},
+                 "run": run, "style": _template("style.css"),
+                 "before": pages[:index][-1:], "after": pages[index + 1:index + 2]}
     return _exporter().from_notebook_node(notebook, resources=resources)[0]
 
 
@@ -173,11 +175,11 @@ def _front(run: str, figures: Path, notebooks: dict[str, str]) -> str:
     for file in sorted(figures.iterdir()):
         stems.setdefault(file.stem, []).append(file)
     items = {stem: _item(stem, files) for stem, files in stems.items()}
-    template = Template((TEMPLATES / "front.html.j2").read_text(), autoescape=True, trim_blocks=True)
-    return template.render(
-        run=run, generator=GENERATOR, style=STYLE, caution=caution(run), check=items.pop("paper_check", None),
-        missing=[stem for stem in PAPERS if stem not in items], notebooks=notebooks,
-        papers=[items.pop(stem) for stem in PAPERS if stem in items], more=items.values())
+    missing = [stem for stem in PAPERS if stem not in items]
+    check, papers = items.pop("paper_check", None), [items.pop(stem) for stem in PAPERS if stem in items]
+    return Template(_template("front.html.j2"), autoescape=True, trim_blocks=True).render(
+        run=run, generator=GENERATOR, style=_template("style.css"), caution=caution(run), check=check,
+        papers=papers, missing=missing, more=items.values(), notebooks=notebooks)
 
 
 def build(run: str, executed: Sequence[Path]) -> Path:
