@@ -16,7 +16,7 @@ from bnta_lib.site.loading import load_site
 from bnta_lib.site.video import read_video, read_videos, region
 
 SIZE = (96, 48)
-SMOKE = settings("smoke")
+SMOKE = settings("smoke", height=SIZE[0], width=SIZE[1])
 
 
 @pytest.fixture(scope="module")
