@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("style")
 
 @pytest.fixture(scope="module")
 def model():
-    return BNTANet(7, settings("smoke")).eval()
+    return BNTANet(7, settings("laptop")).eval()
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def texts(figure):
 
 
 def test_the_network_is_drawn_with_the_shapes_that_pass_through_it(model, images):
-    own, shapes = settings("smoke"), network.trace_shapes(model, images[:2])
+    own, shapes = settings("laptop"), network.trace_shapes(model, images[:2])
     pairs = [(images[0], images[1], 2), (images[2], images[3], 5)]
     words = texts(network.network_figure(shapes, own, list(images[:3]), list(images[4:10]), pairs))
     with torch.no_grad():

@@ -29,7 +29,7 @@ def images():
 @pytest.fixture(scope="module")
 def layers():
     with torch.device("meta"):
-        return list(bn_layers(BNTANet(3, settings("smoke"))))
+        return list(bn_layers(BNTANet(3, settings("laptop"))))
 
 
 def some_pairs(k: int) -> Pairs:
@@ -49,7 +49,7 @@ def is_labelled(figure):
 
 @pytest.mark.parametrize("k", [2, 14, 30])
 def test_every_couple_is_shown_once_with_its_distance(images, k):
-    figure = adaption.pairs_figure(images, some_pairs(k), settings("smoke"))
+    figure = adaption.pairs_figure(images, some_pairs(k), settings("laptop"))
     captions = [text for text in texts(figure) if text.startswith("part")]
     assert len(captions) == len(set(captions)) == min(k, 24)
     assert captions[0] == "part 1: 0.100" and captions[-1] == f"part {(k - 1) % 6 + 1}: 1.000"
@@ -64,7 +64,7 @@ def test_example_pairs_include_the_first_and_the_last_once(k, each, closest):
 
 @pytest.mark.parametrize("stride, size, rows", [(1, (96, 48), (16, 32)), (2, (256, 128), (32, 96))])
 def test_outlined_stripe_is_the_one_that_is_pooled(stride, size, rows):
-    current = settings("smoke", last_stride=stride, height=size[0], width=size[1])
+    current = settings("laptop", last_stride=stride, height=size[0], width=size[1])
     pairs = Pairs(torch.tensor([[0, 1]]), torch.tensor([1]), torch.tensor([0.5]).double())
     figure = adaption.pairs_figure(torch.zeros(2, 3, *size, dtype=torch.uint8), pairs, current)
     (top, box) = figure.axes[0].images[0].get_extent()[3], figure.axes[0].patches[0]

@@ -29,7 +29,7 @@ def test_one_person_through_all_cameras_keeps_place_and_pose():
 
 @pytest.mark.parametrize("rows", [6, 8, 16])
 def test_stripes_drawn_are_the_rows_that_are_averaged(rows):
-    current = settings("smoke")
+    current = settings("laptop")
     with torch.device("meta"):
         model = BNTANet(4, current)
     maps = torch.eye(rows)[None, :, :, None].expand(1, rows, rows, 3)  # channel r: row r alone

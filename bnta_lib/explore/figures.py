@@ -65,10 +65,9 @@ def distance(source: Tensor, target: Tensor) -> float:
     return float(channel_distances(*moments).mean() / moments[0][1].mean().clamp(min=1e-12))
 
 
-def layer_explorer(
-    model: BNTANet, targets: Mapping[str, Target], sources: Sequence[ReIDSet], settings: Settings,
-    split: int = 0, seed: int = 0, layer: str | None = None, images: int = 200,
-) -> Explorer:
+def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Sequence[ReIDSet],
+                   settings: Settings, split: int = 0, seed: int = 0, layer: str | None = None,
+                   images: int = 200) -> Explorer:
     """Any BN layer: its outputs on source and target, and the change of μ, σ², γ and β.
 
     Adapts to one split of each target and passes at most ``images`` images a side through the models;
@@ -152,9 +151,8 @@ def stem_distance(stem: pd.DataFrame, side: str) -> float:
     return float(apart.mean() / stem["stored std"].mean())
 
 
-def domain_explorer(
-    model: BNTANet, settings: Settings, names: Sequence[str] = ("VIPeR", "GRID", "iLIDS"), people: int = 48,
-) -> Explorer:
+def domain_explorer(model: BNTANet, settings: Settings, names: Sequence[str] = ("VIPeR", "GRID", "iLIDS"),
+                    people: int = 48) -> Explorer:
     """Exposure, haze, resolution and noise of an embedded place under sliders, on the same people.
 
     Above: mean and deviation of what enters the first BN layer, over ``people`` pictures, against what

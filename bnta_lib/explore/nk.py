@@ -104,10 +104,8 @@ def sizes(cells: pd.DataFrame, target: str, gallery: int, n: int | None = None,
     return list(range(low, high + 1)) if free or not measured else measured
 
 
-def run_live(
-    model: BNTANet, target: Target, split: int, settings: Settings, n: int, k: int, momentum: float,
-    tick: Callable[[str, float], None] = lambda stage, share: None,
-) -> dict:
+def run_live(model: BNTANet, target: Target, split: int, settings: Settings, n: int, k: int, momentum: float,
+             tick: Callable[[str, float], None] = lambda stage, share: None) -> dict:
     """Adapt on N images with K pairs and this momentum (seed 0), evaluate; a cell (see COLUMNS).
 
     ``tick(stage, share)`` is called at every stage and step with what is done of the whole (0 to 1);

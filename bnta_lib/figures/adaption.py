@@ -25,9 +25,8 @@ def example_pairs(count: int, each: int = 6, closest: int = 12) -> dict[str, lis
     return {label: [i for i in block if i < count] for label, block in blocks.items() if block.start < count}
 
 
-def pairs_figure(
-    images: Tensor, pairs: Pairs, settings: Settings, shown: Mapping[str, Sequence[int]] | None = None
-) -> Figure:
+def pairs_figure(images: Tensor, pairs: Pairs, settings: Settings,
+                 shown: Mapping[str, Sequence[int]] | None = None) -> Figure:
     """Couples of Algorithm 1 with the matched stripe outlined on both, their distance beneath.
 
     ``images``: uint8 (N, 3, h, w) that the pairs index. ``shown``: labels and numbers of pairs,
@@ -88,10 +87,8 @@ def losses_figure(steps: pd.DataFrame, frozen: pd.DataFrame, adapted: pd.DataFra
     return figure
 
 
-def retrieval_figure(
-    probes: Tensor, gallery: Tensor, before: Ranking, after: Ranking, selected: Mapping[str, Sequence[int]],
-    columns: int = 10,
-) -> Figure:
+def retrieval_figure(probes: Tensor, gallery: Tensor, before: Ranking, after: Ranking,
+                     selected: Mapping[str, Sequence[int]], columns: int = 10) -> Figure:
     """Selected probes, each with its nearest gallery images before and after adaption.
 
     ``probes`` (P, 3, h, w), ``gallery`` (G, 3, h, w): uint8. ``selected``: groups of probe indices

@@ -93,9 +93,8 @@ def _pixels(figure: Figure, dpi: int) -> pil.Image:
     return pixels if photographs(figure) else pixels.quantize(256)
 
 
-def panels(
-    rows: int, columns: int, height: float, width: float = 1.0, layout: str = "constrained", **options
-) -> tuple[Figure, np.ndarray]:
+def panels(rows: int, columns: int, height: float, width: float = 1.0, layout: str = "constrained",
+           **options) -> tuple[Figure, np.ndarray]:
     """A figure of ``height`` inches and ``width`` text widths; its axes (rows, columns)."""
     figure = new_figure(width * TEXT_WIDTH, height, layout)
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
@@ -127,10 +126,9 @@ def bars(value, low, high) -> np.ndarray:
     return np.nan_to_num(np.stack([value - low, high - value]))
 
 
-def draw_splits(
-    axis: Axes, at: float, values: Sequence[float], colour: str, marker: str = "o", spread=interval,
-    apart: float = 0.18, jitter: float = 0.12, bar: str = "_", upright: bool = True,
-) -> None:
+def draw_splits(axis: Axes, at: float, values: Sequence[float], colour: str, marker: str = "o",
+                spread=interval, apart: float = 0.18, jitter: float = 0.12, bar: str = "_",
+                upright: bool = True) -> None:
     """Splits as faint dots on one side of ``at``, their mean and its ``spread`` on the other."""
     values = np.asarray(values, dtype=float)
     offsets = np.linspace(-jitter, jitter, len(values)) if len(values) > 1 else np.zeros(len(values))

@@ -20,10 +20,8 @@ LADDERS = {"people": {"color": COLOURS["adapted"], "marker": "o"},
 VALUE = ["choice", "value_label"]
 
 
-def choice_figure(
-    rows: pd.DataFrame, choice: Choice, metric: str = "R1", names: Mapping[str, object] | None = None,
-    cited: float | None = None,
-) -> Figure:
+def choice_figure(rows: pd.DataFrame, choice: Choice, metric: str = "R1",
+                  names: Mapping[str, object] | None = None, cited: float | None = None) -> Figure:
     """Gain against the values of a choice, a panel a target (of AFFINE: an optimiser).
 
     ``rows``: of ``lab.measure("open_choices")``; ``names``: what to call values on the axis instead of their

@@ -86,10 +86,8 @@ def gain_figure(rows: pd.DataFrame, metric: str = "R1", default: int = 128) -> F
     return figure
 
 
-def nk_figure(
-    along_k: Mapping[str, pd.DataFrame], along_n: Mapping[str, pd.DataFrame], n: int, k: int,
-    point: Mapping | None, frozen: float | None, metric: str = "R1",
-) -> Figure:
+def nk_figure(along_k: Mapping[str, pd.DataFrame], along_n: Mapping[str, pd.DataFrame], n: int, k: int,
+              point: Mapping | None, frozen: float | None, metric: str = "R1") -> Figure:
     """One target around one setting: retrieval along K and along N, and the seconds along K.
 
     ``along_k`` and ``along_n``: cells (see :mod:`bnta_lib.explore.nk`) at this N, or at this K, under

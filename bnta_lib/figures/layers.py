@@ -19,10 +19,8 @@ KINDS = {"source": "source", "frozen": "target, frozen", "adapted": "target, ada
 TARGETS = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))  # colour and marker
 
 
-def figure_1(
-    outputs: Mapping[str, Mapping[str, np.ndarray]], distances: Mapping[str, Mapping[str, float]],
-    label: str = "output of the BN layer",
-) -> Figure:
+def figure_1(outputs: Mapping[str, Mapping[str, np.ndarray]], distances: Mapping[str, Mapping[str, float]],
+             label: str = "output of the BN layer") -> Figure:
     """Densities of a BN layer's outputs, a panel a target, with their distance to the source.
 
     ``outputs[target]`` holds values of any shape for "source", "frozen" and "adapted";
@@ -170,10 +168,8 @@ def rates_heat_map(rates: pd.DataFrame) -> Figure:
     return figure
 
 
-def layer_figure(
-    outputs: Mapping[str, np.ndarray], distances: Mapping[str, float], changes: Mapping[str, np.ndarray],
-    label: str, channel: int | None = None,
-) -> Figure:
+def layer_figure(outputs: Mapping[str, np.ndarray], distances: Mapping[str, float],
+                 changes: Mapping[str, np.ndarray], label: str, channel: int | None = None) -> Figure:
     """One BN layer: its outputs as in Figure 1, and the change of its four quantities in each channel.
 
     ``outputs`` and ``distances``: those of a target in :func:`figure_1`. ``changes``: after minus

@@ -66,10 +66,8 @@ def stripe_rows(map_height: int, stripes: int) -> list[tuple[int, int]]:
 # ---------------------------------------------------------------- Figure 2
 
 
-def network_figure(
-    shapes: pd.DataFrame, settings: Settings, sources: Sequence[Tensor], targets: Sequence[Tensor],
-    pairs: Sequence[tuple[Tensor, Tensor, int]],
-) -> Figure:
+def network_figure(shapes: pd.DataFrame, settings: Settings, sources: Sequence[Tensor],
+                   targets: Sequence[Tensor], pairs: Sequence[tuple[Tensor, Tensor, int]]) -> Figure:
     """Figure 2: training above, test-time adaption below.
 
     ``shapes`` comes from :func:`trace_shapes`; ``sources`` and ``targets`` are a few uint8 images

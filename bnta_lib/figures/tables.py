@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnta_lib.figures.base import COLOURS, LOSSES, METRICS, SYMBOLS, draw_splits, legend, mark, panels
+from bnta_lib.figures.base import COLOURS, METRICS, draw_splits, legend, mark, panels
 from bnta_lib.suite.stats import RATE, SHARE, differences, interval
-from bnta_lib.suite.tables import gains, reading_of
+from bnta_lib.suite.tables import gains, losses_of, reading_of, symbols
 
 MARKERS = dict(zip(sorted(COLOURS), "osD^vPXosD"))
 # The two readings of "only mu" in Table 5; the other tables have the first alone.
@@ -89,9 +89,12 @@ def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
             if not np.isnan(test.paper):
                 axis.plot(test.paper, y + 0.36, "D", ms=4.5, mfc="none", mec="black", zorder=4)
         axis.set(title=f"{target}, the paper's target" if target in cited else target)
-    kind = "losses of training → of adaption" if "; tta " in methods[0] else "updated at the target"
-    axes[0].set(yticks=range(len(methods)), yticklabels=[_row_name(m) for m in methods],
-                ylim=(len(methods) - 0.5, -0.5), ylabel=kind)
+    kind, names = "updated at the target", [symbols(method, ", ") for method in methods]
+    if "; tta " in methods[0]:
+        kind = "losses of training → of adaption"
+        names = [" → ".join(symbols(losses, ", ") for losses in losses_of(method)) for method in methods]
+    axes[0].set_yticks(range(len(methods)), map(_in_symbols, names))
+    axes[0].set(ylim=(len(methods) - 0.5, -0.5), ylabel=kind)
     figure.supxlabel(f"{METRICS[metric]}: difference from no adaption, points", fontsize=9)
     marks = []
     for reading in readings:
@@ -103,15 +106,10 @@ def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     return figure
 
 
-def _row_name(method: str) -> str:
-    """A row of Tables 3-5 in symbols; Table 3's: the losses of training → those of adaption."""
-    if "; tta " in method:
-        training, adaption = method.removeprefix("train ").split("; tta ")
-        before = ", ".join(LOSSES[name].replace("^{tta}", "") for name in training.split("+"))
-        return f"{before} → " + ", ".join(LOSSES[name] for name in adaption.split("+"))
-    names = {"mu": SYMBOLS["mean"], **SYMBOLS}
-    parts = method.split("+")
-    return ", ".join(names[part] for part in parts) if set(parts) <= names.keys() else method
+def _in_symbols(text: str) -> str:
+    """L_mat and L_mat^tta as matplotlib's symbols; dollars of a folder's name stay dollars."""
+    text = re.sub(r"\bL_([a-z]+)", r"$L_{\\mathrm{\1}}$", text.replace("$", r"\$"))
+    return text.replace("^tta", r"$^{\mathrm{tta}}$")
 
 
 def claims_figure(table: pd.DataFrame) -> Figure:
@@ -149,9 +147,7 @@ def _claims_panel(axis: Axes, rows: pd.DataFrame, threshold: float | None) -> No
         axis.plot(row.here, y, marker, color=colour, ms=4.5, mew=0)
     axis.plot(rows["paper"], range(len(rows)), "D", mfc="none", mec="black", ms=4.5, mew=0.8)
     names = rows["claim"] + np.where(rows["target"] == "all", "", " · " + rows["target"])
-    # L_mat becomes a symbol of matplotlib's; dollars of a folder's name stay dollars.
-    names = [re.sub(r"\bL_([a-z]+)", r"$L_{\\mathrm{\1}}$", name.replace("$", r"\$")) for name in names]
-    axis.set_yticks(range(len(rows)), names, fontsize=6.5)
+    axis.set_yticks(range(len(rows)), map(_in_symbols, names), fontsize=6.5)
     axis.tick_params(axis="y", length=0)
     axis.tick_params(axis="x", labelsize=7, length=2.5, pad=1.5)
     axis.set_ylim(len(rows) - 0.4, -0.6)
