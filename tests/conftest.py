@@ -78,7 +78,8 @@ def lab_of(own: Settings, models: dict, targets: dict, sources=()):
 @pytest.fixture(scope="session")
 def tiny() -> Settings:
     """Settings of a network that adapts to 24 images in a tenth of a second."""
-    return settings("smoke", height=48, width=24, stripes=3, base_width=4, local_dim=8, tta_batch=4, tta_seeds=2)
+    return settings("smoke", height=48, width=24, stripes=3, base_width=4, local_dim=8, tta_batch=4,
+                    tta_seeds=2)
 
 
 @pytest.fixture(scope="session")
@@ -99,4 +100,5 @@ def dots():
     random = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (24, 3, 48, 24), dtype=torch.uint8, generator=random)
     data = ReIDSet("dots", images, torch.arange(1, 13).repeat(2), torch.tensor([1, 2]).repeat_interleave(12))
-    return Target(data, (Split(torch.arange(12), torch.arange(12, 24)), Split(torch.arange(8), torch.arange(12, 22))))
+    splits = Split(torch.arange(12), torch.arange(12, 24)), Split(torch.arange(8), torch.arange(12, 22))
+    return Target(data, splits)

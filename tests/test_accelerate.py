@@ -108,7 +108,8 @@ def launched(tmp_path_factory):
     shutil.copy(here / "machine 0" / "stopped.pt", here / "stopped.pt")
 
     jobs = [(job, sources, chosen, {}) for job, chosen in SHARED.items()]
-    jobs += [("stopped", sources, long, {}), ("whole", sources, long, {}), ("small", sources, tiny(batch=3), {}), ("differing", sources, tiny(), {}),
+    jobs += [("stopped", sources, long, {}), ("whole", sources, long, {}),
+             ("small", sources, tiny(batch=3), {}), ("differing", sources, tiny(), {}),
              ("diverging", sources, tiny(lr=1e30), {}),
              ("late", sources, tiny(), {"minutes": 1e-9}), ("late again", sources, tiny(), {})]
     torch.save(jobs, here / "jobs.pt")
@@ -171,7 +172,7 @@ def test_two_processes_follow_the_mean_gradient_of_two_halves(launched, job):
     expected, rows = by_hand(launched.sources, SHARED[job], 2)
     model, history = launched.found[0][job]
     for name, tensor in expected.state_dict().items():
-        torch.testing.assert_close(model.state_dict()[name], tensor, **CLOSE, msg=lambda m: f"{name}: {m}")
+        torch.testing.assert_close(model.state_dict()[name], tensor, **CLOSE, msg=name)
     for name in ("L_id", "L_pos", "L_mat", "total", "accuracy"):
         assert history[name].tolist() == pytest.approx([row[name] for row in rows], rel=1e-4), name
     alone, _ = train(launched.sources, SHARED[job], progress=False)

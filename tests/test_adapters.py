@@ -108,6 +108,7 @@ def test_alpha_bn_lies_between_the_source_and_adabn(model, images, small):
         mixed = alpha_bn(model, images, small, alpha=alpha)
         for name, value in mixed.state_dict().items():
             source, target = model.state_dict()[name], whole.state_dict()[name]
-            torch.testing.assert_close(value, source + alpha * (target - source) if value.is_floating_point() else source)
+            expected = source + alpha * (target - source) if value.is_floating_point() else source
+            torch.testing.assert_close(value, expected)
     with pytest.raises(ValueError, match="alpha is a share"):
         alpha_bn(model, images, small, alpha=1.5)

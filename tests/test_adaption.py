@@ -1,7 +1,6 @@
 """Adaption: what may move, what may not, and where it moves to by independent computation."""
 
 import copy
-import time
 from dataclasses import replace
 from itertools import chain, combinations
 
@@ -139,7 +138,8 @@ def test_on_step_sees_every_step(model, images, settings):
         (step, adapted.backbone.bn1.running_mean.clone(), losses["total"])))
     assert [step for step, *_ in seen] == [1, 2, 3]
     assert [total for *_, total in seen] == result.losses["total"].tolist()
-    assert torch.equal(seen[-1][1], result.model.backbone.bn1.running_mean) and not torch.equal(seen[0][1], seen[1][1])
+    assert torch.equal(seen[-1][1], result.model.backbone.bn1.running_mean)
+    assert not torch.equal(seen[0][1], seen[1][1])
 
 
 @pytest.mark.parametrize("quantities", subsets(NAMES), ids="+".join)
@@ -163,7 +163,8 @@ def test_exactly_the_chosen_layers_move(model, images, every_part, layers):
     names = moved(model, result.model)
     assert {name.rpartition(".")[0] for name in names} == chosen
     if "bn" in layers:  # every quantity of it, whatever else is adapted
-        assert names >= {f"{layer}.{NAMES[q]}" for layer in bn_layers(model) if layer != "bnneck" for q in NAMES}
+        assert names >= {f"{layer}.{kind}" for layer in bn_layers(model) if layer != "bnneck"
+                         for kind in NAMES.values()}
     if {"in", "conv"} & set(layers):
         with pytest.raises(ValueError, match="changed more than batch-norm layers"):
             _ = result.delta
@@ -358,15 +359,6 @@ def test_changes_and_delta_do_not_depend_on_what_the_caller_does_to_the_model(mo
     assert not moved(source, result.model)
 
 
-def test_shift_of_a_layer_without_variance_is_in_units_of_eps(model):
-    moved, layer = copy.deepcopy(model), "backbone.bn1"
-    for net in (model, moved):
-        net.get_submodule(layer).running_var.zero_()
-    moved.get_submodule(layer).running_mean += 0.5
-    row = change_rates(model, moved).query("layer == @layer and quantity == 'mean'").iloc[0]
-    assert row["shift"] == pytest.approx(0.5 / model.get_submodule(layer).eps ** 0.5, rel=1e-4)
-
-
 def test_delta_records_all_that_decided_it(model, images, small):
     meta = adapt(model, images, small, K=3, seed=5, follow_bnneck=False, losses=("pos",)).delta.meta
     assert meta.keys() >= {"N", "K", "seed", "layers", "quantities", "losses", "reading", "follow_bnneck",
@@ -381,26 +373,8 @@ def test_delta_records_all_that_decided_it(model, images, small):
         "tta_optimizer": small.tta_optimizer, "tta_momentum": small.tta_momentum}
 
 
-def test_default_seed_is_0(model, images, small):
-    assert same(state(adapt(model, images, small).model), state(adapt(model, images, small, seed=0).model))
-
-
 def test_the_reduction_of_equation_8_is_the_settings(model, images, every_part):
-    images, own = images[:10], every_part["settings"]
+    own, local = every_part["settings"], every_part["local"]
     mean = replace(own, matching_reduction="mean")
-    one, other = (adapt(model, images, s, K=5, local=every_part["local"]).losses["mat"][0] for s in (own, mean))
+    one, other = (adapt(model, images, s, local=local).losses["mat"][0] for s in (own, mean))
     assert one == pytest.approx(5 * other, rel=1e-5)
-
-
-def test_pairs_that_name_an_image_too_many_are_refused(model, images, small):
-    pairs = nearest_pairs(embed(model, images)[1], 2)
-    last = int(pairs.index.max())
-    adapt(model, images[: last + 1], small, K=2, pairs=pairs)
-    with pytest.raises(ValueError, match="are not the local features or pairs of"):
-        adapt(model, images[:last], small, K=2, pairs=pairs)
-
-
-def test_seconds_are_wall_clock_time(model, images, settings):
-    start = time.perf_counter()
-    result = adapt(model, images, settings)
-    assert 0 < result.seconds <= time.perf_counter() - start

@@ -109,7 +109,9 @@ def by_metric(rows) -> dict[str, float]:
         return ranks(rows["value"])
     if experiment == "retrieval":
         return rows.set_index("metric")["value"].to_dict()
-    return by_layer(rows.assign(metric=rows["metric"] + " " + rows["model"]) if experiment == "shift" else rows)
+    if experiment == "shift":
+        rows = rows.assign(metric=rows["metric"] + " " + rows["model"])
+    return by_layer(rows)
 
 
 def test_committed_rows_are_of_these_images_and_weights():

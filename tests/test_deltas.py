@@ -12,8 +12,7 @@ import torch
 
 from bnta_lib.adaption import adapt
 from bnta_lib.model import BNTANet, bn_layers
-from bnta_lib.settings import settings as profile
-from bnta_lib.weights import QUANTITIES, Delta, bn_tensors, load_model, model_digest, save_model
+from bnta_lib.weights import QUANTITIES, Delta, bn_tensors, model_digest, save_model
 
 
 @pytest.fixture
@@ -127,12 +126,6 @@ def test_same_delta_gives_the_same_bytes(delta, tmp_path):
     assert files == {(tmp_path / "again").read_bytes()}
 
 
-def test_file_of_a_full_width_network_takes_half_a_megabyte(tmp_path):
-    model = BNTANet(2, profile("paper"))
-    Delta(bn_tensors(model), model_digest(model)).save(tmp_path / "a")
-    assert 450_000 < (tmp_path / "a").stat().st_size < 600_000
-
-
 def test_damaged_file_is_refused(delta, tmp_path):
     path = tmp_path / "a"
     with pytest.raises(FileNotFoundError, match="no bnta-delta at .*a: make one with adapt"):
@@ -140,8 +133,8 @@ def test_damaged_file_is_refused(delta, tmp_path):
     delta.save(path)
     whole = path.read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
-    broken = [whole[:length] for length in [*range(12), *range(12, len(whole), len(whole) // 20), len(whole) - 1]]
-    for place in [*range(0, header, 397), *range(header, len(whole), len(whole) // 30), len(whole) - 1]:
+    broken = [whole[:length] for length in (0, 7, 8, 12, header, len(whole) - 1)]
+    for place in [*range(0, header, 997), header, len(whole) - 1]:
         changed = bytearray(whole)
         changed[place] ^= 1 << place % 8
         broken.append(bytes(changed))
@@ -162,7 +155,8 @@ def test_file_that_was_edited_is_refused(delta, tmp_path, change):
     delta.save(tmp_path / "a")
     with safetensors.safe_open(tmp_path / "a", "pt") as file:
         entry = json.loads(file.metadata()["bnta-delta"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        names = file.keys()
+        tensors = {name: file.get_tensor(name) for name in names}
     change(entry, tensors)
     safetensors.torch.save_file(tensors, tmp_path / "a", {"bnta-delta": json.dumps(entry)})
     with pytest.raises(ValueError, match="is damaged"):
@@ -176,16 +170,6 @@ def test_weights_file_is_no_delta(model, small, tmp_path):
     torch.save(model.state_dict(), tmp_path / "model.pth")
     with pytest.raises(ValueError, match="no safetensors file"):
         Delta.load(tmp_path / "model.pth")
-
-
-def test_delta_of_stored_weights_does_not_fit_the_weights_before_rounding(model, small, images, tmp_path):
-    save_model(model, tmp_path / "w", small)
-    result = adapt(load_model(tmp_path / "w", small), images, small)
-    again = load_model(tmp_path / "w", small)
-    result.delta.apply(again)
-    assert same(state(again), state(result.model))
-    with pytest.raises(ValueError, match="other weights"):
-        result.delta.apply(model)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")

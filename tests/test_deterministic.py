@@ -96,7 +96,8 @@ from bnta_lib.weights import model_digest
 
 device = sys.argv[1]
 own = settings("smoke", epochs=2, batch=16)
-images = torch.randint(0, 256, (64, 3, *own.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+noise = torch.Generator().manual_seed(0)
+images = torch.randint(0, 256, (64, 3, *own.size), dtype=torch.uint8, generator=noise)
 pids = torch.arange(64) % 8 + 1
 people = ReIDSet("noise", images, pids, torch.ones_like(pids), known_digest="noise")
 for _ in range(2):

@@ -86,9 +86,9 @@ WRITERS = {
 def test_full_disk_is_named_and_leaves_the_old_file(small_disk, writer):
     path = small_disk / "a"
     path.write_text("old")
-    with pytest.raises(OSError, match="the disk is full: could not write .*a, which is unchanged; .*BNTA_CACHE"):
-        with atomic(path) as temporary:
-            WRITERS[writer](temporary)
+    message = "the disk is full: could not write .*a, which is unchanged; .*BNTA_CACHE"
+    with pytest.raises(OSError, match=message), atomic(path) as temporary:
+        WRITERS[writer](temporary)
     assert path.read_text() == "old" and list(small_disk.iterdir()) == [path]
 
 

@@ -290,7 +290,7 @@ def record():
     old = read() if RECORD.is_file() else {"method_version": 0, "values": {}}
     changed = [f"{part.__name__}: {name}" for part in TOLERANCE if part.__name__ in old["values"]
                for name in moved(old["values"][part.__name__], values[part.__name__], TOLERANCE[part])]
-    if changed and METHOD_VERSION <= old["method_version"]:
+    if changed and old["method_version"] >= METHOD_VERSION:
         raise SystemExit(f"{len(changed)} numbers moved, for one {changed[0]}: raise METHOD_VERSION in "
                          f"bnta_lib/settings.py above {old['method_version']} first")
     digits = json.loads(json.dumps(values), parse_float=lambda text: float(f"{float(text):.9g}"))

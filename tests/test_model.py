@@ -46,16 +46,13 @@ def test_full_size_counts_are_the_papers(full):
         return sum(p.numel() for n, layer in layers_of(full, "conv").items() for p in layer.parameters()
                    if n.startswith(names))
 
+    assert sum(p.numel() for p in full.parameters()) == 60_288 + 3_584 + 93_024_448
     summands = [size("backbone."), size("parts."), size("fc_g"), size("fc_m."), size("fc_p")]
     assert summands == [23_454_912, 3_145_728, 37_949_440, 28_462_080, 12_288]
     norm = {n: sum(p.numel() for p in m.parameters()) for n, m in bn_layers(full).items()}
     by_place = [sum(v for n, v in norm.items() if n.startswith(start))
                 for start in ("backbone.", "bnneck", "parts.")]
     assert by_place == [53_120, 4_096, 3_072]
-
-
-def test_every_parameter_is_counted_once(full):
-    assert sum(p.numel() for p in full.parameters()) == 60_288 + 3_584 + 93_024_448
 
 
 def test_layer_indices_fit_figure_3(full):
@@ -194,19 +191,16 @@ def test_instance_norm_is_torchs_and_keeps_the_memory_format(order):
 
 def test_fusing_keeps_the_function_and_the_model(model, images):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    calls = []
-    model.backbone.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         twin = fused(model.backbone)
         torch.testing.assert_close(twin(model.normalised(images)), model.forward_features(images),
                                    rtol=1e-3, atol=1e-4)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in twin.modules())
     assert len([m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]) == 53
-    assert len(calls) == 2  # a hook on E fires on the copy
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.parametrize("place", ["bn1", "layer2.1.bn3", "layer3.0.downsample.1", "layer4.2.bn2"])
+@pytest.mark.parametrize("place", ["bn1", "layer3.0.downsample.1"])
 @pytest.mark.parametrize("value", [torch.nan, 1e38])
 def test_broken_model_gives_features_that_are_not_finite(model, images, place, value):
     norm = model.backbone.get_submodule(place)
@@ -216,38 +210,6 @@ def test_broken_model_gives_features_that_are_not_finite(model, images, place, v
         norm.running_mean[0] = value
     assert not torch.isfinite(model.eval()(images).features).all()
     assert not torch.isfinite(embed_global(model, images)).all()
-
-
-def _other_norm(model):
-    model.backbone.layer1[0].bn3 = nn.GroupNorm(4, model.backbone.layer1[0].bn3.num_features)
-
-
-def _no_norm(model):
-    model.backbone.layer2[1].bn1 = nn.Identity()
-
-
-def _no_norm_at_the_stem(model):
-    model.backbone.bn1 = nn.Identity()
-
-
-def _other_block(model):
-    class Halved(type(model.backbone.layer1[1])):
-        def forward(self, x):
-            return super().forward(x) / 2
-
-    model.backbone.layer1[1].__class__ = Halved
-
-
-@pytest.mark.parametrize("change", [_other_norm, _no_norm, _no_norm_at_the_stem, _other_block])
-def test_network_with_other_layers_is_embedded_as_it_is(model, images, change):
-    change(model)
-    with torch.no_grad():
-        expected = model.eval()(images).features
-    torch.testing.assert_close(embed_global(model, images), expected, rtol=1e-3, atol=1e-4)
-
-
-def test_global_features_are_those_of_embed(model, images):
-    assert torch.equal(embed_global(model, images, 4), embed(model, images, 4)[0])
 
 
 def test_bad_images_are_refused(model, images):
@@ -315,7 +277,7 @@ def test_absent_imagenet_weights_and_a_narrow_model_are_refused(wide, model, tmp
     monkeypatch.setenv("no_proxy", "")
     # urllib keeps the first opener, proxies included: one made here must not serve other tests.
     monkeypatch.setattr(urllib.request, "_opener", None)
-    with pytest.raises(RuntimeError, match=r"put https://.*pth into .*checkpoints .*, or train without .pretrained=False"):
+    with pytest.raises(RuntimeError, match=r"put https://.*pth into .*checkpoints .*, or train without"):
         load_imagenet(wide)
     with pytest.raises(ValueError, match="fit the full width only: set base_width=64"):
         load_imagenet(model)

@@ -105,12 +105,6 @@ def test_ties_are_in_the_order_of_i_j_and_part(data):
     check(x, data.draw(st.integers(1, n // 2)), block=data.draw(st.integers(1, 20)))
 
 
-def test_every_image_is_in_one_pair_at_most():
-    index = nearest_pairs(features("hubs"), 120).index
-    assert sorted(index.flatten().tolist()) == list(range(240))
-    assert (index[:, 0] < index[:, 1]).all()
-
-
 class LargestTensor(TorchDispatchMode):
     """Remembers the size of the largest tensor that any operation gives."""
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from bnta_lib import settings, weights
 from bnta_lib.adaption import adapt
-from bnta_lib.model import BNTANet, bn_layers, embed
+from bnta_lib.model import BNTANet, bn_layers
 from bnta_lib.settings import MODELS, ROOT, WEAKER, Settings, cache_dir, model_settings
 from bnta_lib.suite.train import trained_model
 from bnta_lib.weights import (
@@ -44,18 +44,6 @@ def test_int8_weights_are_off_by_half_a_step_at_most(model, path, small):
             assert (error <= 0.501 * step).all(), name
         else:
             assert torch.equal(loaded[name], tensor), name
-
-
-def test_int8_weights_give_nearly_the_same_features(model, path, small, images):
-    exact, stored = embed(model, images)[0], embed(load_model(path, small), images)[0]
-    assert F.cosine_similarity(exact, stored).min() > 0.998
-
-
-def test_weight_channel_of_zeros_stays_zero(model, small, tmp_path):
-    with torch.no_grad():
-        model.fc_p.weight[0] = 0
-    save_model(model, tmp_path / "a", small)
-    assert torch.equal(load_model(tmp_path / "a", small).fc_p.weight[0], torch.zeros(128))
 
 
 def test_full_weights_come_back_bit_for_bit(model, small, tmp_path):
@@ -116,27 +104,22 @@ def test_network_that_was_changed_refuses_the_weights(path, small, monkeypatch, 
         load_model(file, chosen)
 
 
-def test_truncated_or_absent_file_is_refused(path, small):
+def test_damaged_or_absent_file_is_refused(path, small):
     whole = path.read_bytes()
-    for length in [*range(12), *range(12, len(whole), len(whole) // 40), len(whole) - 1]:
-        path.write_bytes(whole[:length])
-        with pytest.raises(ValueError, match="is damaged, or no safetensors file .*make train"):
+    header = 8 + int.from_bytes(whole[:8], "little")
+    broken = [whole[:length] for length in (0, 7, 8, 12, header, len(whole) - 1)]
+    for place in [*range(0, header, 1997), header, len(whole) - 3]:
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        broken.append(bytes(changed))
+    for content in broken:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is damaged, or no .*make train"):
             load_model(path, small)
     path.unlink()
     for absent in (path, path.parent):
         with pytest.raises(FileNotFoundError, match="no bnta-weights at .*make train"):
             load_model(absent, small)
-
-
-def test_any_flipped_bit_is_found(path, small):
-    whole = path.read_bytes()
-    header = 8 + int.from_bytes(whole[:8], "little")
-    for place in [*range(0, header, 997), *range(header, len(whole), len(whole) // 30), len(whole) - 3]:
-        changed = bytearray(whole)
-        changed[place] ^= 1 << place % 8
-        path.write_bytes(changed)
-        with pytest.raises(ValueError, match="damaged"):
-            load_model(path, small)
 
 
 def test_file_of_another_kind_is_refused(model, path, small, images):
@@ -170,16 +153,6 @@ def test_committed_weights_are_registered_with_their_settings(name):
     assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert entry["model"] == name and differences(entry, model_settings(laptop, name)) == []
     assert differences(entry, replace(model_settings(laptop, name), seed=7, lr=1.0)) == ["seed=0", "lr=0.002"]
-
-
-def test_damaged_committed_weights_are_refused(tmp_path):
-    copied = shutil.copy(weights_path(settings("laptop"), "bnta"), tmp_path)
-    load_model(copied, settings("laptop"))
-    changed = bytearray((tmp_path / "bnta.safetensors").read_bytes())
-    changed[-3] ^= 1
-    (tmp_path / "bnta.safetensors").write_bytes(changed)
-    with pytest.raises(ValueError, match="its SHA-256 is not in registry.json; .*restore the committed file"):
-        load_model(copied, settings("laptop"))
 
 
 def test_setting_that_a_record_lacks_counts_at_its_default():

@@ -75,14 +75,16 @@ def draw(still: np.ndarray, walkers: list[dict], time: float, light: dict) -> tu
         x0, x1 = max(int(left), 0), min(int(left + zoom * 64), places.COLS)
         height, width = walker["tall"], 0.42 * walker["tall"]
         inside = column - width / 2 > 0 and column + width / 2 < places.COLS
-        boxes.append((column - width / 2, walker["foot"] - height, width, height) if inside and x1 > x0 else None)
+        box = column - width / 2, walker["foot"] - height, width, height
+        boxes.append(box if inside and x1 > x0 else None)
         if x1 <= x0 or y1 <= y0:
             continue
         angle = np.radians(load_bank().views_deg[walker["view"]])
         shot = as_tensors({"map": np.array([number]), "cos": np.array([np.cos(angle)]),
                            "sin": np.array([np.sin(angle)]), **light})
         row, col = ((np.arange(a, b) + 0.5 - edge) / zoom for a, b, edge in ((y0, y1, top), (x0, x1, left)))
-        rgb, alpha = paint(walker["who"], shot, torch.from_numpy(row).float()[None], torch.from_numpy(col).float()[None])
+        row, col = (torch.from_numpy(values).float()[None] for values in (row, col))
+        rgb, alpha = paint(walker["who"], shot, row, col)
         rgb, alpha = rgb[:, 0].permute(1, 2, 0).numpy(), alpha[0, :, :, None].numpy()
         picture[y0:y1, x0:x1] += alpha * (rgb - picture[y0:y1, x0:x1])
     return picture, boxes
