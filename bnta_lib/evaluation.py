@@ -55,8 +55,8 @@ def evaluate(
 ) -> Scores:
     """Scores of probe features (P, C) against gallery features (G, C) and their labels.
 
-    Ranks are those of :func:`distances`; memory beside the features is O(block * G). Raises ValueError
-    for an empty side, labels that do not fit or no match at all, FloatingPointError for features that are not finite.
+    Ranks are those of :func:`distances`; memory beside the features is O(block * G). Raises ValueError for
+    an empty side, labels that do not fit, or no match at all, FloatingPointError for broken features.
     """
     if len(probe) == 0 or len(gallery) == 0:
         raise ValueError(f"nothing to evaluate: {len(probe)} probes, {len(gallery)} gallery images")
@@ -66,7 +66,8 @@ def evaluate(
             raise ValueError(f"{side}: {len(features)} features need as many persons and cameras, "
                              f"got {len(labels[0])} and {len(labels[1])}")
         if not features.isfinite().all():
-            raise FloatingPointError("features hold NaN or infinite values: the model or the images are broken")
+            raise FloatingPointError("features hold NaN or infinite values: the model or the images are "
+                                     "broken")
     candidates = _candidates(probe_pids, gallery_pids, probe_camids, gallery_camids)
     ranker, rows = _Ranker(probe.detach().cpu(), gallery.detach().cpu(), normalise), []
     for chunk in torch.arange(len(probe)).split(block):

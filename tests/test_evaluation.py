@@ -156,7 +156,7 @@ def test_empty_sides_and_broken_features_are_refused():
         evaluate(x[:0], x, none, one, none, one)
     for bad in (torch.nan, torch.inf):
         for pair in ((x, x * bad), (x * bad, x)):
-            with pytest.raises(FloatingPointError, match="features hold NaN or infinite values: the model or the"):
+            with pytest.raises(FloatingPointError, match="features hold NaN or infinite values"):
                 evaluate(*pair, one, one, one, one + 1)
 
 
