@@ -22,7 +22,7 @@ def rows_of(effect, splits=10, noise=1.0, ns=NS, ks=KS, targets=("GRID",)):
     gains = np.array([effect(n, k) + random.normal(0, noise) if n else 0.0 for n, k in cells["cell"]])
     scores = cells.assign(unit="%", metric="R1", value=levels + gains)
     times = [cells[cells["N"] > 0].assign(unit="s", metric=part, value=0.1 * i)
-             for i, part in enumerate(grid.PARTS, 1)]
+             for i, part in enumerate(grid.STAGES, 1)]
     return pd.concat([scores, *times], ignore_index=True)
 
 
@@ -90,7 +90,7 @@ def test_cells_hold_the_gain_over_no_adaption_and_the_whole_time():
     assert len(cells) == len(NS) * len(KS)
     assert cells["difference"].to_numpy() == pytest.approx(5, abs=0.2) and (cells["low"] > 0).all()
     assert cells["seconds"].to_numpy() == pytest.approx(0.6)
-    assert grid.time_table(rows)[list(grid.PARTS)].iloc[0].tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert grid.time_table(rows)[list(grid.STAGES)].iloc[0].tolist() == pytest.approx([0.1, 0.2, 0.3])
 
 
 @pytest.mark.usefixtures("style")

@@ -3,13 +3,15 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from conftest import lab_of
 
 from bnta_lib.data.sets import Target
 from bnta_lib.suite import lab as module
 from bnta_lib.suite.headroom import KINDS
 from bnta_lib.suite.lab import Lab
 from bnta_lib.suite.specs import Spec
+from conftest import lab_of
+
+OFF = Spec("off", adapter="none")
 
 
 @pytest.fixture(autouse=True)
@@ -26,30 +28,33 @@ def lab(tiny, tiny_models, dots):
 def test_lab_knows_its_run_and_settings(tmp_path):
     (tmp_path / "shop").mkdir()
     lab = Lab("smoke", tmp_path / "shop", tta_lr=0.01)
-    assert lab.run.startswith("smoke_shop-") and lab.settings.tta_lr == 0.01 and Lab("laptop").run == "laptop"
+    assert lab.run.startswith("smoke_shop-") and lab.run.endswith("+tta_lr=0.01")
+    assert lab.settings.tta_lr == 0.01 and Lab("laptop").run == "laptop"
     assert str(lab).startswith("bnta_lib ") and str(lab).endswith(f"; {lab.run}")
 
 
 @pytest.mark.parametrize("given, words", [
-    ({"profile": "huge"}, "unknown profile"), ({"learning": 1}, "unknown setting 'learning'"), ({"data": ""}, "data is")])
+    ({"profile": "huge"}, "unknown profile"), ({"learning": 1}, "unknown setting 'learning'"),
+    ({"data": ""}, "data is")])
 def test_lab_refuses_what_does_not_exist(given, words):
     with pytest.raises(ValueError, match=words):
         Lab(**{"profile": "smoke"} | given)
 
 
-def test_unknown_table_target_or_split_is_refused(lab):
-    for arguments, words in ((("table_9",), "unknown table 'table_9': there are table_2"),
-                             (("table_2", None, ["GRID"]), "no target 'GRID': the targets are dots, other"),
-                             (("table_2", 1, ["dots"], [7]), "has 2 splits")):
-        with pytest.raises(ValueError, match=words):
-            lab.measure(*arguments)
+@pytest.mark.parametrize("arguments, words", [
+    (("table_9",), "unknown table 'table_9': there are table_2"),
+    (("table_2", None, ["GRID"]), "no target 'GRID': the targets are dots, other"),
+    (("table_2", 1, ["dots"], [7]), "has 2 splits")])
+def test_unknown_table_target_or_split_is_refused(lab, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        lab.measure(*arguments)
 
 
 def test_targets_splits_and_seeds_are_those_asked_for(lab):
-    rows = lab.measure([Spec("BNTA"), Spec("off", adapter="none")], seeds=[2, 5], targets=["other"], splits=[1])
+    rows = lab.measure([Spec("BNTA"), OFF], seeds=[2, 5], targets=["other"], splits=[1])
     assert set(rows["target"]) == {"other"} and set(rows["split"]) == {1}
     assert rows.groupby("method")["seed"].unique().map(list).to_dict() == {"BNTA": [2, 5], "off": [0]}
-    assert set(lab.measure("table_2", seeds=1)["seed"]) == {0}
+    assert set(lab.measure([Spec("BNTA")], 1, ["other"])["seed"]) == {0}
 
 
 def test_training_of_another_size_has_targets_of_that_size(lab, tiny_models, dots, monkeypatch):
@@ -89,7 +94,7 @@ def test_headroom_has_every_kind_of_the_embedded_sets(lab, dots, monkeypatch):
 def test_figure_table_and_rows_are_written_under_the_run(lab, dots, tmp_path):
     lab.targets = {"dots": Target(dots.data, dots.splits, "ten random splits")}
     lab.trained_on = "five sets"
-    rows = lab.measure([Spec("off", adapter="none")])
+    rows = lab.measure([OFF])
     figure, axis = plt.subplots()
     axis.plot([1, 2])
     lab.save(figure, "line")
@@ -97,12 +102,13 @@ def test_figure_table_and_rows_are_written_under_the_run(lab, dots, tmp_path):
     path = lab.save_rows(rows, "rows")
     folder = tmp_path / "figures" / "smoke"
     assert frame["R1"].tolist() == [1.0] and path == folder / "rows.csv"
-    assert {file.name for file in folder.iterdir()} == {"line.pdf", "line.png", "numbers.csv", "numbers.md", "numbers.tex",
-                                                       "rows.csv"}
+    assert {file.name for file in folder.iterdir()} == {
+        "line.pdf", "line.png", "numbers.csv", "numbers.md", "numbers.tex", "rows.csv"}
     text = (folder / "numbers.md").read_text()
     assert "A note. Protocol. dots: ten random splits" in text and "Trained on five sets." in text
     written = pd.read_csv(path)
-    assert set(written["protocol"]) == {"ten random splits"} and "seconds" not in written and "adapter" in written
+    assert set(written["protocol"]) == {"ten random splits"}
+    assert "seconds" not in written and "adapter" in written
 
 
 def test_absent_weights_are_named(tmp_path):

@@ -1,10 +1,9 @@
 """Work that is killed at random moments, and continued: its results against those of work that was not.
 
 ``python tests/torture.py [--trials 12] [--seed 0] [--only training pack]`` (``make torture``) runs each kind
-of work once without a stop, then ``trials`` times with SIGKILL: one to three runs in the same folder are
-killed at moments drawn evenly over the time that the work takes, then one more is left to end. It must end
-well, in the time that such work takes, with the very same bits. Prints a row a kind; exits with 1 where one
-trial ended otherwise.
+of work without a stop, then ``trials`` times with SIGKILL: one to three runs in the same folder are killed at
+moments drawn evenly over the time that the work takes, then one more is left to end, with the very same bits.
+Prints a row a kind; exits with 1 if one trial ended otherwise.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,19 +31,18 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from bnta_lib import BNTANet, Delta, adapt, settings, trained_model
-from bnta_lib.suite.runner import Measurer, Unit, measure
-from bnta_lib.suite.specs import Spec
-from bnta_lib.rendered import benchmark
 from bnta_lib.data.archives import prepare
 from bnta_lib.data.folders import Sample
 from bnta_lib.data.packed import pack as make_pack
 from bnta_lib.data.published import Found
 from bnta_lib.data.sets import ReIDSet, Split, Target
-from bnta_lib.settings import ROOT, SOURCES, cache_dir, figures_dir, run_name
+from bnta_lib.rendered import benchmark
+from bnta_lib.settings import ROOT, SOURCES, figures_dir, run_name
+from bnta_lib.suite.specs import Spec
 from bnta_lib.suite.train import training_history
 from bnta_lib.weights import weights_path
+from conftest import lab_of
 
-CLOCK = ["seconds", "machine"]  # of a row: what two runs of the same work do not share
 PATIENCE = 600  # seconds after which the last run counts as stuck
 
 
@@ -50,12 +50,17 @@ PATIENCE = 600  # seconds after which the last run counts as stuck
 
 
 def training(folder: Path, shared: Path) -> str:
-    """A few people of every source, six epochs, a checkpoint after each."""
-    own = settings("smoke", people=dict.fromkeys(SOURCES, 6), images=dict.fromkeys(SOURCES, 24))
-    trained_model(own, progress=False)
-    tensors = load_file(weights_path(own, "bnta"))
-    return _sha(*(t.numpy().tobytes() for _, t in sorted(tensors.items())),
-                training_history(own).drop(columns="seconds").to_csv().encode())
+    """A few people of every source, a checkpoint after each epoch; the rendered images are shared."""
+    sets = folder / "cache" / "sets"
+    if not sets.exists():
+        sets.parent.mkdir(parents=True)
+        (shared / "sets").mkdir(exist_ok=True)
+        sets.symlink_to(shared / "sets")
+    people, images = dict.fromkeys(SOURCES, 4), dict.fromkeys(SOURCES, 8)
+    small = settings("smoke", base_width=4, people=people, images=images)
+    trained_model(small, progress=False)
+    return _sha(_tensors(weights_path(small, "bnta")),
+                training_history(small).drop(columns="seconds").to_csv().encode())
 
 
 def sweep(folder: Path, shared: Path) -> str:
@@ -66,16 +71,13 @@ def sweep(folder: Path, shared: Path) -> str:
     images = torch.randint(0, 256, (24, 3, 96, 48), dtype=torch.uint8, generator=noise)
     data = ReIDSet("dots", images, torch.arange(1, 13).repeat(2), torch.tensor([1, 2]).repeat_interleave(12))
     splits = (Split(torch.arange(12), torch.arange(12, 24)), Split(torch.arange(8), torch.arange(12, 22)))
-    measurer = Measurer(small, {"bnta": model}, {"bnta": {"dots": Target(data, splits)}})
-    specs = (Spec("none", adapter="none"), Spec("all"), Spec("two", options={"K": 2}), Spec("adabn", adapter="adabn"))
-    units = [Unit("retrieval", "dots", spec, split, seed) for spec in specs for split in range(2)
-             for seed in range(1 if spec.adapter == "none" else 2)]
+    lab = lab_of(small, {"bnta": model}, {"dots": Target(data, splits)})
     os.environ["LOKY_MAX_CPU_COUNT"] = "2"
-    rows = measure(measurer, units, progress=False)
-    rows = rows[rows["unit"] != "s"].drop(columns=CLOCK)
-    files = rows.to_csv(index=False)
-    assert len(rows) == 4 * len(units)
-    return _sha(json.dumps(files).encode())
+    rows = lab.measure([Spec("none", adapter="none"), Spec("all"), Spec("two", options={"K": 2}),
+                        Spec("adabn", adapter="adabn")])
+    rows = rows[rows["unit"] != "s"].drop(columns=["seconds", "machine"])  # what two runs do not share
+    assert len(rows) == 4 * 14
+    return _sha(rows.to_csv(index=False).encode())
 
 
 def pack(folder: Path, shared: Path) -> str:
@@ -100,11 +102,11 @@ def rendering(folder: Path, shared: Path) -> str:
 
 
 def archive(folder: Path, shared: Path) -> str:
-    """4,000 files unpacked."""
+    """2,000 files unpacked."""
     packed_up = shared / "set.zip"
     if not packed_up.is_file():
         with zipfile.ZipFile(shared / "new.zip", "w", zipfile.ZIP_DEFLATED) as file:
-            for k in range(4_000):
+            for k in range(2_000):
                 noise = np.random.default_rng(k).integers(0, 256, 40_000, np.uint8).tobytes()
                 file.writestr(zipfile.ZipInfo(f"P{k % 5}/{k:04d}.png"), noise[:5_000])
         (shared / "new.zip").rename(packed_up)
@@ -120,12 +122,12 @@ def delta(folder: Path, shared: Path) -> str:
     model, noise = BNTANet(5, small).eval(), torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (16, 3, 48, 24), dtype=torch.uint8, generator=noise)
     path, made = folder / "site.safetensors", adapt(model, images, small).delta
-    for _ in range(60):
+    for _ in range(30):
         if path.exists():
             with Delta.load(path).applied(model):
                 pass
         made.save(path)
-    return _sha(*(t.numpy().tobytes() for _, t in sorted(load_file(path).items())))
+    return _sha(_tensors(path))
 
 
 def batch(folder: Path, shared: Path) -> str:
@@ -144,64 +146,72 @@ def batch(folder: Path, shared: Path) -> str:
     finally:
         shutil.rmtree(figures_dir(run_name("smoke", crops)), ignore_errors=True)
     assert json.loads(record.read_text())["metadata"]["papermill"]["exception"] is None
-    tensors = load_file(out / "delta.safetensors")
-    return _sha(*(t.numpy().tobytes() for _, t in sorted(tensors.items())), (out / "ranked.csv").read_bytes())
+    return _sha(_tensors(out / "delta.safetensors"), (out / "ranked.csv").read_bytes())
 
 
 KINDS: dict[str, Callable[[Path, Path], str]] = {
     work.__name__: work for work in (training, sweep, pack, rendering, archive, delta, batch)}
 
 
+def _tensors(path: Path) -> bytes:
+    return b"".join(tensor.numpy().tobytes() for _, tensor in sorted(load_file(path).items()))
+
+
 def _sha(*parts: bytes) -> str:
-    sha = hashlib.sha256()
-    for part in parts:
-        sha.update(part)
-    return sha.hexdigest()
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 # ---------------------------------------------------------------- kills
+
+# Processes are forked from one that has imported all that takes long (Adam imports _dynamo) and done nothing.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["bnta_lib.suite.lab", "torch._dynamo", "bnta_lib.data.archives", __name__])
+
+
+def _do(kind: str, folder: Path, shared: Path, pipe) -> None:
+    cache = (shared if kind == "batch" else folder) / "cache"  # a batch shares the smoke weights
+    os.environ |= {"BNTA_CACHE": str(cache), "BNTA_PROFILE": "smoke"}
+    folder.mkdir(parents=True, exist_ok=True)
+    pipe.send("ready")
+    try:
+        pipe.send((KINDS[kind](folder, shared), ""))
+    except Exception:
+        pipe.send(("", traceback.format_exc()))
 
 
 class Work:
     """A run of one kind of work in a process of its own."""
 
     def __init__(self, kind: str, folder: Path, shared: Path):
-        environment = {**os.environ, "BNTA_CACHE": str(folder / "cache"), "BNTA_PROFILE": "smoke"}
-        if kind == "batch":  # the smoke weights are made once
-            environment["BNTA_CACHE"] = str(shared / "cache")
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, __file__, "--work", kind, str(folder), str(shared)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                        env=environment)
-        assert self.process.stdout.readline() == "ready\n", self.process.stderr.read()
+        self.pipe, there = FORKS.Pipe(duplex=False)
+        self.process = FORKS.Process(target=_do, args=(kind, folder, shared, there))
+        self.process.start()
+        there.close()
+        assert self.pipe.recv() == "ready"
         self.start = time.perf_counter()
 
     def killed(self, after: float) -> bool:
-        """Kill it so many seconds after it began; False where it had ended by then."""
-        try:
-            self.process.communicate(timeout=after)
-            return False
-        except subprocess.TimeoutExpired:
+        """Kill it so many seconds after it began; False if it had ended by then."""
+        ended = self.pipe.poll(after)
+        if not ended:
             self.process.kill()
-            self.process.communicate()
-            return True
+        self.process.join()
+        return not ended
 
     def result(self) -> tuple[str, float, str]:
-        """Its digest ("" where it failed), seconds, and what it said."""
-        try:
-            said, errors = self.process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
+        """Its digest ("" if it failed), seconds, and what went wrong."""
+        if not self.pipe.poll(PATIENCE):
             self.process.kill()
             return "", PATIENCE, "it does not end"
-        seconds = time.perf_counter() - self.start
-        return said.strip() if self.process.returncode == 0 else "", seconds, errors
+        digest, errors = self.pipe.recv()
+        return digest, time.perf_counter() - self.start, errors
 
 
 def torture(kind: str, trials: int, seed: int, place: Path, progress: bool = False) -> dict:
     """One kind of work: how often it was killed, and how often it ended otherwise than undisturbed."""
     rng, shared = random.Random(f"{kind} {seed}"), place / "shared"
     shared.mkdir(parents=True, exist_ok=True)
-    expected, whole, errors = Work(kind, place / "first", shared).result()
+    expected, _, errors = Work(kind, place / "first", shared).result()
     again, whole, _ = Work(kind, place / "undisturbed", shared).result()  # what is shared is made now
     assert expected and expected == again, f"{kind} by itself: {errors}"
     kills, faults = 0, []
@@ -209,13 +219,11 @@ def torture(kind: str, trials: int, seed: int, place: Path, progress: bool = Fal
         folder = place / f"trial {number}"
         for _ in range(rng.randint(1, 3)):
             kills += Work(kind, folder, shared).killed(rng.uniform(0, whole))
-        found, _, errors = Work(kind, folder, shared).result()
-        if found != expected:
-            faults.append(f"trial {number}: {'other bits' if found else errors.strip()[-600:]}")
-        else:
-            shutil.rmtree(folder)
-    return {"kind": kind, "trials": trials, "kills": kills, "whole, s": round(whole, 1),
-            "faults": len(faults), "what": faults}
+        digest, _, errors = Work(kind, folder, shared).result()
+        if digest != expected:
+            faults.append(f"trial {number}: {'other bits' if digest else errors.strip()[-600:]}")
+        shutil.rmtree(folder)
+    return {"kind": kind, "trials": trials, "kills": kills, "faults": faults}
 
 
 def main() -> int:
@@ -223,22 +231,16 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=12, help="of each kind of work")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.work:
-        kind, folder, shared = chosen.work
-        print("ready", flush=True)
-        print(KINDS[kind](Path(folder), Path(shared)))
-        return 0
+    options = parser.parse_args()
     rows = []
-    for kind in chosen.only:
+    for kind in options.only:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
-            rows.append(torture(kind, chosen.trials, chosen.seed, Path(place), progress=True))
+            rows.append(torture(kind, options.trials, options.seed, Path(place), progress=True))
         row = rows[-1]
-        print(f"{kind}: {row['trials']} trials, {row['kills']} kills, {row['faults']} ended otherwise",
-              *row["what"], sep="\n  ", flush=True)
+        print(f"{kind}: {row['trials']} trials, {row['kills']} kills, {len(row['faults'])} ended otherwise",
+              *row["faults"], sep="\n  ", flush=True)
     print(f"\n{sum(row['kills'] for row in rows)} kills in {sum(row['trials'] for row in rows)} trials, "
-          f"{sum(row['faults'] for row in rows)} ended otherwise")
+          f"{sum(len(row['faults']) for row in rows)} ended otherwise")
     return int(any(row["faults"] for row in rows))
 
 

@@ -28,7 +28,7 @@ from bnta_lib.figures.grid import PAPERS, nk_figure
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.settings import METHOD_VERSION, Settings
-from bnta_lib.suite.grid import PARTS
+from bnta_lib.suite.grid import STAGES
 from bnta_lib.suite.runner import sample_digest, sample_of, score
 from bnta_lib.suite.specs import CHOICES, Spec
 from bnta_lib.suite.store import SHORT, Store
@@ -47,8 +47,8 @@ class Cancelled(Exception):
 def cells_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Cells (COLUMNS) of tidy rows of adaption seed 0."""
     table = rows.groupby([*KEYS, "metric"], dropna=False)["value"].last().unstack("metric")
-    table = table.reindex(columns=[*METRICS, *PARTS]).reset_index()
-    table["seconds"] = table[list(PARTS)].sum(axis=1, skipna=False)
+    table = table.reindex(columns=[*METRICS, *STAGES]).reset_index()
+    table["seconds"] = table[list(STAGES)].sum(axis=1, skipna=False)
     return table.assign(live=False)[COLUMNS].rename_axis(columns=None)
 
 

@@ -134,9 +134,8 @@ def _touches(choice: Choice, value: Spec, updated: str) -> bool:
 def survival(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Which conclusions survive, as it is printed: a row a conclusion and target.
 
-    Columns: paper (where it stands), target, the verdict under the defaults, the difference there, how
-    many other values bear on it, which choices these are of, how many of them give each verdict, and
-    those under which the resolved sign is the opposite of the defaults'.
+    Columns: paper (where it stands), target, the verdict under the defaults, the difference there, how many
+    other values bear on it, of which choices, how many give each verdict, and those that turn the sign.
     """
     table = []
     keys = ["conclusion", "source", "target"]
@@ -173,10 +172,9 @@ def paper_affine_gain() -> float:
 def picks(gains: pd.DataFrame) -> pd.DataFrame:
     """What choosing a value by its result would bring: a row a target.
 
-    Columns: default (gain, points), best (the value with the largest gain on the target itself), best
-    gain, elsewhere (the value with the largest mean gain on the other targets; empty if there is no
-    other), elsewhere gain (on this one). "best" needs the target's labels, which a new place does not
-    have: no fair choice. Only values with the default's own row without adaption compete.
+    Columns: default (gain, points), best (the value with the largest gain on the target itself, which needs
+    its labels), best gain, elsewhere (the value with the largest mean gain on the other targets, "" if there
+    are none), elsewhere gain (on this one). Only values with the default's row without adaption compete.
     """
     competing = [c.name for c in CHOICES.values() if c.everywhere and c.name not in ("distance", "stripes")]
     gains = gains[gains["choice"].isin(competing) & (gains["updated"] == ALL)]

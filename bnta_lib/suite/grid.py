@@ -14,7 +14,7 @@ import pandas as pd
 
 from bnta_lib.suite.stats import describe_by, slopes
 
-PARTS = ("features", "pairing", "steps")  # what the time of an adaption is made of
+STAGES = ("features", "pairing", "steps")  # of an adaption, each with its seconds
 # Level of peak_in_k's interval. The choices for the splits lean on each other's values: at 0.95 noise
 # alone clears zero about twice as often as it should, at this level about as often as it should.
 PEAK_LEVEL = 0.975
@@ -24,7 +24,7 @@ def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """A row a cell: target, N, K, value, std, difference, low, high, better, splits, verdict, seconds.
 
     value and std (per cent) over splits. difference, low, high (points) against no adaption on the
-    same splits. seconds: of all PARTS, the median over splits, which a busy machine moves least.
+    same splits. seconds: of all STAGES, the median over splits, which a busy machine moves least.
     """
     keys = ["target", "N", "K"]
     scores = rows[rows["metric"] == metric]
@@ -32,7 +32,7 @@ def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     scores = scores[scores["N"] > 0].join(frozen, on=["target", "split"])
     tests = describe_by(scores.assign(difference=scores["value"] - scores["frozen"]), keys)
     cells = scores.groupby(keys, sort=False)["value"].agg(value="mean", std="std").reset_index()
-    seconds = rows[rows["metric"].isin(PARTS)].groupby([*keys, "split"], sort=False)["value"].sum()
+    seconds = rows[rows["metric"].isin(STAGES)].groupby([*keys, "split"], sort=False)["value"].sum()
     seconds = seconds.groupby(level=keys, sort=False).median().rename("seconds").reset_index()
     return cells.merge(tests.drop(columns=["p", "reason"]), on=keys).merge(seconds, on=keys)
 
@@ -94,6 +94,6 @@ def _tests(tables: list[pd.DataFrame], keys: list[str], pooled: bool, level: flo
 
 def time_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Seconds of each cell: target, N, K, features, pairing, steps; medians over splits."""
-    times = rows[rows["metric"].isin(PARTS)].pivot_table(
+    times = rows[rows["metric"].isin(STAGES)].pivot_table(
         index=["target", "N", "K"], columns="metric", values="value", aggfunc="median", sort=False)
-    return times[list(PARTS)].rename_axis(columns=None).reset_index()
+    return times[list(STAGES)].rename_axis(columns=None).reset_index()

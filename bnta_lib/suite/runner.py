@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -245,14 +245,13 @@ EXPERIMENTS = {"retrieval": _retrieval, "changes": _changes, "shift": _shift, "h
 # ---------------------------------------------------------------- rows
 
 
-def measure(measurer: Measurer, units: Iterable[Unit], progress: bool = True, title: str = "") -> pd.DataFrame:
+def measure(measurer: Measurer, units: Sequence[Unit], progress: bool, title: str) -> pd.DataFrame:
     """Rows of the units in their order, from the store, where those that it lacks are measured first.
 
     Columns: the caller's name of the target, ``method``, the spec's labels, and those of the store; details
     that no row has are left out. If a spec diverged on any split of a target, its only rows there have the
     metric DIVERGED.
     """
-    units = list(units)
     columns = [measurer.columns(unit) for unit in units]
     measurer.largest_k = max(unit_columns["K"] for unit_columns in columns)
     keys = [key_of(unit_columns) for unit_columns in columns]

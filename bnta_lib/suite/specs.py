@@ -81,8 +81,8 @@ def _plain(value):
 class Table:
     """Specs, the targets that they are measured on, and how many adaption seeds on each.
 
-    ``target`` is the paper's own: all seeds of the settings are spent there and one on each other target.
-    If it is not among the targets (a user's folder), each counts as the paper's.
+    All seeds of the settings are spent on the paper's own ``target``, and one on each other. If it is not
+    among the targets (a user's folder), each counts as the paper's.
     """
 
     rows: tuple[Spec, ...] | Callable[[int, int], tuple[Spec, ...]]  # or a function of gallery and settings.K
