@@ -75,8 +75,8 @@ def test_n_and_k_move_by_keyboard_and_a_run_can_be_cancelled(ran):
 
 @pytest.mark.parametrize("ran", ["08"], indirect=True)
 def test_another_layer_shows_other_outputs(ran):
-    assert "BN layer 60 of 60" in moves(ran, lambda: ran.press("BN layer", "End"))
+    assert re.search(r"BN layer (\d+) of \1,", moves(ran, lambda: ran.press("BN layer", "End")))
     moves(ran, lambda: ran.press("BN layer", "Home"))
-    assert "layer1.0.bn1, BN layer 2 of 60" in moves(ran, lambda: ran.press("BN layer", "ArrowRight"))
+    assert "layer1.0.bn1, BN layer 2 of" in moves(ran, lambda: ran.press("BN layer", "ArrowRight"))
     moves(ran, lambda: ran.press("channel (0: all)", "ArrowRight"))
     moves(ran, lambda: ran.choose("target", "iLIDS"))
