@@ -20,6 +20,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 SLOW = 20  # seconds for one input
@@ -140,23 +141,12 @@ def _in_tree(place: Path, name: str, layout: str, file: str) -> tuple[list[bytes
     return [good], read
 
 
-def cuhk03(place: Path):
-    """cuhk-03.mat of CUHK03, HDF5."""
-    return _in_tree(place, "CUHK03", "mat", "cuhk-03.mat")
-
-
-def sysu(place: Path):
-    """Person.mat of CUHK-SYSU."""
-    return _in_tree(place, "CUHK-SYSU", "scenes", "Person.mat")
-
-
-def grid(place: Path):
-    """The official splits of GRID."""
-    return _in_tree(place, "GRID", "folders", "features_and_partitions.mat")
-
-
 READERS: dict[str, Callable] = {
-    reader.__name__: reader for reader in (archive, delta, weights, image, cuhk03, sysu, grid)}
+    "archive": archive, "delta": delta, "weights": weights, "image": image,
+    "cuhk03": partial(_in_tree, name="CUHK03", layout="mat", file="cuhk-03.mat"),
+    "sysu": partial(_in_tree, name="CUHK-SYSU", layout="scenes", file="Person.mat"),
+    "grid": partial(_in_tree, name="GRID", layout="folders", file="features_and_partitions.mat"),
+}
 
 
 # ---------------------------------------------------------------- one reader in a process of its own

@@ -261,6 +261,7 @@ def test_real_without_a_folder_or_sets_is_refused(monkeypatch, tmp_path, tree, t
     assert data_folder("real") == tree.resolve(), "kernels are given the folder"
 
 
+@pytest.mark.filterwarnings("ignore:.*very same picture")
 def test_users_own_folder_is_not_taken_for_published_sets(tmp_path, tree, tiny):
     grey = torch.full((4, 3, 8, 4), 99, dtype=torch.uint8)
     own = ReIDSet("own", grey, torch.tensor([1, 1, 2, 2]), torch.tensor([1, 2, 1, 2]))

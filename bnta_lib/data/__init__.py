@@ -23,6 +23,7 @@ from bnta_lib.rendered import benchmark
 from bnta_lib.settings import SOURCES, TARGETS, Settings, data_folder
 
 _LOOK = "`python -m bnta_lib.data check` lists what is there"
+_found = functools.lru_cache(maxsize=8)(lambda root, times: find_sets(root))  # times: of the folders
 
 
 def load_sources(settings: Settings, data: str | Path = "embedded", *, device: str = "cpu",
@@ -130,11 +131,6 @@ def real_root(data: str | Path) -> Path | None:
 def find_real(root: Path) -> dict[str, Found]:
     """The published sets below ``root`` by name; searched again only if a folder has changed."""
     return _found(root, tuple((folder, os.stat(folder).st_mtime_ns) for folder, _ in folders.walk(root)))
-
-
-@functools.lru_cache(maxsize=8)
-def _found(root: Path, times: tuple) -> dict[str, Found]:
-    return find_sets(root)
 
 
 def mixture(found: Mapping[str, Found]) -> Found:

@@ -7,6 +7,8 @@ import zipfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pooch
+
 from bnta_lib.data.folders import extra
 from bnta_lib.data.published import SETS
 from bnta_lib.files import atomic_folder
@@ -46,8 +48,6 @@ def fetch(name: str, root: str | Path, url: str | None = None, progress: bool = 
 
     Raises ValueError if the set is not given out so, OSError if no archive comes or it cannot be written.
     """
-    import pooch
-
     entry, hint = SETS[name], "python -m bnta_lib.data prepare ARCHIVE ROOT"
     if not entry.url:
         raise ValueError(f"{name} is not downloaded. Ask for it: {entry.ask}. To unpack yours: {hint}")

@@ -124,8 +124,7 @@ def _find(path: Path) -> list[Sample]:
     for file in files_below(path):
         if not file.exists():  # a link to a crop, or to a folder of them
             raise ValueError(f"{file} is a link that leads nowhere: mend or delete it")
-        match = NAMING.fullmatch(file.name)
-        if match and int(match[1]) >= 0:
+        if (match := NAMING.fullmatch(file.name)) and int(match[1]) >= 0:
             crops.append(Sample(file, int(match[1]), int(match[2])))
     if not crops:
         raise ValueError(f"{path} holds no person crop: expected names such as 0002_c1s1_000451_03.jpg "

@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock
 from joblib import cpu_count, delayed
 from numpy.lib.format import open_memmap
+from pooch import file_hash
 from tqdm.auto import tqdm
 
 from bnta_lib.data.folders import Sample, read_image, resized
@@ -40,7 +41,7 @@ def pack(found: Found, size: tuple[int, int], *, progress: bool = True) -> ReIDS
                 _make(folder, found, size, progress)
                 return open_pack(folder, found.note or found.name)
     data = open_pack(folder, found.note or found.name)
-    if _sha256(folder / "images.npy") != (folder / "sha256").read_text():
+    if file_hash(folder / "images.npy") != (folder / "sha256").read_text():
         raise ValueError(f"{folder} is not as it was written: delete it, and it is packed again")
     return data
 
@@ -64,8 +65,8 @@ def pack_folder(found: Found, size: tuple[int, int]) -> Path:
         stamp = (at.st_size, at.st_mtime_ns, at.st_ctime_ns) if at else ()
         path = os.path.relpath(sample.file, found.folder)
         sha.update(repr((path, sample.cell, sample.box, sample.pid, sample.camid, stamp)).encode())
-    name = f"{found.name}-{len(found)}-{size[0]}x{size[1]}-{sha.hexdigest()[:16]}"
-    return cache_dir() / "packed" / name
+    key = f"{len(found)}-{size[0]}x{size[1]}-{sha.hexdigest()[:16]}"
+    return cache_dir() / "packed" / f"{found.name}-{key}"
 
 
 def _make(folder: Path, found: Found, size: tuple[int, int], progress: bool) -> None:
@@ -80,10 +81,9 @@ def _make(folder: Path, found: Found, size: tuple[int, int], progress: bool) -> 
         with in_processes(jobs, min(cpu_count(), len(starts))) as blocks:
             bad = sum(tqdm(blocks, folder.name, len(starts), disable=not progress), [])
         if bad:
-            bad.insert(0, f"{len(bad)} images cannot be decoded: replace or delete them")
-            raise ValueError("\n".join(bad))
+            raise ValueError("\n".join([f"{len(bad)} images cannot be decoded: mend or delete them", *bad]))
         np.save(new / "labels.npy", np.array([(sample.pid, sample.camid) for sample in samples], np.int64).T)
-        (new / "sha256").write_text(_sha256(file))
+        (new / "sha256").write_text(file_hash(file))
 
 
 def _decode(file: Path, start: int, samples: Sequence[Sample], size: tuple[int, int]) -> list[str]:
@@ -95,8 +95,3 @@ def _decode(file: Path, start: int, samples: Sequence[Sample], size: tuple[int, 
         except ValueError as error:
             bad.append(str(error))
     return bad
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
