@@ -214,7 +214,7 @@ def write_person_mat(path: str | Path, people: dict[str, list[tuple[str, tuple]]
         for j, (picture, box) in enumerate(seen):
             scene[0, j] = picture, np.array([box]), np.uint8(j % 2)
         table[0, i] = who, np.uint8(len(seen)), scene
-    scipy.io.savemat(path, {"Person": table})
+    scipy.io.savemat(path, {"Person": table}, do_compression=True)  # as MATLAB does
 
 
 def _write_scenes(top: Path, entries: list[Entry]) -> None:
@@ -240,7 +240,7 @@ def write_partitions(path: str | Path, people: int) -> None:
         test, train = np.array_split(rng.permutation(people) + 1, 2)
         cells[0, i] = {"labels": np.zeros((1, 1)), "testIdx": test[None], "trainIdx": train[None]}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    scipy.io.savemat(path, {"trainIdxAll": cells})
+    scipy.io.savemat(path, {"trainIdxAll": cells}, do_compression=True)
 
 
 # ---- the full counts
