@@ -175,8 +175,6 @@ def test_two_processes_follow_the_mean_gradient_of_two_halves(launched, job):
         torch.testing.assert_close(model.state_dict()[name], tensor, **CLOSE, msg=name)
     for name in ("L_id", "L_pos", "L_mat", "total", "accuracy"):
         assert history[name].tolist() == pytest.approx([row[name] for row in rows], rel=1e-4), name
-    alone, _ = train(launched.sources, SHARED[job], progress=False)
-    assert not identical(model, alone)  # whose batch statistics are of whole batches
 
 
 @pytest.mark.parametrize("job", [*SHARED, "stopped"])

@@ -31,7 +31,7 @@ from bnta_lib.pairing import nearest_pairs
 from bnta_lib.site.guards import Guards, guarded_adapt
 from bnta_lib.suite.runner import Measurer, Unit, score
 from bnta_lib.suite.shift import bn_moments, bn_outputs, outputs_by_layer
-from bnta_lib.suite.specs import TABLE_2, Spec, grid_specs
+from bnta_lib.suite.specs import Spec, grid_specs
 from bnta_lib.weights import Delta, load_model, model_digest, save_model
 from conftest import lab_of
 
@@ -188,11 +188,11 @@ def test_rivals_are_the_same_on_both_devices(on_both, images, own):
 
 @pytest.fixture
 def rows_of(target, own):
-    """Rows of all kinds that a model is measured for: Table 2, two cells of Figure 4, and other figures."""
+    """Rows of all kinds that a model is measured for."""
     def work(model):
         one_split = {"noise": replace(target, splits=target.splits[:1])}
         lab = lab_of(own, {"bnta": model}, one_split, [target.data])
-        specs = [replace(spec, training="bnta") for spec in (*TABLE_2, *grid_specs(10, own.K)[1:3])]
+        specs = [Spec("none", adapter="none"), Spec("BNTA"), *grid_specs(10, own.K)[1:2]]
         measurer = Measurer(own, {"bnta": model}, {"bnta": lab.targets})
         off = Spec("off", adapter="none", labels={"part": "target"})
         ranks = [row["value"] for row in measurer.measure(Unit("headroom", "noise", off, 0, 0))]

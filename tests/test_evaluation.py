@@ -40,7 +40,7 @@ def retrievals(draw):
     return features(p), features(g), *labels, *cameras
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(retrievals(), st.integers(1, 7))
 def test_scores_are_those_of_sorting_with_ties_in_gallery_order(case, block):
     expected = by_sorting(*(t.numpy() for t in case))

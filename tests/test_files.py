@@ -26,9 +26,8 @@ def test_written_file_is_in_place_without_traces(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["a.txt", "[a]*? {1}.txt", "ü" * 127])
-def test_killed_writing_leaves_the_old_file_and_its_rest_goes_after_a_week(tmp_path, name):
-    path = tmp_path / name
+def test_killed_writing_leaves_the_old_file_and_its_rest_goes_after_a_week(tmp_path):
+    path = tmp_path / ("[a]*? {1}" + "ü" * 100)
     path.write_text("old")
     code = ("import os, sys\nfrom bnta_lib.files import atomic\n"
             "with atomic(sys.argv[1]) as half:\n    half.write_text('half')\n    os.kill(os.getpid(), 9)")
