@@ -24,8 +24,6 @@ from bnta_lib.adaption import adapt, change_rates, pair_losses
 from bnta_lib.data import load_targets
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.explore import figures, nk
-from bnta_lib.figures.network import stripes_figure, trace_shapes
-from bnta_lib.losses import matching_tta_loss, positioning_loss
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.site.guards import Guards, guarded_adapt
@@ -232,23 +230,6 @@ def test_what_an_explorer_shows_is_the_same_on_both_devices(on_both, target, own
         pictures = (figures.photograph(scene, own.size, noise=noise) for noise in (0.0, 0.1))
         return (outputs_by_layer(model, target.data.images, ["backbone.bn1", "bnneck"], 200),
                 nk.run_live(model, target, 1, own, 8, 3, 0.3), figures.stem_statistics(model, *pictures))
-    on_both(work)
-
-
-def test_what_notebooks_type_out_is_the_same_on_both_devices(on_both, images, own):
-    def work(model):
-        with torch.no_grad():  # 02: maps under stripes; 04: the losses of a batch, step by step
-            maps = model.forward_features(images[:4])
-            pairs = nearest_pairs(embed(model, images)[1], 4)
-            stripes = model.stripe_pool(model.forward_features(images[pairs.index.flatten()]))
-            local = model.local_features(stripes)
-            l_pos = positioning_loss(model.fc_p(stripes))
-            l_mat = matching_tta_loss(local, pairs.part, own.margin)
-        figure = stripes_figure(images[:4], maps, own.stripes)
-        shown = [np.asarray(axis.images[0].get_array()) for axis in figure.axes]
-        adapted = adapt(model, images, own).model.state_dict()
-        moved = [key for key, tensor in model.state_dict().items() if not torch.equal(tensor, adapted[key])]
-        return shown, f"{l_pos:.6g} {l_mat:.6g}", moved, trace_shapes(model, images[:2])
     on_both(work)
 
 

@@ -3,7 +3,6 @@
 import subprocess
 
 import matplotlib.pyplot as plt
-import nbformat
 import pandas as pd
 import pytest
 
@@ -12,7 +11,6 @@ from bnta_lib.figures import base
 from bnta_lib.site.judge import save_ranked
 from bnta_lib.suite import store as results
 from bnta_lib.suite import writer
-from bnta_lib.suite.reproduce import run_notebook
 from bnta_lib.weights import save_model
 
 NUMBERS = pd.DataFrame({"unit": "%", "value": range(2_000)})
@@ -78,18 +76,3 @@ def test_full_disk_is_named_and_costs_nothing(writers, small_disk, name):
     (small_disk / "ballast").unlink()
     assert held(small_disk) == before
     writers[name]()  # and there is nothing that blocks it
-
-
-@pytest.mark.parametrize("state", ["full", "read only"])
-def test_executed_notebook_that_cannot_be_written_is_named(small_disk, tmp_path, state):
-    cell = nbformat.v4.new_code_cell("print('x' * 100_000)")
-    about = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata=about), tmp_path / "n.ipynb")
-    (small_disk / "earlier.txt").write_text("kept")
-    if state == "full":
-        fill(small_disk)
-    else:
-        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(OSError, match="No space left" if state == "full" else "Read-only"):
-        run_notebook(tmp_path / "n.ipynb", small_disk / "r.ipynb", {})
-    assert (small_disk / "earlier.txt").read_text() == "kept"

@@ -102,22 +102,6 @@ def test_scores_do_not_depend_on_order_or_block(seed):
         assert other.row() == pytest.approx(scores.row())
 
 
-@pytest.mark.parametrize("width", [5, 17, 128, 333])
-def test_equal_images_are_ranked_in_gallery_order(width):
-    # Every image of the gallery twice: the copy that comes first is the nearer one.
-    g = torch.Generator().manual_seed(width)
-    x, y = torch.randn(9, width, generator=g), torch.randn(61, width, generator=g)
-    d = distances(x, torch.cat([y, y]))
-    assert torch.equal(d[:, :61], d[:, 61:])
-    pids = torch.cat([torch.arange(1, 62), torch.zeros(61, dtype=torch.int64)])
-    first, second = (
-        evaluate(x, torch.cat([y, y]), torch.arange(1, 10), labels, torch.ones(9), torch.zeros(122))
-        for labels in (pids, pids.roll(61))
-    )
-    assert torch.equal(first.rank % 2, torch.ones(9, dtype=torch.int64))
-    assert torch.equal(second.rank, first.rank + 1)
-
-
 def test_distances_far_from_the_origin_keep_their_digits():
     g = torch.Generator().manual_seed(0)
     x, y = (100_000 + torch.randn(n, 8, generator=g) for n in (30, 40))

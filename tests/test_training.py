@@ -210,28 +210,6 @@ def test_key_holds_data_and_settings_of_the_training(people, quick):
     assert training_key(people, replace(quick, pretrained=True)) != key
 
 
-@pytest.mark.parametrize("instances", [0, 2])
-def test_training_is_a_plain_loop_of_steps(people, quick, instances):
-    """Written out: batches, crops, Eq. (9), its gradient, Adam."""
-    chosen = replace(quick, epochs=2, lr_decay_epoch=1, instances=instances)
-    torch.manual_seed(chosen.seed)
-    model, random, total = BNTANet(5, chosen).train(), torch.Generator().manual_seed(chosen.seed), []
-    optimiser = torch.optim.Adam(model.parameters())
-    for epoch in range(2):
-        optimiser.param_groups[0]["lr"] = learning_rate(epoch, chosen)
-        batches, sums = epoch_batches(people.pids, chosen, random), 0.0
-        for index in batches:
-            batch = augment(people.images[index], chosen, random)
-            losses = training_losses(model, batch, people.pids[index] - 1, chosen)
-            optimiser.zero_grad()
-            losses["total"].backward()
-            optimiser.step()
-            sums += losses["total"].item() * len(index)
-        total.append(sums / sum(map(len, batches)))
-    trained, history = train(people, chosen, progress=False)
-    assert identical(trained, model) and history["total"].tolist() == pytest.approx(total, rel=1e-6)
-
-
 @pytest.mark.parametrize("size, group", [(7, 1), (64, 1), (12, 4), (20, 4)])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_shares_of_a_batch_are_whole_groups_and_nearly_equal(size, group, count):
