@@ -89,9 +89,8 @@ def adapt(
     layers         what Eq. (14) updates: any of "bn", "in", "conv" (Table 4)
     quantities     of BN: any of "mean", "var", "gamma", "beta" (Table 5)
     losses         any of "pos", "mat" (Table 3); with none only the statistics move
-    reading        of "update only mu" [O]. "alone": gamma and beta learn only if they are named.
-                   "restore": they always learn. In both, mu and sigma^2 follow the batches together, and
-                   what is not named is put back at the end
+    reading        of "update only mu" [O]. gamma and beta learn if they are named ("alone") or always
+                   ("restore"); mu and sigma^2 move together. What is not named is put back at the end
     follow_bnneck  whether the statistics of `bnneck`, which is outside both losses, follow [O]
     seed           of the order of the pairs
     local, pairs   local features (N, H, C_l) or Algorithm 1's pairs of these images, if known

@@ -21,7 +21,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bnta_lib.settings import Settings
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LAYERS: dict[str, tuple[type[nn.Module], ...]] = {  # Table 4
     "bn": (_BatchNorm,), "in": (nn.InstanceNorm2d,), "conv": (nn.Conv2d, nn.Linear)}
 
@@ -123,7 +122,7 @@ class BNTANet(nn.Module):
         self.fc_m = nn.ModuleList(nn.Linear(width, identities, bias=False) for _ in range(self.stripes))
         for layer in (self.fc_g, self.fc_p, *self.fc_m):
             nn.init.normal_(layer.weight, std=0.01 if layer is self.fc_p else 0.001)
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])  # ImageNet's
         self.register_buffer("scale", (1 / (255 * std)).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from torch's stubs
