@@ -14,7 +14,7 @@ from bnta_lib.suite.shift import bn_moments, bn_outputs, channel_distances, shif
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    net = BNTANet(5, settings("smoke", base_width=4, local_dim=8)).eval()
+    net = BNTANet(5, settings("laptop", base_width=4, local_dim=8)).eval()
     with torch.no_grad():
         for layer in bn_layers(net).values():
             layer.weight.uniform_(0.5, 1.5)
