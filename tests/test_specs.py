@@ -29,7 +29,8 @@ LAPTOP = settings("laptop")
 @pytest.mark.parametrize("number, rows", [
     ("3", TABLE_3), ("4", TABLE_4), ("5", TABLE_5["alone"]), ("5", TABLE_5["restore"])])
 def test_rows_are_those_of_the_paper_differ_and_share_bnta_itself(number, rows):
-    assert [spec.method for spec in rows] == paper_values(number, PAPER_TARGET[f"table_{number}"]).index.tolist()
+    paper = paper_values(number, PAPER_TARGET[f"table_{number}"])
+    assert [spec.method for spec in rows] == paper.index.tolist()
     columns = [spec.columns(LAPTOP, 900) for spec in rows]
     assert len({str(values) for values in columns}) == len(rows)
     assert all(spec.columns(LAPTOP, 900) in columns for spec in TABLE_2[1:3])

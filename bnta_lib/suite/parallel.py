@@ -1,4 +1,4 @@
-"""Measuring side by side: joblib's processes, or a Dask cluster whose scheduler ``$DASK_SCHEDULER_ADDRESS`` names.
+"""Measuring side by side: by joblib's processes, or by the Dask cluster of ``$DASK_SCHEDULER_ADDRESS``.
 
 Every process has one thread for it, this one too, since the rounding of gradients depends on their number:
 results do not depend on how many processes there are. They return rows; only this process writes them.
@@ -36,10 +36,11 @@ def measure_all(measurer, units: Mapping) -> Iterator[tuple]:
     Raises what measuring raises, ConnectionError if no scheduler answers, and concurrent.futures'
     BrokenExecutor if one of this machine's processes is killed.
     """
-    address, device = os.environ.get("DASK_SCHEDULER_ADDRESS", "").strip(), device_of(measurer.settings.profile)
-    # The smoke profile's work takes less than starting a process.
-    one = measurer.settings.profile == "smoke" or device.index is not None
-    workers = 1 if one else torch.cuda.device_count() if device.type == "cuda" else cpu_count()
+    address, profile = os.environ.get("DASK_SCHEDULER_ADDRESS", "").strip(), measurer.settings.profile
+    device = device_of(profile)
+    workers = torch.cuda.device_count() if device.type == "cuda" else cpu_count()
+    if profile == "smoke" or device.index is not None:
+        workers = 1  # the smoke profile's work takes less than starting a process
     if not address and min(workers, len(units)) < 2:
         for key, unit in units.items():
             with _one_thread():
