@@ -12,6 +12,7 @@
 #   make mutants                       small faults put into the method, one by one: which does no test notice?
 #   make bench                         every speed against its goal, on this machine
 #   make report                        what a whole run made, as web pages that need no network
+#   make lint                          ruff over everything, mypy over the method
 #   make lab LAB_ARGS=--allow-root     JupyterLab as root, in a container
 #   make env PYTHON=python3.12         make the environment with another Python (3.11.5 or newer)
 #   make env HASHED=1                  ... and refuse every file that is not the one these pins were made with
@@ -30,7 +31,7 @@ export DATA_AS_TYPED := $(value DATA)
 unexport DATA
 DATA_OPTION = $(if $(DATA_AS_TYPED),--data "$$DATA_AS_TYPED")
 
-.PHONY: reproduce full paper-check report test coverage bench torture fuzz mutants lab train env notebooks clean distclean
+.PHONY: reproduce full paper-check report test coverage bench torture fuzz mutants lint lab train env notebooks clean distclean
 
 reproduce: $(MADE)
 	$(PROFILED) -m bnta_lib.suite.reproduce $(DATA_OPTION) $(if $(ONLY),--only $(ONLY))
@@ -70,6 +71,11 @@ mutants: $(MADE)
 	$(RUN) -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
 	OMP_NUM_THREADS=1 $(RUN) -m mutmut run --max-children $(shell nproc)
 	$(RUN) -m mutmut results
+
+lint: $(MADE)
+	$(RUN) -m pip install --quiet --disable-pip-version-check ruff mypy
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
 
 lab: $(MADE)
 	$(PROFILED) -m jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. $(LAB_ARGS) notebooks/00_start_here.ipynb

@@ -31,7 +31,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bnta_lib.rendered import bank as layout
+from bnta_lib.rendered import bank as layout  # noqa: E402
 
 HEIGHT, WIDTH = layout.HEIGHT, layout.WIDTH
 SUPERSAMPLE = 4

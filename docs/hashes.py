@@ -74,8 +74,8 @@ def main() -> None:
                 if (digest := digests.get(canonicalize_name(pins[line].name))) is not None:
                     found[line].add(digest)
             print(f"{system}, Python {python}: {len(digests)} of {len(lines)}", flush=True)
-    texts = ["# requirements.txt with the SHA-256 of each package's files for Linux, macOS and Windows, Python "
-             f"{PYTHONS[0]} to {PYTHONS[-1]}.",
+    texts = ["# requirements.txt with the SHA-256 of each package's files for Linux, macOS and Windows, "
+             f"Python {PYTHONS[0]} to {PYTHONS[-1]}.",
              "# `python docs/hashes.py` writes this; make env HASHED=1 installs by it."]
     for line in pins:
         if not found[line]:

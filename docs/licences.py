@@ -10,7 +10,8 @@ HERE = Path(__file__).parent
 PINS = HERE.parent / "requirements.txt"
 # Of packages for other systems, or for Python 3.12 alone, which are not installed where the list is made.
 ELSEWHERE = {
-    "appnope": "BSD License", "colorama": "BSD License", "aiohappyeyeballs": "Python Software Foundation License",
+    "appnope": "BSD License", "colorama": "BSD License",
+    "aiohappyeyeballs": "Python Software Foundation License",
     "aiohttp": "Apache-2.0 AND MIT", "aiosignal": "Apache Software License", "frozenlist": "Apache-2.0",
     "multidict": "Apache-2.0", "propcache": "Apache-2.0", "yarl": "Apache-2.0",
 }
@@ -27,17 +28,24 @@ def licence(name: str) -> str:
     return about.get("License-Expression") or "; ".join(classes) or about["License"].strip().splitlines()[0]
 
 
+PAGE = """# Licences of the packages
+
+What each package that `requirements.txt` pins says of itself (`python docs/licences.py` writes this).
+None is part of this repository. Those under the LGPL (py7zr and what it needs) unpack 7z archives and
+are used as they are; those under the MPL are unchanged.
+
+Not pinned here, since PyTorch's own wheels for Linux pin them: NVIDIA's CUDA libraries (NVIDIA's
+licences) and triton (MIT).
+
+| package | version | licence |
+|---|---|---|
+"""
+
+
 def main() -> None:
     pins = re.findall(r"^([\w.-]+)==([^\s;]+)", PINS.read_text(encoding="utf-8"), re.MULTILINE)
     rows = [f"| {name} | {version} | {licence(name)} |" for name, version in pins]
-    (HERE / "licences.md").write_text("\n".join([
-        "# Licences of the packages", "",
-        "What each package that `requirements.txt` pins says of itself (`python docs/licences.py` writes this).",
-        "None is part of this repository. Those under the LGPL (py7zr and what it needs) unpack 7z archives and",
-        "are used as they are; those under the MPL are unchanged.", "",
-        "Not pinned here, since PyTorch's own wheels for Linux pin them: NVIDIA's CUDA libraries (NVIDIA's",
-        "licences) and triton (MIT).", "",
-        "| package | version | licence |", "|---|---|---|", *sorted(rows, key=str.lower), ""]), encoding="utf-8")
+    (HERE / "licences.md").write_text(PAGE + "\n".join(sorted(rows, key=str.lower)) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
