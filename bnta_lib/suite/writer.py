@@ -19,14 +19,16 @@ _MARKUP = re.compile(r"[\\`*~$\[|<&]|(?<![^\W_])_|_(?![^\W_])")
 
 def _text(value: object) -> object:
     """Text on one line that Markdown shows as it is: names of folders may hold markup."""
-    return _MARKUP.sub(r"\\\g<0>", " ".join(value.splitlines())) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return _MARKUP.sub(r"\\\g<0>", " ".join(value.splitlines()))
+    return "–" if pd.isna(value) else value
 
 
 def markdown(table: pd.DataFrame) -> str:
     """A table as GitHub Markdown. Levels of index and columns are joined with a space."""
-    flat = table.map(_text).rename(index=_text)
-    flat.columns = [_text(" ".join(map(str, label)) if isinstance(label, tuple) else label) for label in flat]
-    flat = flat.reset_index(names=[name or "" for name in flat.index.names])
+    flat = table.reset_index(names=[name or "" for name in table.index.names]).map(_text)
+    flat.columns = [_text(" ".join(map(str, label)).strip() if isinstance(label, tuple) else label)
+                    for label in flat]
     # Text stays as it is printed: 48.0 is not 48.
     return flat.to_markdown(index=False, disable_numparse=True)
 
