@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from bnta_lib.settings import data_folder, settings
-from bnta_lib.suite.environment import check_cache
+from bnta_lib.settings import cache_dir, data_folder, settings
 from bnta_lib.training import OutOfTime
 
 
@@ -18,14 +17,11 @@ def usage_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        parser.error(_message(error))
+        parser.error(str(error))
 
 
 def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse ``arguments``, ``--profile`` and ``--data`` among them.
-
-    A profile or folder that does not exist, and a cache that cannot be written, are errors of usage.
-    """
+    """Parse ``arguments``, ``--profile`` and ``--data`` among them. Exit with 2 if they do not exist."""
     parser.add_argument("--profile", help="smoke, laptop or paper (default: $BNTA_PROFILE, laptop)")
     parser.add_argument("--data", default="embedded",
                         help='"embedded" (default), "real" ($BNTA_DATA) or a folder')
@@ -34,7 +30,7 @@ def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) 
         options.profile = settings(options.profile).profile
         if (folder := data_folder(options.data)) is not None and not folder.is_dir():
             raise ValueError(f'no folder {folder}: --data takes "embedded", "real" or a folder of images')
-        check_cache()
+        cache_dir().mkdir(parents=True, exist_ok=True)
     return options
 
 
@@ -49,11 +45,5 @@ def exit_code(work: Callable[[], int | None]) -> int:
         print("\nStopped. What is done is kept; the same command continues.", file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"{_message(error)}\nWhat is done is kept; the same command continues.", file=sys.stderr)
+        print(f"{error}\nWhat is done is kept; the same command continues.", file=sys.stderr)
         return 1
-
-
-def _message(error: Exception) -> str:
-    """The error's text without the system's number, if it names the file itself."""
-    plain = isinstance(error, OSError) and error.strerror and not error.filename
-    return error.strerror if plain else str(error)

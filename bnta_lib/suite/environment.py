@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
-import os
 import platform
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -16,11 +15,8 @@ from pandas.io.formats.style import Styler
 
 from bnta_lib import __version__
 from bnta_lib.data import real_root
-from bnta_lib.files import atomic
 from bnta_lib.settings import MODELS, ROOT, Settings, cache_dir, device_of
 from bnta_lib.weights import read_weights, weights_path
-
-_NEEDED_GIB = 2.0  # rendered sets, checkpoints and measured rows of the laptop profile
 
 
 def versions() -> str:
@@ -37,40 +33,15 @@ def shown(path: str | Path) -> str:
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
 
 
-def check_environment(settings: Settings, data: str | Path = "embedded") -> pd.DataFrame:
-    """One row a check: what, found, fine (bool), remedy. Nothing is downloaded or trained."""
-    rows = [
-        ("Python", platform.python_version(), "" if sys.version_info >= (3, 11, 5) else
-         "make env PYTHON=python3.12, or another of 3.11.5 or newer"),
-        ("Packages", *_packages()),
-        ("GPU", *_gpu(settings.profile)),
-        ("Weights", *_weights(settings, real_root(data))),
-        ("Cache folder", *_cache()),
-    ]
-    table = pd.DataFrame(rows, columns=["what", "found", "remedy"])
-    return table.assign(fine=table["remedy"] == "")[["what", "found", "fine", "remedy"]]
-
-
-def styled_check(rows: pd.DataFrame) -> Styler:
-    """The rows of :func:`check_environment` for a notebook, each with a tick or a cross."""
-    table = rows.assign(fine=rows["fine"].map({True: "✓", False: "✗"}))[["fine", "what", "found", "remedy"]]
+def check_environment(settings: Settings, data: str | Path = "embedded") -> Styler:
+    """A table for a notebook, a row a check: ✓ or ✗, what, found, remedy. It downloads and trains nothing."""
+    checks = {"Python": (platform.python_version(), ""), "Packages": _packages(),
+              "GPU": _gpu(settings.profile), "Weights": _weights(settings, real_root(data)),
+              "Cache folder": _cache()}
+    rows = [("✗" if remedy else "✓", what, found, remedy) for what, (found, remedy) in checks.items()]
+    table = pd.DataFrame(rows, columns=["fine", "what", "found", "remedy"])
     left = [{"selector": "th, td", "props": "text-align: left"}]
     return table.style.format(escape="html").hide(axis="index").set_table_styles(left)
-
-
-def check_cache() -> None:
-    """Write a small file into the cache folder and remove it.
-
-    Raises OSError, which names the folder and the remedy, if that fails.
-    """
-    folder = cache_dir()
-    try:
-        with atomic(folder / "probe") as temporary:
-            temporary.write_bytes(b"written")
-        (folder / "probe").unlink()
-    except OSError as error:
-        reason = f"cannot write to the cache folder {folder}: {os.strerror(error.errno or 5)}"
-        raise OSError(error.errno, f"{reason}; set BNTA_CACHE to a folder that you may write to") from error
 
 
 # Each of these returns what was found, and what to do about it: "" if it is fine.
@@ -83,10 +54,6 @@ def _packages() -> tuple[str, str]:
     names = {part.metadata["Name"].lower().replace("_", "-"): part.version.split("+")[0]
              for part in importlib.metadata.distributions()}
     other = [name for name, pin in pins.items() if names.get(name.lower().replace("_", "-")) != pin]
-    try:
-        importlib.import_module("torchvision")
-    except (ImportError, RuntimeError) as error:  # as with a torch that it was not built for
-        return str(error), "make env installs a pair of torch and torchvision that fits"
     remedy = f"make env installs the pins; last digits may differ with other {', '.join(other[:4])}"
     return f"{len(pins) - len(other)} of {len(pins)} as pinned", remedy if other else ""
 
@@ -103,12 +70,9 @@ def _gpu(profile: str) -> tuple[str, str]:
 
 
 def _weights(settings: Settings, root: Path | None) -> tuple[str, str]:
-    minutes, missing = [], []
-    for name in MODELS:
-        try:
-            minutes.append(read_weights(weights_path(settings, name, root))[0].get("seconds", 0.0) / 60)
-        except (FileNotFoundError, ValueError):
-            missing.append(name)
+    paths = {name: weights_path(settings, name, root) for name in MODELS}
+    minutes = [read_weights(path)[0].get("seconds", 0.0) / 60 for path in paths.values() if path.is_file()]
+    missing = [name for name, path in paths.items() if not path.is_file()]
     found = f"{len(minutes)} of {len(MODELS)} trainings"
     if minutes:
         found += f", which took {min(minutes):.0f} to {max(minutes):.0f} minutes each"
@@ -121,9 +85,10 @@ def _cache() -> tuple[str, str]:
     folder = cache_dir()
     name = shown(folder) if folder.is_relative_to(ROOT) else "$BNTA_CACHE"
     try:
-        check_cache()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        return f"{name}: {os.strerror(error.errno or 5)}", "set BNTA_CACHE to a folder that you may write to"
+        return f"{name}: {error.strerror}", "set BNTA_CACHE to a folder that you may write to"
     free = shutil.disk_usage(folder).free / 2**30
-    remedy = "" if free > _NEEDED_GIB else f"free {_NEEDED_GIB:.0f} GiB, or set BNTA_CACHE to a larger disk"
-    return f"{name}, writable, {free:.0f} GiB free", remedy
+    # Rendered sets, checkpoints and measured rows of the laptop profile take 2 GiB.
+    return f"{name}, writable, {free:.0f} GiB free", "" if free > 2 else "free 2 GiB, or set BNTA_CACHE"
