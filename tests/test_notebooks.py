@@ -2,6 +2,8 @@
 
 import ast
 import re
+import tempfile
+from pathlib import Path
 
 import nbformat
 import papermill
@@ -35,6 +37,9 @@ def test_was_run_from_top_to_bottom_without_error(path):
     assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
     assert not [o for c in code for o in c.outputs if o.output_type == "error"]
     assert any(c.outputs for c in code)
+    outputs = str([c.outputs for c in code])
+    for machine in (str(ROOT), f"{Path.home()}/", f"{tempfile.gettempdir()}/"):
+        assert machine not in outputs
 
 
 @each

@@ -296,7 +296,7 @@ def test_weights_of_published_sets_do_not_replace_the_embedded_ones(tree, cache,
     bigger = replace(tiny, profile="laptop")  # which trains on request alone
     with pytest.raises(FileNotFoundError, match="make train"):
         training.trained_model(bigger, data=root)
-    training.trained_model(bigger, progress=False, data=root, retrain=True)
+    training.train_and_save(bigger, progress=False, data=root)
     training.trained_model(bigger, progress=False, data=root)
     shutil.copytree(tree / real_trees.TOP["Market-1501"], root / "market")
     with pytest.raises(ValueError, match="was trained on .*CUHK-SYSU.* and .* now holds .*Market-1501"):

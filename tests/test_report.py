@@ -19,7 +19,7 @@ CHECK = """| id | claim | target | here | low | verdict |
 |:---|:---|:---|:---|:---|:---|
 | T2.1 | adaption beats no adaption | GRID | 4.59 | 3.69 | holds |
 | T2.2 | adaption beats no adaption | \\<b>bold\\</b> | -0.96 | -1.56 | does not hold |
-| F4.1 | takes no longer | all | 2.13 | nan | not resolved |
+| F4.1 | takes no longer | all | 2.13 | – | not resolved |
 
 3 claims
 """
@@ -65,9 +65,7 @@ def laptop(tmp_path_factory) -> Path:
     """The report of three committed notebooks and all committed figures, moved after it was made."""
     made = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "EXECUTED", made / "none")
         patch.setattr(report, "REPORT", made)
-        assert report.find_source("laptop") == report.find_notebooks()
         shown = [path for path in report.find_notebooks() if path.name[:2] in ("02", "04", "10")]
         site = report.build("laptop", shown).parent
     return site.rename(tmp_path_factory.mktemp("elsewhere") / "a report")
@@ -137,7 +135,7 @@ def test_verdicts_are_shown_by_word_and_symbol(place):
     text = (build("laptop") / "index.html").read_text()
     cells = re.findall(r'<td[^>]* class="(\w+)">(\S+) ([^<]+)</td>', text)
     assert cells == [("holds", "✓", "holds"), ("fails", "✗", "does not hold"), ("open", "○", "not resolved")]
-    assert "3 claims" in text and ">nan<" not in text
+    assert "3 claims" in text
 
 
 def test_notebook_pages_show_formulas_and_keep_to_links_that_work(place):
@@ -147,62 +145,63 @@ def test_notebook_pages_show_formulas_and_keep_to_links_that_work(place):
 
 
 def test_what_a_run_lacks_is_named(place):
-    for name in ("paper_check.md", "figure_1.png"):
-        (place / "figures" / name).unlink()
-    text = (build() / "index.html").read_text()
+    for name in ("figures/paper_check.md", "figures/figure_1.png"):
+        (place / name).unlink()
+    site = report.build("laptop", report.find_notebooks()[:1]).parent
+    text = (site / "index.html").read_text()
+    assert "Not run, or changed since: 01_b." in text and not (site / "01_b.html").exists()
     assert "make paper-check PROFILE=laptop" in text and 'id="paper_check"' not in text
     missing = re.search("Not in this run: (.*).</p>", text)[1]
     assert missing == ", ".join(stem for stem in report.PAPERS if stem != "table_2")
 
 
-def test_only_a_whole_run_of_the_notebooks_as_they_stand_is_taken(place):
+def test_only_notebooks_that_ran_to_their_end_as_they_stand_are_taken(place):
     executed, folder = place / "executed" / "smoke", place / "notebooks"
     executed.mkdir(parents=True)
 
-    def stamp(**made_by):
+    def stamp(**metadata):
         for path in folder.glob("*.ipynb"):
             notebook = nbformat.read(path, 4)
-            notebook.metadata["bnta"] = made_by
+            notebook.metadata |= metadata
             nbformat.write(notebook, executed / path.name)
 
-    for made_by in ({}, {"version": METHOD_VERSION - 1, "run": "smoke"},
-                    {"version": METHOD_VERSION, "run": "laptop"}):
-        stamp(**made_by)
-        with pytest.raises(FileNotFoundError, match="00_a, 01_b; make reproduce"):
-            report.find_source("smoke")
-    assert report.find_source("laptop") == sorted(folder.glob("*.ipynb"))
-    stamp(version=METHOD_VERSION, run="smoke")
-    assert report.find_source("smoke") == sorted(executed.glob("*.ipynb"))
+    for stopped_or_older in ({}, {"bnta": METHOD_VERSION - 1}):
+        stamp(**stopped_or_older)
+        assert report.executed_notebooks("smoke") == []
+    stamp(bnta=METHOD_VERSION)
+    assert report.executed_notebooks("smoke") == sorted(executed.glob("*.ipynb"))
     write_notebook(folder / "01_b.ipynb", "# C", "2")  # changed since it was run
-    with pytest.raises(FileNotFoundError, match="since: 01_b;"):
-        report.find_source("smoke")
-    assert report.find_source("smoke", partial=True) == [executed / "00_a.ipynb"]
+    assert report.executed_notebooks("smoke") == [executed / "00_a.ipynb"]
+    (executed / "00_a.ipynb").write_text("{")  # killed while it was written
+    assert report.executed_notebooks("smoke") == []
+
+
+def test_command_takes_the_committed_notebooks_for_the_laptop_run(place, monkeypatch):
+    taken = []
+    monkeypatch.setattr(report, "build", lambda *arguments: taken.extend(arguments))
+    assert report.main(["--profile", "laptop"]) == 0
+    assert taken == ["laptop", report.find_notebooks()]
 
 
 @pytest.mark.parametrize("arguments, words", [
     ([], "make reproduce"), (["--profile", "huge"], "unknown profile"), (["--data", "no/such"], "no folder")])
 def test_missing_run_profile_or_folder_is_refused(tmp_path, capsys, monkeypatch, arguments, words):
     monkeypatch.setattr(report, "EXECUTED", tmp_path)
-    monkeypatch.setattr(report, "build", lambda *_: pytest.fail("it was built"))
     with pytest.raises(SystemExit, match="2"):
         report.main(["--profile", "smoke", *arguments])
     assert words in capsys.readouterr().err
 
 
-def test_report_replaces_an_older_one_whole_and_nothing_else(place, monkeypatch):
-    (place / "report" / "smoke").mkdir(parents=True)
-    (place / "report" / "smoke" / "index.html").write_text("mine")
-    with pytest.raises(FileExistsError, match="is no report"):
-        build("smoke")
+def test_report_replaces_an_older_one_when_it_is_whole(place, monkeypatch):
     site = build("laptop")
     (place / "notebooks" / "01_b.ipynb").unlink()
     assert build("laptop") == site and not (site / "01_b.html").exists()
     before = (site / "index.html").read_text()
-    monkeypatch.setattr(report, "notebook_html", lambda *_: 1 / 0)
+    monkeypatch.setattr(report, "_front", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build("laptop")
     assert (site / "index.html").read_text() == before
-    assert {path.name for path in (place / "report").iterdir()} == {"smoke", "laptop"}
+    assert [path.name for path in (place / "report").iterdir()] == ["laptop"]
 
 
 def test_browser_check_notices_broken_pages(browser, tmp_path):

@@ -26,32 +26,17 @@ import torch
 from bnta_lib.adaption import adapt
 from bnta_lib.data import load_targets
 from bnta_lib.files import atomic_folder
-from bnta_lib.settings import AT_SIZE, MODELS, ROOT, Settings, cache_dir, device_of, figures_dir
+from bnta_lib.settings import AT_SIZE, MODELS, ROOT, Settings, device_of, figures_dir
 from bnta_lib.settings import settings as load_settings
 from bnta_lib.suite import train
 from bnta_lib.suite.commands import exit_code, usage_errors
-from bnta_lib.suite.report import EXECUTED, find_notebooks, finished
+from bnta_lib.suite.report import EXECUTED, executed_notebooks, find_notebooks
 from bnta_lib.suite.store import export, machine
 from bnta_lib.training import OutOfTime
 from bnta_lib.weights import weights_path
 
 GATHERED = ROOT / "full_size"
 FIRST = ["baseline", "bnta"]  # trained for --epochs; the others for --other-epochs
-
-
-def check(settings: Settings) -> None:
-    """Raise ValueError for no GPU, or a disk that is too small."""
-    on_cpu = device_of(settings.profile).type == "cpu" and not os.environ.get("BNTA_DEVICE")
-    if settings.profile == "paper" and on_cpu:
-        raise ValueError("the full size needs an NVIDIA GPU, and PyTorch finds none: look at the driver, or "
-                         "run --profile rehearsal; BNTA_DEVICE=cpu insists (weeks)")
-    cache = cache_dir()
-    cache.mkdir(parents=True, exist_ok=True)
-    used = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
-    needed = 1.1 * 3 * settings.height * settings.width * sum(settings.images.values())
-    if used + shutil.disk_usage(cache).free < needed:
-        raise ValueError(f"rendered images take {needed / 1e9:.0f} GB, and {cache} has less: set BNTA_CACHE "
-                         "to a folder on a larger disk")
 
 
 def run_all(settings: Settings, options: argparse.Namespace, end: float) -> int:
@@ -64,11 +49,8 @@ def run_all(settings: Settings, options: argparse.Namespace, end: float) -> int:
                                *["--scratch"] * options.scratch]):
             return code
     trained = max(weights_path(settings, name).stat().st_mtime for name in MODELS)
-    remaining = []
-    for source in find_notebooks():
-        executed = EXECUTED / settings.profile / source.name
-        if not finished(executed, source) or executed.stat().st_mtime < trained:
-            remaining.append(source.stem)
+    done = {path.stem for path in executed_notebooks(settings.profile) if path.stat().st_mtime > trained}
+    remaining = [source.stem for source in find_notebooks() if source.stem not in done]
     # A whole run of the notebooks ends with the claims and the report.
     for command in [["reproduce", "--only", *remaining]] if remaining else [["claims"], ["report"]]:
         if code := run_command([*command, *profile], end):
@@ -82,7 +64,7 @@ def run_command(command: Sequence[str], end: float) -> int:
     limit = _seconds(end, f"before {command[0]}")
     try:
         return subprocess.run([sys.executable, "-m", f"bnta_lib.suite.{command[0]}", *command[1:]],
-                              timeout=None if math.isinf(limit) else limit).returncode
+                              timeout=limit).returncode
     except subprocess.TimeoutExpired:
         raise OutOfTime(f"within {command[0]}") from None
 
@@ -103,31 +85,28 @@ def gather(settings: Settings) -> Path:
         shutil.copytree(figures_dir(settings.profile), new / "figures")
         shutil.copytree(EXECUTED / settings.profile, new / "notebooks")
         export(new / "rows.csv.gz", settings.profile)
-        model, adaptions = train.trained_model(settings, progress=False), []
-        for name, target in load_targets(settings, progress=False).items():
-            images = target.data.images[target.splits[0].gallery]
-            adapt(model, images, settings)  # a GPU's first run pays for what no later one does
-            result = adapt(model, images, settings)
-            result.delta.save(new / "deltas" / f"{name}.safetensors", f"{name}, split 0")
-            adaptions.append({"target": name, "N": len(images), "K": len(result.pairs.index),
-                              "seconds": result.seconds})
-        (new / "about.md").write_text(about(settings, pd.DataFrame(adaptions)), encoding="utf-8")
+        (new / "about.md").write_text(_about(settings, new / "deltas"), encoding="utf-8")
     return folder
 
 
-def about(settings: Settings, adaptions: pd.DataFrame) -> str:
-    """The page on what was trained and adapted, on which machine and in what time."""
-    seconds = {name: train.training_history(settings, name)["seconds"] for name in MODELS}
-    trained = pd.DataFrame([{"training": name, "epochs": f"{len(each)} of {settings.epochs}",
-                             "minutes": each.sum() / 60, "seconds an epoch": each.median()}
-                            for name, each in seconds.items()])
-    trained, adapted = (table.to_markdown(index=False, floatfmt=".3g") for table in (trained, adaptions))
-    title = "Full size" if settings.profile == "paper" else "Rehearsal of the full size"
-    return (f"# {title}, {date.today()}\n\n"
-            f"{sum(settings.images.values()):,} images of {sum(settings.people.values()):,} rendered people, "
-            f"{settings.height} × {settings.width}, {32 * settings.base_width} channels. {machine()}. "
-            f"{train.trained_on(settings)}\n\n{trained}\n\n"
-            f"Adaption to the gallery of split 0, features, pairing and steps together:\n\n{adapted}\n")
+def _about(settings: Settings, deltas: Path) -> str:
+    """A page on the machine's times for each training and adaption; the adaptions go to ``deltas``."""
+    trainings, adaptions, model = [], [], train.trained_model(settings, progress=False)
+    for name in MODELS:
+        seconds = train.training_history(settings, name)["seconds"]
+        trainings.append({"training": name, "epochs": f"{len(seconds)} of {settings.epochs}",
+                          "minutes": seconds.sum() / 60, "seconds an epoch": seconds.median()})
+    for name, target in load_targets(settings, progress=False).items():
+        images = target.data.images[target.splits[0].gallery]
+        adapt(model, images, settings)  # a GPU's first run pays for what no later one does
+        result = adapt(model, images, settings)
+        result.delta.save(deltas / f"{name}.safetensors", f"{name}, split 0")
+        adaptions.append({"target": name, "N": len(images), "K": len(result.pairs.index),
+                          "seconds": result.seconds})
+    tables = [pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g") for rows in (trainings, adaptions)]
+    return (f"# Profile {settings.profile}, {date.today()}\n\n{machine()}. {train.trained_on(settings)}\n\n"
+            f"{tables[0]}\n\nAdaption to the gallery of split 0, features, pairing and steps together:\n\n"
+            f"{tables[1]}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,11 +121,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     settings, end = load_settings(options.profile), time.monotonic() + 60 * options.minutes
     with usage_errors(parser):
-        if not options.minutes > 0:
-            raise ValueError(f"--minutes is more than 0; got {options.minutes:g}")
         for epochs in (options.epochs, options.other_epochs):
             train.shortened(settings, epochs)
-        check(settings)
+        on_cpu = device_of(options.profile).type == "cpu" and not os.environ.get("BNTA_DEVICE")
+        if options.profile == "paper" and on_cpu:
+            raise ValueError("the full size needs an NVIDIA GPU, and PyTorch finds none: look at the driver, "
+                             "or run --profile rehearsal; BNTA_DEVICE=cpu insists (weeks)")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     return exit_code(lambda: run_all(settings, options, end))
 

@@ -7,20 +7,19 @@ else the run drew, and links a page for each notebook. The folder needs no netwo
 from __future__ import annotations
 
 import argparse
-import html
 import re
 import shutil
 import sys
-from collections.abc import Collection, Sequence
-from functools import cache
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 
-import latex2mathml.converter
 import nbformat
-from jinja2 import Template, pass_context
+from jinja2 import Environment, PackageLoader
+from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbconvert.preprocessors import TagRemovePreprocessor
 from PIL import Image
 
 from bnta_lib.files import atomic_folder
@@ -30,11 +29,6 @@ from bnta_lib.suite.commands import exit_code, parse_run, usage_errors
 NOTEBOOKS, EXECUTED, REPORT = ROOT / "notebooks", ROOT / "executed", ROOT / "report"
 PAPERS = [*(f"table_{n}" for n in range(1, 6)), "figure_1", "figure_2_network", "figure_3", "figure_4"]
 VERDICTS = {"holds": ("holds", "✓"), "does not hold": ("fails", "✗"), "not resolved": ("open", "○")}
-GENERATOR = "bnta_lib.suite.report"
-
-
-def _template(name: str) -> str:
-    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
 def find_notebooks() -> list[Path]:
@@ -48,62 +42,35 @@ def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
             and "injected-parameters" not in cell.metadata.get("tags", [])]
 
 
-def finished(executed: Path, source: Path) -> bool:
-    """Whether ``executed`` is ``source`` as it stands, run to its end by this METHOD_VERSION.
-
-    A committed notebook (``executed`` is ``source``) carries no version.
-    """
-    try:
-        notebook = nbformat.read(executed, as_version=4)
-    except (OSError, ValueError):
-        return False
-    made_by = {"version": METHOD_VERSION, "run": executed.parent.name}
-    cells, current = code_cells(notebook), code_cells(nbformat.read(source, as_version=4))
-    return ((executed == source or notebook.metadata.get("bnta") == made_by)
-            and all(cell.execution_count for cell in cells)
-            and not any(output.output_type == "error" for cell in cells for output in cell.outputs)
-            and [cell.source for cell in cells] == [cell.source for cell in current])
-
-
-def find_source(run: str, partial: bool = False) -> list[Path]:
-    """The executed notebooks of ``run``; the laptop run may be the one that is committed.
-
-    Raises FileNotFoundError, naming what is missing, unless all are there or ``partial`` allows some.
-    """
-    sources = find_notebooks()
-    for folder in (EXECUTED / run, *([NOTEBOOKS] if run == "laptop" else [])):
-        done = [folder / path.name for path in sources if finished(folder / path.name, path)]
-        if done and (partial or len(done) == len(sources)):
-            return done
-    missing = ", ".join(path.stem for path in sources if not finished(EXECUTED / run / path.name, path))
-    raise FileNotFoundError(f"no whole run in {EXECUTED / run}: not run, or changed since: {missing}; "
-                            "make reproduce, with the same PROFILE and DATA, runs them")
+def executed_notebooks(run: str) -> list[Path]:
+    """The notebooks of ``run`` that this METHOD_VERSION ran to their end, as they stand now."""
+    executed = []
+    for source in find_notebooks():
+        try:
+            notebook = nbformat.read(EXECUTED / run / source.name, 4)
+        except (OSError, ValueError):  # not run, or killed while it was written
+            continue
+        ran, current = ([cell.source for cell in code_cells(n)] for n in (notebook, nbformat.read(source, 4)))
+        if notebook.metadata.get("bnta") == METHOD_VERSION and ran == current:
+            executed.append(EXECUTED / run / source.name)
+    return executed
 
 
 # ---- Markdown and notebooks as pages
 
 
-def _mathml(formula: str, display: str) -> str:
-    """LaTeX as MathML, or as its source if the converter cannot read it."""
-    formula = re.sub(r"\\(begin|end)\{aligned\}", r"\\\1{align*}", formula)  # the form that it knows
-    try:
-        return latex2mathml.converter.convert(formula, display=display)
-    except Exception:  # its errors share no base class
-        return f"<code>{html.escape(formula)}</code>"
-
-
 class _Renderer(IPythonRenderer):
     """Markdown with formulas as MathML and links that work within the folder of pages."""
 
-    def __init__(self, pages: Collection[str] = ()):
+    def __init__(self, pages: Collection[str]):
         super().__init__(escape=True)
         self.pages = pages
 
     def block_math(self, body: str) -> str:
-        return _mathml(body, "block")
+        return convert(body, display="block")
 
     def inline_math(self, body: str) -> str:
-        return _mathml(body, "inline")
+        return convert(body)
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         file = url.partition("#")[0]
@@ -119,49 +86,35 @@ def markdown_html(source: str, pages: Collection[str] = ()) -> str:
     return MarkdownWithMath(renderer=_Renderer(pages)).render(source)
 
 
-class _Exporter(HTMLExporter):
-    @pass_context
-    def markdown2html(self, context, source):
-        return markdown_html(source, context["resources"]["metadata"]["pages"])
-
-
-@cache
-def _exporter() -> HTMLExporter:
-    exporter = _Exporter(raw_template=_template("notebook.html.j2"))
-    injected = TagRemovePreprocessor(remove_cell_tags={"injected-parameters"})
-    exporter.register_preprocessor(injected, enabled=True)
-    return exporter
-
-
-def notebook_html(path: Path, pages: Sequence[str], run: str) -> str:
-    """A notebook with its outputs as a page that needs no network, with links to the ``pages`` beside it."""
-    notebook, index = nbformat.read(path, as_version=4), pages.index(path.stem)
-    notebook.metadata["title"] = title_of(notebook) or path.stem
-    resources = {"metadata": {"name": path.stem, "path": str(path.parent), "pages": pages},
-                 "run": run, "style": _template("style.css"),
-                 "before": pages[:index][-1:], "after": pages[index + 1:index + 2]}
-    return _exporter().from_notebook_node(notebook, resources=resources)[0]
-
-
-def title_of(notebook: nbformat.NotebookNode) -> str:
-    """The first Markdown heading."""
-    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    return next((m[1].strip() for text in texts if (m := re.search(r"^#+\s+(.+)$", text, re.MULTILINE))), "")
+def _pages(run: str, notebooks: Sequence[Path]) -> Iterable[tuple[str, str, str]]:
+    """Name, title and HTML of every notebook, with links to the page before and after it."""
+    names = [path.stem for path in notebooks]
+    exporter = HTMLExporter(template_file=str(Path(__file__).parent / "templates" / "notebook.html.j2"),
+                            filters={"markdown2html": partial(markdown_html, pages=names)})
+    for index, path in enumerate(notebooks):
+        notebook = nbformat.read(path, 4)
+        notebook.cells = [cell for cell in notebook.cells
+                          if "injected-parameters" not in cell.metadata.get("tags", [])]
+        texts = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        heading = re.search(r"^#+ +(.+)$", texts, re.MULTILINE)
+        notebook.metadata["title"] = heading[1] if heading else path.stem
+        resources = {"run": run, "before": names[:index][-1:], "after": names[index + 1:index + 2]}
+        yield path.stem, notebook.metadata["title"], exporter.from_notebook_node(notebook, resources)[0]
 
 
 # ---- the front page
 
 
-def _item(stem: str, files: Sequence[Path]) -> dict:
+def _item(stem: str, files: Iterable[Path]) -> dict:
     """What the front page shows of the files ``stem.*``."""
-    item = {"stem": stem, "title": stem[0].upper() + stem[1:].replace("_", " "),
-            "kinds": [file.suffix[1:] for file in files]}
+    item = {"stem": stem, "title": stem.replace("_", " ").capitalize(), "kinds": []}
     for file in files:
+        item["kinds"].append(file.suffix[1:])
         if file.suffix == ".png":
             with Image.open(file) as picture:
                 item["alt"] = picture.info.get("Description", item["title"])
         elif file.suffix == ".md":
-            table = markdown_html(file.read_text(encoding="utf-8")).replace(">nan<", ">–<")
+            table = markdown_html(file.read_text(encoding="utf-8"))
             for word, (kind, symbol) in VERDICTS.items():
                 marked = rf'<td\1 class="{kind}">{symbol} {word}</td>'
                 table = re.sub(f"<td([^>]*)>{word}</td>", marked, table)
@@ -169,35 +122,29 @@ def _item(stem: str, files: Sequence[Path]) -> dict:
     return item
 
 
-def _front(run: str, figures: Path, notebooks: dict[str, str]) -> str:
-    """The front page; ``notebooks``: titles by name."""
-    stems: dict[str, list[Path]] = {}
-    for file in sorted(figures.iterdir()):
-        stems.setdefault(file.stem, []).append(file)
-    items = {stem: _item(stem, files) for stem, files in stems.items()}
+def _front(run: str, figures: Path, titles: dict[str, str]) -> str:
+    """The front page; ``titles``: of the notebooks, by name."""
+    files = sorted(figures.iterdir(), key=lambda file: (file.stem, file.suffix))
+    items = {stem: _item(stem, group) for stem, group in groupby(files, lambda file: file.stem)}
     missing = [stem for stem in PAPERS if stem not in items]
     check, papers = items.pop("paper_check", None), [items.pop(stem) for stem in PAPERS if stem in items]
-    return Template(_template("front.html.j2"), autoescape=True, trim_blocks=True).render(
-        run=run, generator=GENERATOR, style=_template("style.css"), caution=caution(run), check=check,
-        papers=papers, missing=missing, more=items.values(), notebooks=notebooks)
+    template = Environment(loader=PackageLoader("bnta_lib.suite"), autoescape=True,
+                           trim_blocks=True).get_template("front.html.j2")
+    return template.render(run=run, caution=caution(run), check=check, papers=papers, missing=missing,
+                           more=items.values(), notebooks=titles,
+                           absent=[path.stem for path in find_notebooks() if path.stem not in titles])
 
 
-def build(run: str, executed: Sequence[Path]) -> Path:
-    """Write ``report/<run>``, replace an earlier one when it is whole, and return its ``index.html``.
-
-    Raises FileExistsError if ``report/<run>`` is something else than a report.
-    """
-    site = REPORT / run
-    index = site / "index.html"
-    if site.exists() and not (index.is_file() and GENERATOR in index.read_text(encoding="utf-8")[:1000]):
-        raise FileExistsError(f"{site} is no report: move it")
-    titles = {path.stem: title_of(nbformat.read(path, as_version=4)) for path in executed}
-    with atomic_folder(site) as new:
+def build(run: str, notebooks: Sequence[Path]) -> Path:
+    """Write ``report/<run>``, replace an earlier one when it is whole, and return its ``index.html``."""
+    with atomic_folder(REPORT / run) as new:
         shutil.copytree(figures_dir(run), new / "figures", ignore=shutil.ignore_patterns(".*"))
-        for path in executed:
-            (new / f"{path.stem}.html").write_text(notebook_html(path, list(titles), run), encoding="utf-8")
+        titles = {}
+        for name, title, page in _pages(run, notebooks):
+            titles[name] = title
+            (new / f"{name}.html").write_text(page, encoding="utf-8")
         (new / "index.html").write_text(_front(run, new / "figures", titles), encoding="utf-8")
-    return index
+    return REPORT / run / "index.html"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -206,13 +153,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                      description="Put a run together as web pages.")
     options = parse_run(parser, arguments)
     run = run_name(options.profile, options.data)
+    # The committed notebooks are a laptop run.
+    notebooks = executed_notebooks(run) or (find_notebooks() if run == "laptop" else [])
     with usage_errors(parser):
-        executed = find_source(run)
-
-    def work() -> None:
-        print(f"Wrote {build(run, executed)}: open it in a browser; its folder can be moved or zipped.")
-
-    return exit_code(work)
+        if not notebooks:
+            raise ValueError(f"no notebook of {run} was run: make reproduce, with the same PROFILE and DATA")
+    return exit_code(lambda: print(f"Wrote {build(run, notebooks)}: open it in a browser; its folder can be "
+                                   "moved or zipped."))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the same weights. ``accelerate launch`` trains them in several processes (docs/t
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -39,87 +40,58 @@ from bnta_lib.training import OutOfTime, from_main, launched, train, training_ke
 from bnta_lib.weights import REMEDY, differences, load_model, read_weights, save_model, weights_path
 
 
-def trained_model(
-    settings: Settings, name: str = "bnta", progress: bool = True, retrain: bool = False,
-    data: str | Path = "embedded", minutes: float | None = None, compile: bool = False,
-) -> BNTANet:
-    """A training's model, on the profile's device, from its weights file.
+def trained_model(settings: Settings, name: str = "bnta", progress: bool = True,
+                  data: str | Path = "embedded") -> BNTANet:
+    """A training's model, on the profile's device, from its weights file; smoke trains what is out of date.
 
-    The smoke profile trains it if there is no such file; with ``retrain`` every profile does. If ``data``
-    names published sets, it is the model trained on their sources. ``minutes`` and ``compile``: see
-    :func:`~bnta_lib.training.train`.
+    If ``data`` names published sets, it is the model trained on their sources.
 
     Raises:
         FileNotFoundError: if the weights are absent.
         ValueError: if they were trained with other settings or on other sets, or BNTA_DEVICE is wrong.
     """
-    begin, device, root = time.perf_counter(), device_of(settings.profile), real_root(data)
+    device, root = device_of(settings.profile), real_root(data)
     path, wanted = weights_path(settings, name, root), model_settings(settings, name)
-    processes = launched(device) if retrain else None
-    if retrain or (settings.profile == "smoke" and not is_trained(settings, name, data)):
-        main = not processes or processes.is_main_process
-        with processes.main_process_first() if processes else nullcontext():
-            decoding = progress and main and root is not None
-            sources = load_sources(wanted, root or "embedded", progress=decoding)
-        checkpoint = checkpoint_path(sources, wanted, name)
-        remaining = None if minutes is None else minutes - (time.perf_counter() - begin) / 60
-        model, history = train(sources, wanted, checkpoint, progress, device, remaining, compile)
-        meta = {"model": name, "data": sources.digest, "sources": sources.name, "torch": torch.__version__,
-                "epochs": len(history), "seconds": float(history["seconds"].sum()),
-                "processes": processes.num_processes if processes else 1}
-        if main:
-            # The record first: weights without one would never be trained again to get it.
-            with atomic(path.with_suffix(".csv")) as temporary:
-                history.round(5).to_csv(temporary, index=False)
-            save_model(model, path, wanted, meta, compact=settings.profile not in AT_SIZE)
-            checkpoint.unlink(missing_ok=True)
-    return from_main(processes, lambda: _load(path, wanted, name, root)).to(device)
-
-
-def _load(path: Path, settings: Settings, name: str, root: Path | None) -> BNTANet:
-    """The model of ``path``. Raises as :func:`trained_model`; fewer epochs or no ImageNet weights will do."""
+    if settings.profile == "smoke" and not is_trained(settings, name, data):
+        train_and_save(settings, name, progress, data)
     record, _ = read_weights(path)
-    shorter = shortened(settings, min(record["settings"]["epochs"], settings.epochs))
-    pretrained = settings.pretrained and record["settings"]["pretrained"]
-    odd = differences(record, replace(shorter, pretrained=pretrained))
-    if record["model"] != name or odd:
-        raise ValueError(f"{path} holds the training {record['model']!r} with {', '.join(odd) or 'its own'}, "
-                         f"not {name!r} as it is wanted: choose its settings, or {REMEDY}")
+    # Fewer epochs, or no ImageNet weights, will do: see trained_on.
+    accepted = replace(shortened(wanted, min(record["settings"]["epochs"], wanted.epochs)),
+                       pretrained=wanted.pretrained and record["settings"]["pretrained"])
+    if odd := differences(record, accepted):
+        raise ValueError(f"{path} was trained with {', '.join(odd)}, which is not {name!r} as it is wanted: "
+                         f"choose its settings, or {REMEDY}")
     # A folder of targets alone has no sources to compare; a share of their people is named after them.
     present = mixture(find_real(root)).note if root and set(SOURCES) & set(find_real(root)) else ""
     if not record.get("sources", "").startswith(present):
         raise ValueError(f"{path} was trained on {record['sources']}, and {root} now holds {present}: "
                          "train again (make train, with the same PROFILE and DATA), or restore the sets")
-    return load_model(path, settings)
+    return load_model(path, wanted).to(device)
 
 
-def trained_on(settings: Settings, data: str | Path = "embedded") -> str:
-    """The published sets that models were trained on; "" if embedded.
-
-    It also names trainings that began without the profile's ImageNet weights, or had fewer epochs.
-    """
-    root, words = real_root(data), []
-    if root is not None:
-        words.append(read_weights(weights_path(settings, "bnta", root))[0]["sources"])
-    paths = {name: weights_path(settings, name, root) for name in MODELS}
-    used = {name: read_weights(path)[0]["settings"] for name, path in paths.items() if path.is_file()}
-    short = [f"{name} for {its['epochs']}" for name, its in used.items() if its["epochs"] < settings.epochs]
-    scratch = [name for name, its in used.items() if settings.pretrained and not its["pretrained"]]
-    if root is None and (short or scratch):
-        words.append("the embedded sources")
-    if scratch:
-        words.append(f"from nothing, without ImageNet weights: {', '.join(scratch)}")
-    if short:
-        words.append(f"of {settings.epochs} epochs of the schedule: {', '.join(short)}")
-    return "; ".join(words)
-
-
-def training_history(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> pd.DataFrame:
-    """The rows that :func:`~bnta_lib.training.train` recorded for the stored weights."""
-    path = weights_path(settings, name, real_root(data)).with_suffix(".csv")
-    if not path.is_file():
-        raise FileNotFoundError(f"no training record at {path}: make train writes it")
-    return pd.read_csv(path)
+def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True,
+                   data: str | Path = "embedded", minutes: float | None = None,
+                   compile: bool = False) -> pd.DataFrame:
+    """Train as :func:`~bnta_lib.training.train`, write weights and record, and return the record."""
+    begin, device, root = time.perf_counter(), device_of(settings.profile), real_root(data)
+    path, wanted = weights_path(settings, name, root), model_settings(settings, name)
+    processes = launched(device)
+    main = not processes or processes.is_main_process
+    with processes.main_process_first() if processes else nullcontext():
+        sources = load_sources(wanted, root or "embedded", progress=progress and main)
+    checkpoint = checkpoint_path(sources, wanted, name)
+    remaining = None if minutes is None else minutes - (time.perf_counter() - begin) / 60
+    model, history = train(sources, wanted, checkpoint, progress, device, remaining, compile)
+    if main:
+        # The record first: weights without one would never be trained again to get it.
+        with atomic(path.with_suffix(".csv")) as temporary:
+            history.round(5).to_csv(temporary, index=False)
+        meta = {"model": name, "data": sources.digest, "sources": sources.name, "torch": torch.__version__,
+                "epochs": len(history), "seconds": float(history["seconds"].sum()),
+                "processes": processes.num_processes if processes else 1}
+        save_model(model, path, wanted, meta, compact=settings.profile not in AT_SIZE)
+        checkpoint.unlink(missing_ok=True)
+    return history
 
 
 def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> bool:
@@ -131,6 +103,28 @@ def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embed
         return False
     current = record.get("version", METHOD_VERSION) == METHOD_VERSION and not differences(record, wanted)
     return current and record["data"] == load_sources(wanted, root or "embedded").digest
+
+
+def trained_on(settings: Settings, data: str | Path = "embedded") -> str:
+    """The published sets that models were trained on, and trainings with fewer epochs or from nothing."""
+    root, notes = real_root(data), []
+    for name in MODELS:
+        if (path := weights_path(settings, name, root)).is_file():
+            used = read_weights(path)[0]["settings"]
+            if settings.pretrained and not used["pretrained"]:
+                notes.append(f"{name} without ImageNet weights")
+            if used["epochs"] < settings.epochs:
+                notes.append(f"{name} for {used['epochs']} of {settings.epochs} epochs")
+    if root:
+        notes.insert(0, read_weights(weights_path(settings, "bnta", root))[0]["sources"])
+    elif notes:
+        notes.insert(0, "the embedded sources")
+    return "; ".join(notes)
+
+
+def training_history(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> pd.DataFrame:
+    """The rows that :func:`~bnta_lib.training.train` recorded for the stored weights."""
+    return pd.read_csv(weights_path(settings, name, real_root(data)).with_suffix(".csv"))
 
 
 def checkpoint_path(sources: ReIDSet, settings: Settings, name: str) -> Path:
@@ -167,8 +161,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--compile", action="store_true", help="compile the forward pass (torch.compile)")
     options = parse_run(parser, arguments)
     with usage_errors(parser):
-        if options.minutes is not None and not options.minutes > 0:
-            raise ValueError(f"--minutes is more than 0; got {options.minutes:g}")
         settings = shortened(load_settings(options.profile), options.epochs)
         settings = replace(settings, pretrained=settings.pretrained and not options.scratch)
         if options.data != "embedded" and real_root(options.data) is None:
@@ -185,24 +177,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train_models(options: argparse.Namespace, settings: Settings, processes, begin: float) -> None:
-    def remaining() -> float:
-        return options.minutes - (time.perf_counter() - begin) / 60
-
-    needed = 0.0  # minutes of the last epoch; none yet, since every run trains one at least
+    needed, minutes = -math.inf, None  # every run trains one epoch at least, whatever it takes
     for name in options.model:
-        minutes = None
         if options.minutes is not None:
-            minutes = from_main(processes, remaining)
             if from_main(processes, partial(is_trained, settings, name, options.data)):
                 print(f"{name} is trained with these data and settings", flush=True)
                 continue
-            if needed and minutes < needed:
+            minutes = from_main(processes, lambda: options.minutes - (time.perf_counter() - begin) / 60)
+            if minutes < needed:
                 raise OutOfTime(f"an epoch of {name} does not fit")
         print(f"training {name}, profile {settings.profile}", flush=True)
-        trained_model(settings, name, True, True, options.data, minutes, options.compile)
-        print(f"wrote {weights_path(settings, name, real_root(options.data))}", flush=True)
-        history = from_main(processes, partial(training_history, settings, name, options.data))
+        history = train_and_save(settings, name, True, options.data, minutes, options.compile)
         needed = history["seconds"].iloc[-1] / 60
+        print(f"wrote {weights_path(settings, name, real_root(options.data))}", flush=True)
 
 
 if __name__ == "__main__":
