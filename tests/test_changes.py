@@ -81,19 +81,6 @@ def test_rate_times_size_is_what_moved(model, images, small):
         assert row["size"] == pytest.approx(float(before.abs().mean()))
 
 
-def test_spread_is_put_down_to_what_was_small_or_to_what_moved():
-    spread = np.exp(np.random.default_rng(0).normal(0, 1, 60))
-    sides = {"mean": (1.0, spread), "var": (1.0, spread), "gamma": (1.0, spread), "beta": (1 / spread, 1.0)}
-    parts = pd.concat([
-        pd.DataFrame({"quantity": quantity, "index": range(1, 61), "size": size, "moved": moved})
-        for quantity, (size, moved) in sides.items()])
-    parts["rate"] = 100 * parts["moved"] / parts["size"]
-    why = changes.small_before(parts).set_index("quantity")
-    assert why["share"].tolist() == pytest.approx([0, 0, 0, 100], abs=1e-6)
-    assert why.loc["beta", "rank"] == 1 and why.loc["beta", "largest"] == spread.argmax() + 1
-    assert why.loc["mean", "agree"] == 10
-
-
 @pytest.mark.parametrize("changed", [{}, {"tta_batch": 4, "tta_epochs": 2}, {"tta_batch": 2, "K": 3}])
 def test_steps_are_those_that_adaption_takes(model, images, small, changed):
     own = replace(small, **changed)

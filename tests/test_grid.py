@@ -18,6 +18,7 @@ def rows_of(effect, splits=10, noise=1.0, ns=NS, ks=KS, targets=("GRID",)):
     random, sizes = np.random.default_rng(0), [(0, 0), *product(ns, ks)]
     cells = pd.DataFrame(product(targets, range(splits), sizes), columns=["target", "split", "cell"])
     cells = cells.assign(seed=0, N=cells["cell"].str[0], K=cells["cell"].str[1])
+    cells["adapter"] = np.where(cells["N"] > 0, "bnta", "none")
     levels = random.normal(50, 3, len(targets) * splits).repeat(len(sizes))
     gains = np.array([effect(n, k) + random.normal(0, noise) if n else 0.0 for n, k in cells["cell"]])
     scores = cells.assign(unit="%", metric="R1", value=levels + gains)

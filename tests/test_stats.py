@@ -43,6 +43,15 @@ def test_paired_test_agrees_with_scipy_whatever_the_order_of_the_rows(rows):
             assert (row.better, row.splits) == ((ours > theirs).sum(), 6)
 
 
+def test_gain_is_over_the_same_network_and_split_seeds_averaged_first():
+    first = {("GRID", "none"): [[10], [20]], ("GRID", "bnta"): [[11, 13], [26, 28]]}
+    second = {("GRID", "none"): [[30], [40]], ("GRID", "bnta"): [[30], [39]]}
+    rows = pd.concat([tidy(first, training="a"), tidy(second, training="b")])
+    gains = stats.split_gains(rows.assign(adapter=rows["method"]), ["training"], ["training"])
+    assert gains["frozen"].tolist() == [10, 20, 30, 40] and gains["training"].tolist() == ["a", "a", "b", "b"]
+    assert gains["difference"].tolist() == [2, 7, 0, -1]
+
+
 def test_rows_are_added_up_on_each_side():
     rows = tidy({("GRID", name): [[v], [v + 1]] for name, v in (("a", 8), ("b", 5), ("c", 1), ("d", 2))})
     difference = stats.differences(rows, ("a", "b"), ("c", "d"))["difference"]
@@ -103,19 +112,6 @@ def test_trainings_of_one_run_each_are_not_told_apart():
     other = stats.paired_test(rows, "one", "other").iloc[0]
     assert (same["verdict"], same["reason"]) == (HOLDS, "")
     assert (other["verdict"], other["reason"]) == (OPEN, ONE_EACH) and other["low"] > 0
-
-
-def test_slope_is_points_a_doubling():
-    table = pd.DataFrame({100: [1.0, 5], 200: [3.0, 5], 400: [5.0, 5]})
-    assert stats.slopes(table) == pytest.approx([2, 0])
-
-
-def test_holm_is_that_of_the_definition():
-    p = pd.Series([0.01, np.nan, 0.04, 0.02, 0.5])
-    corrected = stats.holm(p).tolist()  # 4 tests: 0.01 * 4, 0.02 * 3, 0.04 * 2, 0.5 * 1
-    assert corrected[0] == pytest.approx(0.04) and np.isnan(corrected[1])
-    assert corrected[2:] == pytest.approx([0.08, 0.06, 0.5])
-    assert stats.holm(pd.Series([0.04, 0.03])).tolist() == pytest.approx([0.06, 0.06])  # monotone
 
 
 def test_small_p_is_never_printed_as_zero():

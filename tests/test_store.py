@@ -1,4 +1,4 @@
-"""The results store: keys, recorded rows, several processes, and rows that do not belong together."""
+"""The results store: keys, recorded rows, and several processes."""
 
 import gzip
 import multiprocessing
@@ -13,7 +13,7 @@ import pytest
 from bnta_lib.settings import METHOD_VERSION, ROOT, settings
 from bnta_lib.suite import store as module
 from bnta_lib.suite.specs import TABLE_2, Spec
-from bnta_lib.suite.store import KEY, Store, key_of, main, refuse_mixed
+from bnta_lib.suite.store import KEY, Store, key_of, main
 
 RECORDED = ROOT / "data" / "results" / "laptop.csv.gz"
 
@@ -164,32 +164,3 @@ def test_export_is_the_same_bytes_and_leaves_out_other_versions_and_own_folders(
     rows = pd.read_csv(tmp_path / "a.csv.gz")
     assert set(rows["target"]) == {"dots", "VIPeR, published"} and rows["value"][0] == 1 / 3
     assert "wrote 4 rows" in capsys.readouterr().out
-
-
-# ---- rows of one table
-
-
-def mixed(**other) -> pd.DataFrame:
-    row = unit(method="BNTA", table="table_2", metric="R1", value=1.0)
-    return pd.DataFrame([row, row | other])
-
-
-@pytest.mark.parametrize("other, words", [
-    ({"profile": "paper"}, "2 different profile .smoke, paper."), ({"version": 0}, "2 different version"),
-    ({"data": "d2"}, "2 different data .d, d2. of dots"),
-    ({"weights": "w2", "target": "GRID"}, "2 different weights .*of bnta"),
-    ({"lr": 0.05}, "2 different lr .*of table_2 retrieval BNTA"), ({"unit": "1"}, "2 different unit"),
-    ({"sample": "s2"}, "2 different sample .*of retrieval dots 0"),
-    ({"value": float("nan")}, "1 rows hold no finite number.*BNTA"),
-    ({"value": float("inf")}, "no finite number")])
-def test_rows_of_different_origin_are_refused_by_name(other, words):
-    with pytest.raises(ValueError, match=words):
-        refuse_mixed(mixed(**other))
-
-
-@pytest.mark.parametrize("other", [
-    {"target": "GRID", "data": "d2", "sample": "s2"}, {"split": 1, "sample": "s2"},
-    {"method": "Baseline", "training": "baseline", "weights": "w2"}, {"method": "faster", "lr": 0.05},
-    {"table": "table_5", "lr": 0.05}, {"data": "", "weights": None}])
-def test_rows_that_belong_together_are_not_refused(other):
-    refuse_mixed(mixed(**other))

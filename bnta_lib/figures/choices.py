@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bnta_lib.figures.base import COLOURS, METRICS, SYMBOLS, bars, draw_splits, legend, mark, panels
+from bnta_lib.figures.base import COLOURS, METRICS, bars, draw_splits, legend, mark, panels
 from bnta_lib.suite.choices import gain_rows, split_gains
-from bnta_lib.suite.specs import AFFINE, ALL, ALONE_OR_RESTORE, CHOICES, DIVERGED, Choice
+from bnta_lib.suite.specs import AFFINE, ALL, CHOICES, DIVERGED, Choice
 
 SERIES = ((COLOURS["BNTA"], "o"), (COLOURS["AdaBN"], "s"))
-NAMES = {"adam": "Adam", "sgd": "SGD", "1": "1 epoch", "4": "4 epochs", ALL: "all four",
-         "mu": SYMBOLS["mean"], **SYMBOLS}
+NAMES = {"adam": "Adam", "sgd": "SGD", "1": "1 epoch", "4": "4 epochs"}
+LEANING = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
 LADDERS = {"people": {"color": COLOURS["adapted"], "marker": "o"},
            "epochs": {"color": COLOURS["source"], "marker": "s", "linestyle": "--"}}
 VALUE = ["choice", "value_label"]
@@ -39,27 +39,25 @@ def choice_figure(rows: pd.DataFrame, choice: Choice, metric: str = "R1",
         for number, (name, (colour, marker)) in enumerate(zip(series, SERIES)):
             line = table[table["series"] == name]
             at = line["x"].map(order.index) + 0.45 * (number - (len(series) - 1) / 2)
-            for x, values in line.groupby(at)["gain"]:
+            for x, values in line.groupby(at)["difference"]:
                 if values.isna().all():
                     axis.text(x, 0.03, DIVERGED, transform=axis.get_xaxis_transform(), rotation=90,
                               fontsize=7, ha="center", color=colour)
                 else:
                     draw_splits(axis, x, values, colour, marker, apart=0.08, jitter=0.05, bar=marker)
-            means = line.groupby(at + 0.08).agg({"gain": "mean", "default": "any"})
+            means = line.groupby(at + 0.08).agg({"difference": "mean", "default": "any"})
             if choice.axis:
-                axis.plot(means["gain"], color=colour, lw=0.9, alpha=0.6)
-            axis.plot(means.loc[means["default"], "gain"], "o", mfc="none", mec="black", ms=9)
+                axis.plot(means["difference"], color=colour, lw=0.9, alpha=0.6)
+            axis.plot(means.loc[means["default"], "difference"], "o", mfc="none", mec="black", ms=9)
         axis.axhline(0, color="0.35", linewidth=0.8, zorder=0)
         if cited is not None:
             axis.axhline(cited, color="0.35", linestyle=":", linewidth=1.2)
         axis.set(title=title, xlabel=choice.title, xlim=(-0.6, len(order) - 0.4))
-        leans = len(order) > 3 and choice is not ALONE_OR_RESTORE
-        axis.set_xticks(range(len(order)), order,
-                        **({"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if leans else {}))
+        axis.set_xticks(range(len(order)), order, **(LEANING if len(order) > 3 else {}))
     axes[0].set_ylabel(f"gain in {METRICS[metric]}, points")
     marks = [mark(name, marker, colour, ms=4) for name, (colour, marker) in zip(series, SERIES) if name]
-    marks += [mark("a split", ".", "0.5"), mark("mean, 95 % interval", "|", "0.35", ms=9, mew=1.3)]
-    marks += [mark("default", "o", "black", ms=8, mfc="none")] * (choice is not ALONE_OR_RESTORE)
+    marks += [mark("a split", ".", "0.5"), mark("mean, 95 % interval", "|", "0.35", ms=9, mew=1.3),
+              mark("default", "o", "black", ms=8, mfc="none")]
     marks += [mark("paper, on its GRID", color="0.35", linestyle=":", linewidth=1.2)] * (cited is not None)
     legend(figure, marks, side="lower", ncols=len(marks) if len(titles) > 2 else 3)
     return figure
@@ -68,9 +66,6 @@ def choice_figure(rows: pd.DataFrame, choice: Choice, metric: str = "R1",
 def _laid_out(gains: pd.DataFrame, choice: Choice, names: Mapping[str, object]) -> pd.DataFrame:
     """Gains in the order of the values, with columns panel, series, x (text of the axis) and default."""
     gains = gains.assign(panel=gains["target"], default=gains["value_label"] == choice.default)
-    if choice is ALONE_OR_RESTORE:
-        updated = gains["updated"].map(lambda text: ", ".join(NAMES[part] for part in text.split("+")))
-        return gains.assign(series=gains["value_label"], x=updated, default=False)
     gains = gains if choice is AFFINE else gains[gains["updated"] == ALL]
     overrides = {value.method: value.overrides for value in choice.values}
     places = {label: given.get(choice.axis, i) for i, (label, given) in enumerate(overrides.items())}

@@ -106,23 +106,3 @@ def moved_and_size(rates: pd.DataFrame, model: BNTANet) -> pd.DataFrame:
     table = mean_rates(rates).groupby(keys, sort=False, as_index=False)["rate"].mean()
     table["size"] = [before[key] for key in zip(table["quantity"], table["layer"])]
     return table.assign(moved=table["rate"] * table["size"] / 100)
-
-
-def small_before(parts: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
-    """How much of the rates' spread over layers comes from what they divide by, a row a quantity.
-
-    ``parts``: of :func:`moved_and_size`. Columns: quantity, share (per cent of the variance of log rate over
-    the layers that moved, by its covariance with -log size; the rest goes with log moved), largest (index of
-    the largest rate), rank (of that layer from the smallest size), layers (how many moved), agree (how many
-    of the top layers by rate are top ones by what moved).
-    """
-    rows = []
-    for quantity in QUANTITIES:
-        moved = parts[(parts["quantity"] == quantity) & (parts["rate"] > 0)]
-        covariance = np.cov(np.log(moved["rate"]), -np.log(moved["size"]))
-        first = moved.loc[moved["rate"].idxmax()]
-        agree = set(moved.nlargest(top, "rate")["index"]) & set(moved.nlargest(top, "moved")["index"])
-        rows.append({"quantity": quantity, "share": 100 * covariance[0, 1] / covariance[0, 0],
-                     "largest": int(first["index"]), "rank": int((moved["size"] <= first["size"]).sum()),
-                     "layers": len(moved), "agree": len(agree)})
-    return pd.DataFrame(rows)

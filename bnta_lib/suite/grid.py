@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from bnta_lib.suite.stats import describe_by, slopes
+from bnta_lib.suite.stats import describe_by, split_gains
 
 STAGES = ("features", "pairing", "steps")  # of an adaption, each with its seconds
 # Level of peak_in_k's interval. The choices for the splits lean on each other's values: at 0.95 noise
@@ -27,10 +27,8 @@ def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     same splits. seconds: of all STAGES, the median over splits, which a busy machine moves least.
     """
     keys = ["target", "N", "K"]
-    scores = rows[rows["metric"] == metric]
-    frozen = scores[scores["N"] == 0].set_index(["target", "split"])["value"].rename("frozen")
-    scores = scores[scores["N"] > 0].join(frozen, on=["target", "split"])
-    tests = describe_by(scores.assign(difference=scores["value"] - scores["frozen"]), keys)
+    scores = split_gains(rows, ["N", "K"], metric=metric)
+    tests = describe_by(scores, keys)
     cells = scores.groupby(keys, sort=False)["value"].agg(value="mean", std="std").reset_index()
     seconds = rows[rows["metric"].isin(STAGES)].groupby([*keys, "split"], sort=False)["value"].sum()
     seconds = seconds.groupby(level=keys, sort=False).median().rename("seconds").reset_index()
@@ -68,8 +66,10 @@ def trend_in_n(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> 
     over its K on every split. Columns: target, K (or sizes, how many), difference (points a doubling), low,
     high, splits, verdict. No row for a single split.
     """
-    tables = [pd.DataFrame({"target": target, "K": k, "difference": slopes(table)}, table.index)
-              for target, k, table in _tables(rows, "K", "N", metric, least=2)]
+    tables = []
+    for target, k, table in _tables(rows, "K", "N", metric, least=2):
+        slopes = np.polyfit(np.log2(table.columns.to_numpy(float)), table.to_numpy().T, 1)[0]
+        tables.append(pd.DataFrame({"target": target, "K": k, "difference": slopes}, table.index))
     return _tests(tables, ["target"] if pooled else ["target", "K"], pooled)
 
 

@@ -18,6 +18,7 @@ from bnta_lib.data.sets import Target
 from bnta_lib.settings import ROOT, TARGETS
 from bnta_lib.suite.changes import PAPER_LAYERS, TOP
 from bnta_lib.suite.grid import peak_in_k, trend_in_n
+from bnta_lib.suite.specs import PAPER_TARGET
 from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, RATE, SHARE, describe, paired_test
 from bnta_lib.suite.tables import paper_values, row_name
 
@@ -62,18 +63,15 @@ def read_claims() -> tuple[Claim, ...]:
 def claims_on(names: Iterable[str]) -> list[Claim]:
     """:data:`CLAIMS` on the targets of these names.
 
-    On a single target of another name, a user's folder, every claim is made once and on it, but for those
-    that compare targets or belong to the paper's size of gallery and machine.
+    On a user's folder: once each claim of Table 2 and of the tables' own targets, but for those that compare
+    targets or belong to the paper's size of gallery and machine.
     """
     names = list(names)
     if set(names) & set(TARGETS):
         return [claim for claim in CLAIMS if claim.target in ("", *names)]
-    once = {}
-    for claim in CLAIMS:
-        if claim.kind not in ("differ", "at most"):
-            moved = replace(claim, target=claim.target and names[0])
-            once.setdefault((claim.where, claim.kind, claim.method, claim.against), moved)
-    return list(once.values())
+    return [replace(claim, target=claim.target and names[0]) for claim in CLAIMS
+            if claim.kind not in ("differ", "at most")
+            and (claim.where != "Table 2" or claim.target == PAPER_TARGET["table_4"])]
 
 
 def paper_difference(claim: Claim) -> float:

@@ -217,10 +217,6 @@ CHOICES = {choice.name: choice for choice in (
     _numbers("margin", "margin $\\varphi$", "margin", (0.0, 0.1, 0.3, 1.0, 3.0), "0.3", everywhere=False),
     _numbers("lambda3", "weight $\\lambda_3$", "lambda3", (0.1, 1.0, 10.0), "1", everywhere=False),
 )}
-# The two meanings of Table 5's "only mu", measured by that table's own rows.
-ALONE_OR_RESTORE = Choice("readings", "quantities updated",
-                          (Spec("alone"), Spec("restore", options={"reading": "restore"})), "alone",
-                          everywhere=False)
 # Can gamma and beta alone do what Table 5 says of them? Adam moves a parameter by about the rate at
 # a step, so that rates and epochs here take them from a thousandth to the whole of their size.
 AFFINE = Choice("affine", "learning rate $\\eta_{tta}$", tuple(
@@ -236,11 +232,6 @@ def alone(spec: Spec, part: str) -> Spec:
     return replace(spec, options={"quantities": PARTS[part]}, overrides=overrides)
 
 
-def _labelled(spec: Spec, choice: Choice, value: str, updated: str) -> Spec:
-    return replace(spec, method=f"{choice.name}: {value}; {updated}",
-                   labels={"choice": choice.name, "value_label": value, "updated": updated})
-
-
 def _choice_rows(everywhere: bool) -> Iterator[Spec]:
     """Each value of the choices, each with its row without adaption, of the same network and distance."""
     for choice in (*CHOICES.values(), AFFINE):
@@ -251,14 +242,9 @@ def _choice_rows(everywhere: bool) -> Iterator[Spec]:
                 rows = {updated: value, NONE: replace(value, adapter="none", options={})}
             if choice.in_parts and not everywhere:
                 rows |= {part: alone(value, part) for part in PARTS}
-            yield from (_labelled(spec, choice, value.method, updated) for updated, spec in rows.items())
-
-
-def _table_5_rows() -> Iterator[Spec]:
-    names = {"None": NONE, "mu+var+gamma+beta": ALL}
-    for reading, specs in TABLE_5.items():
-        for spec in specs:
-            yield _labelled(spec, ALONE_OR_RESTORE, reading, names.get(spec.method, spec.method))
+            for updated, spec in rows.items():
+                yield replace(spec, method=f"{choice.name}: {value.method}; {updated}", labels={
+                    "choice": choice.name, "value_label": value.method, "updated": updated})
 
 
 # ---------------------------------------------------------------- all of them
@@ -274,8 +260,7 @@ TABLES: dict[str, tuple[Table, ...]] = {
     "table_5_restore": (Table(TABLE_5["restore"], PAPER_TARGET["table_5"], everywhere=False),),
     "figure_4": (Table(grid_specs, seeds=1),),
     "open_choices": (Table(tuple(_choice_rows(True)), seeds=1),
-                     Table(tuple(_choice_rows(False)), PAPER_TARGET["table_5"], everywhere=False, seeds=1),
-                     Table(tuple(_table_5_rows()), PAPER_TARGET["table_5"], everywhere=False)),
+                     Table(tuple(_choice_rows(False)), PAPER_TARGET["table_5"], everywhere=False, seeds=1)),
     "strength": (Table(STRENGTH, seeds=1),),
     "changes": (Table((Spec("BNTA"),), seeds=1, experiment="changes"),),
     "shift": (Table((Spec("BNTA"),), seeds=1, experiment="shift", splits=(0,)),),

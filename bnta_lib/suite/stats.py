@@ -56,6 +56,20 @@ def describe_by(table: pd.DataFrame, keys: Sequence[str], column="difference", *
     return pd.DataFrame([dict(zip(keys, key)) | describe(values, **options) for key, values in groups])
 
 
+def split_gains(rows: pd.DataFrame, keys: Sequence[str], network: Sequence[str] = (), metric: str = "R1"):
+    """What adaption adds on every split, adaption seeds averaged first.
+
+    Columns: ``keys``, target, split, value, frozen (without adaption), difference (points).
+    ``network``: those of ``keys`` that name a network, each compared with its own rows without adaption.
+    """
+    rows, split = rows[rows["metric"] == metric], ["target", "split"]
+    adapted, frozen = rows[rows["adapter"] != "none"], rows[rows["adapter"] == "none"]
+    frozen = frozen.groupby([*network, *split])["value"].mean().rename("frozen")
+    gains = adapted.groupby([*keys, *split], sort=False)["value"].mean().reset_index()
+    gains = gains.join(frozen, on=[*network, *split])
+    return gains.assign(difference=gains["value"] - gains["frozen"])
+
+
 def differences(rows: pd.DataFrame, method: Methods, against: Methods, metric: str = "R1") -> pd.DataFrame:
     """Method minus against on the same splits, in points: target, split, difference.
 
@@ -89,18 +103,6 @@ def paired_test(rows: pd.DataFrame, method: Methods, against: Methods, metric="R
         tests = tests.assign(verdict=OPEN, reason=ONE_EACH)
     spread = rows[ours & (rows["metric"] == metric)].groupby(["target", "split"])["value"].std()
     return tests.assign(seed_std=tests["target"].map(spread.groupby("target").mean()))
-
-
-def slopes(table: pd.DataFrame) -> np.ndarray:
-    """Slope over log2 of the columns, a straight line fitted to each row: points a doubling."""
-    return np.polyfit(np.log2(table.columns.to_numpy(float)), table.to_numpy().T, 1)[0]
-
-
-def holm(p: pd.Series) -> pd.Series:
-    """Holm's correction of p values for their number. Missing ones are no tests and stay so."""
-    known = p.dropna().sort_values()
-    factor = np.arange(len(known), 0, -1)
-    return (known * factor).cummax().clip(upper=1).reindex(p.index)
 
 
 def p_text(p: pd.Series) -> pd.Series:

@@ -22,7 +22,6 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -134,32 +133,6 @@ def machine(gpu: bool = True) -> str:
         names.append(torch.cuda.get_device_name())
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()}"
     return ", ".join([*names, threads, f"torch {torch.__version__}"])
-
-
-def refuse_mixed(rows: pd.DataFrame) -> None:
-    """Check that the rows of one table belong together; columns that are absent or empty are not looked at.
-
-    Raises:
-        ValueError: for several profiles or versions, several data of a target, weights of a training,
-            settings of a row, units of a metric, samples of a target's split, or a value that is not finite.
-    """
-    one_each = {"profile": [], "version": [], "data": ["target"], "weights": ["training"], "unit": ["metric"],
-                "sample": ["experiment", "target", "split"]}
-    one_each |= {name: ["table", "experiment", "method"] for name in SPEC if name not in ("N", "K")}
-    for origin, names in one_each.items():
-        names = [name for name in names if name in rows or name != "table"]
-        if not {origin, *names} <= {*rows}:
-            continue
-        given = rows[rows[origin].notna() & (rows[origin] != "")]
-        for value, group in given.groupby(names, sort=False)[origin] if names else [("", given[origin])]:
-            if group.nunique() > 1:
-                raise ValueError(f"one table cannot hold rows of {group.nunique()} different {origin} "
-                                 f"({', '.join(map(str, group.unique()))}){' of ' if names else ''}"
-                                 f"{' '.join(map(str, value))}; take those of one")
-    broken = rows[~np.isfinite(rows["value"].astype(float))] if "value" in rows else rows[:0]
-    if len(broken):
-        first = broken.iloc[0].reindex(["method", "target", "split", "metric"]).dropna()
-        raise ValueError(f"{len(broken)} rows hold no finite number, for one {' '.join(map(str, first))}")
 
 
 def write_rows(rows: pd.DataFrame, path: str | Path) -> None:

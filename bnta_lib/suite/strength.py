@@ -1,9 +1,8 @@
 """Gain of adaption against the strength of the features.
 
 A network is made weaker by training it on a share of the people (for all epochs) or for a share of
-the epochs (on all people); at its strongest it is the "bnta" of all tables. Each is measured with
-and without adaption on every split. Every training has one set of weights: how much trainings of
-one kind vary is in no interval.
+the epochs (on all people); at its strongest it is the "bnta" of all tables. Every training has one set of
+weights: how much trainings of one kind vary is in no interval.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import pandas as pd
 
 from bnta_lib.settings import WEAKER
 from bnta_lib.suite.specs import STRENGTH
-from bnta_lib.suite.stats import ONE_EACH, OPEN, describe_by, slopes
+from bnta_lib.suite.stats import describe_by, split_gains
 
 if TYPE_CHECKING:
     from bnta_lib.suite.lab import Lab
@@ -25,15 +24,7 @@ STRONGEST = "bnta"
 LADDERS = pd.DataFrame(
     [(ladder, name, min(shares)) for ladder in ("people", "epochs")
      for name, shares in (WEAKER | {STRONGEST: (1, 1)}).items() if name.startswith((ladder, STRONGEST))],
-    columns=["ladder", "training", "share"])
-
-
-def _gains(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Without adaption ("none") and the difference with it: a row a rung of a ladder, target and split."""
-    scores = rows[rows["metric"] == metric].pivot_table(
-        index=["training", "target", "split"], columns="adapter", values="value", sort=False)
-    scores = scores.assign(difference=scores["bnta"] - scores["none"])
-    return LADDERS.merge(scores.reset_index(), on="training")
+    columns=["ladder", "model", "share"])
 
 
 def strength_gains(rows: pd.DataFrame, people: Mapping[str, int], metric: str = "R1") -> pd.DataFrame:
@@ -43,31 +34,11 @@ def strength_gains(rows: pd.DataFrame, people: Mapping[str, int], metric: str = 
     frozen (mean over splits, per cent), difference (points, adapted minus frozen on the same
     splits), low, high (95 % interval), better, splits, verdict.
     """
-    gains, keys = _gains(rows, metric), ["ladder", "target", "training", "share"]
-    table = describe_by(gains, keys).join(gains.groupby(keys)["none"].mean().rename("frozen"), on=keys)
-    table = table.rename(columns={"training": "model"}).assign(people=table["training"].map(people))
-    return table[["ladder", "target", "model", "share", "people", "frozen", "difference", "low", "high",
-                  "better", "splits", "verdict"]]
-
-
-def strength_trend(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """Points of gain that a doubling of the people, or of the epochs, brings: a row a ladder and target.
-
-    A straight line over log2 of the share, fitted to the gains of each split. Columns: ladder, target,
-    rungs, difference (points a doubling), low, high (95 % interval over splits), splits, verdict, reason.
-    A line compares trainings, one a rung: it is not resolved, whatever its interval. No row if there
-    are fewer than three rungs or two splits.
-    """
-    lines = []
-    for (ladder, target), group in _gains(rows, metric).groupby(["ladder", "target"], sort=False):
-        table = group.pivot(index="split", columns="share", values="difference")
-        if table.shape[1] >= 3 and len(table) >= 2:
-            lines.append(pd.DataFrame({"ladder": ladder, "target": target, "rungs": table.shape[1],
-                                       "difference": slopes(table)}))
-    if not lines:
-        return pd.DataFrame()
-    tests = describe_by(pd.concat(lines), ["ladder", "target", "rungs"])
-    return tests.drop(columns=["p", "better"]).assign(verdict=OPEN, reason=ONE_EACH)
+    gains = split_gains(rows, ["training"], ["training"], metric).rename(columns={"training": "model"})
+    gains, keys = LADDERS.merge(gains, on="model"), ["ladder", "target", "model", "share"]
+    table = describe_by(gains, keys).join(gains.groupby(keys)["frozen"].mean(), on=keys)
+    return table.assign(people=table["model"].map(people))[[
+        *keys, "people", "frozen", "difference", "low", "high", "better", "splits", "verdict"]]
 
 
 def strength_rows(lab: Lab) -> tuple[pd.DataFrame, dict[str, int], list[str]]:

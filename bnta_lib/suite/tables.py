@@ -19,7 +19,6 @@ from bnta_lib.settings import PAPER_SOURCES, ROOT, TARGETS, Settings
 from bnta_lib.suite.shift import closer_by_target
 from bnta_lib.suite.specs import PAPER_TARGET
 from bnta_lib.suite.stats import METRICS, p_text, paired_test
-from bnta_lib.suite.store import refuse_mixed
 
 CITED, OURS = "paper, cited", "here, measured"
 # How tables print losses and BN's quantities.
@@ -96,11 +95,7 @@ def _people(pids: torch.Tensor) -> int:
 
 
 def mean_std(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Text "mean ± std" (n - 1) over splits, seeds averaged first: a row a method, columns (target, metric).
-
-    Raises ValueError for rows that do not belong together (:func:`bnta_lib.suite.store.refuse_mixed`).
-    """
-    refuse_mixed(rows)
+    """Text "mean ± std" over splits, seeds averaged first: a row a method, columns (target, metric)."""
     by_split = rows.groupby(["target", "metric", "method", "split"])["value"].mean()
     over_splits = by_split.groupby(["target", "metric", "method"]).agg(["mean", "std"])
     spread = over_splits["std"].map(" ± {:.1f}".format, na_action="ignore").fillna("")
@@ -196,9 +191,8 @@ def compare(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]] | str, metric: 
 
     ``rows``: of one of Tables 2 to 5. ``pairs``: or the name of a row that every other is compared with.
     The last column, "paper", is the paper's difference in Table 3, 4 or 5, if its target was measured.
-    Raises ValueError for a row that was not measured, and for rows that do not belong together.
+    Raises ValueError for a row that was not measured.
     """
-    refuse_mixed(rows)
     if isinstance(pairs, str):
         pairs = [(method, pairs) for method in rows["method"].unique() if method != pairs]
     tests = pd.concat({pair: paired_test(rows, *pair, metric) for pair in pairs}, names=["method", "against"])
