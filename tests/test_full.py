@@ -12,7 +12,6 @@ from bnta_lib import settings
 from bnta_lib.settings import AT_SIZE, MODELS, PROFILES, device_of
 from bnta_lib.suite import full
 from bnta_lib.training import OutOfTime
-from bnta_lib.weights import Delta
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +56,7 @@ def test_wrong_arguments_are_refused(wrong):
         full.main(["--profile", "rehearsal", *wrong])
 
 
-def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, small, dots, capsys):
+def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, small, capsys):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "cache"))
     few = {"CUHK02": 20}
     narrow = replace(PROFILES["rehearsal"], height=48, width=24, other_height=64, base_width=4, local_dim=8,
@@ -65,7 +64,6 @@ def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, sma
     monkeypatch.setitem(PROFILES, "rehearsal", narrow)
     options, commands = argparse.Namespace(epochs=2, other_epochs=1, scratch=False), []
     monkeypatch.setattr(full, "run_command", lambda command, end: commands.append(command))
-    monkeypatch.setattr(full, "load_targets", lambda *_, **__: {"dots": dots})
     monkeypatch.setattr(full, "GATHERED", tmp_path)
     monkeypatch.setattr(full, "EXECUTED", tmp_path / "executed")
     monkeypatch.setattr(full, "figures_dir", lambda run: tmp_path / "figures")
@@ -82,13 +80,10 @@ def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, sma
     printed = capsys.readouterr().out
     assert "out of time" in printed and "the same command continues" in printed and "gathered in" in printed
     folder = tmp_path / "CPU-rehearsal"
-    names = {"figures", "notebooks", "deltas", "rows.csv.gz", "about.md"}
+    names = {"figures", "notebooks", "rows.csv.gz", "about.md"}
     assert {path.name for path in folder.iterdir()} == names
     page = (folder / "about.md").read_text()
-    assert all(f"| {name} " in page for name in MODELS) and "2 of 6" in page and "| dots " in page
-    model = full.train.trained_model(settings("rehearsal"), progress=False)
-    with Delta.load(folder / "deltas" / "dots.safetensors").applied(model):
-        pass  # it is this model's
+    assert all(f"| {name} " in page for name in MODELS) and "2 of 6" in page
 
 
 def test_command_that_is_late_is_killed(tmp_path, monkeypatch):

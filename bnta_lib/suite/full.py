@@ -23,8 +23,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from bnta_lib.adaption import adapt
-from bnta_lib.data import load_targets
 from bnta_lib.files import atomic_folder
 from bnta_lib.settings import AT_SIZE, MODELS, ROOT, Settings, device_of, figures_dir
 from bnta_lib.settings import settings as load_settings
@@ -85,28 +83,20 @@ def gather(settings: Settings) -> Path:
         shutil.copytree(figures_dir(settings.profile), new / "figures")
         shutil.copytree(EXECUTED / settings.profile, new / "notebooks")
         export(new / "rows.csv.gz", settings.profile)
-        (new / "about.md").write_text(_about(settings, new / "deltas"), encoding="utf-8")
+        (new / "about.md").write_text(_about(settings), encoding="utf-8")
     return folder
 
 
-def _about(settings: Settings, deltas: Path) -> str:
-    """A page on the machine's times for each training and adaption; the adaptions go to ``deltas``."""
-    trainings, adaptions, model = [], [], train.trained_model(settings, progress=False)
+def _about(settings: Settings) -> str:
+    """A page on the machine and its time for each training; times of adaptions are among the rows."""
+    trainings = []
     for name in MODELS:
         seconds = train.training_history(settings, name)["seconds"]
         trainings.append({"training": name, "epochs": f"{len(seconds)} of {settings.epochs}",
                           "minutes": seconds.sum() / 60, "seconds an epoch": seconds.median()})
-    for name, target in load_targets(settings, progress=False).items():
-        images = target.data.images[target.splits[0].gallery]
-        adapt(model, images, settings)  # a GPU's first run pays for what no later one does
-        result = adapt(model, images, settings)
-        result.delta.save(deltas / f"{name}.safetensors", f"{name}, split 0")
-        adaptions.append({"target": name, "N": len(images), "K": len(result.pairs.index),
-                          "seconds": result.seconds})
-    tables = [pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g") for rows in (trainings, adaptions)]
-    return (f"# Profile {settings.profile}, {date.today()}\n\n{machine()}. {train.trained_on(settings)}\n\n"
-            f"{tables[0]}\n\nAdaption to the gallery of split 0, features, pairing and steps together:\n\n"
-            f"{tables[1]}\n")
+    table = pd.DataFrame(trainings).to_markdown(index=False, floatfmt=".3g")
+    return (f"# Profile {settings.profile}, {date.today()}\n\n"
+            f"{machine()}. {train.trained_on(settings)}\n\n{table}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
