@@ -76,8 +76,8 @@ def _weights(settings: Settings, root: Path | None) -> tuple[str, str]:
     found = f"{len(minutes)} of {len(MODELS)} trainings"
     if minutes:
         found += f", which took {min(minutes):.0f} to {max(minutes):.0f} minutes each"
-    if settings.profile == "smoke" or not missing:
-        return f"{found}; others are trained when first needed" if missing else found, ""
+    if settings.profile == "smoke" or not missing:  # smoke trains when it needs to
+        return found, ""
     return found, f"restore {', '.join(missing)} from version control, or run make train"
 
 

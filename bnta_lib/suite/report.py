@@ -126,17 +126,15 @@ def _front(run: str, figures: Path, titles: dict[str, str]) -> str:
     """The front page; ``titles``: of the notebooks, by name."""
     files = sorted(figures.iterdir(), key=lambda file: (file.stem, file.suffix))
     items = {stem: _item(stem, group) for stem, group in groupby(files, lambda file: file.stem)}
-    missing = [stem for stem in PAPERS if stem not in items]
-    check, papers = items.pop("paper_check", None), [items.pop(stem) for stem in PAPERS if stem in items]
-    template = Environment(loader=PackageLoader("bnta_lib.suite"), autoescape=True,
-                           trim_blocks=True).get_template("front.html.j2")
-    return template.render(run=run, caution=caution(run), check=check, papers=papers, missing=missing,
-                           more=items.values(), notebooks=titles,
-                           absent=[path.stem for path in find_notebooks() if path.stem not in titles])
+    pages = Environment(loader=PackageLoader("bnta_lib.suite"), autoescape=True, trim_blocks=True)
+    return pages.get_template("front.html.j2").render(
+        run=run, caution=caution(run), items=items, papers=PAPERS, titles=titles,
+        notebooks=[path.stem for path in find_notebooks()])
 
 
 def build(run: str, notebooks: Sequence[Path]) -> Path:
     """Write ``report/<run>``, replace an earlier one when it is whole, and return its ``index.html``."""
+    figures_dir(run).mkdir(parents=True, exist_ok=True)  # the first notebook alone draws nothing
     with atomic_folder(REPORT / run) as new:
         shutil.copytree(figures_dir(run), new / "figures", ignore=shutil.ignore_patterns(".*"))
         titles = {}

@@ -83,11 +83,9 @@ def provenance(table: pd.DataFrame, run: str, rows: pd.DataFrame | None, images:
 
 def save_table(table: pd.DataFrame, name: str, run: str, note: str = "", rows: pd.DataFrame | None = None,
                images: str | None = None) -> list[Path]:
-    """Write ``name``.csv, .md and .tex under the run's figures; returns the paths.
+    """Write ``name``.csv, .md and .tex under the run's figures, with a plain note; returns the paths.
 
-    The note, plain text, and the :func:`provenance` stand below the table in Markdown, and above it
-    as comments in LaTeX. ``rows``: those that the table was made from. ``images``: on what it was measured,
-    if not on what the run's name says.
+    ``rows``: those that the table was made from. ``images``: on what, if not on what the run's name says.
     """
     note = f"{note}\n\n{provenance(table, run, rows, images)}".strip()
     # A rounded -0.0 is written as 0.0.
@@ -99,11 +97,8 @@ def save_table(table: pd.DataFrame, name: str, run: str, note: str = "", rows: p
 
 
 def save_rows(rows: pd.DataFrame, name: str, run: str) -> Path:
-    """Write tidy rows as ``name``.csv under the run's figures; returns the path.
-
-    What differs from one machine to the next is left out, so that the same rows are the same
-    bytes on all: seconds, the machine, the day, and rows measured in seconds.
-    """
+    """Write tidy rows as ``name``.csv under the run's figures, the same bytes on every machine: without
+    seconds, the machine and the day. Returns the path."""
     kept = rows[rows["unit"] != "s"] if "unit" in rows else rows
     kept = kept.drop(columns=["seconds", "machine", "measured_on", "recorded", "table"], errors="ignore")
     return _write(figures_dir(run) / f"{name}.csv", kept.round(6).to_csv(index=False))
