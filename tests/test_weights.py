@@ -174,7 +174,7 @@ def test_weights_of_another_training_are_refused(tmp_path, monkeypatch):
     laptop = settings("laptop")
     for wrong in ({"seed": 7}, {"lambda2": 0.0}, {"epochs": 1}, {"lr": 1.0}, {"people_share": 1 / 8}):
         (setting, _), = wrong.items()
-        with pytest.raises(ValueError, match=f"holds the training 'bnta' with .*{setting}="):
+        with pytest.raises(ValueError, match=f"was trained with .*{setting}="):
             trained_model(replace(laptop, **wrong), progress=False)
     for later in ({"K": 8}, {"tta_lr": 0.1}, {"splits": 1}):
         trained_model(replace(laptop, **later), progress=False)
@@ -182,7 +182,7 @@ def test_weights_of_another_training_are_refused(tmp_path, monkeypatch):
     swapped = weights_path(laptop, "bnta")
     swapped.parent.mkdir(parents=True)
     shutil.copy(ROOT / "data" / "weights" / "laptop" / "baseline.safetensors", swapped)
-    with pytest.raises(ValueError, match="holds the training 'baseline'"):
+    with pytest.raises(ValueError, match="was trained with lambda1=0.0, lambda2=0.0"):
         trained_model(laptop, progress=False)
 
 

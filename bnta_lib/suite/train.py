@@ -10,7 +10,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -58,15 +58,30 @@ def trained_model(settings: Settings, name: str = "bnta", progress: bool = True,
     # Fewer epochs, or no ImageNet weights, will do: see trained_on.
     accepted = replace(shortened(wanted, min(record["settings"]["epochs"], wanted.epochs)),
                        pretrained=wanted.pretrained and record["settings"]["pretrained"])
-    if odd := differences(record, accepted):
-        raise ValueError(f"{path} was trained with {', '.join(odd)}, which is not {name!r} as it is wanted: "
-                         f"choose its settings, or {REMEDY}")
+    if misfit := _misfit(record, accepted, root):
+        raise ValueError(f"{path} was trained {misfit}: choose these settings and sets, or {REMEDY}")
+    return load_model(path, wanted).to(device)
+
+
+def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> bool:
+    """Whether stored weights are of these data and settings, by this version of the method."""
+    root = real_root(data)
+    try:
+        record, _ = read_weights(weights_path(settings, name, root))
+    except (FileNotFoundError, ValueError):
+        return False
+    current = record.get("version", METHOD_VERSION) == METHOD_VERSION
+    return current and not _misfit(record, model_settings(settings, name), root)
+
+
+def _misfit(record: Mapping, wanted: Settings, root: Path | None) -> str:
+    """What recorded weights were trained with, or on, instead of what is wanted; "" if they fit."""
+    if odd := differences(record, wanted):
+        return f"with {', '.join(odd)}"
     # A folder of targets alone has no sources to compare; a share of their people is named after them.
     present = mixture(find_real(root)).note if root and set(SOURCES) & set(find_real(root)) else ""
-    if not record.get("sources", "").startswith(present):
-        raise ValueError(f"{path} was trained on {record['sources']}, and {root} now holds {present}: "
-                         "train again (make train, with the same PROFILE and DATA), or restore the sets")
-    return load_model(path, wanted).to(device)
+    fits = record.get("sources", "").startswith(present)
+    return "" if fits else f"on {record['sources']}, and {root} now holds {present}"
 
 
 def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True,
@@ -92,17 +107,6 @@ def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True
         save_model(model, path, wanted, meta, compact=settings.profile not in AT_SIZE)
         checkpoint.unlink(missing_ok=True)
     return history
-
-
-def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> bool:
-    """Whether stored weights are of these data and settings, by this version of the method."""
-    root, wanted = real_root(data), model_settings(settings, name)
-    try:
-        record, _ = read_weights(weights_path(settings, name, root))
-    except (FileNotFoundError, ValueError):
-        return False
-    current = record.get("version", METHOD_VERSION) == METHOD_VERSION and not differences(record, wanted)
-    return current and record["data"] == load_sources(wanted, root or "embedded").digest
 
 
 def trained_on(settings: Settings, data: str | Path = "embedded") -> str:
