@@ -28,7 +28,7 @@ from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.site.guards import Guards, guarded_adapt
 from bnta_lib.suite.runner import Measurer, Unit, score
-from bnta_lib.suite.shift import bn_moments, bn_outputs, outputs_by_layer
+from bnta_lib.suite.shift import bn_moments, bn_outputs
 from bnta_lib.suite.specs import Spec, grid_specs
 from bnta_lib.weights import Delta, load_model, model_digest, save_model
 from conftest import lab_of
@@ -207,7 +207,7 @@ def test_scores_and_outputs_of_layers_are_the_same_on_both_devices(on_both, targ
     def work(model):
         some = target.data.images
         layers = "backbone.bn1", "bnneck", "parts.1.1"
-        values = [bn_outputs(model, some, layer, limit=100) for layer in layers]
+        values = bn_outputs(model, some, layers, 100)
         scores = score(model, target, target.splits[0], own)
         return scores, bn_moments(model, some, 8), values
     on_both(work)
@@ -228,7 +228,7 @@ def test_what_an_explorer_shows_is_the_same_on_both_devices(on_both, target, own
     def work(model):
         scene = figures.scene_of("VIPeR", own.size, 4)
         pictures = (figures.photograph(scene, own.size, noise=noise) for noise in (0.0, 0.1))
-        return (outputs_by_layer(model, target.data.images, ["backbone.bn1", "bnneck"], 200),
+        return (bn_outputs(model, target.data.images, ["backbone.bn1", "bnneck"], 200),
                 nk.run_live(model, target, 1, own, 8, 3, 0.3), figures.stem_statistics(model, *pictures))
     on_both(work)
 

@@ -30,7 +30,7 @@ from bnta_lib.rendered.domains import DOMAINS
 from bnta_lib.settings import ROOT
 from bnta_lib.suite.lab import Lab
 from bnta_lib.suite.runner import sample_of, score
-from bnta_lib.suite.shift import bn_moments, outputs_by_layer
+from bnta_lib.suite.shift import bn_moments, bn_outputs
 from conftest import lab_of
 
 
@@ -220,11 +220,11 @@ def test_page_without_a_kernel_has_a_picture(explorer):
 
 def test_outputs_are_those_of_every_layer(model, targets):
     images, names = targets["dots"].data.images[:20], list(bn_layers(model))
-    outputs, moments = outputs_by_layer(model, images, names, 10**9), bn_moments(model, images)
+    outputs, moments = bn_outputs(model, images, names, 10**9), bn_moments(model, images)
     assert list(outputs) == names
     for name, y in outputs.items():
         torch.testing.assert_close(y.mean(1).double(), moments[name][0], rtol=1e-3, atol=1e-4)
-    assert all(y.shape[1] <= 50 for y in outputs_by_layer(model, images, names, 50).values())
+    assert all(y.shape[1] <= 50 for y in bn_outputs(model, images, names, 50).values())
 
 
 def test_distances_are_wasserstein_of_gaussians():

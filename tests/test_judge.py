@@ -30,9 +30,9 @@ def rows_of(means: dict, noise=NOISE, trainings=None) -> pd.DataFrame:
     ])
 
 
-def verdict(rows, kind, method, against=(), where="Table 4", target="dots", **more) -> pd.Series:
+def verdict(rows, kind, method, against=(), where="Table 4", target="dots") -> pd.Series:
     """The verdict on one claim of this kind."""
-    claim = Claim("T0.1", where, "a claim", target, kind, "R1", method, against, **more)
+    claim = Claim("T0.1", where, "a claim", target, kind, "R1", method, against)
     return judge.judge({where: rows}, [claim]).iloc[0]
 
 
@@ -103,9 +103,10 @@ def changes(values, splits=6) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("layers, word", [((1, 2), HOLDS), ((3, 4), FAILS), ((2, 3), OPEN)])
-def test_named_layers_are_compared_with_all_others(layers, word):
+def test_named_layers_are_compared_with_all_others(layers, word, monkeypatch):
+    monkeypatch.setitem(judge.PAPER_LAYERS, "mean", layers)
     rows = changes({"A": [5, 5, 1, 1] + 6 * [3], "B": [5, 1, 5, 1] + 6 * [3]})
-    row = verdict(rows, "layers", ("rate mean",), where="Fig. 3", target="", layers=layers)
+    row = verdict(rows, "layers", ("rate mean",), where="Fig. 3", target="")
     means = rows.groupby(["index", "target"])["value"].mean().groupby("index").mean()
     named = means.index.isin(layers)
     assert row["here"] == pytest.approx(means[named].mean() - means[~named].mean())
@@ -113,12 +114,13 @@ def test_named_layers_are_compared_with_all_others(layers, word):
 
 
 @pytest.mark.parametrize("top, word", [(0, FAILS), (1, OPEN), (2, HOLDS)])
-def test_layers_that_change_most_are_among_the_ten_of_the_highest_rate(top, word):
+def test_layers_that_change_most_are_among_the_ten_of_the_highest_rate(top, word, monkeypatch):
     """Three named layers, resolved above the mean of the other layers each time."""
+    monkeypatch.setitem(judge.PAPER_LAYERS, "mean", (1, 2, 3))
     rates = [6.0] * top + [4.0] * (3 - top) + [5.0] * 10 + [0.0] * 47
     rows = changes({"A": rates, "B": rates})
     rows["value"] = rows["index"].map(lambda i: rates[i - 1]) + 0.01 * rows["split"] * (rows["index"] == 1)
-    row = verdict(rows, "layers", ("rate mean",), where="Fig. 3", target="", layers=(1, 2, 3))
+    row = verdict(rows, "layers", ("rate mean",), where="Fig. 3", target="")
     assert row["low"] > 0 and row["verdict"] == word
     assert row["note"] == f"{top} of 3 in the top 10"
 

@@ -53,13 +53,6 @@ def test_number_of_workers_does_not_matter(measurer, expected, monkeypatch):
     assert set(expected) == set(UNITS) and numbers(measure_all(measurer, UNITS)) == expected
 
 
-def test_what_measuring_raises_reaches_the_caller(measurer, monkeypatch):
-    odd = Unit("retrieval", "dots", Spec("odd", options={"K": 99}), 0, 0)
-    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
-    with pytest.raises(ValueError, match="K = 99"):
-        list(measure_all(measurer, UNITS | {"odd": odd}))
-
-
 def test_worker_that_is_killed_costs_no_finished_unit(several, tiny_models, dots, tmp_path, monkeypatch):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")

@@ -8,7 +8,6 @@ import torch
 
 from bnta_lib import adapt
 from bnta_lib.adaption import pair_losses
-from bnta_lib.data.sets import Split, Target
 from bnta_lib.evaluation import evaluate
 from bnta_lib.model import embed
 from bnta_lib.suite import runner
@@ -120,13 +119,6 @@ def test_smaller_sample_is_part_of_a_larger_one(dots):
     assert torch.equal(sample_of(split, None), split.gallery)
     with pytest.raises(ValueError, match="has no 99"):
         sample_of(split, 99)
-
-
-def test_probes_without_a_match_are_counted(lab, dots):
-    few = Split(torch.arange(12), dots.splits[1].gallery)  # persons 11 and 12 are not in it
-    rows = lab.measure([OFF], targets={"dots": Target(dots.data, (few,))})
-    assert rows[rows["metric"] == "unmatched"][["value", "unit"]].values.tolist() == [[2.0, "probes"]]
-    assert rows[rows["unit"] == "%"]["metric"].tolist() == ["mAP", "R1", "R5", "R10"]
 
 
 def test_changes_hold_what_adaption_reports(lab, tiny, tiny_models, dots):

@@ -35,14 +35,15 @@ def moments(model, images):
 
 def test_moments_are_those_of_all_outputs_whatever_the_batch(model, images, moments):
     assert list(moments) == list(bn_layers(model))
-    for layer in ("backbone.bn1", "bnneck", "parts.3.1"):
-        values = bn_outputs(model, images, layer, limit=10**6).double()
+    for layer, values in bn_outputs(model, images, ("backbone.bn1", "bnneck", "parts.3.1"), 10**6).items():
+        values = values.double()
         assert moments[layer][0] == pytest.approx(values.mean(1), abs=1e-5)
         assert moments[layer][1] == pytest.approx(values.std(1, correction=0), abs=1e-5)
 
 
 def test_outputs_keep_to_the_limit_and_are_drawn_the_same_every_time(model, images):
-    few, again, every = (bn_outputs(model, images, "backbone.bn1", limit) for limit in (500, 500, 10**6))
+    few, again, every = (bn_outputs(model, images, ["backbone.bn1"], limit)["backbone.bn1"]
+                         for limit in (500, 500, 10**6))
     assert few.shape == (4, 500) and torch.equal(few, again)
     assert every.shape == (4, 10 * 48 * 24)
     assert few.mean(1) == pytest.approx(every.mean(1), abs=0.3)
@@ -52,7 +53,7 @@ def test_outputs_are_the_layers_own_and_not_what_the_next_ones_make_of_them(mode
     with torch.no_grad():
         expected = model.backbone.bn1(model.backbone.conv1((images * model.scale + model.shift).float()))
     for few in (images, images[:1]):  # outputs of one image come as a view
-        outputs = bn_outputs(model, few, "backbone.bn1", limit=10**6)
+        outputs = bn_outputs(model, few, ["backbone.bn1"], 10**6)["backbone.bn1"]
         own = expected[: len(few)].transpose(0, 1).flatten(1)
         assert own.min() < 0
         # Places come in the order of memory.
@@ -61,7 +62,7 @@ def test_outputs_are_the_layers_own_and_not_what_the_next_ones_make_of_them(mode
 
 def test_layer_that_does_not_exist_is_named(model, images):
     with pytest.raises(ValueError, match="backbone.bn9"):
-        bn_outputs(model, images, "backbone.bn9")
+        bn_outputs(model, images, ["backbone.bn9"], 9)
 
 
 def test_measuring_in_eval_mode_leaves_the_model_as_it_was(model, images, moments):

@@ -23,7 +23,7 @@ from bnta_lib.model import BNTANet, bn_layers
 from bnta_lib.rendered import render
 from bnta_lib.rendered.domains import DOMAINS
 from bnta_lib.settings import Settings
-from bnta_lib.suite.shift import channel_distances, outputs_by_layer, source_sample
+from bnta_lib.suite.shift import bn_outputs, channel_distances, source_sample
 
 ORDERS = ("most improved first", "most worsened first", "in the target's order")
 
@@ -75,13 +75,13 @@ def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Seque
     """
     before, outputs, changes = bn_layers(model), {}, {}
     names = list(before)
-    of_source = outputs_by_layer(model, source_sample(sources, max(1, images // len(sources))), names, 400)
+    of_source = bn_outputs(model, source_sample(sources, max(1, images // len(sources))), names, 400)
     for name, target in targets.items():
         parts = target.split(split)
         adapted = adapt(model, target.data.images[parts.gallery], settings, seed=seed).model
         both = torch.cat([parts.probe, parts.gallery])
         some = target.data.images[both[:: -(-len(both) // images)]]
-        outputs[name] = {kind: outputs_by_layer(net, some, names, 400)
+        outputs[name] = {kind: bn_outputs(net, some, names, 400)
                          for kind, net in (("frozen", model), ("adapted", adapted))}
         changes[name] = {key: {quantity: (getattr(new, kind) - getattr(before[key], kind)).detach().cpu()
                                for quantity, kind in QUANTITIES.items()}

@@ -22,6 +22,7 @@ from bnta_lib.settings import Settings
 PAPER_LAYERS = {"mean": (1, 52, 57, 58, 60), "var": (1, 52, 57, 58, 60),
                 "gamma": (2, 6, 9, 42, 51), "beta": (2, 6, 9, 42, 51)}
 TOP = 10
+LAYER_LEVEL = 0.05  # of the analysis of variance of a layer; the share that differs by chance
 
 
 def change_rates_by_split(rows: pd.DataFrame) -> pd.DataFrame:
@@ -75,18 +76,20 @@ def paper_overlap(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
 
 
 def between_targets(rates: pd.DataFrame) -> pd.DataFrame:
-    """Whether rates differ between targets more than between splits of one, a row a quantity.
+    """How many layers' rates differ between targets, a row a quantity; none for a single target or split.
 
-    Columns: quantity, layers (that moved at all), share (per cent of them whose standard deviation between
-    the targets' means exceeds that between splits of a target), ratio (of the two, median over layers).
+    Columns: quantity, layers (that moved at all; bnneck, which no gradient reaches, may not), share (per cent
+    of them at which an analysis of variance over splits has p < LAYER_LEVEL).
     """
-    means = mean_rates(rates.dropna(subset="rate"))
-    by_layer = means.groupby(["quantity", "index"])
-    between, within = by_layer["rate"].std(), by_layer["std"].apply(lambda std: np.sqrt((std**2).mean()))
-    table = pd.DataFrame({"wider": 100.0 * (between > within), "ratio": between / within})
-    table = table[by_layer["rate"].max() > 0].groupby("quantity").agg(
-        layers=("wider", "size"), share=("wider", "mean"), ratio=("ratio", "median"))
-    return table.reindex([*QUANTITIES]).reset_index()
+    rows = []
+    for quantity, group in rates.dropna(subset="rate").groupby("quantity", sort=False):
+        table = group.pivot(index=["target", "split"], columns="index", values="rate")
+        table = table.loc[:, table.max() > 0]
+        targets = [target for _, target in table.groupby("target")]
+        if len(targets) > 1 and min(map(len, targets)) > 1:
+            differing = stats.f_oneway(*targets).pvalue < LAYER_LEVEL
+            rows.append({"quantity": quantity, "layers": len(differing), "share": 100 * differing.mean()})
+    return pd.DataFrame(rows, columns=["quantity", "layers", "share"])
 
 
 def steps_at(targets: Mapping[str, Target], settings: Settings) -> dict[str, int]:

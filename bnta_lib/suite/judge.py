@@ -10,13 +10,17 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
 from bnta_lib.data.sets import Target
 from bnta_lib.settings import ROOT, TARGETS
-from bnta_lib.suite.changes import PAPER_LAYERS, TOP
+from bnta_lib.suite.changes import (
+    LAYER_LEVEL,
+    PAPER_LAYERS,
+    TOP,
+    between_targets,
+    change_rates_by_split,
+)
 from bnta_lib.suite.grid import peak_in_k, trend_in_n
 from bnta_lib.suite.specs import PAPER_TARGET
 from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, RATE, SHARE, describe, paired_test
@@ -25,7 +29,6 @@ from bnta_lib.suite.tables import paper_values, row_name
 # What still is "quite a small, and even negligible effect", points of rank 1: about one probe of
 # the 125 that a split of GRID has (0.8 points), the smallest step that rank 1 can take there.
 TOLERANCE = 1.0
-LAYER_LEVEL = 0.05  # of the analysis of variance of a layer; the share that differs by chance
 UNITS = {"layers": RATE, "differ": SHARE, "seconds": "s", "ms": "times"}  # by kind or metric; else points
 
 
@@ -41,7 +44,6 @@ class Claim:
     metric: str
     method: tuple[str, ...]  # rows of the table; of "layers" and "differ" the quantity that moves
     against: tuple[str, ...] = ()  # rows that it is compared with
-    layers: tuple[int, ...] = ()  # indices of BN layers, from 1
 
 
 def read_claims() -> tuple[Claim, ...]:
@@ -54,8 +56,6 @@ def read_claims() -> tuple[Claim, ...]:
         if row["kind"] == "highest":
             names = paper_values(row["where"].removeprefix("Table "), row["target"]).index
             row["against"] = tuple(names.drop(list(row["method"])))
-        if row["kind"] == "layers":
-            row["layers"] = PAPER_LAYERS[row["method"][0].removeprefix("rate ")]
         claims.append(Claim(**row))
     return tuple(claims)
 
@@ -131,47 +131,42 @@ def _highest(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
 
 
 def _layers(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
-    """The mean change rate of the BN layers named is above that of all others.
+    """The mean change rate of the BN layers that the paper names is above that of all others.
 
     Most of those named are among the ten that change most, from which the paper reads them off.
     """
-    rates = rows[rows["metric"] == claim.method[0]]
-    named = rates["index"].isin(claim.layers)
+    rates, layers = rows[rows["metric"] == claim.method[0]], PAPER_LAYERS[claim.method[0].split()[1]]
+    named = rates["index"].isin(layers)
     # Targets have equal weight; their splits are independent, and any may stand side by side.
     inside, outside = (group.groupby(["split", "target"])["value"].mean().unstack().dropna().mean(axis=1)
                        for group in (rates[named], rates[~named]))
     mean = rates.groupby(["index", "target"])["value"].mean().groupby("index").mean()
-    top = len(set(mean.nlargest(TOP).index) & set(claim.layers))
+    top = len(set(mean.nlargest(TOP).index) & set(layers))
     test = describe(inside - outside, **limits)
-    if test["verdict"] == HOLDS and 2 * top <= len(claim.layers):
+    if test["verdict"] == HOLDS and 2 * top <= len(layers):
         test["verdict"] = OPEN if top else FAILS
-    return test | {"note": f"{top} of {len(claim.layers)} in the top {TOP}"}
+    return test | {"note": f"{top} of {len(layers)} in the top {TOP}"}
 
 
 def _differ(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
     """Change rates differ between targets at more than half of the BN layers.
 
-    An analysis of variance over splits decides on each. No more than chance alone gives refutes it.
+    No more than chance alone gives refutes it.
     """
-    rates = rows[rows["metric"] == claim.method[0]].dropna(subset="value")
-    # Layers that nothing moved, as bnneck, which no gradient reaches, have nothing to compare.
-    rates = rates[rates.groupby("index")["value"].transform("max") > 0]
-    by_target = rates.groupby("target")
-    targets = [group.pivot(index="split", columns="index", values="value") for _, group in by_target]
-    if len(targets) < 2 or min(map(len, targets)) < 2:
+    shares = between_targets(change_rates_by_split(rows[rows["metric"] == claim.method[0]]))["share"]
+    if shares.empty:
         return _level(math.nan, OPEN, "too few targets or splits")
-    share = 100 * float(np.mean(stats.f_oneway(*targets).pvalue < LAYER_LEVEL))
+    share = shares.item()
     return _level(share, HOLDS if share > 50 else FAILS if share <= 100 * LAYER_LEVEL else OPEN)
 
 
 def _trend(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
     """A difference over the cells of Figure 4 (see :mod:`bnta_lib.suite.grid`) is above zero."""
-    trends = trend_in_n(rows, pooled=True).assign(part="more N", reason="")
-    tests = pd.concat([peak_in_k(rows, pooled=True).assign(reason=""), trends])
+    tests = pd.concat([peak_in_k(rows, pooled=True), trend_in_n(rows, pooled=True).assign(part="more N")])
     test = tests[tests["part"] == claim.method[0]]
     if test.empty:
         return _level(math.nan, OPEN, "too few splits, or values of N and K")
-    return test.iloc[0].to_dict()
+    return test.iloc[0].to_dict() | {"reason": ""}
 
 
 def _at_most(claim: Claim, rows: pd.DataFrame, **limits) -> dict:

@@ -80,14 +80,14 @@ class Lab:
 
     def measure(
         self, what: str | Sequence[Spec], seeds: int | Sequence[int] | None = None,
-        targets: Iterable[str] | Mapping[str, Target] | None = None, splits: Sequence[int] | None = None,
+        targets: Sequence[str] | None = None, splits: Sequence[int] | None = None,
     ) -> pd.DataFrame:
         """Rows of a table, of "changes", "shift" or "headroom", or of specs: a row a measured number.
 
         What the store lacks is measured. Rows of a table have its name in the column ``table``.
 
         seeds    how many, or which; default: the table's rule
-        targets  names, or others than the lab's own
+        targets  which; default: all
         splits   which; default: all, of "shift" the first
 
         Raises:
@@ -98,13 +98,12 @@ class Lab:
             return self._headroom()
         if isinstance(what, str) and what not in TABLES:
             raise ValueError(f"unknown table {what!r}: there are {', '.join(TABLES)} and headroom")
-        if not isinstance(targets, Mapping):
-            if unknown := [name for name in targets or () if name not in self.targets]:
-                raise ValueError(f"no target {unknown[0]!r}: the targets are {', '.join(self.targets)}")
-            targets = {name: self.targets[name] for name in targets or self.targets}
+        if unknown := [name for name in targets or () if name not in self.targets]:
+            raise ValueError(f"no target {unknown[0]!r}: the targets are {', '.join(self.targets)}")
+        sets = {name: self.targets[name] for name in targets or self.targets}
         if isinstance(what, str):
-            return self._measure(TABLES[what], targets, what, seeds, splits).assign(table=what)
-        return self._measure([Table(tuple(what))], targets, "rows", seeds, splits)
+            return self._measure(TABLES[what], sets, what, seeds, splits).assign(table=what)
+        return self._measure([Table(tuple(what))], sets, "rows", seeds, splits)
 
     def _measure(self, parts: Iterable[Table], targets: Mapping[str, Target], title: str,
                  seeds: int | Sequence[int] | None = None, splits: Sequence[int] | None = None):

@@ -10,12 +10,9 @@ import multiprocessing
 import os
 import pickle
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import as_completed
 from contextlib import contextmanager
-from functools import lru_cache
-from pathlib import Path
 
 import torch
 from joblib import cpu_count
@@ -28,6 +25,7 @@ PATIENCE = 20  # seconds that a scheduler has to answer
 # it anew, page by page. Kept, in one arena and in large pages, they make the laptop's network 16 % faster.
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
                 "MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "OMP_NUM_THREADS": "1"}
+_measurer = None  # of this process, if it is one of joblib's
 
 
 def measure_all(measurer, units: Mapping) -> Iterator[tuple]:
@@ -43,12 +41,16 @@ def measure_all(measurer, units: Mapping) -> Iterator[tuple]:
         workers = 1  # the smoke profile's work takes less than starting a process
     if not address and min(workers, len(units)) < 2:
         for key, unit in units.items():
-            with _one_thread():
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
                 rows = measurer.measure(unit)
+            finally:
+                torch.set_num_threads(threads)
             yield key, rows
         return
-    with (_cluster(address, measurer) if address else _processes(workers, measurer)) as (executor, handle):
-        running = {executor.submit(_in_worker, handle, unit): key for key, unit in units.items()}
+    with _cluster(address, measurer) if address else _processes(workers, measurer) as submit:
+        running = {submit(unit): key for key, unit in units.items()}
         try:
             for done in as_completed(running):
                 yield running[done], done.result()
@@ -58,17 +60,16 @@ def measure_all(measurer, units: Mapping) -> Iterator[tuple]:
 
 
 @contextmanager
-def _processes(workers: int, measurer) -> Iterator[tuple]:
-    """joblib's executor on this machine, and the file from which its processes read the measurer."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "measurer.pickle")
-        path.write_bytes(pickle.dumps(measurer))
-        yield get_reusable_executor(workers, env=_ENVIRONMENT), path
+def _processes(workers: int, measurer) -> Iterator:
+    """Submit units to joblib's processes on this machine, each with a measurer of its own."""
+    executor = get_reusable_executor(workers, env=_ENVIRONMENT, initializer=_start,
+                                     initargs=(pickle.dumps(measurer),))
+    yield lambda unit: executor.submit(_measure, None, unit)
 
 
 @contextmanager
-def _cluster(address: str, measurer) -> Iterator[tuple]:
-    """A Dask cluster's executor, and the measurer as a task of its own: made again if its workers die."""
+def _cluster(address: str, measurer) -> Iterator:
+    """Submit units to a Dask cluster. The measurer is a task of its own: made again if its worker dies."""
     from distributed import Client
 
     try:
@@ -77,29 +78,21 @@ def _cluster(address: str, measurer) -> Iterator[tuple]:
         raise ConnectionError(f"no Dask scheduler answers at {address} ({error}): start one, or unset "
                               "DASK_SCHEDULER_ADDRESS to measure on this machine") from error
     with client:
-        yield client.get_executor(pure=False), client.submit(pickle.loads, pickle.dumps(measurer), pure=False)
+        executor = client.get_executor(pure=False)
+        shared = client.submit(pickle.loads, pickle.dumps(measurer), pure=False)
+        yield lambda unit: executor.submit(_measure, shared, unit)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
+def _start(pickled: bytes) -> None:
+    global _measurer
+    _measurer = pickle.loads(pickled)
+
+
+def _measure(measurer, unit) -> list[dict]:
     torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _in_worker(handle, unit) -> list[dict]:
-    torch.set_num_threads(1)
-    measurer = _read(handle) if isinstance(handle, Path) else handle
+    measurer = measurer or _measurer
     measurer.to(_device_here(device_of(measurer.settings.profile)))
     return measurer.measure(unit)
-
-
-@lru_cache(maxsize=1)
-def _read(path: Path):
-    return pickle.loads(path.read_bytes())
 
 
 def _device_here(device: torch.device) -> torch.device:

@@ -43,7 +43,7 @@ class Unit:
 def score(
     model: BNTANet, target: Target, split: Split, settings: Settings, features: Tensor | None = None
 ) -> Scores:
-    """Scores of a model on one split; ``features`` (N, C) of the whole set, if at hand."""
+    """Scores of a model on one split; ``features`` (N, C): of the whole set, if they are known."""
     data, sides = target.data, (split.probe, split.gallery)
     if features is None:
         both = embed_global(model, data.images[torch.cat(sides)])
@@ -92,12 +92,6 @@ class Measurer:
         for model in self.models.values():
             model.to(device)
 
-    def share(self, *key, make):
-        """What ``make()`` gave when it was called first with this key."""
-        if key not in self.shared:
-            self.shared[key] = make()
-        return self.shared[key]
-
     def inputs(self, unit: Unit) -> tuple[BNTANet, Target, Split]:
         """A unit's model, target and split."""
         target = self.targets[unit.spec.training][unit.target]
@@ -106,41 +100,34 @@ class Measurer:
     def columns(self, unit: Unit) -> dict:
         """A unit's columns: what its key is made of, and what says whose rows they are."""
         _, target, split = self.inputs(unit)
-        sources = self.sources if unit.experiment == "shift" else None
-        sample = self.share("sample", unit.target, unit.split, unit.experiment == "shift",
-                            make=lambda: sample_digest(split, sources))
         return {
             "experiment": unit.experiment, "profile": self.settings.profile,
             "target": target.stored_as(unit.target), "split": unit.split, "seed": unit.seed,
             **unit.spec.columns(self.settings, len(split.gallery)),
             "version": METHOD_VERSION, "data": target.data.digest[:SHORT],
-            "weights": self.weights[unit.spec.training], "sample": sample,
+            "weights": self.weights[unit.spec.training],
+            "sample": sample_digest(split, self.sources if unit.experiment == "shift" else None),
         }
 
     def features(self, unit: Unit) -> tuple[Tensor, Tensor, float]:
         """Global and local features of the whole set without adaption, and the seconds of one image."""
-        model, target, _ = self.inputs(unit)
-
-        def make():
+        key, (model, target, _) = ("features", unit.spec.training, unit.target), self.inputs(unit)
+        if key not in self.shared:
             if model.scale.is_cuda:  # a GPU's first call pays for what no later one does
                 embed(model, target.data.images[:64])
             start = time.perf_counter()
             features, local = embed(model, target.data.images)
-            return features, local, (time.perf_counter() - start) / len(features)
-
-        return self.share("features", unit.spec.training, unit.target, make=make)
+            self.shared[key] = features, local, (time.perf_counter() - start) / len(features)
+        return self.shared[key]
 
     def pairs(self, unit: Unit, sample: Tensor) -> tuple[Pairs, float]:
         """The closest pairs of the images ``sample``, as many as any unit needs; seconds."""
-        local, gallery = self.features(unit)[1][sample], len(self.inputs(unit)[2].gallery)
-        k = max(self.largest_k, unit.spec.columns(self.settings, gallery)["K"])
-
-        def make():
-            start = time.perf_counter()
-            pairs = nearest_pairs(local, min(k, len(sample) // 2))
-            return pairs, time.perf_counter() - start
-
-        return self.share("pairs", unit.spec.training, unit.target, tuple(sample.tolist()), k, make=make)
+        k = min(max(self.largest_k, self.columns(unit)["K"]), len(sample) // 2)
+        key = "pairs", unit.spec.training, unit.target, tuple(sample.tolist()), k
+        if key not in self.shared:
+            local, start = self.features(unit)[1][sample], time.perf_counter()
+            self.shared[key] = nearest_pairs(local, k), time.perf_counter() - start
+        return self.shared[key]
 
     def measure(self, unit: Unit) -> list[dict]:
         """A unit's rows. Raises what measuring raises.
@@ -169,7 +156,7 @@ def sample_digest(split: Split, sources: Sequence[str] | None = None) -> str:
 
 
 def _retrieval(measurer: Measurer, unit: Unit) -> list[dict]:
-    """mAP, R1, R5, R10 (per cent), probes without a match if any; for bnta the seconds of its parts."""
+    """mAP, R1, R5, R10 (per cent); for bnta the seconds of its parts."""
     spec, settings, seconds, features = unit.spec, unit.spec.settings(measurer.settings), {}, None
     model, target, split = measurer.inputs(unit)
     if spec.adapter == "none":
@@ -180,17 +167,14 @@ def _retrieval(measurer: Measurer, unit: Unit) -> list[dict]:
         images = target.data.images[sample]
         result = adapt(model, images, settings, pairs=pairs, seed=unit.seed, **spec.options)
         model = result.model
-        each = measurer.features(unit)[2]
-        seconds = {"features": each * len(sample), "pairing": pairing, "steps": result.seconds}
+        seconds = {"features": measurer.features(unit)[2] * len(sample), "pairing": pairing,
+                   "steps": result.seconds}
     else:
         adapter = ADAPTERS[spec.adapter]
         model = adapter(model, target.data.images[split.gallery], settings, seed=unit.seed, **spec.options)
-    scores = score(model, target, split, settings, features)
-    numbers = [(metric, value, "%") for metric, value in scores.row().items()]
-    if scores.unmatched:
-        numbers.append(("unmatched", scores.unmatched, "probes"))
-    numbers += [(part, round(value, 4), "s") for part, value in seconds.items()]
-    return [{"metric": metric, "value": value, "unit": name} for metric, value, name in numbers]
+    scores = score(model, target, split, settings, features).row()
+    rows = [{"metric": metric, "value": value, "unit": "%"} for metric, value in scores.items()]
+    return rows + [{"metric": part, "value": round(s, 4), "unit": "s"} for part, s in seconds.items()]
 
 
 def _changes(measurer: Measurer, unit: Unit) -> list[dict]:
@@ -215,12 +199,15 @@ def _shift(measurer: Measurer, unit: Unit) -> list[dict]:
     """Distance of each BN layer's outputs on probes and gallery from the frozen model's on the sources."""
     model, target, split = measurer.inputs(unit)
     images, settings = target.data.images, unit.spec.settings(measurer.settings)
-    source = measurer.share("moments", unit.spec.training,
-                            make=lambda: bn_moments(model, measurer.source_images))
+    key = "moments", unit.spec.training
+    if key not in measurer.shared:
+        measurer.shared[key] = bn_moments(model, measurer.source_images)
+    source = measurer.shared[key]
     adapted = adapt(model, images[split.gallery], settings, seed=unit.seed, **unit.spec.options).model
     both = images[torch.cat([split.probe, split.gallery])]
     return [{"metric": "distance", "value": row.distance, "unit": "source std", "index": row.index,
-             "layer": row.layer, "model": kind} for kind, network in (("frozen", model), ("adapted", adapted))
+             "layer": row.layer, "model": kind}
+            for kind, network in (("frozen", model), ("adapted", adapted))
             for row in shift_by_layer(source, bn_moments(network, both)).itertuples(index=False)]
 
 

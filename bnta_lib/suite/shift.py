@@ -43,19 +43,14 @@ def bn_moments(model: BNTANet, images: Tensor, batch: int = 128) -> dict[str, tu
     return moments
 
 
-def bn_outputs(model: BNTANet, images: Tensor, layer: str, limit: int = 20_000) -> Tensor:
-    """Outputs of one BN layer in eval mode: float32 (channels, about ``limit`` values at most).
+def bn_outputs(model: BNTANet, images: Tensor, layers: Iterable[str], limit: int) -> dict[str, Tensor]:
+    """Outputs of BN layers in eval mode: float32 (channels, about ``limit`` values at most) each.
 
     The values are those of images and places drawn at random (seeded), the same in every channel; all of
     them if there are fewer. Raises ValueError for a layer that does not exist.
     """
-    if layer not in bn_layers(model):
-        raise ValueError(f"no BN layer {layer!r}: for one, {next(iter(bn_layers(model)))!r}")
-    return outputs_by_layer(model, images, [layer], limit)[layer]
-
-
-def outputs_by_layer(model: BNTANet, images: Tensor, layers: Iterable[str], limit: int) -> dict[str, Tensor]:
-    """:func:`bn_outputs` of several layers, in one pass."""
+    if unknown := [name for name in layers if name not in bn_layers(model)]:
+        raise ValueError(f"no BN layer {unknown[0]!r}: for one, {next(iter(bn_layers(model)))!r}")
     parts = {name: ([], torch.Generator().manual_seed(0)) for name in layers}
 
     def draw(name: str, output: Tensor) -> None:
@@ -105,10 +100,7 @@ def shift_by_layer(source: dict, target: dict) -> pd.DataFrame:
 
 
 def most_shifted_layer(shift: pd.DataFrame) -> str:
-    """The layer that Figure 1 shows by default: the largest shift of the *frozen* model's backbone.
-
-    The rule looks at nothing that adaption does.
-    """
+    """The layer that Figure 1 shows by default: the largest shift of the *frozen* model's backbone."""
     backbone = shift[shift["layer"].str.startswith("backbone.")]
     return str(backbone.loc[backbone["distance"].idxmax(), "layer"])
 

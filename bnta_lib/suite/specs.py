@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 from bnta_lib.adapters import ADAPTERS
 from bnta_lib.pairing import check_sizes
-from bnta_lib.settings import MODELS, WEAKER, Settings
+from bnta_lib.settings import WEAKER, Settings
 
 # Columns of measured rows that hold a setting, and those that hold an option of `adapt`.
 SETTINGS = {"momentum": "tta_momentum", "epochs": "tta_epochs", "lr": "tta_lr", "optimizer": "tta_optimizer",
@@ -26,7 +26,7 @@ DIVERGED = "diverged"  # the only metric of a row whose adaption diverged
 
 @dataclass(frozen=True)
 class Spec:
-    """A row of a table. Raises ValueError for an unknown training, adapter, option or setting."""
+    """A row of a table. Raises ValueError for an unknown adapter or option of it."""
 
     method: str  # the row's name in its table
     training: str = "bnta"
@@ -37,15 +37,10 @@ class Spec:
     labels: Mapping = field(default_factory=dict)  # further columns of its rows
 
     def __post_init__(self) -> None:
-        options = ADAPTERS[self.adapter].options if self.adapter in ADAPTERS else ()
-        for what, names, known in (
-            ("training", [self.training], {**MODELS, **WEAKER}), ("adapter", [self.adapter], ADAPTERS),
-            (f"option of {self.adapter}", self.options, options),
-            ("setting", self.overrides, [f.name for f in fields(Settings)]),
-        ):
-            if unknown := [name for name in names if name not in known]:
-                raise ValueError(f"{self.method}: unknown {what} {unknown[0]!r}; "
-                                 f"known: {', '.join(known) or 'none'}")
+        if self.adapter not in ADAPTERS:
+            raise ValueError(f"{self.method}: no adapter {self.adapter!r}: there are {', '.join(ADAPTERS)}")
+        if unknown := self.options.keys() - ADAPTERS[self.adapter].options.keys():
+            raise ValueError(f"{self.method}: {self.adapter} has no option {min(unknown)!r}")
         if self.N is not None and self.adapter != "bnta":
             raise ValueError(f"{self.method}: only bnta adapts on a sample of N images")
 

@@ -11,7 +11,6 @@ from functools import cache
 
 import pandas as pd
 import torch
-from torch import nn
 
 from bnta_lib.data.sets import Target
 from bnta_lib.model import BNTANet, layers_of
@@ -144,17 +143,11 @@ def _matrix(values: pd.Series) -> pd.DataFrame:
     return table.rename_axis(columns=None).loc[cells[0].unique(), cells[1].unique()].fillna("–")
 
 
-def layer_size(model: nn.Module, method: str) -> int:
-    """Parameters of the layers that a row of Table 4 names ("BN+Conv"; of norms gamma, beta)."""
-    kinds = [] if method == "None" else method.lower().split("+")
-    layers = [layer for kind in kinds for layer in layers_of(model, kind).values()]
-    return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
-
-
 def table_4(rows: pd.DataFrame, model: BNTANet, metric: str = "R1") -> pd.DataFrame:
     """Table 4 as printed, text: a row a choice of layers to update, columns (heading, what).
 
-    Sizes are counted in the paper's full network and in ``model``, the one measured. The cited numbers are
+    Parameters of the layers (of norms gamma and beta) are counted in the paper's full network and in
+    ``model``, the one measured. The cited numbers are
     left out if rank 1 was not measured on the paper's target.
     """
     ours, cited, columns = _measured(rows, metric), _cited(rows, metric), {}
@@ -165,7 +158,10 @@ def table_4(rows: pd.DataFrame, model: BNTANet, metric: str = "R1") -> pd.DataFr
     with torch.device("meta"):  # G and M for all of the paper's 18,530 people, without their memory
         full = BNTANet(sum(people for _, people in PAPER_SOURCES.values()), Settings())
     for heading, network in (("full network, counted", full), ("here, counted", model)):
-        sizes = pd.Series({method: layer_size(network, method) for method in ours.index})
+        kinds = {kind: sum(parameter.numel() for layer in layers_of(network, kind).values()
+                           for parameter in layer.parameters()) for kind in ("conv", "in", "bn")}
+        sizes = pd.Series({method: sum(kinds.get(kind, 0) for kind in method.lower().split("+"))
+                           for method in ours.index})
         columns[heading, "parameters"] = sizes.map("{:,}".format)
         columns[heading, "bytes, float32"] = (4 * sizes).map("{:,}".format)
     columns |= {(OURS, f"{name} {metric}"): ours[name] for name in ours}
