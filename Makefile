@@ -11,7 +11,7 @@
 #   make fuzz                          a fuzzer's bytes into everything that reads files of others
 #   make mutants                       small faults put into the method, one by one: which does no test notice?
 #   make bench                         every speed against its goal, on this machine
-#   make report                        what a whole run made, as web pages that need no network
+#   make report                        what a run made, as web pages that need no network
 #   make lint                          ruff over everything, mypy over the method
 #   make lab LAB_ARGS=--allow-root     JupyterLab as root, in a container
 #   make env PYTHON=python3.12         make the environment with another Python (3.11.5 or newer)

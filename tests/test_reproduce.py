@@ -87,8 +87,8 @@ def test_notebooks_run_in_order_in_this_interpreter_and_a_report_is_made(place, 
 
 
 @pytest.mark.parametrize("cells, words", [
-    (("x = 1", "y = x / 0  # here\nz = 1"), "failed in y = x / 0  # here\n  ZeroDivisionError: division by"),
-    (("import os; os._exit(0)", "x"), "DeadKernelError"),
+    (("x = 1", "y = x / 0  # here\nz = 1"), "y = x / 0  # here"),
+    (("import os; os._exit(0)", "x"), "Kernel died"),
     (("import sys; sys.exit(0)", "x = 1"), "ended before its last cell")])
 def test_notebook_that_does_not_end_stops_the_run_and_is_named(place, capsys, cells, words):
     write_notebook(place / "notebooks" / "00_a.ipynb", *cells)

@@ -32,7 +32,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 def run_notebook(source: Path, executed: Path, parameters: Mapping) -> None:
     """Run ``source`` in its folder into ``executed``, whose metadata then hold METHOD_VERSION.
 
-    Raises ValueError, naming the cell, if one fails, the kernel dies, or a cell ends the notebook early.
+    Raises ValueError if a cell fails, the kernel dies, or a cell ends the notebook early.
     """
     executed.parent.mkdir(parents=True, exist_ok=True)
     # Papermill fills parameters into the braces of a path.
@@ -42,10 +42,7 @@ def run_notebook(source: Path, executed: Path, parameters: Mapping) -> None:
             *paths, parameters, cwd=source.resolve().parent, progress_bar=False, config=ENCRYPTED,
             shutdown_kernel="immediate")
     except (PapermillException, RuntimeError) as error:  # a dead kernel is a RuntimeError
-        cell = getattr(error, "source", "a cell that ended the kernel").strip().splitlines()[0]
-        name, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
-        raise ValueError(f"{source.name} failed in {cell}\n  {name}: {text}\n  as far as it ran: "
-                         f"{shown(executed)}") from error
+        raise ValueError(f"{error}\n{source.name} failed; as far as it ran: {shown(executed)}") from error
     if any(cell.execution_count is None for cell in report.code_cells(notebook)):  # sys.exit() in a cell
         raise ValueError(f"{source.name} ended before its last cell")
     notebook.metadata["bnta"] = METHOD_VERSION
