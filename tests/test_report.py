@@ -133,7 +133,7 @@ def test_html_in_names_is_shown_as_text(browser, place):
 
 def test_verdicts_are_shown_by_word_and_symbol(place):
     text = (build("laptop") / "index.html").read_text()
-    cells = re.findall(r'<td[^>]* class="(\w+)">(\S+) ([^<]+)</td>', text)
+    cells = re.findall(r'<span class="(\w+)">(\S+) ([^<]+)</span></td>', text)
     assert cells == [("holds", "✓", "holds"), ("fails", "✗", "does not hold"), ("open", "○", "not resolved")]
     assert "3 claims" in text
 

@@ -104,7 +104,7 @@ def test_notebook_that_does_not_end_stops_the_run_and_is_named(place, capsys, ce
     (["--data", "no/such/folder"], "cache", "no folder"),
     (["--only", "07"], "cache", "no notebook begins with '07'"),
     (["--in-place", "--only", "00"], "cache", "--in-place runs every notebook"),
-    ([], "notebooks/00_a.ipynb/cache", "00_a.ipynb/cache"),  # which cannot be written
+    ([], "notebooks/00_a.ipynb/cache", "00_a.ipynb/cache': set BNTA_CACHE to"),
 ])
 def test_what_does_not_exist_is_refused_before_a_kernel_starts(
         place, capsys, monkeypatch, arguments, cache, words):

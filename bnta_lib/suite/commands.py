@@ -30,7 +30,10 @@ def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) 
         options.profile = settings(options.profile).profile
         if (folder := data_folder(options.data)) is not None and not folder.is_dir():
             raise ValueError(f'no folder {folder}: --data takes "embedded", "real" or a folder of images')
-        cache_dir().mkdir(parents=True, exist_ok=True)
+        try:
+            cache_dir().mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{error}: set BNTA_CACHE to a folder that you may write to") from error
     return options
 
 

@@ -116,8 +116,7 @@ def _item(stem: str, files: Iterable[Path]) -> dict:
         elif file.suffix == ".md":
             table = markdown_html(file.read_text(encoding="utf-8"))
             for word, (kind, symbol) in VERDICTS.items():
-                marked = rf'<td\1 class="{kind}">{symbol} {word}</td>'
-                table = re.sub(f"<td([^>]*)>{word}</td>", marked, table)
+                table = table.replace(f">{word}<", f'><span class="{kind}">{symbol} {word}</span><')
             item |= {"table": table, "rows": table.count("<tr>")}
     return item
 
