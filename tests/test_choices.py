@@ -84,26 +84,11 @@ def test_survival_counts_what_holds_and_names_what_turns_the_sign():
     assert table.loc["μ and σ² alone raise rank 1", "GRID"]["other values"] == 5 + 2
 
 
-def test_one_split_resolves_no_conclusion():
-    table = choices.survival(made(lambda *_: 3.0, splits=1))
-    assert set(table["under the defaults"]) == {"not resolved"}
-    assert set(table["sign turned by"]) == {"no sign to turn"}
-    assert not table[["holds: values", "does not hold: values"]].to_numpy().any()
-
-
 def test_two_trainings_are_never_resolved_against_each_other():
     gains = choices.gain_rows(made(lambda c, v, u, t: 9.0 if v == "other height" else 0.5))
     rows = gains[gains["value_label"] == "other height"]
     assert len(rows) and (rows["more_low"] > 0).all() and (rows["verdict"] == "holds").all()
     assert set(rows["more_verdict"]) == {"not resolved"}
-
-
-def test_table_of_a_choice_has_a_row_a_target_and_value():
-    gains = choices.gain_rows(made(lambda c, v, u, t: 4.0 if (c, v) == ("momentum", "1") else 1.0))
-    table = choices.choice_table(gains, "momentum")
-    assert len(table) == 3 * len(CHOICES["momentum"].values)
-    row = table.loc[("GRID", "1")]
-    assert (row["verdict"], row["more_verdict"]) == ("holds", "holds") and row["more"] == pytest.approx(3)
 
 
 def test_value_that_diverges_is_named_and_takes_no_other_with_it():
@@ -152,14 +137,6 @@ def test_rows_that_were_not_measured_are_empty():
     said = {axis.get_title(): sum(text.get_text() == "not measured" for text in axis.texts)
             for axis in figure.axes}
     assert said == {"VIPeR": 3, "GRID": 0, "iLIDS": 4}  # reduction, margin, and the weight are GRID's
-
-
-def test_marks_of_the_overview_have_no_names():
-    figure = figures.overview_figure(made(lambda *_: 1.0))
-    named = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert named == ["default, 95 % interval", "another value", "gain under the defaults", "no gain"]
-    choices_named = [text.get_text() for text in figure.axes[0].texts]
-    assert "lambda3" not in choices_named and any("lambda_3" in name for name in choices_named)
 
 
 def test_a_figure_shows_the_mean_of_each_value_and_rings_the_default():

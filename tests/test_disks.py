@@ -41,7 +41,6 @@ def writers(model, images, small, small_disk, monkeypatch):
         "row": a_row,
         "rows": lambda: writer.save_rows(NUMBERS, "rows", "rows"),
         "table": lambda: writer.save_table(NUMBERS, "t", "smoke_table"),
-        "export": lambda: results.write_rows(NUMBERS, small_disk / "export" / "rows.csv"),
         "ranking": lambda: save_ranked(NUMBERS, small_disk / "ranking" / "ranked.csv"),
         "figure": figure,
     }
@@ -60,7 +59,7 @@ def fill(disk):
             file.flush()
 
 
-NAMES = ("weights", "delta", "row", "rows", "table", "export", "ranking", "figure")
+NAMES = ("weights", "delta", "row", "rows", "table", "ranking", "figure")
 
 
 @pytest.mark.parametrize("name", NAMES)

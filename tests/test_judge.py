@@ -87,13 +87,6 @@ def test_trainings_are_compared_once_each_was_trained_again(kind, mean, word):
     assert verdict(one_side, kind, ("ours",), ("theirs",))["verdict"] == OPEN
 
 
-@pytest.mark.parametrize("same, other, word, decides", [
-    (35, 45, OPEN, "other"), (35, 30, OPEN, "same"), (45, 50, FAILS, "same")])
-def test_highest_is_decided_by_rows_of_the_same_training(same, other, word, decides):
-    row = judged("highest", {"ours": 40, "same": same, "other": other}, trainings={"other": "baseline"})
-    assert row["verdict"] == word and row["note"].endswith(f"against {decides}")
-
-
 def changes(values, splits=6) -> pd.DataFrame:
     """Rates of layers: values[target][layer], with the same spread over splits in all."""
     return pd.DataFrame([

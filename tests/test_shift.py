@@ -81,11 +81,6 @@ def test_distance_of_gaussians_by_hand():
     assert shift_by_layer({"bn": source}, {"bn": target})["distance"].tolist() == [2.0]  # 3, in units of 1.5
 
 
-def test_distance_to_itself_is_zero_in_every_layer(moments):
-    table = shift_by_layer(moments, moments)
-    assert table["index"].tolist() == list(range(1, 61)) and (table["distance"] == 0).all()
-
-
 def test_channel_shift_counts_in_the_channels_own_deviations():
     random = torch.Generator().manual_seed(1)
     source = torch.randn(2, 20_000, generator=random) * torch.tensor([[1.0], [10.0]])

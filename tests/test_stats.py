@@ -98,11 +98,6 @@ def test_verdict_follows_the_interval_and_not_the_mean(low, high, limits, word):
     assert (test["verdict"], test["reason"]) == (word, "")
 
 
-def test_unmeasured_method_is_named(rows):
-    with pytest.raises(ValueError, match="Tent"):
-        stats.paired_test(rows, "Tent", "BNTA")
-
-
 def test_trainings_of_one_run_each_are_not_told_apart():
     splits = [[40], [41], [42], [43]]
     better = [[50 + v] for v in (0, 1.1, 2.2, 3.3)]

@@ -1,8 +1,6 @@
 """What the paper leaves open: how the gain of adaption depends on each such choice.
 
-The gain of a value is the rank 1 after adaption minus that of the same network without adaption, on the same
-split. The values are :data:`bnta_lib.suite.specs.CHOICES`. :func:`survival` shows which conclusions outlive a
-change of a choice. ``rows`` are those of ``lab.measure("open_choices")``.
+The values are :data:`bnta_lib.suite.specs.CHOICES`; ``rows`` are those of ``lab.measure("open_choices")``.
 """
 
 from __future__ import annotations

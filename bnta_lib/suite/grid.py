@@ -1,8 +1,6 @@
 """Rank 1 and time of adaption over the size N of its sample and the number K of its pairs (Figure 4).
 
-The paper reads two tendencies from its figure: at a given N, rank 1 first rises and then declines as K grows;
-at a given K, a larger N usually helps. :func:`peak_in_k` and :func:`trend_in_n` give them as differences on
-the same splits. ``rows`` are those of ``lab.measure("figure_4")``; N and K are 0 without adaption.
+``rows`` are those of ``lab.measure("figure_4")``; N and K are 0 without adaption.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """How far the outputs of a BN layer lie from those on the source: the numbers behind Figure 1.
 
-The outputs y of Eq. (12) are compared channel by channel: the mean over channels of the Wasserstein-2
-distance between Gaussians of the channel's mean and standard deviation, sqrt((m_a - m_b)^2 + (s_a - s_b)^2),
-in units of the source's mean standard deviation.
+The mean over channels of the Wasserstein-2 distance between Gaussians, sqrt((m_a - m_b)^2 + (s_a - s_b)^2),
+of the outputs y of Eq. (12), in units of the source's mean standard deviation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Every row of every table, as data.
 
-A :class:`Spec` is one row: which training, what adapts it, and what differs from the settings. :data:`TABLES`
-lists the specs of each table with the targets and the number of adaption seeds that they are measured with.
 Rows of Tables 2 to 5 are named as in ``data/paper_tables.csv``. The row that is BNTA itself has no options,
 so that all tables share its measurements.
 """

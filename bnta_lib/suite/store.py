@@ -1,11 +1,8 @@
 """The results store: one SQLite file of measured numbers, a row each, ``results.sqlite`` in the cache.
 
-A unit is one measurement of a spec on a split with a seed, and may give several rows. Its key is a digest
-of all that decides its numbers: METHOD_VERSION, the spec's columns, data, weights, sample, split and seed.
-A unit is written in one transaction. A store starts with the rows that are recorded with the suite
-(``data/results/<profile>.csv.gz``), which stay marked in the column ``recorded``.
-
-``python -m bnta_lib.suite.store --export FILE`` writes its rows.
+A unit, one measurement of a spec on a split with a seed, gives one or more rows. Its key is a digest of all
+that decides its numbers. A store starts with the rows that are recorded with the suite
+(``data/results/<profile>.csv.gz``), marked ``recorded``. ``--export FILE`` writes its rows.
 """
 
 from __future__ import annotations
@@ -135,26 +132,24 @@ def machine(gpu: bool = True) -> str:
     return ", ".join([*names, threads, f"torch {torch.__version__}"])
 
 
-def write_rows(rows: pd.DataFrame, path: str | Path) -> None:
-    """Write rows as CSV, gzipped if the name ends in .gz: the same rows are the same bytes."""
-    whole = {name: "Int64" for name in WHOLE if name in rows}
-    text = rows.astype(whole).to_csv(index=False).encode()
-    with atomic(path) as temporary:
-        temporary.write_bytes(gzip.compress(text, mtime=0) if Path(path).suffix == ".gz" else text)
-
-
 def export(path: str | Path, profile: str | None = None) -> int:
-    """Write the rows of METHOD_VERSION but those of users' own folders; returns their number."""
+    """Write the rows of METHOD_VERSION but those of users' own folders; returns their number.
+
+    CSV, gzipped if the name ends in .gz: the same rows are the same bytes.
+    """
     with Store() as store:
+        store.fill(profile or "laptop")
         rows = store.rows(profile=profile)
     rows = rows[(rows["version"] == METHOD_VERSION) & ~rows["target"].str.endswith(", own folder")]
     rows = rows.sort_values([*COLUMNS[:13]], kind="stable").drop(columns=["key", "recorded"])
-    write_rows(rows, path)
+    text = rows.astype({name: "Int64" for name in WHOLE if name in rows}).to_csv(index=False).encode()
+    with atomic(path) as temporary:
+        temporary.write_bytes(gzip.compress(text, mtime=0) if Path(path).suffix == ".gz" else text)
     return len(rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write the store's rows, those that are recorded with the suite among them."""
+    """``python -m bnta_lib.suite.store``."""
     parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.store",
                                      description="Write the rows of the results store.")
     parser.add_argument("--profile", choices=PROFILES, help="default: all")
@@ -162,8 +157,6 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if not options.export.name.endswith((".csv", ".csv.gz")):
         parser.error(f"--export writes .csv or .csv.gz, not {options.export.name}")
-    with Store() as store:
-        store.fill(options.profile or "laptop")
     try:
         print(f"wrote {export(options.export, options.profile)} rows to {options.export}")
     except OSError as error:

@@ -1,8 +1,7 @@
 """Gain of adaption against the strength of the features.
 
-A network is made weaker by training it on a share of the people (for all epochs) or for a share of
-the epochs (on all people); at its strongest it is the "bnta" of all tables. Every training has one set of
-weights: how much trainings of one kind vary is in no interval.
+A network is made weaker by training it on a share of the people, or for a share of the epochs; the strongest
+is the "bnta" of all tables. There is one training of each: how much such trainings vary is in no interval.
 """
 
 from __future__ import annotations

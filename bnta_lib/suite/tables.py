@@ -72,17 +72,13 @@ def reading_of(table: str) -> str:
 def table_1(targets: Mapping[str, Target]) -> pd.DataFrame:
     """Table 1 as cited and as counted: a row a target, columns ("paper" | "here", count).
 
-    A distractor counts as a person. Raises ValueError if splits differ in their counts.
+    A distractor counts as a person. Counted on the first split; the others have as many.
     """
     columns = ["probe people", "gallery people", "probe images", "gallery images"]
     here = {}
     for name, target in targets.items():
-        pids = target.data.pids
-        counts = {(*(_people(pids[rows]) for rows in sides), *map(len, sides))
-                  for sides in ((split.probe, split.gallery) for split in target.splits)}
-        if len(counts) > 1:
-            raise ValueError(f"{name}: the splits differ in their counts")
-        here[name] = counts.pop()
+        sides = target.splits[0].probe, target.splits[0].gallery
+        here[name] = *(_people(target.data.pids[rows]) for rows in sides), *map(len, sides)
     here = pd.DataFrame.from_dict(here, orient="index", columns=columns)
     cited = paper_numbers().query("table == '1'").pivot(index="dataset", columns="metric", values="value")
     cited = cited.rename_axis(columns=None).astype("Int64").reindex(index=here.index, columns=columns)
