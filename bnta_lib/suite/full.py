@@ -41,9 +41,9 @@ def run_all(settings: Settings, options: argparse.Namespace, end: float) -> int:
     """Train, run the notebooks and gather until ``end`` (of the monotonic clock); return the exit code."""
     profile, rest = ["--profile", settings.profile], [name for name in MODELS if name not in FIRST]
     for names, epochs in ((FIRST, options.epochs), (rest, options.other_epochs or options.epochs)):
-        minutes = _seconds(end, f"before {names[0]} was trained") / 60
+        minutes = (end - time.monotonic()) / 60
         shorter = ["--epochs", str(epochs)] if epochs else []
-        if code := train.main([*profile, "--model", *names, "--minutes", f"{minutes:g}", *shorter,
+        if code := train.main([*profile, "--model", *names, f"--minutes={minutes:g}", *shorter,
                                *["--scratch"] * options.scratch]):
             return code
     trained = max(weights_path(settings, name).stat().st_mtime for name in MODELS)
@@ -59,18 +59,11 @@ def run_all(settings: Settings, options: argparse.Namespace, end: float) -> int:
 
 def run_command(command: Sequence[str], end: float) -> int:
     """Run a command of the suite; it is killed at ``end``, and when this process ends. Raises OutOfTime."""
-    limit = _seconds(end, f"before {command[0]}")
     try:
         return subprocess.run([sys.executable, "-m", f"bnta_lib.suite.{command[0]}", *command[1:]],
-                              timeout=limit).returncode
+                              timeout=end - time.monotonic()).returncode
     except subprocess.TimeoutExpired:
         raise OutOfTime(f"within {command[0]}") from None
-
-
-def _seconds(end: float, moment: str) -> float:
-    if (seconds := end - time.monotonic()) <= 0:
-        raise OutOfTime(moment)
-    return seconds
 
 
 def gather(settings: Settings) -> Path:

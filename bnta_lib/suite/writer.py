@@ -19,6 +19,8 @@ _MARKUP = re.compile(r"[\\`*~$\[|<&]|(?<![^\W_])_|_(?![^\W_])")
 
 def _text(value: object) -> object:
     """Text on one line that Markdown shows as it is: names of folders may hold markup."""
+    if isinstance(value, tuple):  # of a column's levels
+        value = " ".join(map(str, value)).strip()
     if isinstance(value, str):
         return _MARKUP.sub(r"\\\g<0>", " ".join(value.splitlines()))
     return "–" if pd.isna(value) else value
@@ -27,8 +29,7 @@ def _text(value: object) -> object:
 def markdown(table: pd.DataFrame) -> str:
     """A table as GitHub Markdown. Levels of index and columns are joined with a space."""
     flat = table.reset_index(names=[name or "" for name in table.index.names]).map(_text)
-    flat.columns = [_text(" ".join(map(str, label)).strip() if isinstance(label, tuple) else label)
-                    for label in flat]
+    flat.columns = flat.columns.to_flat_index().map(_text)
     # Text stays as it is printed: 48.0 is not 48.
     return flat.to_markdown(index=False, disable_numparse=True)
 
