@@ -47,14 +47,14 @@ report: $(MADE)
 	$(PROFILED) -m bnta_lib.suite.report $(DATA_OPTION)
 
 test: $(MADE)
-	$(RUN) -m pytest -n logical --dist loadscope
+	$(RUN) -m pytest -n logical --dist loadscope --no-loadscope-reorder
 
 bench: $(MADE)
 	$(RUN) benchmarks/all.py $(if $(ONLY),--only $(ONLY))
 
 coverage: $(MADE)
 	$(RUN) -m coverage erase
-	$(RUN) -m coverage run -m pytest -n logical --dist loadscope
+	$(RUN) -m coverage run -m pytest -n logical --dist loadscope --no-loadscope-reorder
 	$(RUN) -m coverage combine --quiet
 	$(RUN) -m coverage report --skip-covered
 
