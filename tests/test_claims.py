@@ -59,8 +59,6 @@ def test_check_prints_and_writes_every_claim_from_the_store(lab, rows, capsys, m
     for name in ("mu+var", "tta mat", "id+mat", "-0.0 "):
         assert name not in flat and name not in (folder / "paper_check.md").read_text()
     assert {p.suffix for p in folder.iterdir()} == {".csv", ".md", ".tex", ".pdf", ".png"}
-    monkeypatch.setattr(runner.Measurer, "measure", lambda *a: pytest.fail("measured again"))
-    claims.gather(lab)  # a second time reads all from the store
 
 
 def test_differences_come_from_the_rows_of_the_tables(rows):
@@ -88,24 +86,3 @@ def test_figure_shows_every_claim_and_the_papers_number_where_there_is_one(rows,
     diamonds = [y for axis in figure.axes for line in axis.lines if line.get_marker() == "D"
                 for y in line.get_xdata()]
     assert np.isfinite(diamonds).sum() == table["paper"].notna().sum()
-
-
-@pytest.mark.parametrize("arguments, words", [
-    (["--profile", "huge"], "unknown profile"), (["--data", "/no/such"], "no folder /no/such")])
-def test_unknown_profile_or_folder_is_refused_before_anything_is_measured(arguments, words, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        claims.main(arguments)
-    assert words in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("error, code, words", [
-    (FileNotFoundError(2, "x", "no weights at w.safetensors: make train"), 1, "make train"),
-    (KeyboardInterrupt(), 130, "the same command continues")])
-def test_failed_or_interrupted_check_shows_how_to_go_on(lab, error, code, words, monkeypatch, capsys):
-    def gather(lab):
-        raise error
-
-    monkeypatch.setattr(claims, "gather", gather)
-    assert claims.main(["--profile", "smoke"]) == code
-    message = capsys.readouterr().err
-    assert words in message and "Traceback" not in message

@@ -74,10 +74,6 @@ class Lab:
             self._models[name] = trained_model(self.settings, name, self.progress, data=self.data)
         return self._models[name]
 
-    def models(self, *names: str) -> dict[str, BNTANet]:
-        """Trained models by name."""
-        return {name: self.model(name) for name in names}
-
     def measure(
         self, what: str | Sequence[Spec], seeds: int | Sequence[int] | None = None,
         targets: Sequence[str] | None = None, splits: Sequence[int] | None = None,
@@ -121,8 +117,9 @@ class Lab:
             trained = model_settings(self.settings, training)
             by_training[training] = targets if trained.size == self.settings.size else load_targets(
                 trained, self.data, progress=self.progress)
+        models = {name: self.model(name) for name in by_training}
         sources = self.sources if units[0].experiment == "shift" else ()
-        measurer = Measurer(self.settings, self.models(*by_training), by_training, sources)
+        measurer = Measurer(self.settings, models, by_training, sources)
         return measure(measurer, units, self.progress, title)
 
     def _headroom(self) -> pd.DataFrame:

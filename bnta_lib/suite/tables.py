@@ -143,8 +143,8 @@ def table_4(rows: pd.DataFrame, model: BNTANet, metric: str = "R1") -> pd.DataFr
     """Table 4 as printed, text: a row a choice of layers to update, columns (heading, what).
 
     Parameters of the layers (of norms gamma and beta) are counted in the paper's full network and in
-    ``model``, the one measured. The cited numbers are
-    left out if rank 1 was not measured on the paper's target.
+    ``model``, the one measured. The cited numbers are left out if rank 1 was not measured on the paper's
+    target.
     """
     ours, cited, columns = _measured(rows, metric), _cited(rows, metric), {}
     if cited is not None:
