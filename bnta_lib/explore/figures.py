@@ -56,9 +56,6 @@ def retrieval_explorer(target: Target, split: Split, before: Ranking, after: Ran
                     number=W.IntSlider(description="number", min=1, max=len(probes), value=1, **RELEASED))
 
 
-# ---------------------------------------------------------------- BN layers
-
-
 def distance(source: Tensor, target: Tensor) -> float:
     """Mean distance of outputs (channels, values) from the source's, as in :mod:`bnta_lib.suite.shift`."""
     moments = [(y.mean(1), y.std(1)) for y in (source, target)]
@@ -73,19 +70,15 @@ def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Seque
     Adapts to one split of each target and passes at most ``images`` images a side through the models;
     the sliders then need no network. ``layer``: the one to begin with, by name.
     """
-    before, outputs, changes = bn_layers(model), {}, {}
-    names = list(before)
+    names, outputs, adapted = list(bn_layers(model)), {}, {}
     of_source = bn_outputs(model, source_sample(sources, max(1, images // len(sources))), names, 400)
     for name, target in targets.items():
         parts = target.split(split)
-        adapted = adapt(model, target.data.images[parts.gallery], settings, seed=seed).model
+        adapted[name] = adapt(model, target.data.images[parts.gallery], settings, seed=seed).model
         both = torch.cat([parts.probe, parts.gallery])
         some = target.data.images[both[:: -(-len(both) // images)]]
         outputs[name] = {kind: bn_outputs(net, some, names, 400)
-                         for kind, net in (("frozen", model), ("adapted", adapted))}
-        changes[name] = {key: {quantity: (getattr(new, kind) - getattr(before[key], kind)).detach().cpu()
-                               for quantity, kind in QUANTITIES.items()}
-                         for key, new in bn_layers(adapted).items()}
+                         for kind, net in (("frozen", model), ("adapted", adapted[name]))}
 
     def draw(target: str, index: int, channel: int) -> tuple[str, Image]:
         name, label = names[index - 1], f"output of {names[index - 1].removeprefix('backbone.')}"
@@ -95,21 +88,19 @@ def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Seque
             label += f", channel {number}"
             shown = {kind: y[number - 1 : number] for kind, y in shown.items()}
         d = {kind: distance(shown["source"], shown[kind]) for kind in outputs[target]}
-        figure = layer_figure({kind: y.numpy() for kind, y in shown.items()}, d, changes[target][name], label,
-                              number)
+        old, new = bn_layers(model)[name], bn_layers(adapted[target])[name]
+        changes = {quantity: (getattr(new, kind) - getattr(old, kind)).detach().cpu()
+                   for quantity, kind in QUANTITIES.items()}
+        alt = f"Outputs of {name} on source and {target}, and the change of its four quantities"
         return (f"{target}: {name}, BN layer {index} of {len(names)}, d = {d['frozen']:.3f} frozen, "
                 f"{d['adapted']:.3f} adapted",
-                picture(figure, f"Outputs of {name} on source and {target}, and the change of its four "
-                        "quantities", trim=False))
+                picture(layer_figure(shown, d, changes, label, number), alt, trim=False))
 
     return Explorer(draw, target=W.Dropdown(description="target", options=list(outputs), **WIDE),
                     index=W.IntSlider(description="BN layer", min=1, max=len(names),
                                       value=names.index(layer) + 1 if layer else 1, **RELEASED),
                     channel=W.IntSlider(description="channel (0: all)", min=0, value=0,
                                         max=max(map(len, of_source.values())), **RELEASED))
-
-
-# ---------------------------------------------------------------- cameras of a domain
 
 
 def scene_of(name: str, size: tuple[int, int], people: int = 48) -> tuple[Tensor, dict]:
@@ -159,12 +150,12 @@ def domain_explorer(model: BNTANet, settings: Settings, names: Sequence[str] = (
     that layer has stored. A folder of crops holds no scene that could be photographed again.
     """
     scenes = {name: scene_of(name, settings.size, people) for name in names}
-    of_set = {name: photograph(scene, settings.size) for name, scene in scenes.items()}
+    in_set = {name: photograph(scene, settings.size) for name, scene in scenes.items()}
 
     def draw(place: str, **turned: float) -> tuple[str, Image, Image]:
-        moved = photograph(scenes[place], settings.size, **turned)
-        stem = stem_statistics(model, of_set[place], moved)
-        people = rows_sheet({"as in\nthe set": of_set[place][:7], "moved": moved[:7]})
+        of_set, moved = in_set[place], photograph(scenes[place], settings.size, **turned)
+        stem = stem_statistics(model, of_set, moved)
+        people = rows_sheet({"as in\nthe set": of_set[:7], "moved": moved[:7]})
         setting = ", ".join(f"{name} {value:.3g}" for name, value in turned.items())
         return (f"{place}: distance from the stored statistics {stem_distance(stem, 'set'):.3f} as in the "
                 f"set, {stem_distance(stem, 'moved'):.3f} (stored deviations) with {setting}",

@@ -6,7 +6,6 @@ seconds of the adaption. Cells are handed in; nothing is measured here but by th
 
 from __future__ import annotations
 
-import io
 import math
 import threading
 import time
@@ -17,7 +16,6 @@ from functools import lru_cache
 import ipywidgets as W
 import pandas as pd
 from IPython.display import Image
-from PIL import Image as pil
 
 from bnta_lib.adaption import adapt
 from bnta_lib.data.sets import Target
@@ -176,17 +174,9 @@ class NKExplorer(W.VBox):
         self.on_change()
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-        return with_still(super()._repr_mimebundle_(**kwargs), self.still())
-
-    def still(self) -> Image:
-        """Curves above pairs, for a page without a kernel."""
-        parts = [pil.open(io.BytesIO(shown.value)).convert("RGB") for shown in (self.curves, self.couples)]
-        sheet = pil.new("RGB", (max(p.width for p in parts), sum(p.height for p in parts)), "white")
-        for part, top in zip(parts, (0, parts[0].height)):
-            sheet.paste(part, (0, top))
-        sheet.save(buffer := io.BytesIO(), "JPEG", quality=80)
-        alt = f"Curves along K and N, and pairs; {numbers(self.cells, *self.setting())}"
-        return Image(buffer.getvalue(), format="jpeg", alt=alt)
+        alt = f"Curves along K and N; {numbers(self.cells, *self.setting())}"
+        still = Image(self.curves.value, format="png", alt=alt)
+        return with_still(super()._repr_mimebundle_(**kwargs), still)
 
     def setting(self) -> tuple[str, int, int, int, float]:
         """Target, split, N, K and momentum that the controls stand at."""

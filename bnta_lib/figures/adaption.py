@@ -16,6 +16,9 @@ from bnta_lib.figures.network import stripe_rows
 from bnta_lib.pairing import Pairs
 from bnta_lib.settings import Settings
 
+# Frame, line and character of a gallery image of another person, and of the probe's.
+MARKS = ((COLOURS["wrong"], 0.9, "×"), (COLOURS["right"], 2.2, "✓"))
+
 
 def example_pairs(count: int, each: int = 6, closest: int = 12) -> dict[str, list[int]]:
     """Which of ``count`` pairs to show: the closest, then ``each`` from the middle and from the end."""
@@ -37,9 +40,9 @@ def pairs_figure(images: Tensor, pairs: Pairs, settings: Settings,
              stripe_rows(math.ceil(settings.height / step), settings.stripes)]
     rows = []
     for label, numbers in (shown or example_pairs(len(pairs.index))).items():
-        for place, number in enumerate(numbers):
-            if place % 6 == 0:
-                rows.append(["" if place else label])
+        for count, number in enumerate(numbers):
+            if count % 6 == 0:
+                rows.append(["" if count else label])
             part, (first, second) = int(pairs.part[number]), images[pairs.index[number]]
             caption = f"part {part + 1}: {float(pairs.distance[number]):.3f}"
             rows[-1] += [Photo(first, caption=caption, band=bands[part]),
@@ -71,8 +74,7 @@ def pair_statistics_figure(pairs: Pairs, others: Tensor, others_part: Tensor, st
 def losses_figure(steps: pd.DataFrame, frozen: pd.DataFrame, adapted: pd.DataFrame) -> Figure:
     """The two terms of Eq. (13), step by step, and on the same batches before and after.
 
-    All rows have columns seed, step, pos and mat; those of ``steps`` were taken during adaption
-    (batch statistics), those of ``frozen`` and ``adapted`` with stored statistics.
+    All rows have columns seed, step, pos and mat; those of ``steps`` were taken during adaption.
     """
     figure, (axes,) = panels(1, 2, 2.5)
     for axis, term in zip(axes, ("pos", "mat")):
@@ -83,7 +85,7 @@ def losses_figure(steps: pd.DataFrame, frozen: pd.DataFrame, adapted: pd.DataFra
             axis.plot(table.groupby("step")[term].mean(), "-", marker=marker, color=colour, ms=5, label=label)
         axis.set(xlabel="step (batch of pairs)", ylabel=LOSSES[term], xticks=sorted(steps["step"].unique()))
         axis.margins(x=0.15, y=0.12)
-    legend(figure, *axes[0].get_legend_handles_labels())
+    legend(figure)
     return figure
 
 
@@ -92,18 +94,18 @@ def retrieval_figure(probes: Tensor, gallery: Tensor, before: Ranking, after: Ra
     """Selected probes, each with its nearest gallery images before and after adaption.
 
     ``probes`` (P, 3, h, w), ``gallery`` (G, 3, h, w): uint8. ``selected``: groups of probe indices
-    as :func:`bnta_lib.evaluation.select_example_probes` gives. The probe's person is framed and
-    ticked, others are framed in the other colour and crossed. Raises ValueError without probes.
+    as :func:`bnta_lib.evaluation.select_example_probes` gives. Raises ValueError without probes.
     """
-    def framed(when: str, ranking: Ranking, probe: int) -> list:
-        rank, near = int(ranking.rank[probe]), ranking.index[probe, :columns].tolist()
-        match = f"match at\nrank {rank}" if rank else "no match\nin gallery"
-        marks = [(COLOURS["right"], 2.2, "✓") if right else (COLOURS["wrong"], 0.9, "×")
-                 for right in ranking.right[probe].tolist()]
-        return [f"{when}\n{match}", *(Photo(gallery[i], *style) for i, style in zip(near, marks))]
-
-    return before_after([(probes[p], group, framed("before", before, p), framed("after", after, p))
-                         for group, indices in selected.items() for p in map(int, indices)])
+    rows = []
+    for group, probe in ((group, int(probe)) for group, indices in selected.items() for probe in indices):
+        sides = []
+        for when, ranking in (("before", before), ("after", after)):
+            rank, near = int(ranking.rank[probe]), ranking.index[probe, :columns].tolist()
+            sides.append([f"{when}\nmatch at\nrank {rank}" if rank else f"{when}\nno match\nin gallery"])
+            sides[-1] += [Photo(gallery[i], *MARKS[right])
+                          for i, right in zip(near, ranking.right[probe].tolist())]
+        rows.append((probes[probe], group, *sides))
+    return before_after(rows)
 
 
 def before_after(rows: Sequence[tuple[Tensor, str, list, list]]) -> Figure:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image as pil
 from PIL.PngImagePlugin import PngInfo
@@ -33,6 +33,8 @@ SYMBOLS = {"mean": r"$\mu$", "var": r"$\sigma^2$", "gamma": r"$\gamma$", "beta":
 LOSSES = {"id": "$L_{id}$", "pos": "$L_{pos}$", "mat": "$L_{mat}^{tta}$"}
 METRICS = {"R1": "rank 1", "R5": "rank 5", "R10": "rank 10", "mAP": "mAP"}
 DEPTH = "BN layer, from shallow to deep"
+# Where axes stand without a layout, for which a slider does not wait.
+UNMOVED = {"left": 0.1, "right": 0.99, "bottom": 0.18, "top": 0.84, "wspace": 0.35}
 TEXT_WIDTH = 7.0  # inches: the paper's two columns
 SCREEN_DPI, PHOTO_DPI, PLOT_DPI = 110, 150, 200  # in a notebook; of PNG files
 
@@ -50,8 +52,8 @@ def use_style() -> None:
 def save_figure(figure: Figure, name: str, run: str, alt: str = "") -> Image:
     """Write ``name``.pdf and .png under the run's figures; returns what a notebook shows.
 
-    ``alt``: what the figure shows, for those who cannot see it; stored in both files, which hold no date:
-    the same figure is the same bytes.
+    ``alt``: what the figure shows, in words, stored in both files. They hold no date: the same figure is the
+    same bytes.
     """
     shown, photos, words = picture(figure, alt), photographs(figure), PngInfo()
     words.add_text("Description", alt)
@@ -107,17 +109,15 @@ def new_figure(width: float, height: float, layout: str = "none") -> Figure:
     return figure
 
 
-def legend(figure: Figure, handles: Sequence, labels: Sequence[str] | None = None, side: str = "upper",
-           **options) -> None:
-    """A legend above or below all panels."""
-    labels = [handle.get_label() for handle in handles] if labels is None else labels
-    options = {"handletextpad": 0.4, "columnspacing": 1.2, "ncols": len(labels)} | options
-    figure.legend(handles, labels, loc=f"outside {side} center", **options)
-
-
-def mark(label: str, marker: str = "", color: str = INK, **options) -> Line2D:
-    """An entry of a legend: a marker, and a line if ``linestyle`` is given."""
-    return Line2D([], [], **{"marker": marker, "color": color, "linestyle": "", "label": label} | options)
+def legend(figure: Figure, side: str = "upper", axes: Sequence[Axes] | None = None, **options) -> None:
+    """A legend above or below all panels, with every label of ``axes`` (default: all) once."""
+    handles = {}
+    for axis in figure.axes if axes is None else axes:
+        for handle, label in zip(*axis.get_legend_handles_labels()):
+            handles.setdefault(label, handle)
+    options = {"handletextpad": 0.4, "columnspacing": 1.2, "ncols": len(handles)} | options
+    outside = "outside " * (figure.get_layout_engine() is not None)
+    figure.legend(handles.values(), handles.keys(), loc=f"{outside}{side} center", **options)
 
 
 def bars(value, low, high) -> np.ndarray:
@@ -126,17 +126,17 @@ def bars(value, low, high) -> np.ndarray:
     return np.nan_to_num(np.stack([value - low, high - value]))
 
 
-def draw_splits(axis: Axes, at: float, values: Sequence[float], colour: str, marker: str = "o",
-                spread=interval, apart: float = 0.18, jitter: float = 0.12, bar: str = "_",
-                upright: bool = True) -> None:
+def draw_splits(axis: Axes, at: float, values: pd.Series, colour: str, marker: str = "o", spread=interval,
+                apart: float = 0.18, jitter: float = 0.12, bar: str = "_", upright: bool = True,
+                label: str = "") -> None:
     """Splits as faint dots on one side of ``at``, their mean and its ``spread`` on the other."""
-    values = np.asarray(values, dtype=float)
-    offsets = np.linspace(-jitter, jitter, len(values)) if len(values) > 1 else np.zeros(len(values))
-    dots, mean = (at - apart + offsets, values), (at + apart, values.mean())
-    ends = {"yerr" if upright else "xerr": bars(values.mean(), *spread(values))}
-    axis.plot(*(dots if upright else dots[::-1]), marker, color=colour, ms=3.2, alpha=0.55, mew=0)
-    axis.errorbar(*(mean if upright else mean[::-1]), fmt=bar, color=colour, ms=9 if bar in "_|" else 4,
-                  mew=2, capsize=2.5, elinewidth=1.4, **ends)
+    turn = 1 if upright else -1
+    aside = np.linspace(-jitter, jitter, len(values)) if len(values) > 1 else 0
+    axis.plot(*(at - apart + aside + 0 * values, values)[::turn], marker, color=colour, ms=3.2, alpha=0.55,
+              mew=0, label=f"{label}a split")
+    axis.errorbar(*(at + apart, values.mean())[::turn], fmt=bar, color=colour, ms=9 if bar in "_|" else 4,
+                  **{"yerr" if upright else "xerr": bars(values.mean(), *spread(values))},
+                  mew=2, capsize=2.5, elinewidth=1.4, label=f"{label}mean, 95 % interval")
 
 
 # ---------------------------------------------------------------- photographs
@@ -179,14 +179,14 @@ def photo_sheet(rows: Sequence[Sequence[Photo | str | float]], title: str = "", 
         x, top = 0.0, y * step + above
         for cell in row:
             if isinstance(cell, Photo):
-                _draw_photo(axis, cell, x, top, height, width)
+                draw_photo(axis, cell, x, top, height, width)
             elif isinstance(cell, str):
                 axis.text(x + 0.75 * width, top + height / 2, cell, fontsize=7, ha="center", va="center")
             x += space(cell)
     return figure
 
 
-def _draw_photo(axis: Axes, photo: Photo, x: float, y: float, height: int, width: int) -> None:
+def draw_photo(axis: Axes, photo: Photo, x: float, y: float, height: int, width: int) -> None:
     axis.imshow(photo.image.permute(1, 2, 0).numpy(), extent=(x, x + width, y + height, y), aspect="auto",
                 interpolation="bilinear")
     boxes = [(0, height, photo.frame, photo.line)] if photo.frame else []

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bnta_lib.data.sets import ReIDSet
-from bnta_lib.figures.base import COLOURS, INK, Photo, even, legend, mark, panels, photo_sheet
+from bnta_lib.figures.base import COLOURS, INK, Photo, even, legend, panels, photo_sheet
 from bnta_lib.rendered.statistics import STATISTICS
 from bnta_lib.suite.headroom import KINDS, common_size, headroom_scores
 
@@ -24,19 +24,23 @@ def contact_sheet(data: ReIDSet, title: str = "", rows: int = 2, seed: int = 0) 
     """Images of a few people, a group each, with the cameras below.
 
     Up to four images a person, over as many cameras as saw them; people are drawn with ``seed``
-    among those with two images or more. If the set has distractors they fill the last groups.
+    among those with two images or more. Distractors fill the last groups.
     """
     counts = torch.bincount(data.pids[data.pids > 0])
     slots = int(counts.max().clamp(max=4))
     random = torch.Generator().manual_seed(seed)
-    usable = (counts >= min(2, slots)).nonzero().flatten()
-    people = usable[torch.randperm(len(usable), generator=random)[: rows * (COLUMNS // slots)]].sort().values
-    groups = [(f"person {pid}", in_order(data.pids == pid, data.camids, slots)) for pid in people.tolist()]
-    others = (data.pids == 0).nonzero().flatten()
-    if len(others):
-        drawn = others[torch.randperm(len(others), generator=random)[: 2 * slots]]
-        groups[-2:] = [("distractors", part.tolist()) for part in drawn.split(slots)]
+    people = drawn((counts >= min(2, slots)).nonzero().flatten(), rows * (COLUMNS // slots), random).tolist()
+    groups = [(f"person {pid}", in_order(data.pids == pid, data.camids, slots)) for pid in people]
+    if (data.pids == 0).any():
+        others = (data.pids == 0).nonzero().flatten()
+        others = others[torch.randperm(len(others), generator=random)[: 2 * slots]]
+        groups[-2:] = [("distractors", part.tolist()) for part in others.split(slots)]
     return group_sheet(data.images, groups, COLUMNS // slots, title, data.camids)
+
+
+def drawn(values: Tensor, count: int, random: torch.Generator) -> Tensor:
+    """``count`` of the values at random, in their own order."""
+    return values[torch.randperm(len(values), generator=random)[:count]].sort().values
 
 
 def in_order(rows: Tensor, key: Tensor, limit: int) -> list[int]:
@@ -100,35 +104,33 @@ def statistics_figure(statistics: pd.DataFrame, targets: Sequence[str]) -> Figur
 def headroom_figure(rows: pd.DataFrame) -> Figure:
     """Rank 1 without adaption, by set: left as evaluated, right at one common gallery size.
 
-    ``rows``: ``lab.measure("headroom")``. Left, a dot is the mean over splits with
-    its standard deviation, a tick a camera pair of 20 probes or more. Right, hollow is the same
-    target by neutral cameras; the arrow is what is photometric; the line the sources' mean.
+    ``rows``: ``lab.measure("headroom")``. A tick is a camera pair of 20 probes or more; a hollow dot the same
+    target by neutral cameras, so that the arrow is what is photometric.
     """
     home, away, neutral = KINDS
     scores, pairs = headroom_scores(rows), headroom_scores(rows, ("cameras",)).query("probes >= 20")
     names = list(scores.loc[scores["kind"] != neutral, "set"])
-    common = scores.pivot(index="set", columns="kind", values="R1 common").reindex(names, columns=list(KINDS))
+    scores, pairs = (table.assign(y=table["set"].map(names.index)) for table in (scores, pairs))
     figure, ((left, right),) = panels(1, 2, 0.9 + 0.27 * len(names), sharey=True)
-    marks = []
     for kind, colour, fill in ((home, SOURCE, SOURCE), (away, TARGET, TARGET), (neutral, TARGET, "white")):
-        part, ticks = scores[scores["kind"] == kind], pairs[pairs["kind"] == kind]
-        right.plot(common[kind], range(len(names)), "o", color=colour, mfc=fill, mew=1.4, ms=5, zorder=4)
+        part = scores[scores["kind"] == kind]
+        if len(part):
+            right.plot(part["R1 common"], part["y"], "o", color=colour, mfc=fill, mew=1.4, ms=5, label=kind)
         if kind != neutral:
-            y = part["set"].map(names.index)
-            left.errorbar(part["R1"], y, xerr=part["std"].fillna(0), fmt="o", color=colour, ms=5, capsize=2)
-            left.plot(ticks["R1"], ticks["set"].map(names.index) + 0.27, "|", color=INK, ms=5, mew=0.7)
-        marks += [mark(kind, "o", colour, mfc=fill, mew=1.4)] * len(part[:1])
-    for y, row in enumerate(common.itertuples(index=False, name=None)):
-        right.annotate("", (row[2], y), (row[1], y), arrowprops={
+            left.errorbar(part["R1"], part["y"], xerr=part["std"].fillna(0), fmt="o", color=colour, ms=5,
+                          capsize=2)
+    ticks = pairs[pairs["kind"] != neutral]
+    left.plot(ticks["R1"], ticks["y"] + 0.27, "|", color=INK, ms=5, mew=0.7, label="a camera pair")
+    common = scores.pivot(index="y", columns="kind", values="R1 common").reindex(columns=list(KINDS))
+    for y, start, end in common[[away, neutral]].dropna().itertuples():
+        right.annotate("", (end, y), (start, y), arrowprops={
             "arrowstyle": "-|>", "color": TARGET, "lw": 1, "shrinkA": 4, "shrinkB": 4, "mutation_scale": 7})
+    if common[home].notna().any():
+        right.axvline(common[home].mean(), color=SOURCE, lw=0.9, ls="--", label="mean of the sources")
     left.set_yticks(range(len(names)), names)
     left.set_ylim(len(names) - 0.4, -0.6)
     for axis, title in ((left, "as evaluated"), (right, f"galleries of {common_size(rows)} images")):
         axis.set(xlim=(-3, 103), xlabel="rank 1, per cent", title=title)
         axis.tick_params(axis="y", length=0)
-    marks.append(mark("a camera pair", "|"))
-    if common[home].notna().any():
-        right.axvline(common[home].mean(), color=SOURCE, lw=0.9, ls="--", zorder=0)
-        marks.append(mark("mean of the sources", color=SOURCE, lw=0.9, linestyle="--"))
-    legend(figure, marks, side="lower", fontsize=7)
+    legend(figure, "lower", fontsize=7)
     return figure

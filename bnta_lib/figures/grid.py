@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib as mpl
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullLocator
 
-from bnta_lib.figures.base import COLOURS, INK, METRICS, legend, panels
+from bnta_lib.figures.base import COLOURS, INK, METRICS, UNMOVED, legend, panels
 from bnta_lib.suite.grid import grid_cells
 
 PAPERS = "GRID"  # the target of the paper's figure
@@ -22,9 +19,8 @@ PAPERS = "GRID"  # the target of the paper's figure
 def figure_4(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     """Above: retrieval against K, a line each N; below: seconds of the adaption. Target by target.
 
-    ``rows``: of ``lab.measure("figure_4")``. The band is the 95 % interval of the largest N's
-    paired difference from no adaption (dashed), put about the line; :func:`gain_figure` shows of
-    every cell whether its own includes 0.
+    ``rows``: of ``lab.measure("figure_4")``. The band is the 95 % interval of the largest N's paired
+    difference from no adaption (dashed), put about the line.
     """
     cells, targets = grid_cells(rows, metric), list(rows["target"].unique())
     frozen = rows[(rows["N"] == 0) & (rows["metric"] == metric)].groupby("target")["value"].mean()
@@ -32,27 +28,23 @@ def figure_4(rows: pd.DataFrame, metric: str = "R1") -> Figure:
                           height_ratios=[1.5, 1])
     for (above, below), target in zip(axes.T, targets):
         table = cells[cells["target"] == target].sort_values("K")
-        sizes = sorted(table["N"].unique())
-        colours = mpl.colormaps["viridis"](0.92 * (1 - np.arange(len(sizes)) / max(1, len(sizes) - 1)))
+        colours = sns.color_palette("viridis_r", table["N"].nunique())
         for colour, (n, line) in zip(colours, table.groupby("N")):
-            for axis, value in ((above, "value"), (below, "seconds")):
-                axis.plot(line["K"], line[value], "o-", color=colour, ms=3, lw=1.2, label=f"{n}")
-        half = (line["high"] - line["low"]) / 2  # NaN: no spread to judge by, and no band
-        low, high = (f([*table["value"], frozen[target]]) for f in (min, max))
-        # A band of very few splits must not flatten the lines.
-        room = 0.05 * (high - low) + min(half.fillna(0).max(), 0.6 * (high - low) + 1)
-        ends = ((line["value"] + sign * half).clip(0, 100) for sign in (-1, 1))
-        band = above.fill_between(line["K"], *ends, color=colour, alpha=0.15, linewidth=0)
-        dashed = above.axhline(frozen[target], color="0.2", linestyle="--", linewidth=1)
-        above.set(title=_title(target), ylim=(max(low - room, -0.3), high + room))
+            above.plot(line["K"], line["value"], "o-", color=colour, ms=3, lw=1.2)
+            below.plot(line["K"], line["seconds"], "o-", color=colour, ms=3, lw=1.2, label=f"{n}")
         below.legend(title="N", fontsize=7, title_fontsize=7, ncols=2, loc="upper left", handlelength=1.0,
                      columnspacing=0.8, labelspacing=0.2, borderaxespad=0)
-        _log_axis(below, table["K"].unique())
+        half = (line["high"] - line["low"]) / 2  # NaN: no spread to judge by, and no band
+        above.axhline(frozen[target], color="0.2", linestyle="--", linewidth=1, label="no adaption")
+        above.fill_between(line["K"], line["value"] - half, line["value"] + half, color=colour, alpha=0.15,
+                           linewidth=0, label="95 % interval of the difference, largest N")
+        above.set(title=_title(target))
+        _log_axis(below)
         below.set(xlabel="K, pairs", ylim=(0, 1.5 * table["seconds"].max()))
     axes[0, 0].set_ylabel(f"{METRICS[metric]}, %")
     axes[1, 0].set_ylabel("adaption time, s")
     figure.align_ylabels()
-    legend(figure, [dashed, band], ["no adaption", "95 % interval of the difference, largest N"])
+    legend(figure, axes=axes[0])
     return figure
 
 
@@ -65,8 +57,8 @@ def gain_figure(rows: pd.DataFrame, metric: str = "R1", default: int = 128) -> F
     cells, targets = grid_cells(rows, metric), list(rows["target"].unique())
     text = cells["difference"].map(lambda v: f"{round(v, 1) + 0.0:+.1f}".replace("-", "−"))  # never -0.0
     cells["text"] = text.where((cells["low"] > 0) | (cells["high"] < 0), "(" + text + ")")
-    heights = [cells.loc[cells["target"] == t, "N"].nunique() for t in targets]
-    figure, axes = panels(len(targets), 1, 0.9 + sum(0.27 * h + 0.62 for h in heights), height_ratios=heights)
+    heights = cells.groupby("target", sort=False)["N"].nunique()[targets].to_numpy()
+    figure, axes = panels(len(targets), 1, 0.9 + (0.27 * heights + 0.62).sum(), height_ratios=heights)
     largest = max(float(cells["difference"].abs().max()), 1e-6)
     for axis, target in zip(axes.flat, targets):
         values, texts = (cells[cells["target"] == target].pivot(index="N", columns="K", values=name)
@@ -90,18 +82,17 @@ def nk_figure(along_k: Mapping[str, pd.DataFrame], along_n: Mapping[str, pd.Data
               point: Mapping | None, frozen: float | None, metric: str = "R1") -> Figure:
     """One target around one setting: retrieval along K and along N, and the seconds along K.
 
-    ``along_k`` and ``along_n``: cells (see :mod:`bnta_lib.explore.nk`) at this N, or at this K, under
-    "mean of splits", "this split" and "run by hand". ``point``: the setting's own cell; None if it is
-    not measured. ``frozen``: the split's value without adaption, if it is known.
+    ``along_k``, ``along_n``: :func:`bnta_lib.explore.nk.curves` at this N, or at this K; ``point``: the
+    setting's own cell, None if it is not measured; ``frozen``: the split's value without adaption, if known.
     """
     styles = {"mean of splits": ("-", "0.6", 0), "this split": ("o-", COLOURS["adapted"], 3.5),
               "run by hand": ("*", COLOURS["wrong"], 12)}
-    # Placed by hand: a slider does not wait for a layout.
-    figure, (axes,) = panels(1, 3, 2.7, 1.3, layout="none", gridspec_kw={
-        "left": 0.07, "right": 0.99, "bottom": 0.17, "top": 0.8, "wspace": 0.3})
-    for axis, along, value, lines in zip(axes, "KNK", (metric, metric, "seconds"),
-                                         (along_k, along_n, along_k)):
+    figure, (axes,) = panels(1, 3, 2.7, 1.3, layout="none", gridspec_kw=UNMOVED)
+    for axis, along, value in zip(axes, "KNK", (metric, metric, "seconds")):
+        lines = along_k if along == "K" else along_n
         at, fixed = (k, f"N = {n}") if along == "K" else (n, f"K = {k}")
+        if along == "K":
+            _log_axis(axis)
         for label, (style, colour, size) in styles.items():
             if value == metric or label != "mean of splits":  # a time is of its machine
                 axis.plot(along, value, style, data=lines[label], color=colour, ms=size, lw=1.5, label=label)
@@ -110,23 +101,17 @@ def nk_figure(along_k: Mapping[str, pd.DataFrame], along_n: Mapping[str, pd.Data
         axis.axvline(at, color="0.35", ls=":", lw=1)
         if point is not None:
             axis.plot(at, point[value], "o", ms=10, mfc="none", mec=INK, mew=1.6, label="this setting")
-        _log_axis(axis, {at, *(int(size) for line in lines.values() for size in line[along])})
         axis.margins(0.08)
         axis.set(title=f"along {along}, at {fixed}", xlabel="K, pairs" if along == "K" else "N, images",
                  ylabel="adaption time, s" if value == "seconds" else f"{METRICS[metric]}, %")
     axes[2].set_ylim(bottom=0)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", ncols=5)
+    legend(figure)
     return figure
 
 
-def _log_axis(axis: Axes, ticks) -> None:
-    """A logarithmic x axis whose ticks are values that there are, if there is room for them."""
-    shown: list[int] = []
-    for tick in sorted(ticks):
-        shown += [tick] if not shown or tick >= 1.3 * shown[-1] else []
+def _log_axis(axis: Axes) -> None:
     axis.set_xscale("log", base=2)
-    axis.set_xticks(shown, map(str, shown), fontsize=7)
-    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter("{x:g}")
 
 
 def _title(target: str) -> str:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from scipy.ndimage import gaussian_filter1d
 
-from bnta_lib.figures.base import COLOURS, DEPTH, SYMBOLS, layer_axis, legend, new_figure, panels, stages
+from bnta_lib.figures.base import (
+    COLOURS,
+    DEPTH,
+    SYMBOLS,
+    UNMOVED,
+    layer_axis,
+    legend,
+    new_figure,
+    panels,
+    stages,
+)
 from bnta_lib.suite.changes import TOP, mean_rates, top_layers
 
 KINDS = {"source": "source", "frozen": "target, frozen", "adapted": "target, adapted"}
@@ -24,46 +33,31 @@ def figure_1(outputs: Mapping[str, Mapping[str, np.ndarray]], distances: Mapping
     """Densities of a BN layer's outputs, a panel a target, with their distance to the source.
 
     ``outputs[target]`` holds values of any shape for "source", "frozen" and "adapted";
-    ``distances[target]`` the distance of the last two from the source, shown in the legend.
+    ``distances[target]`` the distance of the last two from the source.
     """
     figure, (axes,) = panels(1, len(outputs), 2.5, sharex=True, sharey=True)
-    edges = _edges([values for group in outputs.values() for values in group.values()])
     for axis, (target, values) in zip(axes, outputs.items()):
-        _densities(axis, values, distances[target], edges)
+        _draw_densities(axis, values, distances[target])
         axis.set_title(target)
     figure.supxlabel(label, fontsize=9)
     axes[0].set(ylabel="density", ylim=(0, 1.45 * axes[0].get_ylim()[1]))
     return figure
 
 
-def _densities(axis: Axes, outputs: Mapping[str, np.ndarray], distances: Mapping[str, float], edges) -> None:
+def _draw_densities(axis: Axes, outputs: Mapping[str, np.ndarray], distances: Mapping[str, float]) -> None:
     for kind, text in KINDS.items():
-        text += f", d = {distances[kind]:.3f}" if kind in distances else ""
-        axis.plot((edges[1:] + edges[:-1]) / 2, density(outputs[kind], edges), color=COLOURS[kind],
-                  ls="--" if kind == "frozen" else "-", lw=1.4, label=text)
+        values = np.ravel(outputs[kind])
+        values = values[:: len(values) // 10_000 + 1]  # so many are enough for a curve
+        sns.kdeplot(x=values, clip=np.quantile(values, (0.002, 0.998)), warn_singular=False,
+                    ax=axis, color=COLOURS[kind], linestyle="--" if kind == "frozen" else "-", linewidth=1.4,
+                    label=text + (f", d = {distances[kind]:.3f}" if kind in distances else ""))
     axis.legend(fontsize=7, loc="upper left", handlelength=1.6, borderaxespad=0.1)
-    axis.set_xlim(edges[0], edges[-1])
-
-
-def _edges(values: list) -> np.ndarray:
-    """Edges of 300 bins that hold 99.6 % of each of the arrays."""
-    low, high = min(np.quantile(v, 0.002) for v in values), max(np.quantile(v, 0.998) for v in values)
-    room = 0.06 * (high - low) or 0.5  # a dead channel puts out one value
-    return np.linspace(low - room, high + room, 301)
-
-
-def density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Histogram smoothed with a Gaussian of Scott's bandwidth: a KDE fast on a million values."""
-    values = np.ravel(values)
-    inside, step = values[(values >= edges[0]) & (values <= edges[-1])], edges[1] - edges[0]
-    counts = np.histogram(values, edges)[0] / (len(values) * step)
-    return gaussian_filter1d(counts, max(inside.std() * len(inside) ** -0.2 / step, 0.5), mode="constant")
 
 
 def distances_figure(shift: pd.DataFrame, layer: str | None = None) -> Figure:
     """Distance from the source in every BN layer, frozen and adapted, a panel a target.
 
-    ``shift``: rows with target, model, index, layer and distance. ``layer`` is marked.
+    ``shift``: rows with target, model, index, layer, distance. ``layer`` is marked.
     """
     layers, targets = _layers(shift), list(shift["target"].unique())
     figure, axes = panels(len(targets), 1, 1.0 + 1.35 * len(targets), sharex=True)
@@ -78,7 +72,7 @@ def distances_figure(shift: pd.DataFrame, layer: str | None = None) -> Figure:
         if layer is not None:
             axis.axvline(layers.index(layer) + 1, color="0.35", linewidth=0.8, linestyle=":")
     axes[-1, 0].set_xlabel(DEPTH)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    legend(figure)
     return figure
 
 
@@ -89,9 +83,8 @@ def _layers(table: pd.DataFrame) -> list[str]:
 def changes_figure(changes: pd.DataFrame) -> Figure:
     """Change rate of mu, sigma^2, gamma and beta in every BN layer, from shallow to deep.
 
-    ``changes``: rows of :func:`bnta_lib.adaption.change_rates`, with a column seed if there are several:
-    a dot is the mean over seeds, a line their range, from the panel's lower end if that begins at 0. What
-    moved on no seed, or was zero before, has no dot.
+    ``changes``: rows of :func:`bnta_lib.adaption.change_rates`, with a column seed if there are several: a
+    dot is the mean over seeds, a line their range. What did not move, or was zero before, has no dot.
     """
     figure, axes = panels(4, 1, 5.6, sharex=True)
     for axis, (quantity, symbol) in zip(axes.flat, SYMBOLS.items()):
@@ -112,19 +105,18 @@ def changes_figure(changes: pd.DataFrame) -> Figure:
 
 def _log_rates(axis: Axes, low: float, high: float) -> None:
     """A logarithmic axis from low to high, with two labels or more if they are a factor of two apart."""
-    steps = {100: (1,), 12: (1, 3), 4: (1, 2, 3, 5, 7), 0: (1, 1.4, 2, 2.8, 4, 5.6, 8)}
     axis.set(yscale="log", ylim=(low, high))
-    subs = next(subs for wide, subs in steps.items() if high > wide * low)
+    subs = (1,) if high > 100 * low else (1, 3) if high > 12 * low else (1, 1.4, 2, 2.8, 4, 5.6, 8)
     axis.yaxis.set_major_locator(LogLocator(subs=subs))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
-    """Change rates of the top layers of each quantity, a mark a target, a whisker one std.
+    """Change rates of the top layers of each quantity: mean over splits and one standard deviation.
 
     ``rates``: of :func:`bnta_lib.suite.changes.change_rates_by_split`. Layers are chosen by their mean
-    over targets and stand from shallow to deep; mean and standard deviation over splits, on a log scale.
+    over targets and stand from shallow to deep.
     """
     means, targets = mean_rates(rates), list(rates["target"].unique())
     figure, axes = panels(2, 2, 4.4)
@@ -141,7 +133,7 @@ def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
         axis.set_xticks(range(len(layers)), layers)
         axis.set(xlabel=DEPTH, ylabel=f"change rate of {symbol}, %", xlim=(-0.5, len(layers) - 0.5))
         _log_rates(axis, 0.7 * shown["rate"].min(), 1.4 * (shown["rate"] + shown["std"].fillna(0)).max())
-    legend(figure, *axes[0, 0].get_legend_handles_labels())
+    legend(figure)
     return figure
 
 
@@ -155,12 +147,12 @@ def rates_heat_map(rates: pd.DataFrame) -> Figure:
     table = table.reindex(pd.MultiIndex.from_product([SYMBOLS, targets]))
     layers, (rows, columns) = _layers(means), table.shape
     figure, ((axis,),) = panels(1, 1, 1.3 + 0.19 * rows)
-    image = axis.pcolormesh(table.columns, range(rows), table.where(table > 0), norm="log",
-                            cmap=mpl.colormaps["viridis"].with_extremes(bad="0.8"))
+    image = axis.pcolormesh(table.columns, range(rows), table.where(table > 0), norm="log", cmap="viridis")
     layer_axis(axis, layers, shade=False)
     axis.hlines(np.arange(len(targets), rows, len(targets)) - 0.5, 0.5, columns + 0.5, color="white", lw=3)
     axis.vlines([last + 0.5 for _, _, last in stages(layers)], -0.5, rows - 0.5, color="white", linewidth=0.8)
-    axis.set(xlabel=f"{DEPTH} (grey: did not move)", ylabel="quantity and target", ylim=(rows - 0.5, -0.5))
+    axis.set(xlabel=f"{DEPTH} (grey: did not move)", ylabel="quantity and target", ylim=(rows - 0.5, -0.5),
+             facecolor="0.8")
     axis.set_yticks(range(rows), [f"{SYMBOLS[q]}  S→{t}" for q, t in table.index])
     axis.tick_params(axis="y", length=0)
     axis.spines[:].set_visible(False)
@@ -170,17 +162,14 @@ def rates_heat_map(rates: pd.DataFrame) -> Figure:
 
 def layer_figure(outputs: Mapping[str, np.ndarray], distances: Mapping[str, float],
                  changes: Mapping[str, np.ndarray], label: str, channel: int | None = None) -> Figure:
-    """One BN layer: its outputs as in Figure 1, and the change of its four quantities in each channel.
+    """One BN layer: its outputs as in :func:`figure_1`, and the change of its quantities by channel.
 
-    ``outputs`` and ``distances``: those of a target in :func:`figure_1`. ``changes``: after minus
-    before, (channels,), by quantity. ``channel`` (from 1) is marked among them.
+    ``changes``: after minus before, (channels,), by quantity. ``channel`` (from 1) is marked among them.
     """
-    # Placed by hand: a slider does not wait for a layout.
     figure = new_figure(9.1, 3.0)
     axes = figure.subplot_mosaic([["y", "mean", "var"], ["y", "gamma", "beta"]], width_ratios=[2, 1, 1],
-                                 gridspec_kw={"left": 0.07, "right": 0.99, "bottom": 0.16, "top": 0.92,
-                                              "wspace": 0.3, "hspace": 0.6})
-    _densities(axes["y"], outputs, distances, _edges(list(outputs.values())))
+                                 gridspec_kw=UNMOVED | {"left": 0.07, "hspace": 0.6})
+    _draw_densities(axes["y"], outputs, distances)
     axes["y"].set(xlabel=label, ylabel="density", ylim=(0, 1.45 * axes["y"].get_ylim()[1]))
     for quantity, symbol in SYMBOLS.items():
         axis, change = axes[quantity], changes[quantity]
@@ -202,14 +191,13 @@ def stem_figure(stem: pd.DataFrame) -> Figure:
 
     ``stem``: of :func:`bnta_lib.explore.figures.stem_statistics`. On the grey line is what is stored.
     """
-    figure, (axes,) = panels(1, 2, 2.5, 0.7, layout="none", gridspec_kw={
-        "left": 0.14, "right": 0.98, "bottom": 0.2, "top": 0.86, "wspace": 0.45})
+    figure, (axes,) = panels(1, 2, 2.5, 0.7, layout="none", gridspec_kw=UNMOVED)
     for axis, what, symbol in zip(axes, ("mean", "std"), (SYMBOLS["mean"], r"$\sigma$")):
         stored, of_set, moved = (stem[f"{side} {what}"] for side in ("stored", "set", "moved"))
-        axis.plot(np.sort(stored), np.sort(stored), color="0.6", lw=0.8)
+        axis.axline((stored.min(), stored.min()), slope=1, color="0.6", lw=0.8)
         axis.vlines(stored, of_set, moved, color="0.75", linewidth=1)
         axis.plot(stored, of_set, "s", color=COLOURS["frozen"], ms=4, fillstyle="none", label="as in the set")
         axis.plot(stored, moved, "o", color=COLOURS["wrong"], ms=3.5, label="moved")
         axis.set(xlabel=f"stored {symbol}", ylabel=f"{symbol} of these images")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="upper center", ncols=2)
+    legend(figure)
     return figure

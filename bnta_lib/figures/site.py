@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bnta_lib.evaluation import select_example_probes
 from bnta_lib.figures.adaption import before_after, retrieval_figure
-from bnta_lib.figures.base import COLOURS, Photo, bars, legend, mark, panels
-from bnta_lib.figures.data import COLUMNS, group_sheet, in_order
+from bnta_lib.figures.base import COLOURS, Photo, bars, legend, panels
+from bnta_lib.figures.data import COLUMNS, drawn, group_sheet, in_order
 from bnta_lib.settings import Settings
 from bnta_lib.site.crops import Site
 from bnta_lib.site.judge import Estimate, most_changed, neighbours, track_ranking, track_trial
@@ -26,13 +26,12 @@ def crops_figure(site: Site, rows: int = 4, seed: int = 0) -> Figure:
     """
     random = torch.Generator().manual_seed(seed)
     if site.tracks is None:
-        drawn = torch.randperm(len(site), generator=random)[: rows * COLUMNS].sort().values
-        return group_sheet(site.images, [("", part.tolist()) for part in drawn.split(COLUMNS)], 1)
+        crops = drawn(torch.arange(len(site)), rows * COLUMNS, random)
+        return group_sheet(site.images, [("", part.tolist()) for part in crops.split(COLUMNS)], 1)
     names, counts = torch.unique(site.tracks, return_counts=True)
     slots = int(counts.max().clamp(2, 8))
-    drawn = torch.randperm(len(names), generator=random)[: rows * (COLUMNS // slots)].sort().values
     groups = [(f"track {track}", in_order(site.tracks == track, site.times, slots))
-              for track in names[drawn].tolist()]
+              for track in drawn(names, rows * (COLUMNS // slots), random).tolist()]
     return group_sheet(site.images, groups, COLUMNS // slots)
 
 
@@ -78,20 +77,19 @@ def estimate_figure(estimate: Estimate, true: tuple[float, float] | None = None)
     ``true``: rank 1 across cameras before and after, per cent, if it is known.
     """
     figure, ((left, right),) = panels(1, 2, 1.7, width_ratios=[1.4, 1])
-    for axis, y, measured, colour in ((left, 0, estimate.before, COLOURS["frozen"]),
-                                      (left, 1, estimate.after, COLOURS["adapted"]),
-                                      (right, 0, estimate.difference, "0.2")):
-        axis.errorbar(measured[0], y, xerr=bars(*measured), fmt="o", color=colour, capsize=3)
+    before, after = true or (None, None)
+    for axis, y, measured, colour, truth in ((left, 0, estimate.before, COLOURS["frozen"], before),
+                                             (left, 1, estimate.after, COLOURS["adapted"], after),
+                                             (right, 0, estimate.difference, "0.2", true and after - before)):
+        axis.errorbar(measured[0], y, xerr=bars(*measured), fmt="o", color=colour, capsize=3,
+                      label="by tracks, no labels (95 % interval)")
         if true is not None:
-            truth = true[y] if axis is left else true[1] - true[0]
-            axis.plot(truth, y + 0.22, "D", color=colour, markerfacecolor="white", markersize=5)
+            axis.plot(truth, y + 0.22, "D", color=colour, mfc="white", ms=5, label="truth across cameras")
     left.set(yticks=[0, 1], yticklabels=["before", "after"], ylim=(1.6, -0.6), xlabel="rank 1, %")
     left.margins(x=0.12)
     right.axvline(0, color="0.5", linewidth=0.8, linestyle=":")
     right.set(yticks=[], ylim=(1.0, -1.0), xlabel="after minus before, points")
-    marks = [mark("by tracks, no labels (95 % interval)", "o", "0.2", linestyle="-")]
-    marks += [mark("truth across cameras", "D", "0.2", markerfacecolor="white")] * (true is not None)
-    legend(figure, marks, fontsize=7)
+    legend(figure, fontsize=7)
     return figure
 
 
@@ -103,9 +101,8 @@ def study_figure(study: pd.DataFrame) -> Figure:
     figure, ((axis,),) = panels(1, 1, 3.0, 0.62)
     for kind, rows in study.groupby("adaption", sort=False):
         marker, colour = STUDY_MARKS[kind]
-        ends = bars(rows["estimate"], rows["low"], rows["high"])
-        axis.errorbar(rows["true"], rows["estimate"], ends, fmt=marker, color=colour, markersize=4.5,
-                      elinewidth=0.6, alpha=0.8, label=kind)
+        axis.errorbar(rows["true"], rows["estimate"], bars(rows["estimate"], rows["low"], rows["high"]),
+                      fmt=marker, color=colour, markersize=4.5, elinewidth=0.6, alpha=0.8, label=kind)
     axis.axhline(0, color="0.5", linewidth=0.8, linestyle=":")
     axis.axvline(0, color="0.5", linewidth=0.8, linestyle=":")
     axis.set(xlabel="true change of rank 1 across cameras, points",
