@@ -97,7 +97,7 @@ def changes(values, splits=6) -> pd.DataFrame:
 
 @pytest.mark.parametrize("layers, word", [((1, 2), HOLDS), ((3, 4), FAILS), ((2, 3), OPEN)])
 def test_named_layers_are_compared_with_all_others(layers, word, monkeypatch):
-    monkeypatch.setitem(judge.PAPER_LAYERS, "mean", layers)
+    monkeypatch.setitem(judge.changes.PAPER_LAYERS, "mean", layers)
     rows = changes({"A": [5, 5, 1, 1] + 6 * [3], "B": [5, 1, 5, 1] + 6 * [3]})
     row = verdict(rows, "layers", ("rate mean",), where="Fig. 3", target="")
     means = rows.groupby(["index", "target"])["value"].mean().groupby("index").mean()
@@ -109,7 +109,7 @@ def test_named_layers_are_compared_with_all_others(layers, word, monkeypatch):
 @pytest.mark.parametrize("top, word", [(0, FAILS), (1, OPEN), (2, HOLDS)])
 def test_layers_that_change_most_are_among_the_ten_of_the_highest_rate(top, word, monkeypatch):
     """Three named layers, resolved above the mean of the other layers each time."""
-    monkeypatch.setitem(judge.PAPER_LAYERS, "mean", (1, 2, 3))
+    monkeypatch.setitem(judge.changes.PAPER_LAYERS, "mean", (1, 2, 3))
     rates = [6.0] * top + [4.0] * (3 - top) + [5.0] * 10 + [0.0] * 47
     rows = changes({"A": rates, "B": rates})
     rows["value"] = rows["index"].map(lambda i: rates[i - 1]) + 0.01 * rows["split"] * (rows["index"] == 1)

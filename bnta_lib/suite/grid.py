@@ -37,11 +37,10 @@ def peak_in_k(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> p
     """Whether rank 1 rises from the smallest K to a K inside, and declines from it to the largest.
 
     The best of many noisy values always looks like a peak. So the K inside is chosen for every split on the
-    *other* splits alone, and its value on the split is compared with those at both ends. Two rows (``part``:
-    "rise", "decline") for each target and each N that has three values of K or more; ``pooled``: for each
-    target, averaged over its N on every split. Columns: target, N (or sizes, how many), part, best (K of the
-    highest mean over splits), inside (whether that is neither end), difference (points; positive as the paper
-    has it), low, high (see PEAK_LEVEL), splits, verdict. No row for a single split.
+    *other* splits alone. Two rows (``part``: "rise", "decline") for each target and N with three values of K
+    or more; ``pooled``: for each target, averaged over its N on every split. Columns: target, N (or sizes,
+    how many), part, best (K of the highest mean), inside (whether that is neither end), difference (points;
+    positive as the paper has it), low, high (see PEAK_LEVEL), splits, verdict. No row for a single split.
     """
     tables = []
     for target, n, table in _tables(rows, "N", "K", metric, least=3):
@@ -60,9 +59,8 @@ def peak_in_k(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> p
 def trend_in_n(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
     """Points of rank 1 that a doubling of N brings at the same K: the slope over log2 N.
 
-    A row for each target and each K that has two values of N or more; ``pooled``: for each target, averaged
-    over its K on every split. Columns: target, K (or sizes, how many), difference (points a doubling), low,
-    high, splits, verdict. No row for a single split.
+    A row for each target and K with two values of N or more; ``pooled``: for each target, averaged over its K
+    on every split. Columns: target, K (or sizes, how many), difference, low, high, splits, verdict.
     """
     tables = []
     for target, k, table in _tables(rows, "K", "N", metric, least=2):

@@ -14,8 +14,8 @@ KINDS = ("held-out people of a source", "target", "target, neutral camera")
 def rank_1_among(rank, gallery, size: int):
     """Chance that the only match stays first in a smaller gallery of ``size`` images.
 
-    ``rank``: of the match among ``gallery`` images. The smaller gallery holds the match and size - 1 of
-    the others, drawn evenly: none of the rank - 1 nearer ones may be among them (hypergeometric).
+    ``rank``: of the match among ``gallery`` images. None of the rank - 1 nearer ones may be among the
+    size - 1 others, drawn evenly (hypergeometric).
     """
     return stats.hypergeom.pmf(0, gallery - 1, rank - 1, size - 1)
 

@@ -14,13 +14,7 @@ import pandas as pd
 
 from bnta_lib.data.sets import Target
 from bnta_lib.settings import ROOT, TARGETS
-from bnta_lib.suite.changes import (
-    LAYER_LEVEL,
-    PAPER_LAYERS,
-    TOP,
-    between_targets,
-    change_rates_by_split,
-)
+from bnta_lib.suite import changes
 from bnta_lib.suite.grid import peak_in_k, trend_in_n
 from bnta_lib.suite.specs import PAPER_TARGET
 from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, RATE, SHARE, describe, paired_test
@@ -135,29 +129,27 @@ def _layers(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
 
     Most of those named are among the ten that change most, from which the paper reads them off.
     """
-    rates, layers = rows[rows["metric"] == claim.method[0]], PAPER_LAYERS[claim.method[0].split()[1]]
+    rates, layers = rows[rows["metric"] == claim.method[0]], changes.PAPER_LAYERS[claim.method[0].split()[1]]
     named = rates["index"].isin(layers)
     # Targets have equal weight; their splits are independent, and any may stand side by side.
     inside, outside = (group.groupby(["split", "target"])["value"].mean().unstack().dropna().mean(axis=1)
                        for group in (rates[named], rates[~named]))
     mean = rates.groupby(["index", "target"])["value"].mean().groupby("index").mean()
-    top = len(set(mean.nlargest(TOP).index) & set(layers))
+    top = len(set(mean.nlargest(changes.TOP).index) & set(layers))
     test = describe(inside - outside, **limits)
     if test["verdict"] == HOLDS and 2 * top <= len(layers):
         test["verdict"] = OPEN if top else FAILS
-    return test | {"note": f"{top} of {len(layers)} in the top {TOP}"}
+    return test | {"note": f"{top} of {len(layers)} in the top {changes.TOP}"}
 
 
 def _differ(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
-    """Change rates differ between targets at more than half of the BN layers.
-
-    No more than chance alone gives refutes it.
-    """
-    shares = between_targets(change_rates_by_split(rows[rows["metric"] == claim.method[0]]))["share"]
-    if shares.empty:
+    """Change rates differ between targets at over half of the BN layers. A share as by chance refutes it."""
+    rates = changes.change_rates_by_split(rows[rows["metric"] == claim.method[0]])
+    table = changes.between_targets(rates)
+    if table.empty:
         return _level(math.nan, OPEN, "too few targets or splits")
-    share = shares.item()
-    return _level(share, HOLDS if share > 50 else FAILS if share <= 100 * LAYER_LEVEL else OPEN)
+    share = table["share"].item()
+    return _level(share, HOLDS if share > 50 else FAILS if share <= 100 * changes.LAYER_LEVEL else OPEN)
 
 
 def _trend(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
@@ -186,9 +178,8 @@ CLAIMS = read_claims()
 def time_rows(rows: pd.DataFrame, targets: Mapping[str, Target]) -> pd.DataFrame:
     """What adaption costs on each split and with each seed, a row a number; ``rows``: those of Table 2.
 
-    Metrics: "seconds" (features of the gallery, pairing and steps) and "ms", the paper's unit of it: an
-    image's inference with adaption, whose seconds are spread over probe and gallery, as a multiple of that
-    without.
+    Metrics: "seconds" (features of the gallery, pairing and steps) and "ms": an image's inference with
+    adaption, whose seconds are spread over probe and gallery, as a multiple of that without.
     """
     parts = rows[(rows["method"] == "BNTA") & (rows["unit"] == "s")]
     keys = ["target", "split", "seed", "profile", "machine", "N"]  # N: images of the gallery

@@ -31,8 +31,8 @@ _measurer = None  # of this process, if it is one of joblib's
 def measure_all(measurer, units: Mapping) -> Iterator[tuple]:
     """Yield (key, rows) of each of ``units`` (key: unit) when ``measurer.measure`` has measured it.
 
-    Raises what measuring raises, ConnectionError if no scheduler answers, and concurrent.futures'
-    BrokenExecutor if one of this machine's processes is killed.
+    Raises what measuring raises, ConnectionError if no scheduler answers, and BrokenExecutor if one of this
+    machine's processes is killed.
     """
     address, profile = os.environ.get("DASK_SCHEDULER_ADDRESS", "").strip(), measurer.settings.profile
     device = device_of(profile)

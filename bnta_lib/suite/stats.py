@@ -92,9 +92,9 @@ def _names(methods: Methods) -> list[str]:
 def paired_test(rows: pd.DataFrame, method: Methods, against: Methods, metric="R1", **limits) -> pd.DataFrame:
     """Test of :func:`differences`: a row a target.
 
-    Columns: target, those of :func:`describe` with these ``limits``, and seed_std (points: the mean over
-    splits of the spread over adaption seeds of ``method``). Nothing is resolved between trainings with one
-    set of weights each: how much such trainings vary is in no interval.
+    Columns: target, those of :func:`describe` with these ``limits``, and seed_std (points: the spread of
+    ``method`` over adaption seeds, mean over splits). Nothing is resolved between trainings with one set of
+    weights each: how much such trainings vary is in no interval.
     """
     tests = describe_by(differences(rows, method, against, metric), ["target"], **limits)
     ours = rows["method"].isin(_names(method))

@@ -29,9 +29,8 @@ LADDERS = pd.DataFrame(
 def strength_gains(rows: pd.DataFrame, people: Mapping[str, int], metric: str = "R1") -> pd.DataFrame:
     """A row a ladder, target and training: what the features are worth, and what adaption adds.
 
-    ``people``: on how many each training was trained. Columns: ladder, target, model, share, people,
-    frozen (mean over splits, per cent), difference (points, adapted minus frozen on the same
-    splits), low, high (95 % interval), better, splits, verdict.
+    ``people``: on how many each training was trained. Columns: ladder, target, model, share, people, frozen
+    (mean, per cent), difference (points), low, high (95 % interval), better, splits, verdict.
     """
     gains = split_gains(rows, ["training"], ["training"], metric).rename(columns={"training": "model"})
     gains, keys = LADDERS.merge(gains, on="model"), ["ladder", "target", "model", "share"]
