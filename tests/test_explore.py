@@ -223,13 +223,6 @@ def test_outputs_are_those_of_every_layer(model, targets):
     assert all(y.shape[1] <= 50 for y in bn_outputs(model, images, names, 50).values())
 
 
-def test_distances_are_wasserstein_of_gaussians():
-    source = torch.randn(3, 20_000, generator=torch.Generator().manual_seed(0))
-    assert figures.distance(source, source + 2) == pytest.approx(2, rel=0.02)
-    assert figures.distance(source[2:], 4 * source[2:]) == pytest.approx(3, rel=0.02)
-    assert figures.distance(source, source) == 0
-
-
 def test_layer_slider_shows_every_layer_and_channel(model, targets, own):
     random = torch.Generator().manual_seed(5)
     source = ReIDSet("seen", torch.randint(0, 200, (20, 3, 48, 24), dtype=torch.uint8, generator=random),

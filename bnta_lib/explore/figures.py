@@ -23,7 +23,7 @@ from bnta_lib.model import BNTANet, bn_layers
 from bnta_lib.rendered import render
 from bnta_lib.rendered.domains import DOMAINS
 from bnta_lib.settings import Settings
-from bnta_lib.suite.shift import bn_outputs, channel_distances, source_sample
+from bnta_lib.suite.shift import bn_outputs, shift_by_layer, source_sample
 
 ORDERS = ("most improved first", "most worsened first", "in the target's order")
 
@@ -56,12 +56,6 @@ def retrieval_explorer(target: Target, split: Split, before: Ranking, after: Ran
                     number=W.IntSlider(description="number", min=1, max=len(probes), value=1, **RELEASED))
 
 
-def distance(source: Tensor, target: Tensor) -> float:
-    """Mean distance of outputs (channels, values) from the source's, as in :mod:`bnta_lib.suite.shift`."""
-    moments = [(y.mean(1), y.std(1)) for y in (source, target)]
-    return float(channel_distances(*moments).mean() / moments[0][1].mean().clamp(min=1e-12))
-
-
 def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Sequence[ReIDSet],
                    settings: Settings, split: int = 0, seed: int = 0, layer: str | None = None,
                    images: int = 200) -> Explorer:
@@ -87,7 +81,9 @@ def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Seque
         if number:
             label += f", channel {number}"
             shown = {kind: y[number - 1 : number] for kind, y in shown.items()}
-        d = {kind: distance(shown["source"], shown[kind]) for kind in outputs[target]}
+        moments = {kind: {name: (y.mean(1), y.std(1))} for kind, y in shown.items()}
+        d = {kind: shift_by_layer(moments["source"], moments[kind])["distance"].item()
+             for kind in ("frozen", "adapted")}
         old, new = bn_layers(model)[name], bn_layers(adapted[target])[name]
         changes = {quantity: (getattr(new, kind) - getattr(old, kind)).detach().cpu()
                    for quantity, kind in QUANTITIES.items()}
