@@ -43,11 +43,9 @@ def describe(values: Sequence[float], level=0.95, above=0.0, below=math.inf) -> 
             "better": int((values > TIE).sum()), "splits": len(values), "verdict": OPEN, "reason": ""}
     if math.isnan(low):
         return test | {"reason": ONE_SPLIT if len(values) < 2 else NO_SPREAD}
-    if above < low and high <= below:
-        test["verdict"] = HOLDS
-    elif high < above or low > below:
-        test["verdict"] = FAILS
-    return test | {"p": float(stats.ttest_1samp(values, 0).pvalue)}
+    holds, fails = above < low and high <= below, high < above or low > below
+    return test | {"p": float(stats.ttest_1samp(values, 0).pvalue),
+                   "verdict": HOLDS if holds else FAILS if fails else OPEN}
 
 
 def describe_by(table: pd.DataFrame, keys: Sequence[str], column="difference", **options) -> pd.DataFrame:

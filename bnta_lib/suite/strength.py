@@ -7,16 +7,13 @@ is the "bnta" of all tables. There is one training of each: how much such traini
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from bnta_lib.settings import WEAKER
+from bnta_lib.suite.lab import Lab
 from bnta_lib.suite.specs import STRENGTH
 from bnta_lib.suite.stats import describe_by, split_gains
-
-if TYPE_CHECKING:
-    from bnta_lib.suite.lab import Lab
 
 STRONGEST = "bnta"
 # The trainings of each ladder, weakest first, and their share of the people or of the epochs.
