@@ -48,7 +48,7 @@ def trace_shapes(model: BNTANet, images: Tensor) -> pd.DataFrame:
     """What comes out of each part in a forward pass of uint8 ``images`` (B, 3, h, w).
 
     A row a part, in the paper's order: part, shape (of one image, without B), BN and IN layers
-    in it. On torch's meta device nothing is computed. Compact weights hold no FC_M.
+    in it, weights. On torch's meta device nothing is computed. Compact weights hold no FC_M.
     """
     modules, shapes, rows = dict(model.named_modules()), {}, []
 
@@ -67,7 +67,8 @@ def trace_shapes(model: BNTANet, images: Tensor) -> pd.DataFrame:
         inside += [model.backbone.bn1] * (part == "stem")
         rows.append({"part": part, "shape": shapes.get(name),
                      "BN layers": sum(len(bn_layers(m)) for m in inside),
-                     "IN layers": sum(len(layers_of(m, "in")) for m in inside)})
+                     "IN layers": sum(len(layers_of(m, "in")) for m in inside),
+                     "weights": sum(p.numel() for m in inside for p in m.parameters())})
     return pd.DataFrame(rows).dropna()
 
 
