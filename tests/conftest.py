@@ -37,9 +37,7 @@ def model(small: Settings) -> BNTANet:
 @pytest.fixture
 def images() -> torch.Tensor:
     """Ten images of noise, uint8 (10, 3, 48, 24)."""
-    return torch.randint(
-        0, 256, (10, 3, 48, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
-    )
+    return noise(10, 3, 48, 24, seed=1)
 
 
 @pytest.fixture
@@ -92,13 +90,27 @@ def tiny_models(tiny) -> dict[str, BNTANet]:
     return models
 
 
-@pytest.fixture(scope="session")
-def dots():
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Images of noise, uint8 (N, 3, H, W)."""
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def target_of_dots(size: tuple[int, int] = (48, 24)):
     """A target of 12 people with a whole split and a part of one."""
     from bnta_lib.data.sets import ReIDSet, Split, Target
 
-    random = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (24, 3, 48, 24), dtype=torch.uint8, generator=random)
+    images = noise(24, 3, *size)
     data = ReIDSet("dots", images, torch.arange(1, 13).repeat(2), torch.tensor([1, 2]).repeat_interleave(12))
     splits = Split(torch.arange(12), torch.arange(12, 24)), Split(torch.arange(8), torch.arange(12, 22))
     return Target(data, splits)
+
+
+@pytest.fixture(scope="session")
+def dots():
+    return target_of_dots()
+
+
+@pytest.fixture(scope="session")
+def photos() -> torch.Tensor:
+    """Eighty images of noise at the size of the laptop profile, uint8 (80, 3, 96, 48)."""
+    return noise(80, 3, 96, 48)

@@ -128,18 +128,6 @@ def test_two_processes_write_the_same_file_as_one(tmp_path, monkeypatch, blocks)
     assert not torch.equal(benchmark.source("CUHK02", 10, 40, (32, 16), photometric=False).images, whole[0])
 
 
-def test_an_interrupted_set_leaves_no_file(monkeypatch, blocks):
-    class Stopped(benchmark.tqdm):
-        def update(self, n=1):
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(benchmark, "tqdm", Stopped)
-        benchmark.source("CUHK02", 15, 60, TINY)
-    assert not list(blocks.iterdir())
-    assert len(benchmark.source("CUHK02", 15, 60, TINY)) == 60
-
-
 def test_a_killed_process_leaves_no_worker():
     """Its workers are about to write into a pipe that nobody reads."""
     code = ("import time; from joblib import delayed; from bnta_lib.files import in_processes\n"
@@ -154,17 +142,6 @@ def test_a_killed_process_leaves_no_worker():
         assert time.monotonic() < deadline, alive
         time.sleep(0.1)
     assert len(workers) >= 2
-
-
-@pytest.mark.parametrize("images, parent, workers", [(39, None, "2"), (40, object(), "2"), (40, None, "1")])
-def test_few_images_are_rendered_here_and_those_of_a_worker(monkeypatch, blocks, images, parent, workers):
-    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", workers)
-    monkeypatch.setattr(benchmark.multiprocessing, "parent_process", lambda: parent)
-    rendered_here = []
-    monkeypatch.setattr(benchmark, "render", lambda *given: rendered_here.append(1) or torch.zeros(
-        len(given[1]), 3, *TINY, dtype=torch.uint8))
-    benchmark.source("CUHK02", 10, images, TINY)
-    assert len(rendered_here) == 3
 
 
 def test_a_full_disk_is_named_and_nothing_half_written_stays(small_disk, monkeypatch, blocks):

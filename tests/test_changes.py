@@ -10,8 +10,6 @@ import torch
 from bnta_lib import adapt
 from bnta_lib.adaption import QUANTITIES
 from bnta_lib.data.sets import ReIDSet, Split, Target
-from bnta_lib.figures import layers as draw
-from bnta_lib.figures.base import SYMBOLS
 from bnta_lib.suite import changes
 
 LAYERS = ["backbone.bn1", *(f"backbone.layer1.{i}.bn1" for i in range(52)), "bnneck",
@@ -89,17 +87,3 @@ def test_steps_are_those_that_adaption_takes(model, images, small, changed):
                     (Split(torch.arange(1), torch.arange(1, 10)),))
     taken = len(adapt(model, images[1:], own).losses)
     assert changes.steps_at({"noise": target}, own) == {"noise": taken}
-
-
-@pytest.mark.parametrize("targets", [("yours",), ("VIPeR", "GRID", "iLIDS")])
-def test_figures_name_their_axes_and_every_target(targets, style):
-    rates = rates_of(lambda t, q, i, s: 0.0 if q == "gamma" and i == 54 else
-                     np.nan if q == "beta" and i == 54 else 1 + i / 60 + s, splits=2, targets=targets)
-    bars, heat = draw.figure_3(rates), draw.rates_heat_map(rates)
-    for figure in (bars, heat):
-        figure.canvas.draw()
-        assert figure.axes[0].get_xlabel().startswith("BN layer")
-    assert [a.get_ylabel() for a in bars.axes] == [f"change rate of {s}, %" for s in SYMBOLS.values()]
-    assert [t.get_text() for t in bars.legends[0].get_texts()] == [f"S→{t}" for t in targets]
-    names = [t.get_text() for t in heat.axes[0].get_yticklabels()]
-    assert len(names) == 4 * len(targets) and all(any(t in n for n in names) for t in targets)

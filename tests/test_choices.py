@@ -10,7 +10,7 @@ from scipy import stats
 from bnta_lib import settings
 from bnta_lib.figures import choices as figures
 from bnta_lib.suite import choices
-from bnta_lib.suite.specs import AFFINE, CHOICES, DIVERGED, TABLES
+from bnta_lib.suite.specs import CHOICES, DIVERGED, TABLES
 
 pytestmark = pytest.mark.usefixtures("style")
 TARGETS = ("VIPeR", "GRID", "iLIDS")
@@ -102,42 +102,8 @@ def test_value_that_diverges_is_named_and_takes_no_other_with_it():
     table = choices.survival(rows).set_index("target", append=True)
     grid, viper = (table.loc[("adaption raises rank 1", t)] for t in ("GRID", "VIPeR"))
     assert grid[COUNTS].tolist() == [grid["other values"] - 1, 0, 0, 1] and viper["diverged: values"] == 0
-    drawn = every_figure(rows)
-    for name in ("optimiser", "overview"):
-        assert DIVERGED in [text.get_text() for axis in drawn[name].axes for text in axis.texts]
-
-
-def test_folder_takes_the_place_of_the_papers_target():
-    rows = made(lambda *_: 1.0, targets=("shop",))
-    assert set(choices.survival(rows)["target"]) == {"shop"}
-
-
-def every_figure(rows):
-    figures_ = {c.name: figures.choice_figure(rows, c) for c in CHOICES.values()}
-    return figures_ | {"affine": figures.choice_figure(rows, AFFINE, cited=6.4),
-                       "overview": figures.overview_figure(rows)}
-
-
-@pytest.mark.parametrize("splits, targets", [(3, TARGETS), (1, ("shop",))])
-def test_every_figure_names_its_axes_and_targets(splits, targets):
-    for name, figure in every_figure(made(lambda *_: 1.0, targets, splits)).items():
-        if splits == 1:
-            figure.canvas.draw()
-        assert all(axis.get_xlabel() for axis in figure.axes), name
-        labels = [axis.get_xlabel() + axis.get_ylabel() for axis in figure.axes]
-        assert "rank 1, points" in labels[0], name
-        titles = {axis.get_title() for axis in figure.axes}
-        assert any(target in title for title in titles for target in targets), name
-
-
-def test_values_that_were_not_measured_are_marked():
-    rows = made(lambda *_: 1.0)
-    lacking = (rows["target"] == "iLIDS") & (rows["choice"] == "epochs") & (rows["value_label"] == "4")
-    figure = figures.overview_figure(rows[~lacking])
-    marked = [sum(text.get_text() == "not measured" for text in axis.texts) for axis in figure.axes]
-    elsewhere = sum(len(choice.values) for choice in CHOICES.values() if not choice.everywhere)
-    assert marked == [elsewhere, 0, elsewhere + 1]
-    assert any("lambda_3" in text.get_text() for text in figure.axes[0].texts)
+    for drawn in (figures.choice_figure(rows, CHOICES["optimiser"]), figures.overview_figure(rows)):
+        assert DIVERGED in [text.get_text() for axis in drawn.axes for text in axis.texts]
 
 
 def test_a_figure_shows_the_mean_of_each_value_and_rings_the_default():

@@ -10,9 +10,8 @@ import torch
 from bnta_lib import BNTANet, settings
 from bnta_lib.figures import network
 from bnta_lib.figures import site as pictures
-from bnta_lib.model import bn_layers
 from bnta_lib.site.crops import Site
-from bnta_lib.site.judge import STUDY, Estimate
+from bnta_lib.site.judge import Estimate
 
 pytestmark = pytest.mark.usefixtures("style")
 
@@ -22,46 +21,27 @@ def model():
     return BNTANet(7, settings("laptop")).eval()
 
 
-@pytest.fixture(scope="module")
-def images():
-    random = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (40, 3, 96, 48), dtype=torch.uint8, generator=random)
-
-
 def texts(figure):
     return " ".join(text.get_text() for axis in figure.axes for text in axis.texts)
 
 
-def test_the_network_is_drawn_with_the_shapes_that_pass_through_it(model, images):
-    own, shapes = settings("laptop"), network.trace_shapes(model, images[:2])
-    pairs = [(images[0], images[1], 2), (images[2], images[3], 5)]
-    words = texts(network.network_figure(shapes, own, list(images[:3]), list(images[4:10]), pairs))
+def test_the_network_is_drawn_with_the_shapes_that_pass_through_it(model, photos):
+    own, shapes = settings("laptop"), network.trace_shapes(model, photos[:2])
+    pairs = [(photos[0], photos[1], 2), (photos[2], photos[3], 5)]
+    words = texts(network.network_figure(shapes, own, list(photos[:3]), list(photos[4:10]), pairs))
     with torch.no_grad():
-        maps, out = model.forward_features(images[:2]), model(images[:2])
+        maps, out = model.forward_features(photos[:2]), model(photos[:2])
     assert "×".join(map(str, maps.shape[1:])) in words and f"f ({out.features.shape[1]})" in words
     assert re.search(r"M\s*=\s*7\b", words) and f"{own.width}" in words
     counts = shapes.set_index("part")["BN layers"]
     assert all(f"{counts[part]} BN" in words for part in ("layer1", "layer2", "layer3", "layer4"))
 
 
-def test_stripes_are_framed_where_they_are_averaged(model, images):
+def test_stripes_are_framed_where_they_are_averaged(model, photos):
     with torch.no_grad():
-        figure = network.stripes_figure(images[:3], model.forward_features(images[:3]), 6)
+        figure = network.stripes_figure(photos[:3], model.forward_features(photos[:3]), 6)
     assert [round(patch.get_y() - 1) for patch in figure.axes[0].patches] == [0, 16, 32, 48, 64, 80]
     assert len(figure.axes) == 6 and "6 × 3 map" in figure.axes[1].get_title()
-
-
-def test_shared_rows_are_counted():
-    figure = network.stripe_choices_figure({"even": 6, "odd": 8}, 6)
-    titles = [axis.get_title() for axis in figure.axes]
-    assert titles == ["even\n6 rows: none shared", "odd\n8 rows: 4 shared"]
-
-
-def test_every_bn_layer_has_a_bar_as_high_as_its_channels(model):
-    (axis,) = network.bn_figure(model).axes
-    heights = [bar.get_height() for bar in sorted(axis.patches, key=lambda bar: bar.get_x())]
-    assert heights == [layer.num_features for layer in bn_layers(model).values()]
-    assert axis.get_xlabel() and axis.get_ylabel() == "channels"
 
 
 def test_training_curves_leave_out_what_was_not_trained():
@@ -78,10 +58,10 @@ def test_training_curves_leave_out_what_was_not_trained():
 
 
 @pytest.mark.parametrize("tracks", [True, False])
-def test_crops_are_shown_once_and_tracks_in_time(images, tracks):
+def test_crops_are_shown_once_and_tracks_in_time(photos, tracks):
     order, track = torch.randperm(40, generator=torch.Generator().manual_seed(1)), torch.arange(40) // 8 + 1
     more = {"tracks": track, "times": order} if tracks else {}
-    figure = pictures.crops_figure(Site("x", images, tuple(map(str, range(40))), **more), rows=2)
+    figure = pictures.crops_figure(Site("x", photos[:40], tuple(map(str, range(40))), **more), rows=2)
     shown = [np.asarray(image.get_array()) for image in figure.axes[0].images]
     assert len(shown) == len({picture.tobytes() for picture in shown}) == 32
     numbers = [int(number) for number in re.findall(r"track (\d)", texts(figure))]
@@ -89,21 +69,21 @@ def test_crops_are_shown_once_and_tracks_in_time(images, tracks):
     if tracks:
         rows = (track == numbers[0]).nonzero().flatten()
         for picture, row in zip(shown[:8], rows[order[rows].argsort()]):
-            assert (picture == images[row].permute(1, 2, 0).numpy()).all()
+            assert (picture == photos[row].permute(1, 2, 0).numpy()).all()
 
 
-def test_neighbours_that_come_or_go_are_framed(images):
+def test_neighbours_that_come_or_go_are_framed(photos):
     before, after = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[3, 1, 9], [4, 5, 6]])
-    figure = pictures.neighbours_figure(images[:2], images, before, after, torch.tensor([0, 1]))
+    figure = pictures.neighbours_figure(photos[:2], photos, before, after, torch.tensor([0, 1]))
     assert texts(figure).split() == ["before", "after", "before", "after"]
     (axis,) = figure.axes
     framed = {(round(box.get_x() - 0.5), round(box.get_y())) for box in axis.patches}
-    photos = [bytes(image.get_array()) for image in axis.images
+    shown = [bytes(image.get_array()) for image in axis.images
               if (round(image.get_extent()[0]), round(image.get_extent()[3])) in framed]
     # The probes; 2 went, 9 came.
-    assert photos == [bytes(images[i].permute(1, 2, 0).contiguous().numpy()) for i in (0, 2, 9, 1)]
+    assert shown == [bytes(photos[i].permute(1, 2, 0).contiguous().numpy()) for i in (0, 2, 9, 1)]
     with pytest.raises(ValueError, match="no probe to show"):
-        pictures.neighbours_figure(images[:2], images, before, after, torch.tensor([], dtype=torch.int64))
+        pictures.neighbours_figure(photos[:2], photos, before, after, torch.tensor([], dtype=torch.int64))
 
 
 @pytest.mark.parametrize("true", [None, (61.0, 62.0)])
@@ -115,9 +95,3 @@ def test_an_estimate_is_drawn_with_its_interval(true):
     bars = [tuple(line.get_segments()[0][:, 0]) for line in (*left.collections, *right.collections)]
     assert bars == [(85.0, 94.0), (88.0, 95.0), (-1.0, 5.0)]
     assert len(figure.legends[0].get_texts()) == (1 if true is None else 2)
-
-
-def test_the_committed_study_is_drawn():
-    study = pd.read_csv(STUDY)
-    named = [text.get_text() for text in pictures.study_figure(study).legends[0].get_texts()]
-    assert named == list(study["adaption"].unique())

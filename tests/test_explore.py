@@ -1,7 +1,6 @@
 """What the explorers show: functions and widgets without a browser (tests/test_browser.py has one)."""
 
 import base64
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +27,6 @@ from bnta_lib.rendered.domains import DOMAINS
 from bnta_lib.settings import ROOT
 from bnta_lib.suite.lab import Lab
 from bnta_lib.suite.runner import sample_of, score
-from bnta_lib.suite.shift import bn_moments, bn_outputs
 from conftest import lab_of
 
 
@@ -84,16 +82,6 @@ def test_stored_cells_are_those_of_the_committed_figure(model, monkeypatch, tmp_
     default = default.set_index(["target", "split", "N", "K"])[list(shown.columns)].sort_index()
     pd.testing.assert_frame_equal(default, shown.sort_index(), check_names=False, check_dtype=False)
     assert nk.stored_cells(model, targets, lab.settings).empty  # of another model
-
-
-@pytest.mark.parametrize("n", [4, 5, 17, 2000])
-@pytest.mark.parametrize("free", [True, False])
-def test_k_is_never_more_than_half_of_n(n, free):
-    cells = pd.DataFrame([{"target": "x", "split": 0, "N": n, "K": k, "momentum": 0.1, "live": False}
-                          for k in (2, 3, n // 2, n)])
-    ks = nk.sizes(cells, "x", 0, n, free)
-    assert ks == sorted(set(ks)) and ks[0] >= 2 and ks[-1] == n // 2
-    assert nk.sizes(cells, "x", 0, n + 1, free)  # if nothing is measured there is a choice too
 
 
 def test_curves_keep_splits_momenta_and_runs_by_hand_apart(measured):
@@ -167,32 +155,6 @@ def test_what_is_not_measured_is_not_made_up(explorer, model, targets, own):
     assert explorer.N.value in (8, 10) and "stored" in explorer.numbers.value
 
 
-def test_button_adds_a_run_and_cancels_another(explorer, monkeypatch):
-    explorer.momentum.value = 0.3
-    explorer.run.click()
-    explorer.thread.join(60)
-    assert "run just now" in explorer.numbers.value and "done" in explorer.status.value
-    assert explorer.cells["live"].sum() == 1 and not explorer.run.disabled and explorer.cancel.disabled
-    arrived, shown, live = threading.Event(), explorer.curves.value, nk.run_live
-
-    def waits(*options):
-        def tick(*now):
-            arrived.set()
-            explorer.cancelled.wait(60)
-            options[-1](*now)
-        return live(*options[:-1], tick)
-
-    monkeypatch.setattr(nk, "run_live", waits)
-    explorer.run.click()
-    assert arrived.wait(60) and explorer.run.disabled and not explorer.cancel.disabled
-    explorer.K.value = explorer.K.options[0]  # sliders answer while it runs
-    explorer.K.value = 4
-    explorer.cancel.click()
-    explorer.thread.join(60)
-    assert "cancelled" in explorer.status.value and explorer.cells["live"].sum() == 1
-    assert explorer.curves.value == shown and not explorer.run.disabled
-
-
 def test_failed_run_is_shown(explorer, monkeypatch):
     def broken(*_, **__):
         raise ValueError("no pairs today")
@@ -212,15 +174,6 @@ def test_page_without_a_kernel_has_a_picture(explorer):
 
 
 # ---------------------------------------------------------------- layers
-
-
-def test_outputs_are_those_of_every_layer(model, targets):
-    images, names = targets["dots"].data.images[:20], list(bn_layers(model))
-    outputs, moments = bn_outputs(model, images, names, 10**9), bn_moments(model, images)
-    assert list(outputs) == names
-    for name, y in outputs.items():
-        torch.testing.assert_close(y.mean(1).double(), moments[name][0], rtol=1e-3, atol=1e-4)
-    assert all(y.shape[1] <= 50 for y in bn_outputs(model, images, names, 50).values())
 
 
 def test_layer_slider_shows_every_layer_and_channel(model, targets, own):

@@ -1,6 +1,5 @@
 """Figures draw what they are given, with named axes. (How they look is a matter of looking.)"""
 
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -18,12 +17,6 @@ from bnta_lib.pairing import Pairs
 from bnta_lib.suite.specs import TABLE_5
 
 pytestmark = pytest.mark.usefixtures("style")
-
-
-@pytest.fixture(scope="module")
-def images():
-    random = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (80, 3, 96, 48), dtype=torch.uint8, generator=random)
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +41,12 @@ def is_labelled(figure):
 
 
 @pytest.mark.parametrize("k", [2, 14, 30])
-def test_every_couple_is_shown_once_with_its_distance(images, k):
-    figure = adaption.pairs_figure(images, some_pairs(k), settings("laptop"))
+def test_every_couple_is_shown_once_with_its_distance(photos, k):
+    figure = adaption.pairs_figure(photos, some_pairs(k), settings("laptop"))
     captions = [text for text in texts(figure) if text.startswith("part")]
     assert len(captions) == len(set(captions)) == min(k, 24)
     assert captions[0] == "part 1: 0.100" and captions[-1] == f"part {(k - 1) % 6 + 1}: 1.000"
     assert len(figure.axes[0].images) == 2 * min(k, 24)
-
-
-@pytest.mark.parametrize("k, each, closest", [(1, 6, 6), (6, 6, 6), (7, 6, 6), (12, 6, 12), (100, 6, 6)])
-def test_example_pairs_include_the_first_and_the_last_once(k, each, closest):
-    shown = [number for numbers in adaption.example_pairs(k, each, closest).values() for number in numbers]
-    assert len(shown) == len(set(shown)) and {0, k - 1} <= set(shown) <= set(range(k))
 
 
 @pytest.mark.parametrize("stride, size, rows", [(1, (96, 48), (16, 32)), (2, (256, 128), (32, 96))])
@@ -69,15 +56,6 @@ def test_outlined_stripe_is_the_one_that_is_pooled(stride, size, rows):
     figure = adaption.pairs_figure(torch.zeros(2, 3, *size, dtype=torch.uint8), pairs, current)
     (top, box) = figure.axes[0].images[0].get_extent()[3], figure.axes[0].patches[0]
     assert (box.get_y() - top, box.get_y() - top + box.get_height()) == pytest.approx(rows)
-
-
-def test_losses_and_pair_statistics_name_their_axes_and_models():
-    random = torch.rand(300, dtype=torch.float64)
-    figure = adaption.pair_statistics_figure(some_pairs(20), random, torch.arange(300) % 6, 6)
-    assert all(axis.get_xlabel() and axis.get_ylabel() for axis in figure.axes)
-    table = pd.DataFrame([{"seed": s, "step": i, "pos": i + s, "mat": i * s} for s in (0, 1) for i in (1, 2)])
-    figure = adaption.losses_figure(table, table + 1, table + 2)
-    assert len(figure.axes) == 2 and is_labelled(figure) and len(figure.legends[0].get_texts()) == 3
 
 
 def some_changes(layers, rate):
@@ -98,50 +76,21 @@ def test_changes_leave_out_what_did_not_move(layers):
     assert len(nothing.axes[0].lines[0].get_xdata()) == 0
 
 
-def test_layer_that_moved_on_one_seed_of_two_has_a_line_to_the_end(layers):
-    changes = some_changes(layers, lambda i, name, q, s: 0.0 if i == 59 and s == 0 else 0.001)
-    for axis in draw.changes_figure(changes).axes:
-        seen = dict(zip(*axis.lines[0].get_data()))
-        assert len(seen) == 60 and seen[59] == pytest.approx(0.05)
-        (low, bottom), (high, top) = axis.collections[0].get_segments()[58]
-        assert low == high == 59 and bottom == axis.get_ylim()[0] < 0.05 and top == pytest.approx(0.1)
-
-
-def test_log_axis_has_two_labels_or_more():
-    for least, spread in product([0.00011, 0.00021, 0.00051, 0.0009], [2, 3, 8, 18, 600]):
-        figure, ((axis,),) = base.panels(1, 1, 1)
-        draw._log_rates(axis, least, spread * least)
-        figure.canvas.draw()
-        labels = [t.get_text() for y, t in zip(axis.get_yticks(), axis.get_yticklabels())
-                  if least <= y <= spread * least]
-        assert len(set(labels)) == len(labels) >= 2 and all(labels)
-
-
-def test_targets_of_figure_3_differ_in_marker():
-    columns = ["target", "split", "quantity", "index"]
-    values = product(("VIPeR", "GRID", "iLIDS"), (0, 1), base.SYMBOLS, range(1, 13))
-    rates = pd.DataFrame(values, columns=columns)
-    rates = rates.assign(layer="layer " + rates["index"].astype(str), rate=1.0 + rates["split"])
-    containers = draw.figure_3(rates).axes[0].containers
-    assert len({container[0].get_marker() for container in containers}) == 3
-    assert [len(container[0].get_xdata()) for container in containers] == [10] * 3
-
-
-def test_right_and_wrong_differ_in_mark_and_frame(images):
+def test_right_and_wrong_differ_in_mark_and_frame(photos):
     right = torch.zeros(5, 10, dtype=torch.bool)
     right[0, 3] = True
     before = Ranking(torch.arange(50).view(5, 10), right, torch.tensor([4, 11, 12, 13, 0]))
     after = Ranking(before.index.flip(1), right.flip(1), torch.tensor([7, 11, 12, 13, 0]))
     selected = {"improved": torch.tensor([0]), "median": torch.tensor([], dtype=torch.int64)}
-    figure = adaption.retrieval_figure(images, images, before, after, selected)
+    figure = adaption.retrieval_figure(photos, photos, before, after, selected)
     words = texts(figure)
     assert words.count("✓") == 2 and words.count("×") == 18
     assert any("rank 4" in t for t in words) and any("rank 7" in t for t in words)
     assert len({patch.get_edgecolor() for patch in figure.axes[0].patches}) == 3  # right, wrong, the probe's
-    lost = adaption.retrieval_figure(images, images, before, after, {"x": [4]})
+    lost = adaption.retrieval_figure(photos, photos, before, after, {"x": [4]})
     assert any("no match" in t for t in texts(lost))
     with pytest.raises(ValueError, match="at least one"):
-        adaption.retrieval_figure(images, images, before, after, {})
+        adaption.retrieval_figure(photos, photos, before, after, {})
 
 
 def test_figure_1_writes_the_distance_beside_each_curve():
@@ -161,15 +110,6 @@ def test_densities_are_those_of_the_values_and_a_dead_channel_can_be_drawn():
     assert y.max() == pytest.approx(stats.norm.pdf(0), rel=0.05)
     dead = {"VIPeR": {kind: np.zeros((2, 50)) for kind in draw.KINDS}}
     draw.figure_1(dead, {"VIPeR": {}}).canvas.draw()
-
-
-def test_distances_have_a_panel_a_target_and_mark_the_layer(layers):
-    table = pd.DataFrame([{"target": t, "model": m, "index": i, "layer": name, "distance": 1 / i}
-                          for t, m, (i, name) in product(("VIPeR", "GRID"), ("frozen", "adapted"),
-                                                         enumerate(layers, 1))])
-    figure = draw.distances_figure(table, layers[4])
-    assert len(figure.axes) == 2 and is_labelled(figure)
-    assert figure.axes[0].lines[-1].get_xdata()[0] == 5
 
 
 @pytest.mark.parametrize("splits", [1, 10])
@@ -212,18 +152,11 @@ def test_gains_show_every_split_and_the_papers_difference_only_on_its_target(tar
         assert len(dots) == series and all(len(line.get_xdata()) == splits for line in dots)
 
 
-def test_stages_cover_the_sixty_layers_once(layers):
-    runs = base.stages(layers)
-    assert [label for label, _, _ in runs] == [
-        "stem", "layer1", "layer2", "layer3", "layer4", "bnneck", "parts"]
-    assert [i for _, a, b in runs for i in range(a, b + 1)] == list(range(1, 61))
-
-
-def test_saved_figures_are_the_same_bytes_each_time_and_hold_their_words(images, tmp_path, monkeypatch):
+def test_saved_figures_are_the_same_bytes_each_time_and_hold_their_words(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(base, "figures_dir", lambda run: tmp_path / run)
 
     def saved():
-        figure = base.photo_sheet([[base.Photo(images[0], "red"), "a text"]])
+        figure = base.photo_sheet([[base.Photo(photos[0], "red"), "a text"]])
         shown = base.save_figure(figure, "figure_1", "smoke", "A line that rises: μ")
         return shown, {p.name: p.read_bytes() for p in sorted((tmp_path / "smoke").iterdir())}
 
@@ -232,13 +165,3 @@ def test_saved_figures_are_the_same_bytes_each_time_and_hold_their_words(images,
     assert Image.open(tmp_path / "smoke" / "figure_1.png").info["Description"] == "A line that rises: μ"
     # Photographs are shown as JPEG.
     assert shown._repr_mimebundle_()[1] == {"image/jpeg": {"alt": "A line that rises: μ"}}
-
-
-def test_plots_keep_their_colours_in_a_palette(tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "figures_dir", lambda run: tmp_path)
-    figure, ((axis,),) = base.panels(1, 1, 2)
-    axis.plot([1, 2], color=base.COLOURS["adapted"])
-    shown = base.save_figure(figure, "plot", "smoke")
-    assert list(shown._repr_mimebundle_()[0]) == ["image/png"]
-    pixels = Image.open(tmp_path / "plot.png")
-    assert pixels.mode == "P" and (0, 0x72, 0xB2) in {c for _, c in pixels.convert("RGB").getcolors()}

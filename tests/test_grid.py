@@ -95,18 +95,6 @@ def test_cells_hold_the_gain_over_no_adaption_and_the_whole_time():
 
 
 @pytest.mark.usefixtures("style")
-@pytest.mark.parametrize("figure", [draw.figure_4, draw.gain_figure])
-@pytest.mark.parametrize("splits", [1, 10])
-def test_figures_name_their_axes_and_targets(figure, splits):
-    drawn = figure(rows_of(lambda n, k: 1, splits, targets=["GRID", "yours"]))
-    drawn.canvas.draw()
-    titles = [axis.get_title() for axis in drawn.axes if axis.get_title()]
-    assert titles == ["GRID (the paper's)", "yours"]
-    labels = [a.get_xlabel() for a in drawn.axes] + [a.get_ylabel() for a in drawn.axes]
-    assert "K, pairs" in labels and any("rank 1" in label for label in labels)
-
-
-@pytest.mark.usefixtures("style")
 def test_gain_whose_interval_includes_zero_stands_in_brackets():
     rows = rows_of(lambda n, k: 5 if k == 8 else 0, noise=0.5)
     cells, texts = grid.grid_cells(rows), [t.get_text() for t in draw.gain_figure(rows).axes[0].texts]

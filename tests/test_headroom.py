@@ -5,7 +5,6 @@ from itertools import combinations
 import pandas as pd
 import pytest
 
-from bnta_lib.figures.data import headroom_figure
 from bnta_lib.suite.headroom import KINDS, headroom_scores, headroom_table, rank_1_among
 
 
@@ -22,10 +21,6 @@ def test_smaller_gallery_gives_the_share_of_all_draws(rank, size):
     assert rank_1_among(rank, 8, size) == pytest.approx(brute_force(rank, 8, size), abs=1e-12)
 
 
-def test_full_gallery_gives_rank_1_itself():
-    assert [rank_1_among(rank, 900, 900) for rank in (1, 2, 900)] == pytest.approx([1, 0, 0])
-
-
 def rows(name, kind, ranks, gallery=10):
     return pd.DataFrame({"target": name, "part": kind, "split": [0, 1] * (len(ranks) // 2),
                          "cameras": "1-2", "gallery": gallery, "value": ranks})
@@ -39,25 +34,6 @@ def test_photometric_share_is_the_part_of_the_gap_that_neutral_cameras_give_back
     row = table.loc[(KINDS[1], "away")]
     assert (row["gap"], row["photometric"]) == (75, 50)
     assert row["share"] == pytest.approx(200 / 3)
-
-
-@pytest.mark.usefixtures("style")
-def test_a_camera_pair_at_rank_1_of_zero_lies_on_the_axis():
-    figure = headroom_figure(rows("away", KINDS[1], [9] * 20 + [1] * 20).assign(
-        cameras=["1-2"] * 20 + ["3-4"] * 20))
-    left = figure.axes[0]
-    (ticks,) = [line for line in left.lines if line.get_marker() == "|" and len(line.get_xdata()) == 2]
-    low, high = left.get_xlim()
-    assert sorted(ticks.get_xdata()) == [0, 100] and low < 0 and high > 100
-
-
-@pytest.mark.usefixtures("style")
-@pytest.mark.parametrize("kind, named", [(KINDS[0], True), (KINDS[1], False)])
-def test_the_line_of_the_sources_has_no_name(kind, named):
-    figure = headroom_figure(rows("home", kind, [1, 9, 1, 9]))
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert ("mean of the sources" in names) == named
-    assert any(line.get_linestyle() == "--" for line in figure.axes[1].lines) == named
 
 
 def test_scores_average_probes_and_spread_over_splits():

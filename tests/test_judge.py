@@ -127,14 +127,6 @@ def test_targets_differ_if_most_layers_do(differing, word):
         assert verdict(few, "differ", ("rate mean",), where="Fig. 3", target="")["verdict"] == OPEN
 
 
-def test_trend_of_a_single_split_is_not_resolved():
-    rows = pd.DataFrame([
-        {"target": "dots", "split": 0, "seed": 0, "metric": "R1", "N": n, "K": k, "value": 40.0 + k}
-        for n in (12, 24) for k in (2, 4, 6)])
-    row = verdict(rows, "trend", ("rise",), where="Fig. 4")
-    assert row["verdict"] == OPEN and row["note"].startswith("too few splits") and math.isnan(row["here"])
-
-
 @pytest.mark.parametrize("profile, seconds, word", [
     ("paper", (3, 4, 3.5), HOLDS), ("paper", (9, 9.5, 9.2), FAILS), ("paper", (5, 8, 7), OPEN),
     ("laptop", (3, 4, 3.5), OPEN), ("laptop", (9, 9.5, 9.2), OPEN)])  # another network's seconds

@@ -176,13 +176,6 @@ def test_only_notebooks_that_ran_to_their_end_as_they_stand_are_taken(place):
     assert report.executed_notebooks("smoke") == []
 
 
-def test_command_takes_the_committed_notebooks_for_the_laptop_run(place, monkeypatch):
-    taken = []
-    monkeypatch.setattr(report, "build", lambda *arguments: taken.extend(arguments))
-    assert report.main(["--profile", "laptop"]) == 0
-    assert taken == ["laptop", report.find_notebooks()]
-
-
 @pytest.mark.parametrize("arguments, words", [
     ([], "make reproduce"), (["--profile", "huge"], "unknown profile"), (["--data", "no/such"], "no folder")])
 def test_missing_run_profile_or_folder_is_refused(tmp_path, capsys, monkeypatch, arguments, words):

@@ -1,6 +1,5 @@
 """What units give: the numbers of the methods themselves, each measured once."""
 
-import pickle
 from dataclasses import replace
 
 import pytest
@@ -183,11 +182,3 @@ def test_one_split_that_diverges_leaves_no_other_rows_of_its_spec(lab, monkeypat
     monkeypatch.setattr(runner, "adapt", sometimes)
     assert lab.measure([bold], seeds=1)["metric"].tolist() == [DIVERGED]
     assert set(lab.measure([bold], seeds=1, splits=[1])["metric"]) > {"R1"}
-
-
-def test_measurer_hands_over_models_and_not_what_it_measured(measurer):
-    unit = Unit("retrieval", "dots", OFF, 0, 0)
-    measurer.measure(unit)
-    read = pickle.loads(pickle.dumps(measurer))
-    assert measurer.shared and not read.shared and read.columns(unit) == measurer.columns(unit)
-    assert set(read.models) == {"bnta"}

@@ -1,41 +1,22 @@
 """Distance of BN outputs from the source's: moments, draws and tables."""
 
-import pandas as pd
 import pytest
 import torch
 
-from bnta_lib import BNTANet, settings
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.model import bn_layers
 from bnta_lib.suite import shift as shifts
 from bnta_lib.suite.shift import bn_moments, bn_outputs, channel_distances, shift_by_layer
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    net = BNTANet(5, settings("laptop", base_width=4, local_dim=8)).eval()
-    with torch.no_grad():
-        for layer in bn_layers(net).values():
-            layer.weight.uniform_(0.5, 1.5)
-            layer.bias.normal_()
-    return net
-
-
-@pytest.fixture(scope="module")
-def images():
-    random = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (10, 3, 96, 48), dtype=torch.uint8, generator=random)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def moments(model, images):
     return bn_moments(model, images, batch=4)
 
 
 def test_moments_are_those_of_all_outputs_whatever_the_batch(model, images, moments):
     assert list(moments) == list(bn_layers(model))
-    for layer, values in bn_outputs(model, images, ("backbone.bn1", "bnneck", "parts.3.1"), 10**6).items():
+    for layer, values in bn_outputs(model, images, ("backbone.bn1", "bnneck", "parts.2.1"), 10**6).items():
         values = values.double()
         assert moments[layer][0] == pytest.approx(values.mean(1), abs=1e-5)
         assert moments[layer][1] == pytest.approx(values.std(1, correction=0), abs=1e-5)
@@ -45,7 +26,7 @@ def test_outputs_keep_to_the_limit_and_are_drawn_the_same_every_time(model, imag
     few, again, every = (bn_outputs(model, images, ["backbone.bn1"], limit)["backbone.bn1"]
                          for limit in (500, 500, 10**6))
     assert few.shape == (4, 500) and torch.equal(few, again)
-    assert every.shape == (4, 10 * 48 * 24)
+    assert every.shape == (4, 10 * 24 * 12)
     assert few.mean(1) == pytest.approx(every.mean(1), abs=0.3)
 
 
@@ -58,11 +39,6 @@ def test_outputs_are_the_layers_own_and_not_what_the_next_ones_make_of_them(mode
         assert own.min() < 0
         # Places come in the order of memory.
         assert outputs.sort(1).values == pytest.approx(own.sort(1).values, abs=1e-5)
-
-
-def test_layer_that_does_not_exist_is_named(model, images):
-    with pytest.raises(ValueError, match="backbone.bn9"):
-        bn_outputs(model, images, ["backbone.bn9"], 9)
 
 
 def test_measuring_in_eval_mode_leaves_the_model_as_it_was(model, images, moments):
@@ -86,23 +62,6 @@ def test_channel_shift_counts_in_the_channels_own_deviations():
     source = torch.randn(2, 20_000, generator=random) * torch.tensor([[1.0], [10.0]])
     moved = shifts.channel_shift(source, source + torch.tensor([[2.0], [20.0]]))
     assert moved.tolist() == pytest.approx([2, 2], rel=0.02)
-
-
-def test_most_shifted_layer_is_of_the_backbone():
-    shift = pd.DataFrame({"layer": ["backbone.bn1", "backbone.layer1.0.bn1", "bnneck", "parts.0.1"],
-                          "distance": [0.1, 0.3, 0.9, 0.8]})
-    assert shifts.most_shifted_layer(shift) == "backbone.layer1.0.bn1"
-
-
-def test_share_of_layers_that_came_closer():
-    distances = {("iLIDS", "frozen"): (1, 1, 1, 1), ("iLIDS", "adapted"): (2, 0, 0, 0),
-                 ("GRID", "frozen"): (1, 2, 3, 4), ("GRID", "adapted"): (1, 2, 3, 4)}
-    shift = pd.DataFrame([(*key, i, d) for key, each in distances.items() for i, d in enumerate(each, 1)],
-                         columns=["target", "model", "index", "distance"])
-    table = shifts.closer_by_target(shift)
-    assert table.index.tolist() == ["iLIDS", "GRID"]
-    assert table.loc["iLIDS"].tolist() == [1, 0.5, 75]
-    assert table.loc["GRID"].tolist() == [2.5, 2.5, 0]  # no nearer is not closer
 
 
 def test_source_sample_takes_from_every_source():

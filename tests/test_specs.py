@@ -127,16 +127,6 @@ def test_value_of_a_choice_differs_from_the_default_in_its_column_alone(choice):
         assert bool(changed) == (value.method != choice.default)
 
 
-def test_values_and_rows_are_told_apart():
-    for choice in (*CHOICES.values(), AFFINE):
-        assert len({value.method for value in choice.values}) == len(choice.values) >= 2
-        for value in choice.values:
-            assert all(f"{n:g}" in value.method for n in value.overrides.values() if isinstance(n, float))
-    for target in NAMES:
-        methods = [spec.method for name, spec, _ in planned("open_choices") if name == target]
-        assert len(set(methods)) == len(methods)
-
-
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
 def test_marked_default_is_what_the_profile_does(profile):
     values = asdict(settings(profile))

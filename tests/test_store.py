@@ -13,7 +13,7 @@ import pytest
 from bnta_lib.settings import METHOD_VERSION, ROOT, settings
 from bnta_lib.suite import store as module
 from bnta_lib.suite.specs import TABLE_2, Spec
-from bnta_lib.suite.store import KEY, Store, key_of, main
+from bnta_lib.suite.store import Store, key_of, main
 
 RECORDED = ROOT / "data" / "results" / "laptop.csv.gz"
 
@@ -61,14 +61,6 @@ def test_what_decides_no_number_is_not_in_its_key():
             unit(seconds=9.0, machine="other", measured_on="2027-01-01"),
             unit(momentum=np.float64(0.1), follow_bnneck=1.0, N=np.int64(12), options=float("nan"))]
     assert {key_of(one) for one in same} == {key_of(unit())}
-
-
-def test_key_does_not_depend_on_the_source_text():
-    """Its parts are named here: a file of the library is none of them."""
-    assert KEY == (
-        "version", "experiment", "training", "adapter", "N", "K", "momentum", "epochs", "lr", "optimizer",
-        "margin", "lambda3", "reduction", "layers", "quantities", "losses", "reading", "follow_bnneck",
-        "normalise", "options", "data", "weights", "sample", "split", "seed")
 
 
 def test_recorded_rows_fill_a_store_once_stay_marked_and_are_exported_again(tmp_path, monkeypatch):

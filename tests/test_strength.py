@@ -8,7 +8,6 @@ import torch
 from bnta_lib import settings
 from bnta_lib.data import thinned
 from bnta_lib.data.sets import ReIDSet
-from bnta_lib.figures.choices import strength_figure
 from bnta_lib.settings import WEAKER, model_settings
 from bnta_lib.suite import strength
 from bnta_lib.training import training_key
@@ -67,12 +66,6 @@ def test_gains_are_those_of_each_rung(rows):
     for row in gains.itertuples():
         assert row.low < row.difference < row.high and abs(row.frozen - 40) < 3
         assert row.difference == pytest.approx(GAINS[row.model])
-
-
-@pytest.mark.usefixtures("style")
-def test_figure_draws_both_ladders(rows):
-    figure = strength_figure(strength.strength_gains(rows, {}))
-    assert figure.axes[0].get_legend_handles_labels()[1] == ["share of people", "share of epochs"]
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, "half"])

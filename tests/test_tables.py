@@ -122,12 +122,6 @@ def test_gain_is_over_the_same_training_unadapted(rows_3):
     assert "trained by L_id+L_mat, not adapted" in set(printed["against"])
 
 
-def test_one_row_is_compared_with_every_other(rows_5):
-    result = tables.compare(rows_5[rows_5["table"] == "table_5"], "gamma")
-    assert result["against"].unique().tolist() == ["gamma"]
-    assert result["method"].unique().tolist() == [s.method for s in TABLE_5["alone"] if s.method != "gamma"]
-
-
 def test_readings_of_table_5_are_told_apart_and_compared_where_both_were_measured(rows_5):
     printed = tables.paired_table(tables.gains(rows_5))
     assert set(printed["reading"]) == {"alone", "restore"} and {"μ+σ²", "γ"} < set(printed["method"])

@@ -60,11 +60,6 @@ def test_markup_in_a_folders_name_is_shown_as_text(folder, name):
     assert cells == ["set", f"{line} R1", f"{line} of", line, "1", line]
 
 
-@pytest.mark.parametrize("text", ["L_mat^tta", "57.7 ± 2.1 %", "(x - y)! #1", "cam{1}"])
-def test_ordinary_text_is_not_escaped(text):
-    assert f"| {text} |" in writer.markdown(pd.DataFrame({"R1": [text]}, index=[text]))
-
-
 @pytest.mark.parametrize("table", [LOSSES, ODD])
 def test_latex_rows_have_as_many_cells_as_there_are_columns(table):
     text = writer.latex(table)

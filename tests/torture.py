@@ -30,18 +30,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from bnta_lib import BNTANet, Delta, adapt, settings, trained_model
+from bnta_lib import BNTANet, settings, trained_model
 from bnta_lib.data.archives import prepare
 from bnta_lib.data.folders import Sample
 from bnta_lib.data.packed import pack as make_pack
 from bnta_lib.data.published import Found
-from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.rendered import benchmark
 from bnta_lib.settings import ROOT, SOURCES, figures_dir, run_name
 from bnta_lib.suite.specs import Spec
 from bnta_lib.suite.train import training_history
 from bnta_lib.weights import weights_path
-from conftest import lab_of
+from conftest import lab_of, target_of_dots
 
 PATIENCE = 600  # seconds after which the last run counts as stuck
 
@@ -67,11 +66,7 @@ def sweep(folder: Path, shared: Path) -> str:
     """Fourteen measurements of a table, over two processes."""
     small = settings("rehearsal", height=96, width=48, base_width=4, local_dim=8, tta_batch=4, tta_seeds=2)
     torch.manual_seed(0)
-    model, noise = BNTANet(6, small).eval(), torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (24, 3, 96, 48), dtype=torch.uint8, generator=noise)
-    data = ReIDSet("dots", images, torch.arange(1, 13).repeat(2), torch.tensor([1, 2]).repeat_interleave(12))
-    splits = (Split(torch.arange(12), torch.arange(12, 24)), Split(torch.arange(8), torch.arange(12, 22)))
-    lab = lab_of(small, {"bnta": model}, {"dots": Target(data, splits)})
+    lab = lab_of(small, {"bnta": BNTANet(6, small).eval()}, {"dots": target_of_dots((96, 48))})
     os.environ["LOKY_MAX_CPU_COUNT"] = "2"
     rows = lab.measure([Spec("none", adapter="none"), Spec("all"), Spec("two", options={"K": 2}),
                         Spec("adabn", adapter="adabn")])
@@ -115,21 +110,6 @@ def archive(folder: Path, shared: Path) -> str:
     return _sha(*(path.read_bytes() for path in sorted(there.rglob("*.png"))))
 
 
-def delta(folder: Path, shared: Path) -> str:
-    """A site's delta written over the last one again and again; whatever stands there is whole."""
-    small = settings("smoke", height=48, width=24, base_width=4, local_dim=8, stripes=3)
-    torch.manual_seed(0)
-    model, noise = BNTANet(5, small).eval(), torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (16, 3, 48, 24), dtype=torch.uint8, generator=noise)
-    path, made = folder / "site.safetensors", adapt(model, images, small).delta
-    for _ in range(30):
-        if path.exists():
-            with Delta.load(path).applied(model):
-                pass
-        made.save(path)
-    return _sha(_tensors(path))
-
-
 def batch(folder: Path, shared: Path) -> str:
     """Notebook 11 as a step of a batch: a folder of crops in, delta, ranking and record out."""
     crops = folder / "crops"
@@ -150,7 +130,7 @@ def batch(folder: Path, shared: Path) -> str:
 
 
 KINDS: dict[str, Callable[[Path, Path], str]] = {
-    work.__name__: work for work in (training, sweep, pack, rendering, archive, delta, batch)}
+    work.__name__: work for work in (training, sweep, pack, rendering, archive, batch)}
 
 
 def _tensors(path: Path) -> bytes:
