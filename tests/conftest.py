@@ -1,6 +1,7 @@
 """A network and images small enough to adapt in a fraction of a second."""
 
 import subprocess
+from dataclasses import replace
 
 import matplotlib
 import matplotlib.pyplot
@@ -14,7 +15,7 @@ from bnta_lib.settings import Settings, settings
 torch.set_num_threads(1)  # the networks of these tests are too small to share
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small() -> Settings:
     """Settings of a 57-BN-layer network on 48x24 pixels: maps of 3x2, three stripes."""
     return settings("smoke", height=48, width=24, base_width=4, local_dim=8, stripes=3)
@@ -74,10 +75,9 @@ def lab_of(own: Settings, models: dict, targets: dict, sources=()):
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Settings:
+def tiny(small) -> Settings:
     """Settings of a network that adapts to 24 images in a tenth of a second."""
-    return settings("smoke", height=48, width=24, stripes=3, base_width=4, local_dim=8, tta_batch=4,
-                    tta_seeds=2)
+    return replace(small, tta_batch=4, tta_seeds=2)
 
 
 @pytest.fixture(scope="session")

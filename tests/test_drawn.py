@@ -37,13 +37,6 @@ def test_the_network_is_drawn_with_the_shapes_that_pass_through_it(model, photos
     assert all(f"{counts[part]} BN" in words for part in ("layer1", "layer2", "layer3", "layer4"))
 
 
-def test_stripes_are_framed_where_they_are_averaged(model, photos):
-    with torch.no_grad():
-        figure = network.stripes_figure(photos[:3], model.forward_features(photos[:3]), 6)
-    assert [round(patch.get_y() - 1) for patch in figure.axes[0].patches] == [0, 16, 32, 48, 64, 80]
-    assert len(figure.axes) == 6 and "6 × 3 map" in figure.axes[1].get_title()
-
-
 def test_training_curves_leave_out_what_was_not_trained():
     epochs = np.arange(1, 9)
     full = pd.DataFrame({"epoch": epochs, "L_id": 8 / epochs, "L_pos": 1 / epochs, "L_mat": 9 / epochs,

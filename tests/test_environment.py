@@ -31,16 +31,10 @@ def pins() -> dict[str, Requirement]:
     return {canonicalize_name(r.name): r for r in found}
 
 
-def version(pin: Requirement) -> str:
-    """The one version that ``pin`` allows."""
-    (only,) = pin.specifier
-    assert only.operator == "==" and "*" not in only.version, f"{pin} is no exact pin"
-    return only.version
-
-
 def test_declared_dependencies_are_pinned_within_their_bounds():
     for requirement in RUNTIME + OPTIONAL:
-        assert version(pins()[canonicalize_name(requirement.name)]) in requirement.specifier, requirement
+        (pin,) = pins()[canonicalize_name(requirement.name)].specifier
+        assert pin.operator == "==" and "*" not in pin.version and pin.version in requirement.specifier, pin
 
 
 def test_requirements_pin_everything_that_is_pulled_in():

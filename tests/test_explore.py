@@ -237,34 +237,6 @@ def test_unturned_camera_gives_the_sets_own_pixels(size):
     assert torch.equal(figures.photograph(figures.scene_of("GRID", size, people=3), size), expected)
 
 
-def test_every_slider_of_the_camera_does_what_it_is_called():
-    scene = figures.scene_of("iLIDS", (96, 48), people=6)
-
-    def turned(**by):
-        return figures.photograph(scene, (96, 48), **by).float()
-
-    light = [turned(exposure=v).mean().item() for v in (0.4, 0.8, 1.6)]
-    assert light == sorted(light) and light[2] > 1.3 * light[0]
-    spread = [turned(haze=v).std(dim=(2, 3)).mean().item() for v in (0.0, 0.5)]
-    assert spread[1] < 0.7 * spread[0]
-    # The mean step between neighbours: noise is rough, few pixels are smooth.
-    rough, noisy, coarse = (turned(**by).diff(dim=3).abs().mean().item()
-                            for by in ({}, {"noise": 0.1}, {"resolution": 0.2}))
-    assert noisy > 1.5 * rough and coarse < 0.8 * rough
-
-
-def test_stem_statistics_are_those_of_what_enters_the_first_bn_layer(model):
-    images, caught = figures.photograph(figures.scene_of("VIPeR", (48, 24), people=4), (48, 24)), []
-    handle = model.backbone.bn1.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].detach()))
-    model(images)
-    handle.remove()
-    stem, y = figures.stem_statistics(model, images, images), caught[0].transpose(0, 1).flatten(1)
-    np.testing.assert_allclose(stem["moved mean"], y.mean(1), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(stem["set std"], y.std(1), rtol=1e-4)
-    away = {"set mean": stem["stored mean"] + 2 * stem["stored std"].mean(), "set std": stem["stored std"]}
-    assert figures.stem_distance(stem.assign(**away), "set") == pytest.approx(2)
-
-
 def test_camera_sliders_change_the_pictures_and_come_back(model, own):
     shown = domain_explorer(model, own, ("GRID", "iLIDS"), people=8)
     place, *sliders = shown.kwargs_widgets

@@ -58,24 +58,6 @@ def test_outlined_stripe_is_the_one_that_is_pooled(stride, size, rows):
     assert (box.get_y() - top, box.get_y() - top + box.get_height()) == pytest.approx(rows)
 
 
-def some_changes(layers, rate):
-    """rate(index, layer, quantity, seed) of two seeds."""
-    return pd.DataFrame([
-        {"index": i, "layer": name, "quantity": q, "seed": s, "rate": rate(i, name, q, s)}
-        for i, name in enumerate(layers, 1) for q in base.SYMBOLS for s in (0, 1)])
-
-
-def test_changes_leave_out_what_did_not_move(layers):
-    changes = some_changes(layers, lambda i, name, q, s: float("nan") if (name, q) == ("bnneck", "beta")
-                           else 0.0 if name == "bnneck" else 0.01 * i)
-    figure = draw.changes_figure(changes)
-    assert len(figure.axes) == 4 and is_labelled(figure)
-    assert all(len(axis.lines[0].get_xdata()) == 59 for axis in figure.axes)
-    nothing = draw.changes_figure(changes.assign(rate=0.0))
-    nothing.canvas.draw()
-    assert len(nothing.axes[0].lines[0].get_xdata()) == 0
-
-
 def test_right_and_wrong_differ_in_mark_and_frame(photos):
     right = torch.zeros(5, 10, dtype=torch.bool)
     right[0, 3] = True

@@ -22,7 +22,9 @@ def on_cpu(monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
-def test_full_size_without_imagenet_weights_is_refused_before_rendering(tmp_path, monkeypatch, capsys):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_full_size_without_a_gpu_or_imagenet_weights_is_refused_before_rendering(
+        tmp_path, monkeypatch, capsys):
     for name, value in {"TORCH_HOME": str(tmp_path / "hub"), "https_proxy": "http://127.0.0.1:9",
                         "BNTA_CACHE": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
@@ -30,6 +32,10 @@ def test_full_size_without_imagenet_weights_is_refused_before_rendering(tmp_path
         full.main([])
     message = capsys.readouterr().err
     assert "put https://" in message and "--scratch" in message
+    monkeypatch.delenv("BNTA_DEVICE")
+    with pytest.raises(SystemExit, match="2"):
+        full.main([])
+    assert "needs an NVIDIA GPU" in capsys.readouterr().err
     assert not list(tmp_path.rglob("cache/**/*.*"))
 
 
@@ -39,14 +45,6 @@ def test_rehearsal_is_the_papers_experiment_but_for_its_size():
     for name in ("K", "tta_batch", "tta_lr", "tta_momentum", "batch", "instances", "stripes", "last_stride",
                  "loss_tri", "lambda1", "lambda2", "warmup_epochs", "label_smoothing"):
         assert getattr(paper, name) == getattr(rehearsal, name), name
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_full_size_without_a_gpu_is_refused(monkeypatch, capsys):
-    monkeypatch.delenv("BNTA_DEVICE")
-    with pytest.raises(SystemExit, match="2"):
-        full.main([])
-    assert "needs an NVIDIA GPU" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [["--epochs", "61"], ["--epochs", "0"],

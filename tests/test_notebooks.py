@@ -33,7 +33,8 @@ def test_takes_profile_and_data(path):
 
 @each
 def test_was_run_from_top_to_bottom_without_error(path):
-    code = cells(path, "code")
+    code, metadata = cells(path, "code"), nbformat.read(path, as_version=4).metadata
+    assert metadata.kernelspec.name == "python3" and not {"widgets", "papermill"} & metadata.keys()
     assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
     assert not [o for c in code for o in c.outputs if o.output_type == "error"]
     assert any(c.outputs for c in code)
@@ -69,13 +70,6 @@ def test_links_to_neighbours_and_files_resolve(path):
     position = NOTEBOOKS.index(path)
     for neighbour in NOTEBOOKS[max(position - 1, 0) : position + 2]:
         assert neighbour == path or neighbour.name in found, f"no link to {neighbour.name}"
-
-
-@each
-def test_kernel_is_plain_python(path):
-    notebook = nbformat.read(path, as_version=4)
-    assert notebook.metadata.kernelspec.name == "python3"
-    assert "widgets" not in notebook.metadata and "papermill" not in notebook.metadata
 
 
 def test_readme_lists_every_notebook_and_no_other():
