@@ -3,13 +3,11 @@
 import copy
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from bnta_lib.data.sets import Split, Target
-from bnta_lib.figures.tables import claims_figure
 from bnta_lib.model import bn_layers
 from bnta_lib.settings import TARGETS
 from bnta_lib.suite import claims, judge, runner
@@ -69,20 +67,3 @@ def test_differences_come_from_the_rows_of_the_tables(rows):
     assert set(rows["Table 3"]["target"]) == {"VIPeR"}  # only what a claim needs
     between = table.index[table["note"].str.startswith(ONE_EACH)]
     assert {*between} - {"T3.1"} == {"T2.1", "T2.2", "T2.3", *(f"T3.{i}" for i in range(4, 12))}
-
-
-@pytest.mark.parametrize("folder", [False, True])
-def test_figure_shows_every_claim_and_the_papers_number_where_there_is_one(rows, folder):
-    names = ["my_folder"] if folder else TARGETS
-    for where in rows if folder else ():  # as if one target had come from a folder
-        target = rows[where]["target"] == ("VIPeR" if where == "Table 3" else "GRID")
-        rows = rows | {where: rows[where][target].assign(target="my_folder")}
-    table = judge.judge(rows, judge.claims_on(names))
-    assert table["here"].notna().all() and set(table["target"]) == {*names, "all"}
-    assert table["paper"].isna().all() == folder
-    figure = claims_figure(table)
-    labels = [t.get_text() for axis in figure.axes for t in axis.get_yticklabels()]
-    assert len(labels) == len(table)
-    diamonds = [y for axis in figure.axes for line in axis.lines if line.get_marker() == "D"
-                for y in line.get_xdata()]
-    assert np.isfinite(diamonds).sum() == table["paper"].notna().sum()

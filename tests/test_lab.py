@@ -51,22 +51,11 @@ def test_targets_splits_and_seeds_are_those_asked_for(lab):
     assert set(lab.measure([Spec("BNTA")], 1, ["other"])["seed"]) == {0}
 
 
-def test_training_of_another_size_has_targets_of_that_size(lab, tiny_models, dots, monkeypatch):
-    seen = []
-
-    def load(settings, data, progress):
-        seen.append(settings.height)
-        return {"dots": dots, "other": dots}
-
-    monkeypatch.setattr(module, "load_targets", load)
-    lab._models["other_stripes"] = tiny_models["mat"]
-    rows = lab.measure([Spec("a", adapter="none"), Spec("b", "other_stripes", "none")])
-    assert seen == [lab.settings.other_height]
-    assert rows.groupby("method").size().to_dict() == {"a": 16, "b": 16}
-
-
-def test_every_value_of_an_open_choice_has_its_reference(lab, tiny_models, dots, monkeypatch):
-    monkeypatch.setattr(module, "load_targets", lambda *a, **k: {"dots": dots, "other": dots})
+def test_every_value_of_an_open_choice_has_its_reference_on_targets_of_its_size(
+        lab, tiny_models, dots, monkeypatch):
+    heights = []
+    monkeypatch.setattr(module, "load_targets", lambda settings, *a, **k: heights.append(settings.height) or
+                        {"dots": dots, "other": dots})
     lab._models["other_stripes"] = tiny_models["mat"]
     monkeypatch.setattr("bnta_lib.suite.runner.Measurer.measure", lambda measurer, unit: [
         measurer.columns(unit) | {"metric": "R1", "value": float(unit.spec.adapter == "bnta"), "unit": "%"}])
@@ -74,6 +63,7 @@ def test_every_value_of_an_open_choice_has_its_reference(lab, tiny_models, dots,
     keys = ["choice", "value_label", "target", "split"]
     both = rows.groupby([*keys, "updated"])["value"].mean().unstack("updated")
     assert (both["none"] == 0).all() and set(rows["choice"]) >= {"momentum", "affine"}
+    assert heights == [lab.settings.other_height]
 
 
 def test_headroom_has_every_kind_of_the_embedded_sets(lab, dots, monkeypatch):

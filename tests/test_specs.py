@@ -75,6 +75,8 @@ def test_columns_hold_resolved_defaults_and_only_what_the_adapter_uses():
 def test_unknown_part_of_a_spec_is_refused(given, words):
     with pytest.raises(ValueError, match=words):
         Spec("x", **given)
+    with pytest.raises(ValueError, match="at least 4 images"):
+        specs.grid_specs(3)
 
 
 def planned(name, targets=NAMES):
@@ -105,11 +107,6 @@ def test_every_cell_can_be_paired_has_a_negative_and_one_is_table_2s(gallery):
     assert cells.count(TABLE_2[2].columns(LAPTOP, gallery)) == 1
     if gallery in (60, 316, 900):  # the paper's
         assert len({c["N"] for c in cells}) >= 5 and len({c["K"] for c in cells}) >= 6 and len(cells) >= 30
-
-
-def test_too_small_a_gallery_is_refused():
-    with pytest.raises(ValueError, match="at least 4 images"):
-        specs.grid_specs(3)
 
 
 # ---- open choices

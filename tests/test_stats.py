@@ -1,6 +1,5 @@
 """Intervals, paired tests and verdicts, against scipy and cases by hand."""
 
-
 import numpy as np
 import pandas as pd
 import pytest

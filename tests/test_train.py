@@ -55,13 +55,6 @@ def test_absent_weights_and_unknown_names_are_refused(monkeypatch, tmp_path, sma
         trained_model(small, "tent")
 
 
-def test_device_that_is_not_there_is_refused_before_training(monkeypatch, tmp_path, quick):
-    monkeypatch.setenv("BNTA_DEVICE", "cuda:99")
-    with pytest.raises(ValueError, match="BNTA_DEVICE is cuda:99"):
-        trained_model(quick, progress=False)
-    assert not list(tmp_path.iterdir())
-
-
 def test_command_out_of_time_stops_and_continues_to_the_same_weights(quick, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(PROFILES, "smoke", replace(quick, epochs=2, batch=10))
     command = ["--profile", "smoke", "--model", "baseline", "pos"]

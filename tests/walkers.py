@@ -23,10 +23,10 @@ def write_video(path: Path, number: int, crowd: int, seconds: float, fps: float 
     """
     domain = site_domain(number)
     plates, table = scene.cameras(domain)
-    still = plates[0][0].pixels.transpose(1, 2, 0).astype(np.float32) / 255
+    plate, light = plates[0][0], {name: table[name][:1] for name in ("light", "sun")}
+    still = plate.pixels.transpose(1, 2, 0).astype(np.float32) / 255
     rng = np.random.Generator(np.random.Philox(key=(domain.code << 64) | 77))
-    walkers = walkers_of(domain, np.arange(1, crowd + 1), plates[0][0], seconds, rng)
-    light = {"light": table["light"][:1], "sun": table["sun"][:1]}
+    walkers = walkers_of(domain, np.arange(1, crowd + 1), plate, seconds, rng)
     noise = rng.normal(0, 0.008, (places.ROWS, 2 * places.COLS, 3)).astype(np.float32)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, (places.COLS, places.ROWS))
     truth = []
