@@ -87,7 +87,7 @@ def nk_figure(along_k: Mapping[str, pd.DataFrame], along_n: Mapping[str, pd.Data
     """
     styles = {"mean of splits": ("-", "0.6", 0), "this split": ("o-", COLOURS["adapted"], 3.5),
               "run by hand": ("*", COLOURS["wrong"], 12)}
-    figure, (axes,) = panels(1, 3, 2.7, 1.3, layout="none", gridspec_kw=UNMOVED)
+    figure, (axes,) = panels(1, 3, 2.8, 1.3, layout="none", gridspec_kw=UNMOVED | {"top": 0.78})
     for axis, along, value in zip(axes, "KNK", (metric, metric, "seconds")):
         lines = along_k if along == "K" else along_n
         at, fixed = (k, f"N = {n}") if along == "K" else (n, f"K = {k}")
