@@ -53,12 +53,10 @@ def jupyterlab(folder: Path, state: Path, **environment: str) -> Iterator[str]:
     Kernels inherit ``environment``. Raises RuntimeError if it does not start.
     """
     for name, values in SETTINGS.items():
-        path = state / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path = state / "config" / "lab" / "user-settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values))
-    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTERLAB_SETTINGS_DIR": "settings", "IPYTHONDIR": "ipython",
-               "JUPYTERLAB_WORKSPACES_DIR": "workspaces", "JUPYTER_DATA_DIR": "data",
-               "JUPYTER_RUNTIME_DIR": "runtime"}
+    folders = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data", "IPYTHONDIR": "ipython"}
     token = secrets.token_hex(16)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

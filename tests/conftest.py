@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import matplotlib
 import matplotlib.pyplot
+import numpy as np
 import pytest
 import torch
 
@@ -93,6 +94,12 @@ def tiny_models(tiny) -> dict[str, BNTANet]:
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     """Images of noise, uint8 (N, 3, H, W)."""
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def crop(seed: int) -> np.ndarray:
+    """Blocks of random colour, which JPEG keeps, uint8 (96, 48, 3)."""
+    grid = np.random.default_rng(seed).integers(0, 256, (6, 3, 3), np.uint8)
+    return np.kron(grid, np.ones((16, 16, 1), np.uint8))
 
 
 def target_of_dots(size: tuple[int, int] = (48, 24)):

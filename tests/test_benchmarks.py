@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bnta_lib.model import bn_layers, embed
 from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import ROOT
 from bnta_lib.suite.store import machine
@@ -22,7 +21,6 @@ from bnta_lib.suite.store import machine
 matplotlib.use("agg")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import adaption  # noqa: E402
 import all as everything  # noqa: E402
 import common  # noqa: E402
 import evaluation  # noqa: E402
@@ -91,22 +89,6 @@ def test_a_row_takes_the_place_of_its_own_name_and_machine_alone(tmp_path, monke
     assert values.loc[("one", "a")].tolist() == [3.0, "met", ""]
     assert values.loc[("one", "b")].tolist() == [5.0, "", ""]
     assert values.loc[("other", "a")].tolist() == [7.0, "", "here, too"]
-
-
-def test_the_bare_passes_do_what_adaption_needs(model, images, small):
-    """Features of the images, and gradients of gamma and beta alone; the model is as before."""
-    before, seen = {name: tensor.clone() for name, tensor in model.named_parameters()}, set()
-    assert torch.equal(adaption.forward(model, images, 4), embed(model, images, 4)[1])
-    expected = {f"{name}.{kind}" for name, layer in bn_layers(model).items() if layer is not model.bnneck
-                for kind in ("weight", "bias")}
-    for name, p in model.named_parameters():
-        if name in expected:
-            p.register_post_accumulate_grad_hook(lambda _, name=name: seen.add(name))
-    adaption.forward_backward(model, images, 4)
-    assert seen == expected
-    assert all(torch.equal(before[name], p) and p.grad is None for name, p in model.named_parameters())
-    row = adaption.decoded(model, small, images, 4, "cpu", "")
-    assert row.goal == "< 0.5 s" and "10 JPEG files" in row.note
 
 
 @pytest.mark.parametrize("off", [0, 1e-4])

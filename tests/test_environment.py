@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from bnta_lib.settings import ROOT, settings
-from bnta_lib.suite.environment import check_environment, shown
+from bnta_lib.suite.environment import check_environment
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
@@ -183,8 +183,3 @@ def test_check_of_the_environment_names_remedies_and_escapes_html(tmp_path, monk
     assert "$BNTA_CACHE: Not a directory" in page and "set BNTA_CACHE to a folder" in page
     assert str(tmp_path) not in page and "<img" not in page and "&lt;img src=x" in page
     assert page.count("✗") >= 2 and "trainings" in page
-
-
-def test_paths_are_shown_without_the_machine(tmp_path):
-    assert shown(ROOT / "data" / "x") == "data/x"
-    assert shown(tmp_path / "x") == "x"

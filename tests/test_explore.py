@@ -11,15 +11,8 @@ import torch
 from bnta_lib import adapt
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.evaluation import Ranking, select_example_probes, top_gallery
-from bnta_lib.explore import (
-    NKExplorer,
-    domain_explorer,
-    figures,
-    layer_explorer,
-    nk,
-    retrieval_explorer,
-    widgets,
-)
+from bnta_lib.explore import NKExplorer, domain_explorer, figures, layer_explorer, nk, retrieval_explorer
+from bnta_lib.explore.widgets import NO_KERNEL
 from bnta_lib.model import bn_layers, embed
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.rendered import render
@@ -168,7 +161,7 @@ def test_failed_run_is_shown(explorer, monkeypatch):
 
 def test_page_without_a_kernel_has_a_picture(explorer):
     bundle, metadata = explorer._repr_mimebundle_()
-    assert bundle["text/plain"] == widgets.NO_KERNEL and "application/vnd.jupyter.widget-view+json" in bundle
+    assert bundle["text/plain"] == NO_KERNEL and "application/vnd.jupyter.widget-view+json" in bundle
     assert base64.b64decode(bundle["image/png"]) == explorer.curves.value
     assert "N = 10, K = 4" in metadata["image/png"]["alt"]
 

@@ -86,16 +86,6 @@ def test_figure_1_writes_the_distance_beside_each_curve():
     assert legend == ["source", "target, frozen, d = 0.250", "target, adapted, d = 0.125"]
 
 
-def test_densities_are_those_of_the_values_and_a_dead_channel_can_be_drawn():
-    values = np.random.default_rng(0).normal(size=20_000)
-    (axis,) = draw.figure_1({"VIPeR": dict.fromkeys(draw.KINDS, values)}, {"VIPeR": {}}).axes
-    x, y = axis.lines[0].get_data()
-    assert np.trapezoid(y, x) == pytest.approx(1, abs=0.01)
-    assert y.max() == pytest.approx(stats.norm.pdf(0), rel=0.05)
-    dead = {"VIPeR": {kind: np.zeros((2, 50)) for kind in draw.KINDS}}
-    draw.figure_1(dead, {"VIPeR": {}}).canvas.draw()
-
-
 @pytest.mark.parametrize("splits", [1, 10])
 def test_table_2s_figure_has_a_dot_for_every_split_and_its_interval(splits):
     rows = pd.DataFrame([

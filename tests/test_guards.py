@@ -141,10 +141,6 @@ def test_thresholds_lie_between_sound_and_harmful_runs():
     assert len(lost) == 4 and (lost["stopped"] != "").all()
     assert (rows.loc[rows["move"] > guards.max_move, "gain"] < -5).all()
     assert (rows.loc[rows["spread"] < guards.min_spread, "gain"] < -3.5).all()
-    by_case = rows.groupby("case")["stopped"]
-    assert by_case.get_group("rate x 1000").isin(["move", "spread"]).all()
-    for case in ("momentum 1, N = 4", "one image x 128", "black"):
-        assert (by_case.get_group(case) == "different").all(), case
     stops = {name: rows.loc[rows["stopped"] == name, name] for name in ("different", "move", "spread")}
     assert stops["different"].max() < guards.min_images and stops["spread"].max() < guards.min_spread
     assert stops["move"].min() > guards.max_move  # the table is of these defaults

@@ -10,16 +10,11 @@ from PIL import Image
 from bnta_lib.settings import settings
 from bnta_lib.site.crops import Site, read_crops
 from bnta_lib.site.loading import adaption_sample, check_choices, load_probes, load_site, results_dir
+from conftest import crop
 
 SIZE = (96, 48)
 SMOKE = settings("smoke")
 IMAGES = torch.zeros(50, 3, 4, 2, dtype=torch.uint8)
-
-
-def noise(seed: int) -> np.ndarray:
-    """Blocks of random colour, that JPEG keeps."""
-    grid = np.random.default_rng(seed).integers(0, 256, (6, 3, 3), np.uint8)
-    return np.kron(grid, np.ones((16, 16, 1), np.uint8))
 
 
 @pytest.fixture
@@ -28,11 +23,11 @@ def folder(tmp_path):
     root = tmp_path / "Caméra 1"
     deep = root / "<script>alert(1)<" / "a b"
     deep.mkdir(parents=True)
-    colour = Image.fromarray(noise(0))
+    colour = Image.fromarray(crop(0))
     colour.save(root / "one.png")
     colour.save(root / "two.JPG", quality=95)
-    Image.fromarray(noise(1)[..., 0]).save(deep / "grey.png")
-    Image.fromarray(noise(2)[..., 0].astype(np.uint16) << 8).save(deep / "sixteen.png")
+    Image.fromarray(crop(1)[..., 0]).save(deep / "grey.png")
+    Image.fromarray(crop(2)[..., 0].astype(np.uint16) << 8).save(deep / "sixteen.png")
     colour.convert("CMYK").save(root / "print.jpeg", quality=95)
     colour.quantize(32).save(root / "palette.bmp")
     colour.save(root / "web.webp", lossless=True)
@@ -42,12 +37,12 @@ def folder(tmp_path):
 def test_every_kind_of_image_is_read_as_it_looks(folder):
     site = read_crops(folder, SIZE)
     pixels = dict(zip((name.split("/")[-1] for name in site.files), site.images.int(), strict=True))
-    expected = torch.from_numpy(noise(0).transpose(2, 0, 1)).int()
+    expected = torch.from_numpy(crop(0).transpose(2, 0, 1)).int()
     for name, tolerance in (("one.png", 0), ("web.webp", 0), ("two.JPG", 6), ("palette.bmp", 6),
                             ("print.jpeg", 12)):
         assert (pixels.pop(name) - expected).abs().float().median() <= tolerance, name
     for name, seed in (("grey.png", 1), ("sixteen.png", 2)):
-        assert (pixels.pop(name) == torch.from_numpy(noise(seed)[..., 0]).int()).all(), name
+        assert (pixels.pop(name) == torch.from_numpy(crop(seed)[..., 0]).int()).all(), name
     assert not pixels and site.tracks is None and not site.skipped
 
 
@@ -82,7 +77,7 @@ def test_a_wrong_path_is_named(tmp_path):
 def test_each_folder_can_be_a_track(tmp_path):
     for k, name in enumerate(("b/0", "b/1", "b/2", "a/0", "a/1", "a/2")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(noise(k)).save(tmp_path / f"{name}.png")
+        Image.fromarray(crop(k)).save(tmp_path / f"{name}.png")
     site = load_site(tmp_path, SMOKE, tracks="folders")
     assert site.tracks.tolist() == [1, 1, 1, 2, 2, 2] and site.times.tolist() == [0, 1, 2] * 2
 

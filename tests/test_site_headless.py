@@ -14,6 +14,7 @@ from bnta_lib.adaption import Delta
 from bnta_lib.settings import ROOT, figures_dir, run_name
 from bnta_lib.site.loading import load_probes, load_site
 from bnta_lib.suite.reproduce import run_notebook
+from conftest import crop
 
 NOTEBOOK = ROOT / "notebooks" / "11_your_own_gallery.ipynb"
 
@@ -21,8 +22,7 @@ NOTEBOOK = ROOT / "notebooks" / "11_your_own_gallery.ipynb"
 def write_crops(folder, seeds):
     folder.mkdir(parents=True)
     for seed in seeds:
-        grid = np.random.default_rng(seed).integers(0, 256, (6, 3, 3), np.uint8)
-        Image.fromarray(np.kron(grid, np.ones((20, 18, 1), np.uint8))).save(folder / f"é {seed}.png")
+        Image.fromarray(crop(seed)).save(folder / f"é {seed}.png")
 
 
 def test_one_command_writes_the_delta_the_ranking_and_the_record(tmp_path):

@@ -8,17 +8,7 @@ import torch
 from bnta_lib import BNTANet, adapt, settings
 from bnta_lib.settings import model_settings
 from bnta_lib.suite import specs
-from bnta_lib.suite.specs import (
-    AFFINE,
-    CHOICES,
-    PAPER_TARGET,
-    TABLE_2,
-    TABLE_3,
-    TABLE_4,
-    TABLE_5,
-    TABLES,
-    Spec,
-)
+from bnta_lib.suite.specs import AFFINE, CHOICES, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLES, Spec
 from bnta_lib.suite.tables import paper_values
 
 GALLERIES = [4, 5, 6, 7, 9, 12, 60, 61, 125, 316, 900, 5000]
@@ -29,7 +19,7 @@ LAPTOP = settings("laptop")
 @pytest.mark.parametrize("number, rows", [
     ("3", TABLE_3), ("4", TABLE_4), ("5", TABLE_5["alone"]), ("5", TABLE_5["restore"])])
 def test_rows_are_those_of_the_paper_differ_and_share_bnta_itself(number, rows):
-    paper = paper_values(number, PAPER_TARGET[f"table_{number}"])
+    paper = paper_values(number, specs.PAPER_TARGET[f"table_{number}"])
     assert [spec.method for spec in rows] == paper.index.tolist()
     columns = [spec.columns(LAPTOP, 900) for spec in rows]
     assert len({str(values) for values in columns}) == len(rows)

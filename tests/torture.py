@@ -40,7 +40,7 @@ from bnta_lib.settings import ROOT, SOURCES, figures_dir, run_name
 from bnta_lib.suite.specs import Spec
 from bnta_lib.suite.train import training_history
 from bnta_lib.weights import weights_path
-from conftest import lab_of, target_of_dots
+from conftest import crop, lab_of, target_of_dots
 
 PATIENCE = 600  # seconds after which the last run counts as stuck
 
@@ -113,10 +113,9 @@ def archive(folder: Path, shared: Path) -> str:
 def batch(folder: Path, shared: Path) -> str:
     """Notebook 11 as a step of a batch: a folder of crops in, delta, ranking and record out."""
     crops = folder / "crops"
+    crops.mkdir(exist_ok=True)
     for k in range(40):
-        noise = np.random.default_rng(k).integers(0, 256, (6, 3, 3), np.uint8)
-        crops.mkdir(exist_ok=True)
-        Image.fromarray(np.kron(noise, np.ones((20, 18, 1), np.uint8))).save(crops / f"{k}.png")
+        Image.fromarray(crop(k)).save(crops / f"{k}.png")
     out, record = folder / "out", folder / "record.ipynb"
     command = [sys.executable, "-m", "papermill", str(ROOT / "notebooks" / "11_your_own_gallery.ipynb"),
                str(record), "-p", "images", str(crops), "-p", "probes", str(crops), "-p", "out", str(out),
