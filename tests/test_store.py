@@ -2,8 +2,9 @@
 
 import gzip
 import multiprocessing
+import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from random import Random
 
 import numpy as np
@@ -87,6 +88,23 @@ def test_damaged_store_is_named_with_what_to_do(tmp_path):
     (tmp_path / "results.sqlite").write_text("no database, but long enough to be taken for one" * 40)
     with pytest.raises(ValueError, match="results.sqlite .*if it is damaged, delete it"):
         Store()
+
+
+@pytest.mark.parametrize("damage", ["pages", "columns", "folder"])
+def test_store_that_opens_but_is_damaged_ends_the_export_in_a_sentence(damage, tmp_path):
+    path = tmp_path / "results.sqlite"
+    if damage == "folder":
+        path.mkdir()
+    elif damage == "columns":
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("CREATE TABLE rows (a)")
+    else:
+        with Store() as store:
+            store.fill("laptop")
+        content = path.read_bytes()
+        path.write_bytes(content[:8192] + bytes(len(content) - 8192))
+    with pytest.raises(SystemExit, match="cannot open the results store .*if it is damaged, delete it"):
+        main(["--export", str(tmp_path / "rows.csv")])
 
 
 FORK = multiprocessing.get_context("fork")  # a process that is here at once

@@ -56,10 +56,14 @@ class Store:
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute(f"CREATE TABLE IF NOT EXISTS rows ({names}, PRIMARY KEY (key, number))")
         except sqlite3.DatabaseError as error:
-            self.connection.close()
-            self._require_space(error)
-            raise ValueError(f"cannot open the results store {self.path} ({error}): if it is damaged, delete "
-                             "it; recorded rows come back and others are measured again") from error
+            if hasattr(self, "connection"):
+                self.connection.close()
+            self._refuse(error)
+
+    def _refuse(self, error: Exception) -> None:
+        self._require_space(error)
+        raise ValueError(f"cannot open the results store {self.path} ({error}): if it is damaged, delete "
+                         "it; recorded rows come back and others are measured again") from error
 
     def _require_space(self, error: Exception) -> None:
         """Raise OSError if the disk is full, which SQLite reports as one of several errors."""
@@ -70,8 +74,10 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, _, error, __) -> None:
         self.connection.close()
+        if isinstance(error, (sqlite3.DatabaseError, pd.errors.DatabaseError)):
+            self._refuse(error)
 
     def fill(self, profile: str) -> None:
         """Insert the rows that are recorded with the suite, unless they are there."""
@@ -159,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--export writes .csv or .csv.gz, not {options.export.name}")
     try:
         print(f"wrote {export(options.export, options.profile)} rows to {options.export}")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise SystemExit(f"cannot write the rows: {error}") from None
 
 
