@@ -190,6 +190,7 @@ def embed(model: BNTANet, images: Tensor, batch: int = 64) -> tuple[Tensor, Tens
 
     In eval mode; the model's modes are as before. Raises ValueError for no images or another size.
     """
+    model.check_images(images)
     if len(images) == 0:
         raise ValueError("no images to embed: the set is empty")
     features, local = [], []

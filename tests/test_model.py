@@ -156,6 +156,11 @@ def test_forward_gives_the_documented_shapes_and_heads(model, images):
         )
 
 
+def test_embedding_refuses_what_is_no_tensor(model, images):
+    with pytest.raises(ValueError, match="in one torch tensor, got ndarray"):
+        embed(model, images.numpy())
+
+
 def test_embedding_does_not_depend_on_batch_or_mode(model, images):
     with torch.no_grad():
         expected = model(images)
