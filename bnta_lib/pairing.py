@@ -55,8 +55,8 @@ def nearest_pairs(local: Tensor, k: int, block: int = 256) -> Pairs:
     if local.ndim != 3 or 0 in local.shape[1:]:
         raise ValueError(f"local features have shape (N, H, C_l), got {tuple(local.shape)}")
     check_sizes(n, k)
-    if not all(abs(float(extreme)) < 1e150 for extreme in local.detach().aminmax()):  # without a copy of the features
-        raise ValueError("local features hold NaN, infinite or huge values: the model or the images are broken")
+    if not all(abs(float(extreme)) < 1e150 for extreme in local.detach().aminmax()):  # no copy
+        raise ValueError("local features hold NaN or infinite values: the model or the images are broken")
 
     rows = _Rows(local.detach().cpu())
     bound, waiting = torch.cat([rows.bounds(chunk) for chunk in torch.arange(n).split(block)]).sort()
