@@ -22,21 +22,13 @@ def subsets(names):
 
 def state(model):
     """Everything of a model that adaption could disturb, as comparable values."""
-    tensors = {k: v.clone() for k, v in model.state_dict().items()}
-    grads = {n: None if p.grad is None else p.grad.clone() for n, p in model.named_parameters()}
-    switches = ([m.training for m in model.modules()],
-                [p.requires_grad for p in model.parameters()],
-                [m.momentum for m in bn_layers(model).values()])
-    return tensors, grads, switches
+    def bits(tensor):
+        return None if tensor is None else tensor.detach().numpy().tobytes()
 
-
-def same(a, b):
-    def equal(x, y):
-        return torch.equal(x, y) if isinstance(x, torch.Tensor) else x is y
-
-    return a[2] == b[2] and all(
-        x.keys() == y.keys() and all(equal(x[k], y[k]) for k in x) for x, y in zip(a[:2], b[:2])
-    )
+    return ({name: bits(tensor) for name, tensor in model.state_dict().items()},
+            {name: bits(p.grad) for name, p in model.named_parameters()},
+            [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()],
+            [m.momentum for m in bn_layers(model).values()])
 
 
 def moved(before, after):
@@ -74,13 +66,11 @@ def test_given_model_and_random_state_are_untouched(used, images, settings):
     before, random = state(used), torch.get_rng_state()
     pixels = images.clone()
     result = adapt(used, images, settings, layers=("bn", "in", "conv"))
-    assert same(state(used), before) and torch.equal(images, pixels)
+    assert state(used) == before and torch.equal(images, pixels)
     assert torch.equal(torch.get_rng_state(), random) and torch.is_grad_enabled()
-    assert state(result.model)[2] == before[2]  # modes, requires_grad and momentum of the copy
+    assert state(result.model)[2:] == before[2:]  # modes, requires_grad and momentum of the copy
     assert all(p.grad is None for p in result.model.parameters())
-    assert not {p.data_ptr() for p in used.parameters()} & {
-        p.data_ptr() for p in result.model.parameters()
-    }
+    assert not {p.data_ptr() for p in used.parameters()} & {p.data_ptr() for p in result.model.parameters()}
 
 
 @pytest.mark.parametrize("error, sentence, change, options", [
@@ -88,10 +78,7 @@ def test_given_model_and_random_state_are_untouched(used, images, settings):
     (FloatingPointError, "a tensor after the last step is not finite",
      dict(tta_lr=1e38, tta_batch=5, lambda3=1e6, margin=2.0), {}),
     (ValueError, "2K <= N images .* got K = 6, N = 10", {}, dict(K=6)),
-    (ValueError, "2K <= N images .* got K = 0", {}, dict(K=0)),
-    (TypeError, "as an integer", {}, dict(K=2.5)),
     (ValueError, "layers: any of bn, in, conv; got 'bn'", {}, dict(layers="bn")),
-    (ValueError, "layers: any of", {}, dict(layers=("bn", "relu"))),
     (ValueError, "quantities: any of mean, var, gamma, beta", {}, dict(quantities=("mu",))),
     (ValueError, "losses: any of pos, mat", {}, dict(losses=("entropy",))),
     (ValueError, "reading: any of alone, restore; got .'both'", {}, dict(reading="both")),
@@ -102,34 +89,8 @@ def test_an_error_leaves_the_model_untouched(used, images, settings, error, sent
     before, random = state(used), torch.get_rng_state()
     with pytest.raises(error, match=sentence):
         adapt(used, images, replace(settings, tta_optimizer="sgd", **change), **options)
-    assert same(state(used), before)
+    assert state(used) == before
     assert torch.equal(torch.get_rng_state(), random) and torch.is_grad_enabled()
-
-
-def test_too_few_images_and_other_values_are_refused(used, images, settings):
-    before = state(used)
-    for n in range(1, 4):
-        with pytest.raises(ValueError, match=f"at least 4 images, got N = {n}"):
-            adapt(used, images[:n], settings, K=1)
-    for given, sentence in (
-        (list(images), "in one torch tensor, got list"),
-        (images.numpy(), "in one torch tensor, got ndarray"),
-        (images / 255, r"got torch.float32 \(10, 3, 48, 24\)"),
-        (images[0], r"got torch.uint8 \(3, 48, 24\)"),
-        (images.permute(0, 2, 3, 1), r"got torch.uint8 \(10, 48, 24, 3\)"),
-    ):
-        with pytest.raises(ValueError, match=f"images must be uint8 of shape .*{sentence}"):
-            adapt(used, given, settings)
-    assert same(state(used), before)
-
-
-def test_broken_model_is_refused(model, images, settings):
-    with torch.no_grad():
-        model.parts[1][0].weight[0] = torch.nan
-    with pytest.raises(ValueError, match="NaN or infinite values"):
-        adapt(model, images, settings)
-    with pytest.raises(FloatingPointError, match="adaption loss at step . is not finite"):
-        adapt(model, images, settings, local=torch.rand(10, 3, 8))
 
 
 def test_on_step_sees_every_step(model, images, settings):
@@ -143,16 +104,13 @@ def test_on_step_sees_every_step(model, images, settings):
 
 
 @pytest.mark.parametrize("quantities", subsets(NAMES), ids="+".join)
-def test_exactly_the_chosen_quantities_move(
-    model, images, every_part, quantities
-):
+def test_exactly_the_chosen_quantities_move(model, images, every_part, quantities):
     expected = {f"{layer}.{NAMES[q]}" for layer in bn_layers(model) for q in quantities
                 if layer != "bnneck" or q in ("mean", "var")}
     for follow_bnneck in (True, False):
         result = adapt(model, images, quantities=quantities, follow_bnneck=follow_bnneck, **every_part)
         assert moved(model, result.model) == {
-            name for name in expected if follow_bnneck or not name.startswith("bnneck.")
-        }
+            name for name in expected if follow_bnneck or not name.startswith("bnneck.")}
 
 
 @pytest.mark.parametrize("layers", subsets(("bn", "in", "conv")), ids="+".join)
@@ -199,10 +157,8 @@ def test_statistics_follow_the_running_average(model, images, settings, momentum
 def equation_13(model, images, pairs, settings):
     """L_tta of all pairs as one batch, by loops over what the network gives."""
     out = model(images[pairs.index.flatten()])
-    stripes = out.positions.shape[1]
-    images_in = len(out.positions)
-    pos = sum(F.cross_entropy(out.positions[:, h], torch.full((images_in,), h))
-              for h in range(stripes))
+    images_in, stripes, _ = out.positions.shape
+    pos = sum(F.cross_entropy(out.positions[:, h], torch.full((images_in,), h)) for h in range(stripes))
     mat = 0
     for k, n in enumerate(pairs.part.tolist()):
         others = [i for i in range(images_in) if i // 2 != k]
@@ -231,22 +187,14 @@ def test_a_step_is_the_gradient_of_equation_13(model, images, settings, losses):
     largest = max(float(g.abs().max()) for g in gradients if g is not None)
     for (name, old), gradient in zip(free.items(), gradients):
         change = torch.zeros_like(old) if gradient is None else -0.01 * gradient
-        torch.testing.assert_close(new[name] - old, change, rtol=1e-2, atol=1e-5 * largest,
-                                   msg=name)
+        torch.testing.assert_close(new[name] - old, change, rtol=1e-2, atol=1e-5 * largest, msg=name)
 
 
-def test_adam_moves_a_parameter_by_the_rate_a_step_at_most(model, images, settings, every_part):
+def test_first_step_of_adam_moves_a_parameter_by_the_rate_at_most(model, images, every_part):
     first = adapt(model, images, **every_part).changes
     # bnneck lies outside the gradient
     affine = first[first["quantity"].isin(["gamma", "beta"]) & (first["layer"] != "bnneck")]
     assert affine["shift"].between(0.005, 0.01 * (1 + 1e-4)).all()  # some channels are dead
-    steps = 6
-    result = adapt(model, images, replace(settings, tta_epochs=2))
-    assert len(result.losses) == steps
-    for name, layer in bn_layers(model).items():
-        for kind in ("weight", "bias"):
-            change = getattr(result.model.get_submodule(name), kind) - getattr(layer, kind)
-            assert change.abs().max() <= 1.3 * steps * 0.01
 
 
 def test_all_steps_and_their_losses_are_recorded(model, images, settings):
@@ -257,19 +205,11 @@ def test_all_steps_and_their_losses_are_recorded(model, images, settings):
     assert (result.losses["mat"] == 0).sum() == 2  # the single pair at the end of each epoch
     without = adapt(model, images, settings, losses=())
     assert (without.losses["total"] == 0).all()
-    assert {name.rpartition(".")[2] for name in moved(model, without.model)} == {
-        "running_mean", "running_var"
-    }  # fmt: skip
+    names = moved(model, without.model)
+    assert {name.rpartition(".")[2] for name in names} == {"running_mean", "running_var"}
     nothing = adapt(model, images, replace(settings, tta_epochs=0))
     assert not moved(model, nothing.model) and len(nothing.losses) == 0
-    for line in (result.summary(), nothing.summary()):
-        assert line.startswith("5 pairs, ")
-
-
-def test_losses_fall_on_the_images_adapted_to(model, images, settings):
-    chosen = replace(settings, tta_batch=5, tta_epochs=15, margin=2.0)
-    losses = adapt(model, images, chosen, quantities=("gamma", "beta")).losses["total"]
-    assert losses.iloc[-1] < 0.9 * losses.iloc[0]
+    assert nothing.summary().startswith("5 pairs, ")
 
 
 def test_pairs_are_algorithm_1_of_the_given_model(model, images, settings):
@@ -295,9 +235,7 @@ def test_a_seed_gives_one_result_and_another_seed_another(model, images, setting
 
 
 @pytest.mark.parametrize("quantities", [("mean",), ("var", "gamma"), ()], ids="+".join)
-def test_the_restore_reading_keeps_the_values_of_full_adaption(
-    model, images, settings, quantities
-):
+def test_the_restore_reading_keeps_the_values_of_full_adaption(model, images, settings, quantities):
     full = adapt(model, images, settings).model.state_dict()
     restored = adapt(model, images, settings, quantities=quantities, reading="restore").model
     kept = tuple(NAMES[q] for q in quantities)
@@ -343,27 +281,14 @@ def test_summary_has_the_mean_change_rates(model, images, small):
     assert result.summary().startswith(f"{len(result.pairs.index)} pairs, {len(result.losses)} steps, ")
 
 
-def test_changes_and_delta_do_not_depend_on_what_the_caller_does_to_the_model(model, images, small):
-    source, result = copy.deepcopy(model), adapt(model, images, small)
-    with torch.no_grad():
-        model.backbone.bn1.weight.add_(1)
-    assert result.changes.equals(change_rates(source, result.model))
-    result.delta.apply(source)
-    assert not moved(source, result.model)
-
-
 def test_delta_records_all_that_decided_it(model, images, small):
     meta = adapt(model, images, small, K=3, seed=5, follow_bnneck=False, losses=("pos",)).delta.meta
-    assert meta.keys() >= {"N", "K", "seed", "layers", "quantities", "losses", "reading", "follow_bnneck",
-                           "settings", "size", "data"}
-    assert (meta["N"], meta["K"], meta["seed"]) == (len(images), 3, 5)
-    assert meta["layers"] == ["bn"] and meta["losses"] == ["pos"] and meta["reading"] == "alone"
-    assert meta["quantities"] == list(NAMES) and meta["follow_bnneck"] is False
-    assert meta["size"] == list(images.shape[2:])
-    assert meta["settings"] == {
-        "margin": small.margin, "lambda3": small.lambda3, "matching_reduction": small.matching_reduction,
-        "tta_batch": small.tta_batch, "tta_epochs": small.tta_epochs, "tta_lr": small.tta_lr,
-        "tta_optimizer": small.tta_optimizer, "tta_momentum": small.tta_momentum}
+    given = {"N": 10, "K": 3, "seed": 5, "layers": ["bn"], "quantities": list(NAMES), "losses": ["pos"],
+             "reading": "alone", "follow_bnneck": False, "size": [48, 24]}
+    assert given.items() <= meta.items() and "data" in meta
+    read = ("margin", "lambda3", "matching_reduction", "tta_batch", "tta_epochs", "tta_lr", "tta_optimizer",
+            "tta_momentum")
+    assert meta["settings"] == {name: getattr(small, name) for name in read}
 
 
 def test_the_reduction_of_equation_8_is_the_settings(model, images, every_part):

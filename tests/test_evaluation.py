@@ -1,4 +1,4 @@
-"""mAP and CMC against a plain implementation that sorts, and by their properties."""
+"""mAP, CMC and rankings against a plain implementation that sorts, and by their properties."""
 
 import numpy as np
 import pytest
@@ -6,17 +6,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnta_lib.evaluation import distances, evaluate
+from bnta_lib.evaluation import distances, evaluate, select_example_probes, top_gallery
+
+
+def ranked(x, pid, cam, gallery, gallery_pids, gallery_camids):
+    """Gallery images from near to far, without those of the probe's person by the probe's camera."""
+    near = sorted((float(np.linalg.norm(x - y)), g) for g, y in enumerate(gallery))
+    return [g for _, g in near if not (gallery_pids[g] == pid > 0 and gallery_camids[g] == cam)]
 
 
 def by_sorting(probe, gallery, probe_pids, gallery_pids, probe_camids, gallery_camids):
     """(AP, rank) of each probe with a match, from sorted lists."""
     scores = []
     for x, pid, cam in zip(probe, probe_pids, probe_camids):
-        ranked = sorted((float(np.linalg.norm(x - y)), g) for g, y in enumerate(gallery))
-        ranked = [g for _, g in ranked
-                  if not (gallery_pids[g] == pid > 0 and gallery_camids[g] == cam)]
-        hits = [gallery_pids[g] == pid > 0 for g in ranked]
+        order = ranked(x, pid, cam, gallery, gallery_pids, gallery_camids)
+        hits = [gallery_pids[g] == pid > 0 for g in order]
         if not any(hits):
             continue
         precisions = [sum(hits[:rank]) / rank for rank, hit in enumerate(hits, start=1) if hit]
@@ -80,28 +84,6 @@ def test_scores_of_ordinary_features_are_those_of_sorting(normalise):
     assert scores.row() == pytest.approx({k: 100 * v for k, v in expected.items()})
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**31))
-def test_single_matches_have_the_reciprocal_rank_as_ap(seed):
-    x, y, *_ = case(seed, probes=20, gallery=20)
-    pids = torch.arange(1, 21)
-    scores = evaluate(x + 2 * y, y, pids, pids, torch.ones_like(pids), torch.full_like(pids, 2))
-    torch.testing.assert_close(scores.ap, 1 / scores.rank.double())
-    assert scores.cmc(20) == 1
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_scores_do_not_depend_on_order_or_block(seed):
-    args = case(seed)
-    scores = evaluate(*args)
-    g = torch.Generator().manual_seed(seed)
-    p, q = torch.randperm(40, generator=g), torch.randperm(90, generator=g)
-    x, y, a, b, c, d = args
-    for other in (evaluate(x[p], y, a[p], b, c[p], d), evaluate(x, y[q], a, b[q], c, d[q]),
-                  evaluate(*args, block=7)):
-        assert other.row() == pytest.approx(scores.row())
-
-
 def test_distances_far_from_the_origin_keep_their_digits():
     g = torch.Generator().manual_seed(0)
     x, y = (100_000 + torch.randn(n, 8, generator=g) for n in (30, 40))
@@ -131,26 +113,18 @@ def test_images_of_the_same_camera_are_left_out():
         score([7], [7, 3], [1], [1, 2])
 
 
-def test_empty_sides_and_broken_features_are_refused():
-    one = torch.ones(1, dtype=torch.int64)
-    none, x = one[:0], torch.rand(1, 3)
+def test_sides_that_are_empty_broken_or_do_not_fit_are_refused():
+    one, x = torch.ones(1, dtype=torch.int64), torch.rand(1, 3)
     with pytest.raises(ValueError, match="1 probes, 0 gallery images"):
-        evaluate(x, x[:0], one, none, one, none)
-    with pytest.raises(ValueError, match="0 probes, 1 gallery images"):
-        evaluate(x[:0], x, none, one, none, one)
-    for bad in (torch.nan, torch.inf):
-        for pair in ((x, x * bad), (x * bad, x)):
+        evaluate(x, x[:0], one, one[:0], one, one[:0])
+    for bad in (x * torch.nan, x * torch.inf):
+        for pair in ((x, bad), (bad, x)):
             with pytest.raises(FloatingPointError, match="features hold NaN or infinite values"):
                 evaluate(*pair, one, one, one, one + 1)
-
-
-@pytest.mark.parametrize("which", range(4))
-def test_labels_that_do_not_fit_are_refused(which):
-    x, y, *labels = case()
-    labels[which] = torch.cat([labels[which], labels[which]])
-    side = "probe" if which % 2 == 0 else "gallery"
-    with pytest.raises(ValueError, match=f"^{side}: [0-9]+ features need as many persons and cameras"):
-        evaluate(x, y, *labels)
+    for which, side in enumerate(("probe", "gallery") * 2):
+        labels = [torch.cat([one, one]) if i == which else one for i in range(4)]
+        with pytest.raises(ValueError, match=f"^{side}: 1 features need as many persons and cameras"):
+            evaluate(x, x, *labels)
 
 
 def ranks_by_sorting(probe, gallery, pids, gallery_pids, normalise):
@@ -180,3 +154,40 @@ def test_equal_and_nearly_equal_distances_are_ranked_as_by_sorting(normalise, si
     assert scores.rank.tolist() == [own[0] for own in expected]
     for ap, own in zip(scores.ap.tolist(), expected):
         assert ap == pytest.approx(sum((k + 1) / rank for k, rank in enumerate(own)) / len(own), rel=1e-12)
+
+
+# ---- rankings for pictures
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_rankings_are_those_of_sorting_and_agree_with_the_scores(normalise):
+    x, y, *labels = case(people=40)
+    y = y * torch.arange(1, 91)[:, None]  # of all lengths
+    y[10] = y[20]  # a tie
+    ranking = top_gallery(x, y, *labels, k=8, normalise=normalise, block=7)
+    scores = evaluate(x, y, *labels, normalise=normalise)
+    assert torch.equal(ranking.rank[ranking.rank > 0], scores.rank) and (ranking.rank == 0).any()
+    a, b = (t.double().numpy() for t in (x, y))
+    if normalise:
+        a, b = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in (a, b))
+    pids, gallery_pids, camids, gallery_camids = (t.numpy() for t in labels)
+    for p, (pid, cam) in enumerate(zip(pids, camids)):
+        nearest = ranked(a[p], pid, cam, b, gallery_pids, gallery_camids)[:8]
+        assert ranking.index[p].tolist() == nearest
+        assert ranking.right[p].tolist() == [gallery_pids[g] == pid > 0 for g in nearest]
+    with pytest.raises(ValueError, match="90 images"):
+        top_gallery(x, y, *labels, k=91)
+
+
+def test_probes_are_chosen_by_the_ratio_of_ranks_and_none_twice():
+    before = torch.tensor([250, 12, 5, 5, 1, 1, 0, 9])
+    after = torch.tensor([120, 1, 5, 5, 2, 40, 3, 0])
+    chosen = select_example_probes(before, after, each=1)
+    assert {k: v.tolist() for k, v in chosen.items()} == {"improved": [1], "median": [2], "worsened": [5]}
+    two = select_example_probes(before, after, each=2)
+    assert two["improved"].tolist() == [1, 0] and two["worsened"].tolist() == [5, 4]
+    assert not set(two["median"].tolist()) & {0, 1, 4, 5, 6, 7}
+    few = select_example_probes(torch.tensor([3, 2, 1, 4]), torch.tensor([1, 2, 3, 4]), each=2)
+    assert len(set(torch.cat(list(few.values())).tolist())) == len(torch.cat(list(few.values()))) == 3
+    nobody = torch.zeros(3, dtype=torch.int64)
+    assert not any(len(nobody[own]) for own in select_example_probes(nobody, nobody).values())

@@ -7,7 +7,7 @@ import torch
 
 import bnta_lib
 from bnta_lib.model import BNTANet, bn_layers
-from bnta_lib.settings import AT_SIZE, PROFILES, cache_dir, device_of, figures_dir, run_name, settings
+from bnta_lib.settings import AT_SIZE, PROFILES, cache_dir, device_of, figures_dir, settings
 
 
 def test_paper_profile_has_the_papers_numbers():
@@ -51,11 +51,6 @@ def test_profile_is_argument_then_environment_then_laptop(monkeypatch):
                   lambda: monkeypatch.delenv("BNTA_PROFILE")):
         empty()
         assert settings().profile == "laptop"
-
-
-def test_overrides_leave_the_profile_as_it_is():
-    assert settings("smoke", K=7).K == 7
-    assert settings("smoke").K == 128
 
 
 def test_folders_do_not_depend_on_the_working_directory(monkeypatch, tmp_path):
@@ -117,8 +112,3 @@ def test_absent_and_unknown_devices_are_refused(gpus, monkeypatch, asked, there,
     for profile in PROFILES:
         with pytest.raises(ValueError, match=words):
             device_of(profile)
-
-
-def test_long_names_of_folders_are_cut(tmp_path):
-    one, two = (run_name("smoke", tmp_path / (letter + "ü" * 120)) for letter in "ab")
-    assert one != two and len(one.encode()) < 130
