@@ -65,6 +65,34 @@ def style():
     matplotlib.pyplot.close("all")
 
 
+def coloured_people():
+    """Twenty images of five people, who differ in the colours of their clothes."""
+    from bnta_lib.data.sets import ReIDSet
+
+    g = torch.Generator().manual_seed(0)
+    pids = torch.arange(20) % 5 + 1
+    clothes = torch.randint(30, 226, (6, 3, 2, 1), generator=g)[pids]  # upper and lower half
+    images = clothes.repeat_interleave(24, 2) + torch.randint(-30, 31, (20, 3, 48, 24), generator=g)
+    return ReIDSet("people", images.to(torch.uint8), pids, torch.ones_like(pids))
+
+
+def identical(a, b) -> bool:
+    """Whether two models have the same tensors, bit by bit."""
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def damaged(file: bytes) -> list[bytes]:
+    """A safetensors file cut short, or with one bit changed, at places of all kinds."""
+    header = 8 + int.from_bytes(file[:8], "little")
+    broken = [file[:length] for length in (0, 7, 8, 12, header, len(file) - 1)]
+    for place in [*range(0, header, 1997), header, len(file) - 3]:
+        changed = bytearray(file)
+        changed[place] ^= 1 << place % 8
+        broken.append(bytes(changed))
+    return broken
+
+
 def lab_of(own: Settings, models: dict, targets: dict, sources=()):
     """A lab of these settings, models and targets instead of those that it would load."""
     from bnta_lib.suite.lab import Lab

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bnta_lib.data.sets import ReIDSet
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import ROOT, settings
 from bnta_lib.suite.train import main
 from bnta_lib.training import augment, epoch_batches, learning_rate, train, training_losses
+from conftest import coloured_people, identical
 
 # Sums of float32 in another order, through a few steps of Adam.
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -62,15 +62,6 @@ def tiny(**changes):
     return settings("smoke", **(own | changes))
 
 
-def people():
-    """Twenty images of five people, who differ in the colours of their clothes."""
-    g = torch.Generator().manual_seed(0)
-    pids = torch.arange(20) % 5 + 1
-    clothes = torch.randint(30, 226, (6, 3, 2, 1), generator=g)[pids]
-    images = clothes.repeat_interleave(24, 2) + torch.randint(-30, 31, (20, 3, 48, 24), generator=g)
-    return ReIDSet("people", images.to(torch.uint8), pids, torch.ones_like(pids))
-
-
 SHARED = {
     "even": tiny(batch=10),
     "uneven": tiny(),
@@ -99,7 +90,7 @@ def launched(tmp_path_factory):
     (here / "script.py").write_text(SCRIPT)
     for rank in range(2):
         (here / f"machine {rank}").mkdir()
-    sources, long = people(), tiny(epochs=4, lr_decay_epoch=3)
+    sources, long = coloured_people(), tiny(epochs=4, lr_decay_epoch=3)
 
     torch.save([("stopped", sources, long, {})], here / "jobs.pt")
     stopped = launch("script.py", here, 8, folder=here)
@@ -152,36 +143,26 @@ def by_hand(sources, chosen, parts):
     return model, rows
 
 
-def identical(a, b):
-    a, b = a.state_dict(), b.state_dict()
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
 def test_one_process_gives_the_bits_of_a_plain_loop_without_accelerate(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)  # it cannot be imported
     for chosen in (tiny(), tiny(sync_bn=True), tiny(instances=2)):
-        model, history = train(people(), chosen, progress=False)
-        expected, rows = by_hand(people(), chosen, 1)
+        model, history = train(coloured_people(), chosen, progress=False)
+        expected, rows = by_hand(coloured_people(), chosen, 1)
         assert identical(model, expected)
         for name in ("L_id", "L_pos", "L_mat", "total", "accuracy"):
             assert history[name].tolist() == pytest.approx([row[name] for row in rows], rel=1e-6), name
 
 
 @pytest.mark.parametrize("job", SHARED)
-def test_two_processes_follow_the_mean_gradient_of_two_halves(launched, job):
+def test_two_processes_follow_the_mean_gradient_of_two_halves_to_one_model(launched, job):
     expected, rows = by_hand(launched.sources, SHARED[job], 2)
     model, history = launched.found[0][job]
     for name, tensor in expected.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, **CLOSE, msg=name)
+    other, record = launched.found[1][job]
+    assert identical(model, other) and history.equals(record) and type(other) is BNTANet
     for name in ("L_id", "L_pos", "L_mat", "total", "accuracy"):
         assert history[name].tolist() == pytest.approx([row[name] for row in rows], rel=1e-4), name
-
-
-@pytest.mark.parametrize("job", [*SHARED, "stopped"])
-def test_all_processes_end_with_one_model_and_record(launched, job):
-    (model, history), (other, record) = (found[job] for found in launched.found)
-    assert identical(model, other) and history.equals(record)
-    assert type(other) is BNTANet and not other.training
 
 
 def test_only_the_main_process_writes(launched):
@@ -193,10 +174,12 @@ def test_only_the_main_process_writes(launched):
     assert launched.output == ""
 
 
-def test_processes_that_were_killed_continue_to_the_same_weights(launched):
+def test_processes_that_were_killed_or_out_of_time_continue_to_the_same_weights(launched):
     assert len(torch.load(launched.here / "stopped.pt", weights_only=True)["history"]) == 2
     (resumed, pieces), (whole, history) = (launched.found[0][job] for job in ("stopped", "whole"))
     assert identical(resumed, whole) and pieces.equals(history)
+    model, history = launched.found[0]["late again"]
+    assert identical(model, launched.found[0]["uneven"][0]) and len(history) == 2
 
 
 def test_one_process_continues_where_two_were_stopped(launched):
@@ -218,16 +201,11 @@ def test_all_processes_stop_with_the_same_error(launched, job, sentence):
     assert said.startswith(sentence) and said == other
 
 
-def test_processes_that_ran_out_of_time_continue_to_the_same_weights(launched):
-    model, history = launched.found[0]["late again"]
-    assert identical(model, launched.found[0]["uneven"][0]) and len(history) == 2
-
-
 def test_several_processes_need_accelerate(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ImportError, match="accelerate"):
-        train(people(), tiny(), progress=False)
+        train(coloured_people(), tiny(), progress=False)
     with pytest.raises(SystemExit):
         main(["--profile", "smoke"])
     assert "accelerate" in capsys.readouterr().err
@@ -237,13 +215,13 @@ def test_several_processes_need_accelerate(monkeypatch, capsys):
 def test_synchronised_batch_norm_gives_the_weights_of_whole_batches(tmp_path):
     chosen = tiny(sync_bn=True)
     (tmp_path / "script.py").write_text(SCRIPT.replace('torch.device("cpu")', 'torch.device("cuda")'))
-    torch.save([("synchronised", people(), chosen, {})], tmp_path / "jobs.pt")
+    torch.save([("synchronised", coloured_people(), chosen, {})], tmp_path / "jobs.pt")
     for rank in range(2):
         (tmp_path / f"machine {rank}").mkdir()
     done = launch("script.py", tmp_path, -1, folder=tmp_path, gpus=True)
     assert done.returncode == 0, done.stderr
     model, _ = torch.load(tmp_path / "found 0.pt", weights_only=False)["synchronised"]
-    alone, _ = train(people(), chosen, progress=False)
+    alone, _ = train(coloured_people(), chosen, progress=False)
     assert [type(m) for m in model.modules()] == [type(m) for m in alone.modules()]
     for name, tensor in alone.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0.05, atol=0.01)
