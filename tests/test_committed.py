@@ -13,33 +13,23 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bnta_lib import settings, trained_model
+from bnta_lib.data import load_source, load_source_samples, load_targets
+from bnta_lib.rendered.benchmark import target as load_target
+from bnta_lib.settings import MODELS, ROOT, WEAKER, model_settings
+from bnta_lib.suite.headroom import KINDS
+from bnta_lib.suite.runner import Measurer, Unit
+from bnta_lib.suite.specs import COLUMNS, Spec
+from bnta_lib.suite.store import SHORT
+from bnta_lib.weights import model_digest
+
 UNITS = pd.read_csv(Path(__file__).with_name("committed_units.csv"), dtype=str, keep_default_na=False)
 POINTS, RATE = 0.05, 0.01  # of mAP; of rates, losses and distances, as a share of the largest of their kind
-
-# ---- the library: all names of it that this file uses
-
-from bnta_lib import settings, trained_model  # noqa: E402
-from bnta_lib.data import load_source, load_source_samples, load_targets  # noqa: E402
-from bnta_lib.rendered.benchmark import target as load_target  # noqa: E402
-from bnta_lib.settings import MODELS, ROOT, WEAKER, model_settings  # noqa: E402
-from bnta_lib.suite.headroom import KINDS  # noqa: E402
-from bnta_lib.suite.runner import Measurer, Unit  # noqa: E402
-from bnta_lib.suite.specs import COLUMNS, Spec  # noqa: E402
-from bnta_lib.suite.store import SHORT  # noqa: E402
-from bnta_lib.weights import model_digest  # noqa: E402
-
 LAPTOP = settings("laptop")
 TRAININGS = {*MODELS, *WEAKER}
 
 
-def names(text):
-    return tuple(text.split("+"))
-
-
-def truth(text):
-    return text == "True"
-
-
+names, truth = (lambda text: tuple(text.split("+"))), (lambda text: text == "True")
 ADAPT = {"K": int, "layers": names, "quantities": names, "losses": names, "reading": str,
          "follow_bnneck": truth}
 SETTINGS = {"tta_momentum": float, "tta_optimizer": str, "tta_lr": float, "tta_epochs": int, "margin": float,

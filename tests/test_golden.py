@@ -3,7 +3,6 @@
 Numbers that move need a higher METHOD_VERSION and a new record: ``python tests/test_golden.py --record``.
 """
 
-import contextlib
 import hashlib
 import json
 import sys
@@ -14,15 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from bnta_lib import BNTANet, adapt, embed, evaluate, nearest_pairs, settings
+from bnta_lib.adapters import adabn, tent
+from bnta_lib.data.sets import ReIDSet
+from bnta_lib.model import bn_layers
+from bnta_lib.settings import METHOD_VERSION
+from bnta_lib.training import train
+
 RECORD = Path(__file__).with_name("golden.json")
-
-# ---- the library: all names of it that this file uses
-
-from bnta_lib import BNTANet, adapt, embed, evaluate, nearest_pairs, settings  # noqa: E402
-from bnta_lib.adapters import adabn, tent  # noqa: E402
-from bnta_lib.data.sets import ReIDSet  # noqa: E402
-from bnta_lib.settings import METHOD_VERSION  # noqa: E402
-from bnta_lib.training import train  # noqa: E402
 
 RENAMED = {"bnneck": "fn"}  # first part of a tensor's name in the network: its name when this was recorded
 
@@ -31,48 +29,22 @@ def options(**more):
     return settings("smoke", **{"height": 96, "width": 48, "stripes": 6, **more})
 
 
-def network(identities, **more):
-    return BNTANet(identities, options(**more))
-
-
-def run_pairs(local, k):
-    """Algorithm 1: index (K, 2), part (K,), distance (K,)."""
-    pairs = nearest_pairs(local, k)
-    return pairs.index, pairs.part, pairs.distance
-
-
-def run_embed(model, images):
-    """Global (N, C) and local features (N, H, C_l)."""
-    return embed(model, images)
-
-
-def run_adapt(model, images, **more):
-    """The adapted model, the pairs as by run_pairs, and the losses by name, one a step."""
-    result = adapt(model, images, options(**more), seed=3)
-    pairs = result.pairs.index, result.pairs.part, result.pairs.distance
-    return result.model, pairs, {name: result.losses[name].tolist() for name in ("pos", "mat", "total")}
-
-
-def run_adabn(model, images):
-    return adabn(model, images, options(), batch=16, seed=3)
-
-
-def run_tent(model, images):
-    return tent(model, images, options(tta_epochs=2), batch=16, seed=3)
-
-
-def run_evaluate(probe, gallery, normalise):
-    """AP, rank of the first match, how many have none; a side is (features, pids, camids)."""
-    (p, *who), (g, *whom) = probe, gallery
-    scores = evaluate(p, g, who[0], whom[0], who[1], whom[1], normalise)
-    return scores.ap, scores.rank, scores.unmatched
-
-
-def run_train(images, pids, **more):
-    """Losses and rate by name, one an epoch."""
-    sources = ReIDSet("golden", images, pids, torch.ones_like(pids))
-    _, history = train(sources, options(**more), progress=False, device="cpu")
-    return {name: history[name].tolist() for name in ("L_id", "L_pos", "L_mat", "total", "lr")}
+def network(dtype=torch.float64, **more):
+    """A network of 12 people, each tensor drawn by its own name, so that their order decides nothing."""
+    model = BNTANet(12, options(**more))
+    for name, tensor in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        first, _, rest = name.partition(".")
+        values = uniform(zlib.crc32(f"{RENAMED.get(first, first)}.{rest}".encode()), *tensor.shape)
+        if tensor.ndim > 1:
+            values = (2 * values - 1) * (6 / tensor[0].numel()) ** 0.5
+        elif name.endswith(("weight", "running_var")):
+            values = values + 0.5
+        else:
+            values = 0.3 * (2 * values - 1)
+        tensor.copy_(torch.from_numpy(values))
+    return model.to(dtype).eval()
 
 
 # ---- inputs: uniform numbers of PCG64 and whole-number arithmetic, so that they are the same everywhere
@@ -99,23 +71,6 @@ def pictures(people, each, height=96, width=48, seed=0):
     return torch.from_numpy(pixels.clip(0, 255).astype(np.uint8)), torch.arange(n) // each + 1
 
 
-def filled(model, dtype):
-    """The model in eval mode, each tensor drawn by its own name, so that their order decides nothing."""
-    for name, tensor in model.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        first, _, rest = name.partition(".")
-        values = uniform(zlib.crc32(f"{RENAMED.get(first, first)}.{rest}".encode()), *tensor.shape)
-        if tensor.ndim > 1:
-            values = (2 * values - 1) * (6 / tensor[0].numel()) ** 0.5
-        elif name.endswith(("weight", "running_var")):
-            values = values + 0.5
-        else:
-            values = 0.3 * (2 * values - 1)
-        tensor.copy_(torch.from_numpy(values))
-    return model.to(dtype).eval()
-
-
 def side(seed, n, people, width):
     """Features (n, width) in clusters, others with many ties; pids, 0 is a distractor; camids."""
     draws = uniform(seed, 2, n)
@@ -138,30 +93,20 @@ def summary(values):
 
 def bn_change(before, after, kinds=("running_mean", "running_var", "weight", "bias")):
     """By layer, from shallow to deep, and quantity: the summary of after - before."""
-    norms = [[m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-             for model in (before, after)]
+    layers = zip(bn_layers(before).values(), bn_layers(after).values(), strict=True)
     return {f"{number:02} {kind}": summary(getattr(new, kind) - getattr(old, kind))
-            for number, (old, new) in enumerate(zip(*norms, strict=True), start=1) for kind in kinds}
+            for number, (old, new) in enumerate(layers, start=1) for kind in kinds}
 
 
-@contextlib.contextmanager
-def default_dtype(dtype):
-    old = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(old)
-
-
-def exact_pairs(index, part):
-    return [[*pair, h] for pair, h in zip(index.tolist(), part.tolist())]
+def exact(pairs):
+    """Index and part of each pair."""
+    return [[*pair, h] for pair, h in zip(pairs.index.tolist(), pairs.part.tolist())]
 
 
 def inputs():
     """Digests of what everything below starts from."""
     images, _ = pictures(12, 3)
-    tensors = [images, *filled(network(12), torch.float32).state_dict().values()]
+    tensors = [images, *network(torch.float32).state_dict().values()]
     each = sorted(hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest() for tensor in tensors)
     return {"SHA-256": hashlib.sha256(" ".join(each).encode()).hexdigest()}
 
@@ -169,32 +114,31 @@ def inputs():
 def pairing():
     """Pairs of whole-numbered features, in which most distances tie, and of those of the network."""
     whole = [np.floor(3 * uniform(1, 41, 3, width)).astype(np.float32) for width in (4, 2)]
-    ties, part_ties = (run_pairs(torch.from_numpy(local), 20) for local in whole)
-    _, features = run_embed(filled(network(12), torch.float32), pictures(12, 3)[0])
-    pairs = run_pairs(features, 18)
+    ties, part_ties = (nearest_pairs(torch.from_numpy(local), 20) for local in whole)
+    _, local = embed(network(torch.float32), pictures(12, 3)[0])
+    pairs = nearest_pairs(local, 18)
     for seed in range(5):  # another processor's rounding does not change them
-        noise = 1 + 1e-5 * (torch.from_numpy(uniform(seed, *features.shape)).float() - 0.5)
-        assert exact_pairs(*run_pairs(features * noise, 18)[:2]) == exact_pairs(*pairs[:2])
-    return {"tied": exact_pairs(*ties[:2]), "tied distance": ties[2].tolist(),
-            "tied parts": exact_pairs(*part_ties[:2]),
-            "network": exact_pairs(*pairs[:2]), "network distance": pairs[2].tolist()}
+        noise = 1 + 1e-5 * (torch.from_numpy(uniform(seed, *local.shape)).float() - 0.5)
+        assert exact(nearest_pairs(local * noise, 18)) == exact(pairs)
+    return {"tied": exact(ties), "tied distance": ties.distance.tolist(), "tied parts": exact(part_ties),
+            "network": exact(pairs), "network distance": pairs.distance.tolist()}
 
 
 def features():
     """Features of the float32 network, with stripes that divide the maps and with stripes that overlap."""
     found = {}
     for height in (96, 128):
-        model = filled(network(12, height=height), torch.float32)
-        both = run_embed(model, pictures(4, 2, height)[0])
+        both = embed(network(torch.float32, height=height), pictures(4, 2, height)[0])
         found |= {f"{kind} of image {i}, height {height}": summary(row)
                   for kind, rows in zip(("global", "local"), both) for i, row in enumerate(rows)}
     return found
 
 
 def adaption(dtype, kinds, **more):
-    model, images = filled(network(12), dtype), pictures(12, 3)[0]
-    adapted, pairs, losses = run_adapt(model, images, K=18, **more)
-    return {"pairs": exact_pairs(*pairs[:2]), **losses, **bn_change(model, adapted, kinds)}
+    model = network(dtype)
+    result = adapt(model, pictures(12, 3)[0], options(K=18, **more), seed=3)
+    losses = {name: result.losses[name].tolist() for name in ("pos", "mat", "total")}
+    return {"pairs": exact(result.pairs), **losses, **bn_change(model, result.model, kinds)}
 
 
 def adaption_float32():
@@ -210,23 +154,26 @@ def adaption_float64():
 
 
 def baseline_adabn():
-    model = filled(network(12), torch.float64)
-    return bn_change(model, run_adabn(model, pictures(12, 3)[0]), ("running_mean", "running_var"))
+    model = network()
+    adapted = adabn(model, pictures(12, 3)[0], options(), batch=16, seed=3)
+    return bn_change(model, adapted, ("running_mean", "running_var"))
 
 
 def baseline_tent():
-    model = filled(network(12), torch.float64)
-    return bn_change(model, run_tent(model, pictures(12, 3)[0]))
+    model = network()
+    return bn_change(model, tent(model, pictures(12, 3)[0], options(tta_epochs=2), batch=16, seed=3))
 
 
 def evaluation():
     """150 probes, more than a block; several matches or none, junk, distractors, and ties."""
-    (p, tied_p, *probe), (g, tied_g, *gallery) = side(20, 150, 60, 8), side(30, 200, 60, 8)
+    p, tied_p, pids, camids = side(20, 150, 60, 8)
+    g, tied_g, gallery_pids, gallery_camids = side(30, 200, 60, 8)
     found = {}
     cases = ("normalised", p, g, True), ("raw", p, g, False), ("tied", tied_p, tied_g, False)
     for name, a, b, normalise in cases:
-        ap, rank, unmatched = run_evaluate((a, *probe), (b, *gallery), normalise)
-        found |= {f"{name} rank": rank.tolist(), f"{name} unmatched": unmatched, f"{name} AP": ap.tolist()}
+        scores = evaluate(a, b, pids, gallery_pids, camids, gallery_camids, normalise)
+        found |= {f"{name} rank": scores.rank.tolist(), f"{name} unmatched": scores.unmatched,
+                  f"{name} AP": scores.ap.tolist()}
     return found
 
 
@@ -234,8 +181,14 @@ def training():
     """Ten steps from the library's own initial weights, in float64, two an epoch. Rounding grows from step to
     step: by the tenth, losses of two processors were up to 3e-5 apart."""
     images, pids = pictures(8, 3, seed=40)
-    with default_dtype(torch.float64):
-        return run_train(images, pids, epochs=5, lr_decay_epoch=4, batch=12, seed=1)
+    sources = ReIDSet("golden", images, pids, torch.ones_like(pids))
+    torch.set_default_dtype(torch.float64)
+    try:
+        _, history = train(sources, options(epochs=5, lr_decay_epoch=4, batch=12, seed=1), progress=False,
+                           device="cpu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return {name: history[name].tolist() for name in ("L_id", "L_pos", "L_mat", "total", "lr")}
 
 
 TOLERANCE = {  # of a list's largest number; whole numbers are exact
