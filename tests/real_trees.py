@@ -141,7 +141,7 @@ def _grid(layout: str, people: int) -> Iterator[Entry]:
         for part, camera in (("probe", 1 + person % 4), ("gallery", 5 + person % 4)):
             name = f"{person:04d}_{camera}_{25_000 + person}_107_32_106_221.jpeg"
             yield Entry(f"{part}/{name}", str(person), camera, part)
-    for number in range(3 * people):
+    for number in range(31 * people // 10):  # 775 beside 250 people
         camera = 1 + number % 8
         name = f"0000_{camera}_{26_000 + number}_90_30_100_200.jpeg"
         yield Entry(f"gallery/{name}", "0", camera, "gallery")
@@ -155,7 +155,7 @@ def _ilids(layout: str, people: int) -> Iterator[Entry]:
 
 def _prid(layout: str, people: int) -> Iterator[Entry]:
     """The first are seen by both cameras; from 201 on each camera counts people of its own."""
-    for camera, alone in ((1, 2), (2, 4)):
+    for camera, alone in ((1, people * 185 // 200), (2, people * 549 // 200)):
         for person in (*range(1, people + 1), *range(201, 201 + alone)):
             who = str(person) if person <= 200 else f"{person} of camera {camera}"
             cam = "ab"[camera - 1]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bnta_lib.data import load_sources, load_targets, thinned
+from bnta_lib.data import load_sources, load_targets
 from bnta_lib.data.folders import Sample, read_folder, read_target, write_folder
 from bnta_lib.data.packed import pack
 from bnta_lib.data.published import Found
@@ -43,14 +43,14 @@ def test_png_comes_back_exactly_and_jpeg_nearly(tmp_path):
 def test_junk_and_other_files_are_ignored_and_subfolders_read(tmp_path):
     deep = tmp_path / "a" / "b"
     deep.mkdir(parents=True)
-    for name in ("0002_c1s1_000451_03.jpg", "-1_c1s1_000001_00.jpg", "0005_c3.PNG", "0006_c2.bmp",
+    for name in ("0002_c0s1_000451_03.jpg", "-1_c1s1_000001_00.jpg", "0005_c3.PNG", "0006_c2.bmp",
                  "0007_c2s1.JPEG"):
-        Image.new("RGB", (20, 40), (10, 20, 30)).save(deep / name)
+        Image.new("L", (20, 40), 99).save(deep / name)
     (tmp_path / "Thumbs.db").write_bytes(b"x")
     (tmp_path / "0009_c1.txt").write_text("x")
     data = read_folder(tmp_path, SIZE)
-    assert data.pids.tolist() == [2, 5, 6, 7] and data.camids.tolist() == [1, 3, 2, 2]
-    assert data.images.shape == (4, 3, *SIZE)
+    assert data.pids.tolist() == [2, 5, 6, 7] and data.camids.tolist() == [1, 4, 3, 3], "from 1 on"
+    assert data.images.shape == (4, 3, *SIZE) and (data.images == 99).all(), "grey becomes RGB"
 
 
 def test_hidden_folders_are_passed_over(tmp_path):
@@ -96,22 +96,11 @@ def test_other_folders_are_split_across_cameras(tmp_path):
             assert len(same) and (cams[same] != cams[probe]).all()
 
 
-def test_folder_of_one_camera_is_refused_as_target(tmp_path):
-    write_folder(made([1, 1, 2], [1, 1, 1]), tmp_path, "png")
-    with pytest.raises(ValueError, match="two cameras"):
-        read_target(tmp_path, SIZE)
-
-
 def test_folder_serves_as_source_and_as_target(tmp_path):
     write_folder(made([5, 5, 9, 9, 0], [1, 2, 1, 2, 2]), tmp_path / "mine", "png")
     assert load_sources(SMALL, tmp_path / "mine").pids.tolist() == [1, 1, 2, 2]
     targets = load_targets(SMALL, tmp_path / "mine")
     assert list(targets) == ["mine"] and len(targets["mine"].splits) == SMALL.splits
-
-
-def test_share_of_one_person_keeps_that_person():
-    kept = thinned(made([1, 1], [1, 2]), 0.25)
-    assert kept.name == "made, 1 of 1 people" and kept.pids.tolist() == [1, 1]
 
 
 # ---- what is wrong is named
@@ -120,8 +109,11 @@ def test_share_of_one_person_keeps_that_person():
 def test_what_is_wrong_with_a_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="No such file or directory: .*none"):
         read_folder(tmp_path / "none", SIZE)
-    with pytest.raises(ValueError, match="0002_c1s1_000451_03.jpg"):
+    with pytest.raises(ValueError, match="0002_c1s1_000451_03.jpg"):  # as files must be named
         read_folder(tmp_path, SIZE)
+    write_folder(made([1, 1, 2], [1, 1, 1]), tmp_path, "png")
+    with pytest.raises(ValueError, match="two cameras"):
+        read_target(tmp_path, SIZE)
     (tmp_path / "0001_c1s1_000001_00.jpg").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="0001_c1s1_000001_00.jpg"):
         read_folder(tmp_path, SIZE)
@@ -137,13 +129,6 @@ def test_link_that_leads_nowhere_is_named(tmp_path, name):
 
 
 # ---- pixels
-
-
-def test_grey_pictures_become_rgb_and_cameras_count_from_one(tmp_path):
-    Image.new("L", (16, 32), 99).save(tmp_path / "0001_c0.png")
-    Image.new("L", (16, 32), 99).save(tmp_path / "0001_c1.png")
-    data = read_folder(tmp_path, SIZE)
-    assert (data.images == 99).all() and data.camids.tolist() == [1, 2]
 
 
 def test_turned_photographs_are_read_upright(tmp_path):

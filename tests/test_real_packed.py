@@ -1,15 +1,15 @@
 """A pack holds what Pillow decodes, is whole or absent, and is never read without need."""
 
+import multiprocessing
 import os
 import subprocess
-import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 import torch
-from apart import begun, ended
 from PIL import Image, ImageOps
 from real_trees import tree, write_cuhk03_mat
 
@@ -59,7 +59,7 @@ def quiet(found, size=SIZE):
     return pack(found, size, progress=False)
 
 
-# ---------------------------------------------------------------- pixels and labels
+# ---- pixels and labels
 
 
 @pytest.mark.parametrize("workers, size", [("1", (64, 32)), ("1", (96, 48)), ("2", (64, 32))])
@@ -125,16 +125,10 @@ def test_sets_in_one_pack_are_mixed_as_the_embedded_ones(tmp_path):
     assert len(digests) == 5 and quiet(replace(two, name="c")).digest == quiet(two).digest
 
 
-def test_writing_into_an_open_pack_leaves_its_file(tmp_path):
-    found = crops(tmp_path / "set", 5)
-    quiet(found).images[:] = 0
-    assert torch.equal(quiet(found).images, by_pillow(found.samples))
+# ---- what makes another pack
 
 
-# ---------------------------------------------------------------- what makes another pack
-
-
-def test_another_file_label_size_or_order_makes_another_pack(tmp_path):
+def test_another_file_label_size_or_order_makes_another_pack_and_another_place_none(tmp_path):
     found = crops(tmp_path / "set", 6)
     folders = [pack_folder(found, SIZE), pack_folder(found, (32, 32))]
     for samples in ((replace(found.samples[0], pid=77), *found.samples[1:]), found.samples[::-1]):
@@ -144,67 +138,45 @@ def test_another_file_label_size_or_order_makes_another_pack(tmp_path):
     folders.append(pack_folder(found, SIZE))
     assert torch.equal(quiet(found).images, by_pillow(found.samples))
     os.utime(found.samples[1].file, ns=(1, 1))
-    assert len({*folders, pack_folder(found, SIZE)}) == 6
-
-
-def test_set_that_was_moved_as_a_whole_keeps_its_pack(tmp_path):
-    found = crops(tmp_path / "set", 6)
-    before, moved = pack_folder(found, SIZE), (tmp_path / "set").rename(tmp_path / "elsewhere")
+    folders.append(pack_folder(found, SIZE))
+    assert len(set(folders)) == 6
+    moved = (tmp_path / "set").rename(tmp_path / "elsewhere")  # as a whole: it keeps its pack
     samples = tuple(replace(s, file=moved / s.file.name) for s in found.samples)
-    assert pack_folder(replace(found, folder=moved, samples=samples), SIZE) == before
+    assert pack_folder(replace(found, folder=moved, samples=samples), SIZE) == folders[-1]
 
 
-# ---------------------------------------------------------------- kills and damage
+# ---- damage, and others at work
 
 
-def test_killed_packing_leaves_nothing_that_is_trusted(tmp_path, monkeypatch):
-    found, killed = crops(tmp_path / "set", 160), 0
-    for trial, wait in enumerate((0.0, 0.03, 0.06)):
-        monkeypatch.setenv("BNTA_CACHE", str(tmp_path / f"cache {trial}"))
-        folder, child = pack_folder(found, SIZE), begun(quiet, found)
-        while child.is_alive() and not list(folder.parent.glob(".unfinished-*/new/images.npy")):
-            time.sleep(0.001)
-        time.sleep(wait)
-        child.kill()
-        ended(child)
-        killed += not folder.exists()
-        assert torch.equal(quiet(found).images, by_pillow(found.samples))
-        assert [path.name for path in folder.parent.glob("[!.]*") if path.is_dir()] == [folder.name]
-    assert killed
+def no_header(folder):
+    with open(folder / "images.npy", "r+b") as file:
+        file.write(b"\x93NUMPY\1\0" + (118).to_bytes(2, "little") + b"(((".ljust(117) + b"\n")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "header", "no labels", "pickle"])
-def test_damaged_pack_is_refused(tmp_path, damage):
-    found = crops(tmp_path / "set", 6)
-    folder, _ = pack_folder(found, SIZE), quiet(found)
-    if damage == "truncated":
-        os.truncate(folder / "images.npy", (folder / "images.npy").stat().st_size - 1)
-    elif damage == "header":
-        with open(folder / "images.npy", "r+b") as file:
-            file.write(b"\x93NUMPY\1\0" + (118).to_bytes(2, "little") + b"(((".ljust(117) + b"\n")
-    elif damage == "no labels":
-        (folder / "labels.npy").unlink()
-    else:
-        np.save(folder / "labels.npy", np.array([[{}], [{}]]), allow_pickle=True)
-    with pytest.raises(ValueError, match="is damaged .*: delete it, and it is packed again"):
-        quiet(found)
-
-
-def test_pack_whose_pixels_were_changed_is_refused(tmp_path):
-    found = crops(tmp_path / "set", 6)
-    folder, before = pack_folder(found, SIZE), quiet(found)
+def another_pixel(folder):
     whole = (folder / "images.npy").read_bytes()
     (folder / "images.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ValueError, match="is not as it was written: delete it"):
+
+
+@pytest.mark.parametrize("damage, sentence", [
+    (lambda folder: os.truncate(folder / "images.npy", 999), "is damaged .*: delete it, and it is packed"),
+    (no_header, "is damaged"),
+    (lambda folder: (folder / "labels.npy").unlink(), "is damaged"),
+    (lambda folder: np.save(folder / "labels.npy", np.array([[{}], [{}]]), allow_pickle=True), "is damaged"),
+    (another_pixel, "is not as it was written: delete it"),
+])
+def test_damaged_or_changed_pack_is_refused(tmp_path, damage, sentence):
+    found = crops(tmp_path / "set", 6)
+    quiet(found)
+    damage(pack_folder(found, SIZE))
+    with pytest.raises(ValueError, match=sentence):
         quiet(found)
-    (folder / "images.npy").write_bytes(whole)
-    assert quiet(found).digest == before.digest
 
 
 def test_two_processes_at_once_do_not_disturb_each_other(tmp_path):
     found = crops(tmp_path / "set", 60)
-    children = [begun(quiet, found) for _ in range(2)]
-    assert [ended(child) for child in children] == [0, 0]
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        assert torch.equal(*(made.images for made in pool.map(quiet, [found] * 2)))
     assert torch.equal(quiet(found).images, by_pillow(found.samples))
 
 
@@ -220,9 +192,6 @@ def test_unreadable_images_are_all_named(tmp_path):
     assert not pack_folder(found, SIZE).exists()
 
 
-# ---------------------------------------------------------------- disks
-
-
 def test_full_disk_is_named_before_anything_is_decoded(tmp_path, small_disk, monkeypatch):
     monkeypatch.setenv("BNTA_CACHE", str(small_disk))
     found = crops(tmp_path / "set", 60)
@@ -232,7 +201,7 @@ def test_full_disk_is_named_before_anything_is_decoded(tmp_path, small_disk, mon
     assert torch.equal(quiet(found).images, by_pillow(found.samples))
 
 
-# ---------------------------------------------------------------- the command
+# ---- the command
 
 
 def test_command_packs_the_mixture_and_every_target(tmp_path, capsys):

@@ -15,49 +15,32 @@ from bnta_lib.data import find_real, load_source_samples, load_sources, load_tar
 from bnta_lib.data.folders import Sample, write_folder
 from bnta_lib.data.published import Found, found_table
 from bnta_lib.data.sets import ReIDSet
-from bnta_lib.data.splits import official_splits, protocol_note, target_splits
+from bnta_lib.data.splits import protocol_note, target_splits
 from bnta_lib.settings import PAPER_SOURCES, ROOT, data_folder, run_name, settings
 from bnta_lib.suite import train as training
 from bnta_lib.weights import weights_path
 
 PAPER = settings("paper")
-PEOPLE = {"VIPeR": (632, 316), "iLIDS": (119, 59), "PRID": (200, 100)}  # to split, and of those to train
+PEOPLE = {"VIPeR": (632, 316), "iLIDS": (119, 59), "PRID": (200, 100), "GRID": (250, 125)}  # all, to train
 # Probe and gallery images of a split of a whole set (the paper's Table 1; single images).
 SIZES = {"VIPeR": (316, 316), "iLIDS": (60, 60), "PRID": (100, 649)}
 
 
-def found(name, rows) -> Found:
-    """A set of samples (file name, person, camera, part), without pixels."""
-    samples = [Sample(Path("/data", part, file), pid, cam, part) for file, pid, cam, part in rows]
-    return Found(name, "made", Path("/data"), tuple(samples))
-
-
 def whole(name) -> Found:
-    """A target with the counts of its publication."""
-    if name == "VIPeR":  # numbers with gaps, as in the publication
-        rows = [(f"{7 * k // 5:03d}_{angle}.bmp", 7 * k // 5 + 1, cam, f"cam_{'ab'[cam - 1]}")
-                for cam, angle in ((1, 0), (2, 90)) for k in range(632)]
-    elif name == "iLIDS":
-        counts = [2 + k % 7 for k in range(119)]
-        rows = [(f"{k + 1:04d}{i + 1:03d}.jpg", k + 1, i + 1, "") for k, n in enumerate(counts)
-                for i in range(n)]
-    else:
-        shared = [(k, k, cam) for cam in (1, 2) for k in range(1, 201)]
-        alone = [(k, 1000 * (cam == 1) + k, cam) for cam, last in ((1, 385), (2, 749))
-                 for k in range(201, last + 1)]
-        rows = [(f"person_{k:04d}.png", pid, cam, f"cam_{'ab'[cam - 1]}") for k, pid, cam in shared + alone]
-    return found(name, rows)
+    """A target with the counts of its publication, without pixels."""
+    samples, numbers = [], {}
+    for entry in real_trees.plan(name, real_trees.LAYOUTS[name][0], PEOPLE[name][0]):
+        pid = 0 if name == "GRID" and entry.who == "0" else numbers.setdefault(entry.who, len(numbers) + 1)
+        samples.append(Sample(Path("/data", entry.path), pid, entry.camera, entry.part))
+    return Found(name, "made", Path("/data"), tuple(samples))
 
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> Found:
-    """GRID with all its 250 people, and 775 distractors without pixels."""
+    """GRID with its owner's splits."""
     folder = tmp_path_factory.mktemp("grid")
-    real_trees.write_partitions(folder / "underground_reid" / "features_and_partitions.mat", 250)
-    rows = [(f"{k:04d}_{cam}.jpeg", k, cam, part) for part, first in (("probe", 1), ("gallery", 5))
-            for k in range(1, 251) for cam in [first + k % 4]]
-    rows += [(f"0000_{1 + k % 8}_{k}.jpeg", 0, 1 + k % 8, "gallery") for k in range(775)]
-    return replace(found("GRID", rows), folder=folder / "underground_reid")
+    real_trees.write_partitions(folder / "features_and_partitions.mat", 250)
+    return replace(whole("GRID"), folder=folder)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +67,7 @@ def tiny():
 # ---- people
 
 
-@pytest.mark.parametrize("name", PEOPLE)
+@pytest.mark.parametrize("name", SIZES)
 def test_committed_splits_are_drawn_by_their_rule(name):
     people, train = PEOPLE[name]
     splits = json.loads((ROOT / "data" / "splits" / f"{name.lower()}.json").read_text())
@@ -102,7 +85,7 @@ def test_committed_splits_are_drawn_by_their_rule(name):
 # ---- images
 
 
-@pytest.mark.parametrize("name", PEOPLE)
+@pytest.mark.parametrize("name", SIZES)
 def test_split_has_the_papers_sizes(name):
     own = whole(name)
     splits, words = target_splits(own, PAPER)
@@ -140,12 +123,12 @@ def test_grid_without_its_splits_is_refused(grid, tmp_path):
         target_splits(empty, PAPER)
     mat = tmp_path / "features_and_partitions.mat"
     mat.write_bytes(b"no MATLAB")
-    with pytest.raises(ValueError, match="does not hold GRID's splits"):
-        official_splits(empty)
     for content in ({"other": np.zeros(3)}, {"trainIdxAll": np.zeros((1, 10))}):
-        scipy.io.savemat(mat, content)
         with pytest.raises(ValueError, match="does not hold GRID's splits"):
-            official_splits(empty)
+            target_splits(empty, PAPER)
+        scipy.io.savemat(mat, content)
+    with pytest.raises(ValueError, match="does not hold GRID's splits"):
+        target_splits(empty, PAPER)
 
 
 def test_viper_is_probed_from_the_side_that_the_settings_name():
@@ -159,8 +142,6 @@ def test_viper_is_probed_from_the_side_that_the_settings_name():
         assert torch.equal(a.probe, b.gallery) and torch.equal(a.gallery, b.probe)
         assert torch.equal(one.probe, a.probe) and torch.equal(other.probe, b.probe)
     assert "by cam_a;" in first[1] and "by cam_b;" in second[1] and "by cam_a and cam_b;" in both[1]
-    with pytest.raises(ValueError, match="viper_probe"):
-        replace(PAPER, viper_probe="cam_c")
 
 
 def test_multi_image_ilids_has_the_same_probes_and_all_other_images():
@@ -173,18 +154,16 @@ def test_multi_image_ilids_has_the_same_probes_and_all_other_images():
         of_people = torch.isin(pids, pids[one.probe]).nonzero()[:, 0]
         assert sorted(torch.cat([many.probe, many.gallery]).tolist()) == of_people.tolist()
     assert "one gallery image" in single[1] and "all other images" in several[1]
-    with pytest.raises(ValueError, match="ilids_images"):
-        replace(PAPER, ilids_images="some")
 
 
 def test_part_of_a_set_is_named_as_such():
     own = whole("VIPeR")
-    some = replace(own, samples=own.samples[:100] + own.samples[632:732])
+    some = replace(own, samples=own.samples[:200])
     splits, words = target_splits(some, PAPER)
     assert all(len(split.probe) == len(split.gallery) > 30 for split in splits)
     assert "of its 632 people the 100 that are here (no published number compares)" in words
     with pytest.raises(ValueError, match="at least one probe"):
-        target_splits(replace(own, samples=own.samples[:2] + own.samples[632:634]), PAPER)
+        target_splits(replace(own, samples=own.samples[:4]), PAPER)
     _, words = target_splits(own, replace(PAPER, splits=2))
     assert "the first 2 of this suite's ten" in words
 
@@ -194,35 +173,29 @@ def test_part_of_a_set_is_named_as_such():
 
 def test_published_sets_of_a_folder_are_loaded(tree, cache, tiny):
     assert real_root(tree) == tree
-    sources, targets = load_sources(tiny, tree), load_targets(tiny, tree)
-    sets = find_real(tree)
+    sources, targets, sets = load_sources(tiny, tree), load_targets(tiny, tree), find_real(tree)
     assert len(sources) == sum(len(sets[name]) for name in PAPER_SOURCES)
     people = sum(sets[name].people for name in PAPER_SOURCES)
     assert sorted(sources.pids.unique().tolist()) == list(range(1, 1 + people))
-    for name in PAPER_SOURCES:
+    samples = load_source_samples(tiny, tree)
+    assert list(samples) == list(PAPER_SOURCES)
+    for name, own in samples.items():
         assert f"{name} ({len(sets[name])} images, {sets[name].people} people)" in sources.name
+        assert set(own.pids.tolist()) <= {s.pid for s in sets[name].samples}
+        assert torch.bincount(own.pids).max() <= 4 and own.people == sets[name].people
     assert list(targets) == ["VIPeR", "GRID", "iLIDS", "PRID"]
     for name, target in targets.items():
         assert len(target.data) == len(sets[name]) and len(target.splits) == 3
         assert target.data.images.shape[1:] == (3, 48, 24)
         assert target.protocol and target.protocol in protocol_note(targets)
-    assert f"Trained on {sources.name}." in protocol_note(targets, sources.name)
-    few = {"GRID": targets["GRID"]}
-    assert "Not there of the paper's targets: VIPeR, iLIDS." in protocol_note(few)
-    assert "Not there" not in protocol_note(targets)
-    embedded = {name: replace(target, protocol="") for name, target in targets.items()}
-    assert protocol_note(embedded) == "" and protocol_note(embedded, "x") == "Trained on x."
     table = found_table(sets)
     assert not table["equal"].any() and table.loc["GRID", "images, published"] == 1275
 
 
-def test_samples_of_a_source_show_its_people(tree, cache, tiny):
-    samples = load_source_samples(tiny, tree)
-    assert list(samples) == list(PAPER_SOURCES)
-    sets = find_real(tree)
-    for name, own in samples.items():
-        assert set(own.pids.tolist()) <= {s.pid for s in sets[name].samples}
-        assert torch.bincount(own.pids).max() <= 4 and own.people == sets[name].people
+def test_protocol_note_names_sources_and_missing_targets(dots):
+    assert protocol_note({"GRID": replace(dots, protocol="ten splits.")}, "x") == (
+        "Protocol. GRID: ten splits. Not there of the paper's targets: VIPeR, iLIDS. Trained on x.")
+    assert protocol_note({"GRID": dots}) == "" and protocol_note({"GRID": dots}, "x") == "Trained on x."
 
 
 def test_mixture_names_what_is_missing(tree, cache, tiny, tmp_path):
@@ -235,13 +208,8 @@ def test_mixture_names_what_is_missing(tree, cache, tiny, tmp_path):
     assert training.training_key(some, tiny) != training.training_key(everything, tiny)
     with pytest.raises(FileNotFoundError, match="none of the targets VIPeR, GRID, iLIDS, PRID.*check"):
         load_targets(tiny, part)
-    only_targets = tmp_path / "targets"
-    shutil.copytree(tree / real_trees.TOP["VIPeR"], only_targets / "VIPeR")
-    assert list(load_targets(tiny, only_targets)) == ["VIPeR"]
     with pytest.raises(FileNotFoundError, match="nothing to train on, none of the sources CUHK02"):
-        load_sources(tiny, only_targets)
-    with pytest.raises(FileNotFoundError, match="none of the sources"):
-        load_source_samples(tiny, only_targets)
+        load_sources(tiny, tree / real_trees.TOP["VIPeR"])
 
 
 def test_real_without_a_folder_or_sets_is_refused(monkeypatch, tmp_path, tree, tiny):
