@@ -5,12 +5,20 @@ import signal
 import stat
 import subprocess
 import sys
+from uuid import uuid4
 
+import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
 
+from bnta_lib import training
+from bnta_lib.figures import base
 from bnta_lib.files import atomic
+from bnta_lib.site.judge import save_ranked
+from bnta_lib.suite import writer
+from bnta_lib.suite.store import Store
+from bnta_lib.weights import Delta, bn_tensors, save_model
 
 
 def test_written_file_is_in_place_without_traces(tmp_path):
@@ -69,28 +77,55 @@ def test_written_file_has_the_permissions_of_a_plain_one(tmp_path):
     assert modes[0] == modes[1]
 
 
-def by_torch(path):
-    with open(path, "wb") as file:
-        torch.save(torch.zeros(100_000), file)
+# ---- full disks
 
 
+def fill(disk):
+    with pytest.raises(OSError), open(disk / "ballast", "wb") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+
+
+def held(folder):
+    """Files and their bytes, without SQLite's scratch files, which are empty after a failure."""
+    return {path: path.read_bytes() for path in folder.rglob("*")
+            if path.is_file() and not path.name.endswith(("-wal", "-shm"))}
+
+
+def add_row(folder):
+    with Store(folder / "results.sqlite") as store:  # another row each time: one that is there is only read
+        store.add(uuid4().hex, [{"metric": "R1", "value": float(k)} for k in range(40)])
+
+
+def write_checkpoint(folder, model, small):
+    state = torch.optim.Adam(model.parameters()), torch.Generator(), []
+    training.write_checkpoint(folder / "c.pt", "key", model, *state)
+
+
+NUMBERS = pd.DataFrame({"unit": "%", "value": range(2_000)})
 WRITERS = {
-    "text": lambda path: path.write_text("x" * 400_000),
-    "safetensors": lambda path: save_file({"x": torch.zeros(100_000)}, path),
-    "torch": by_torch,
+    "weights": lambda folder, model, small: save_model(model, folder / "w", small),
+    "delta": lambda folder, model, small: Delta(bn_tensors(model), "").save(folder / "d"),
+    "checkpoint": write_checkpoint,
+    "row": lambda folder, *_: add_row(folder),
+    "table": lambda folder, *_: writer.save_table(NUMBERS, "t", "run"),
+    "ranking": lambda folder, *_: save_ranked(NUMBERS, folder / "ranked.csv"),
+    "figure": lambda folder, *_: base.save_figure(plt.figure(figsize=(1, 1)), "f", "run"),
 }
 
 
-@pytest.mark.parametrize("writer", WRITERS)
-def test_full_disk_is_named_and_leaves_the_old_file(small_disk, writer):
-    path = small_disk / "a"
-    path.write_text("old")
-    message = "the disk is full: could not write .*a, which is unchanged; .*BNTA_CACHE"
-    with pytest.raises(OSError, match=message), atomic(path) as temporary:
-        WRITERS[writer](temporary)
-    assert path.read_text() == "old" and list(small_disk.iterdir()) == [path]
-
-
-def test_folder_without_permission_is_an_error_of_the_system():
-    with pytest.raises(OSError), atomic("/proc/self/fdinfo/a") as temporary:  # not even root may write there
-        temporary.touch()
+@pytest.mark.parametrize("name", WRITERS)
+def test_full_disk_is_named_and_costs_nothing(small_disk, model, small, monkeypatch, style, name):
+    subprocess.run(["mount", "-o", "remount,size=4M", str(small_disk)], check=True)
+    for variable in ("BNTA_CACHE", "BNTA_FIGURES"):
+        monkeypatch.setenv(variable, str(small_disk))
+    WRITERS[name](small_disk, model, small)
+    before = held(small_disk)
+    assert before
+    fill(small_disk)
+    with pytest.raises(OSError, match="the disk is full: could not write .*which is unchanged"):
+        WRITERS[name](small_disk, model, small)
+    (small_disk / "ballast").unlink()
+    assert held(small_disk) == before
+    WRITERS[name](small_disk, model, small)  # and there is nothing that blocks it
