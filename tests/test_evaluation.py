@@ -95,24 +95,6 @@ def test_distances_far_from_the_origin_keep_their_digits():
         np.testing.assert_allclose(distances(x, y, normalise), expected, rtol=1e-9)
 
 
-def score(probe_pids, gallery_pids, probe_camids, gallery_camids):
-    """Scores on a line where gallery image i is the i-th nearest to every probe."""
-    gallery = torch.arange(1.0, len(gallery_pids) + 1)[:, None]
-    labels = map(torch.tensor, (probe_pids, gallery_pids, probe_camids, gallery_camids))
-    return evaluate(torch.zeros(len(probe_pids), 1), gallery, *labels, normalise=False)
-
-
-def test_distractors_never_match_and_count_as_nearer_images():
-    scores = score([0, -1, 7], [0, -1, 0, 7], [1, 1, 1], [2, 2, 2, 2])
-    assert scores.rank.tolist() == [4] and scores.unmatched == 2
-
-
-def test_images_of_the_same_camera_are_left_out():
-    assert score([7], [7, 7, 3, 7], [1], [1, 1, 1, 2]).rank.tolist() == [2]
-    with pytest.raises(ValueError, match="^no probe has a match in the gallery: check persons and cameras$"):
-        score([7], [7, 3], [1], [1, 2])
-
-
 def test_sides_that_are_empty_broken_or_do_not_fit_are_refused():
     one, x = torch.ones(1, dtype=torch.int64), torch.rand(1, 3)
     with pytest.raises(ValueError, match="1 probes, 0 gallery images"):

@@ -19,7 +19,6 @@ from bnta_lib.weights import (
     load_model,
     read_weights,
     save_model,
-    training_settings,
     weights_path,
 )
 from conftest import damaged
@@ -50,12 +49,6 @@ def test_full_weights_come_back_bit_for_bit(model, small, tmp_path):
     loaded = load_model(tmp_path / "a", small)
     assert not loaded.training
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
-
-
-def test_record_holds_metadata_and_settings_of_the_training(path, small):
-    record, _ = read_weights(path)
-    assert (record["model"], record["seconds"]) == ("a", 1.5)
-    assert record["settings"] == json.loads(json.dumps(training_settings(small)))
 
 
 def test_compact_model_can_be_adapted_and_takes_its_delta(path, small, images):

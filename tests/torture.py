@@ -76,12 +76,12 @@ def sweep(folder: Path, shared: Path) -> str:
 
 
 def pack(folder: Path, shared: Path) -> str:
-    """3,000 images decoded by two processes into one file."""
+    """1,000 images decoded by two processes into one file."""
     crops = shared / "crops"
     if not crops.is_dir():
         making = shared / "crops.new"
         making.mkdir()
-        for k in range(3_000):
+        for k in range(1_000):
             noise = np.random.default_rng(k).integers(0, 256, (40, 20, 3), np.uint8)
             Image.fromarray(noise).save(making / f"{k:04d}.bmp")
         making.rename(crops)
