@@ -103,7 +103,7 @@ $(MADE): requirements.txt pyproject.toml
 
 # Keeps .cache (rendered sets, checkpoints of training), which costs time to make again.
 clean:
-	rm -rf executed report fuzzed mutants figures/smoke figures/*_*-?????? .pytest_cache .hypothesis bnta_lib.egg-info
+	rm -rf executed report fuzzed mutants figures/smoke figures/rehearsal figures/*+* figures/*_*-?????? .pytest_cache .hypothesis bnta_lib.egg-info
 	find bnta_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 distclean: clean

@@ -66,12 +66,12 @@ def in_processes(jobs: Iterable[tuple], workers: int) -> Iterator[Iterator]:
 
     The processes end within a second of this one's end; with one worker the jobs run here.
     """
-    loky = parallel_config("loky", inner_max_num_threads=1, initializer=_end_with, initargs=(os.getpid(),))
+    loky = parallel_config("loky", inner_max_num_threads=1, initializer=end_with, initargs=(os.getpid(),))
     with loky, closing(Parallel(workers, return_as="generator", batch_size=1)(jobs)) as results:
         yield results
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """End this process soon after its parent: it may stand still in a pipe that nobody reads."""
 
     def watch() -> None:

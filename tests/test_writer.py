@@ -42,7 +42,8 @@ def test_saved_table_reads_back_with_its_note_and_origin(folder):
 
 @pytest.mark.parametrize("run, images, origin", [
     ("smoke", None, "Profile smoke, rendered"), ("smoke_own-1", None, "images of the folder"),
-    ("smoke_own-1", writer.RENDERED, "Profile smoke, rendered"), ("laptop", "", "Profile laptop.")])
+    ("smoke_own-1", writer.RENDERED, "Profile smoke, rendered"), ("laptop", "", "Profile laptop."),
+    ("laptop+tta_lr=0.1", None, "Profile laptop with tta_lr=0.1, rendered")])
 def test_origin_names_the_tables_own_images_and_counts(run, images, origin):
     rows = pd.DataFrame({"target": ["VIPeR", "GRID", "GRID"], "split": [0, 0, 1], "seed": 0})
     text = writer.provenance(pd.DataFrame({"people": [316]}), run, rows, images)

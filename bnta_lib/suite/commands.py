@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 
 from bnta_lib.settings import cache_dir, data_folder, settings
@@ -32,6 +34,8 @@ def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) 
             raise ValueError(f'no folder {folder}: --data takes "embedded", "real" or a folder of images')
         try:
             cache_dir().mkdir(parents=True, exist_ok=True)
+            if not os.access(cache_dir(), os.W_OK):
+                raise PermissionError(f"cannot write to {cache_dir()}")
         except OSError as error:
             raise ValueError(f"{error}: set BNTA_CACHE to a folder that you may write to") from error
     return options
@@ -45,8 +49,8 @@ def exit_code(work: Callable[[], int | None]) -> int:
         print(f"out of time: {error}; the same command continues")
         return 3
     except KeyboardInterrupt:
-        print("\nStopped. What is done is kept; the same command continues.", file=sys.stderr)
+        print("\nStopped. What is done is kept: mend this, and the same command continues.", file=sys.stderr)
         return 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"{error}\nWhat is done is kept; the same command continues.", file=sys.stderr)
+    except (ValueError, OSError, FloatingPointError, BrokenExecutor) as error:
+        print(f"{error}\nWhat is done is kept: mend this, and the same command continues.", file=sys.stderr)
         return 1

@@ -18,6 +18,7 @@ import torch
 from joblib import cpu_count
 from joblib.externals.loky import get_reusable_executor
 
+from bnta_lib.files import end_with
 from bnta_lib.settings import device_of
 
 PATIENCE = 20  # seconds that a scheduler has to answer
@@ -63,7 +64,7 @@ def measure_all(measurer, units: Mapping) -> Iterator[tuple]:
 def _processes(workers: int, measurer) -> Iterator:
     """Submit units to joblib's processes on this machine, each with a measurer of its own."""
     executor = get_reusable_executor(workers, env=_ENVIRONMENT, initializer=_start,
-                                     initargs=(pickle.dumps(measurer),))
+                                     initargs=(pickle.dumps(measurer), os.getpid()))
     yield lambda unit: executor.submit(_measure, None, unit)
 
 
@@ -83,8 +84,9 @@ def _cluster(address: str, measurer) -> Iterator:
         yield lambda unit: executor.submit(_measure, shared, unit)
 
 
-def _start(pickled: bytes) -> None:
+def _start(pickled: bytes, parent: int) -> None:
     global _measurer
+    end_with(parent)
     _measurer = pickle.loads(pickled)
 
 

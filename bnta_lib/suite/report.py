@@ -83,7 +83,8 @@ class _Renderer(IPythonRenderer):
 
 def markdown_html(source: str, pages: Collection[str] = ()) -> str:
     """Markdown as HTML. Links to the notebooks ``pages`` lead to their pages; HTML is shown as text."""
-    return MarkdownWithMath(renderer=_Renderer(pages)).render(source)
+    html = MarkdownWithMath(renderer=_Renderer(pages)).render(source)
+    return html.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
 def _pages(run: str, notebooks: Sequence[Path]) -> Iterable[tuple[str, str, str]]:

@@ -19,6 +19,10 @@ SETTINGS = {"momentum": "tta_momentum", "epochs": "tta_epochs", "lr": "tta_lr", 
             "margin": "margin", "lambda3": "lambda3", "reduction": "matching_reduction"}
 OPTIONS = ("layers", "quantities", "losses", "reading", "follow_bnneck")
 COLUMNS = ("training", "adapter", "N", "K", *SETTINGS, *OPTIONS, "normalise", "options")
+for _adapter in ADAPTERS.values():
+    if unknown := set(_adapter.reads) - set(SETTINGS.values()):
+        raise ValueError(f"the adapter {_adapter.name} reads {min(unknown)}, for which measured rows have no "
+                         "column: add one to SETTINGS, or make it an option of the adapter")
 DIVERGED = "diverged"  # the only metric of a row whose adaption diverged
 
 
@@ -124,8 +128,8 @@ TABLE_4 = (
       for name in ("Conv", "IN", "Conv+IN", "BN", "BN+Conv", "BN+IN", "BN+Conv+IN")),
 )
 
-# What "update only mu" means is open: "alone", it alone is free to move; "restore", all of them move and the
-# others are put back.
+# What "update only mu" means is open: in "alone" gamma and beta learn only if they are named, in "restore" all
+# of them move. What is not named is put back.
 _QUANTITIES = {"mu": ("mean",), "var": ("var",), "mu+var": ("mean", "var"), "gamma": ("gamma",),
                "beta": ("beta",), "gamma+beta": ("gamma", "beta")}
 TABLE_5 = {reading: (

@@ -70,9 +70,12 @@ def latex(table: pd.DataFrame) -> str:
 
 def provenance(table: pd.DataFrame, run: str, rows: pd.DataFrame | None, images: str | None) -> str:
     """What a table was measured on: profile, images, splits and adaption seeds."""
+    name, _, changes = run.partition("+")
+    profile, _, folder = name.partition("_")
     if images is None:
-        images = "images of the folder that the run was given" if "_" in run else RENDERED
-    parts = [f"Profile {run.partition('_')[0]}{', ' if images else ''}{images}.", caution(run)]
+        images = "images of the folder that the run was given" if folder else RENDERED
+    changed = f" with {changes.replace('+', ', ')}" if changes else ""
+    parts = [f"Profile {profile}{changed}{', ' if images else ''}{images}.", caution(run)]
     if rows is not None:
         for name, numbers in rows.groupby("target", sort=False)[["split", "seed"]].nunique().items():
             each = ", ".join(f"{target} {number}" for target, number in numbers.items())
