@@ -128,8 +128,8 @@ TABLE_4 = (
       for name in ("Conv", "IN", "Conv+IN", "BN", "BN+Conv", "BN+IN", "BN+Conv+IN")),
 )
 
-# What "update only mu" means is open: in "alone" gamma and beta learn only if they are named, in "restore" all
-# of them move. What is not named is put back.
+# What "update only mu" means is open: in "alone" gamma and beta learn only if they are named, in "restore"
+# always. What is not named is put back.
 _QUANTITIES = {"mu": ("mean",), "var": ("var",), "mu+var": ("mean", "var"), "gamma": ("gamma",),
                "beta": ("beta",), "gamma+beta": ("gamma", "beta")}
 TABLE_5 = {reading: (
