@@ -172,8 +172,7 @@ class Work:
     def killed(self, after: float) -> bool:
         """Kill it so many seconds after it began; False if it had ended by then."""
         ended = self.pipe.poll(after)
-        if not ended:
-            self.process.kill()
+        self.process.kill()  # an ended one too: it would wait minutes for idle processes of joblib
         self.process.join()
         return not ended
 
