@@ -156,6 +156,7 @@ def _do(kind: str, folder: Path, shared: Path, pipe) -> None:
         pipe.send((KINDS[kind](folder, shared), ""))
     except Exception:
         pipe.send(("", traceback.format_exc()))
+    os._exit(0)  # or it waits minutes for joblib's idle processes
 
 
 class Work:
@@ -172,7 +173,8 @@ class Work:
     def killed(self, after: float) -> bool:
         """Kill it so many seconds after it began; False if it had ended by then."""
         ended = self.pipe.poll(after)
-        self.process.kill()  # an ended one too: it would wait minutes for idle processes of joblib
+        if not ended:
+            self.process.kill()
         self.process.join()
         return not ended
 
