@@ -16,6 +16,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from playwright.sync_api import sync_playwright
+
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     # All cells stay in the page: a cell that is scrolled away has no widgets to look at.
@@ -24,22 +27,14 @@ SETTINGS = {
 ERRORS = ", ".join(['[data-mime-type="application/vnd.jupyter.error"]', ".bnta-error",
                     '.widget-output [data-mime-type="application/vnd.jupyter.stderr"]'])
 PATIENCE = 300  # seconds for each thing awaited
-
-
-def missing() -> str:
-    """Why there can be no browser test here, with what to do; "" if there can."""
-    try:
-        import playwright.sync_api  # noqa: F401
-    except ImportError:
-        return "playwright is not installed: make env, or pip install playwright"
-    return "" if shutil.which("chromium") else "no chromium on the path: apt-get install chromium"
+# .ci/run and docs/quality.md install it; no package of Python brings one.
+needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None,
+                                    reason="no chromium on the path: apt-get install chromium")
 
 
 @contextlib.contextmanager
 def chromium():
     """The installed Chromium, under playwright's control."""
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
         yield browser

@@ -8,14 +8,12 @@ import pytest
 
 from bnta_lib.suite.report import NOTEBOOKS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, harness.needs_chromium]
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """A function that opens a notebook by its number, in one browser on one server."""
-    if why := harness.missing():
-        pytest.skip(why)
     folder, state = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("jupyter")
     for path in NOTEBOOKS.glob("*.ipynb"):
         shutil.copy(path, folder)

@@ -27,8 +27,6 @@ CHECK = """| id | claim | target | here | low | verdict |
 
 @pytest.fixture(scope="module")
 def browser():
-    if why := harness.missing():
-        pytest.skip(why)
     with harness.chromium() as chromium:
         yield chromium
 
@@ -71,6 +69,7 @@ def laptop(tmp_path_factory) -> Path:
     return site.rename(tmp_path_factory.mktemp("elsewhere") / "a report")
 
 
+@harness.needs_chromium
 def test_pages_of_the_committed_run_are_whole_and_need_no_network(browser, laptop):
     assert len(list(laptop.glob("*.html"))) == 4 and problems(browser, laptop) == []
 
@@ -123,6 +122,7 @@ def build(run: str = f"laptop_{HOSTILE}".replace("/", "")) -> Path:
     return report.build(run, report.find_notebooks()).parent
 
 
+@harness.needs_chromium
 def test_html_in_names_is_shown_as_text(browser, place):
     site = build()
     assert problems(browser, site) == []
@@ -197,6 +197,7 @@ def test_report_replaces_an_older_one_when_it_is_whole(place, monkeypatch):
     assert [path.name for path in (place / "report").iterdir()] == ["laptop"]
 
 
+@harness.needs_chromium
 def test_browser_check_notices_broken_pages(browser, tmp_path):
     (tmp_path / "index.html").write_text(
         '<!DOCTYPE html><title>x</title><img src="gone.png"><script src="https://example.org/x.js"></script>'
