@@ -6,7 +6,6 @@ without a GPU, ``paper`` for the paper's network and schedule on a GPU, ``rehear
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -236,29 +235,3 @@ def data_folder(data: str | Path) -> Path | None:
         raise ValueError('data="real" is the folder that the environment variable BNTA_DATA names, and it '
                          "is not set: set it to the folder that holds the published data sets")
     return _folder(os.environ["BNTA_DATA"], "BNTA_DATA")
-
-
-def run_name(profile: str, data: str | Path = "embedded") -> str:
-    """Name of a run's files: the profile, and for other images than the embedded ones also their folder.
-
-    A few digits of the whole path tell folders of the same name apart. Raises as :func:`data_folder`.
-    """
-    path = data_folder(data)
-    if path is None:
-        return profile
-    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
-    # The name becomes a part of file names, whose length is limited.
-    return f"{profile}_{os.fsencode(path.name)[:100].decode('utf-8', 'ignore')}-{digest}"
-
-
-def caution(run: str) -> str:
-    """A warning for runs at the profiles that only try the code; otherwise empty."""
-    if re.split("[_+]", run)[0] not in ("smoke", "rehearsal"):
-        return ""
-    return ("A small network that saw few people: this run shows that everything works, and nothing of the "
-            "method.")
-
-
-def figures_dir(run: str) -> Path:
-    """Folder of the figures and tables of a run (:func:`run_name`): in ``$BNTA_FIGURES``, else figures."""
-    return Path(os.environ.get("BNTA_FIGURES") or ROOT / "figures").absolute() / run

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet, bn_layers
-from bnta_lib.settings import METHOD_VERSION, ROOT, Settings, cache_dir, model_settings, run_name
+from bnta_lib.settings import METHOD_VERSION, ROOT, Settings
 
 # The paper's names for what a BN layer holds, and torch's.
 QUANTITIES = {"mean": "running_mean", "var": "running_var", "gamma": "weight", "beta": "bias"}
@@ -34,15 +34,6 @@ NETWORK = ("height", "width", "base_width", "last_stride", "stripes", "local_dim
 # Settings that no training depends on, beside all that begin with "tta_".
 UNTRAINED = ("K", "margin", "lambda3", "matching_reduction", "normalise_features", "splits", "heldout",
              "save_every", "other_height", "viper_probe", "ilids_images")
-
-
-def weights_path(settings: Settings, name: str, root: str | Path | None = None) -> Path:
-    """Path of a training's weights: in the repository for laptop, otherwise in the cache, and apart for those
-    trained on the published sets of the folder ``root``. Raises ValueError for an unknown name."""
-    model_settings(settings, name)
-    folder = (ROOT / "data" if settings.profile == "laptop" and root is None else cache_dir()) / "weights"
-    run = settings.profile if root is None else run_name(settings.profile, root)
-    return folder / run / f"{name}.safetensors"
 
 
 def training_settings(settings: Settings) -> dict:

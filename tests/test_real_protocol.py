@@ -16,9 +16,9 @@ from bnta_lib.data.folders import Sample, write_folder
 from bnta_lib.data.published import Found, found_table
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.data.splits import protocol_note, target_splits
-from bnta_lib.settings import PAPER_SOURCES, ROOT, data_folder, run_name, settings
+from bnta_lib.settings import PAPER_SOURCES, ROOT, data_folder, settings
 from bnta_lib.suite import train as training
-from bnta_lib.weights import weights_path
+from bnta_lib.suite.runs import run_name, weights_path
 
 PAPER = settings("paper")
 PEOPLE = {"VIPeR": (632, 316), "iLIDS": (119, 59), "PRID": (200, 100), "GRID": (250, 125)}  # all, to train

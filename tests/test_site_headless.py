@@ -11,9 +11,10 @@ from PIL import Image
 
 from bnta_lib import embed, settings, trained_model
 from bnta_lib.adaption import Delta
-from bnta_lib.settings import ROOT, figures_dir, run_name
+from bnta_lib.settings import ROOT
 from bnta_lib.site.loading import load_probes, load_site
 from bnta_lib.suite.reproduce import run_notebook
+from bnta_lib.suite.runs import figures_dir, run_name
 from conftest import crop
 
 NOTEBOOK = ROOT / "notebooks" / "11_your_own_gallery.ipynb"

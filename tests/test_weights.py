@@ -13,14 +13,9 @@ from bnta_lib import settings, weights
 from bnta_lib.adaption import adapt
 from bnta_lib.model import BNTANet, bn_layers
 from bnta_lib.settings import MODELS, ROOT, WEAKER, cache_dir, model_settings
+from bnta_lib.suite.runs import weights_path
 from bnta_lib.suite.train import trained_model
-from bnta_lib.weights import (
-    differences,
-    load_model,
-    read_weights,
-    save_model,
-    weights_path,
-)
+from bnta_lib.weights import differences, load_model, read_weights, save_model
 from conftest import damaged
 
 
@@ -153,7 +148,7 @@ def test_weights_of_another_training_are_refused(tmp_path, monkeypatch):
             trained_model(replace(laptop, **wrong), progress=False)
     for later in ({"K": 8}, {"tta_lr": 0.1}, {"splits": 1}):
         trained_model(replace(laptop, **later), progress=False)
-    monkeypatch.setattr("bnta_lib.weights.ROOT", tmp_path)
+    monkeypatch.setattr("bnta_lib.suite.runs.ROOT", tmp_path)
     swapped = weights_path(laptop, "bnta")
     swapped.parent.mkdir(parents=True)
     shutil.copy(ROOT / "data" / "weights" / "laptop" / "baseline.safetensors", swapped)

@@ -36,10 +36,10 @@ from bnta_lib.data.folders import Sample
 from bnta_lib.data.packed import pack as make_pack
 from bnta_lib.data.published import Found
 from bnta_lib.rendered import benchmark
-from bnta_lib.settings import ROOT, SOURCES, figures_dir, run_name
+from bnta_lib.settings import ROOT, SOURCES
+from bnta_lib.suite.runs import figures_dir, run_name, weights_path
 from bnta_lib.suite.specs import Spec
 from bnta_lib.suite.train import training_history
-from bnta_lib.weights import weights_path
 from conftest import crop, lab_of, target_of_dots
 
 PATIENCE = 600  # seconds after which the last run counts as stuck

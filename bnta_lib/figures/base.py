@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from bnta_lib.files import atomic
-from bnta_lib.settings import figures_dir
+from bnta_lib.suite.runs import figures_dir
 from bnta_lib.suite.stats import interval
 
 # Okabe and Ito's colour-blind safe palette: one fixed colour for each thing we compare.

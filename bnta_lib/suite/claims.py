@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bnta_lib.settings import caution, figures_dir
 from bnta_lib.suite.commands import exit_code, parse_run
 from bnta_lib.suite.environment import shown
 from bnta_lib.suite.judge import claims_on, judge, time_rows
 from bnta_lib.suite.lab import Lab
+from bnta_lib.suite.runs import caution, figures_dir
 from bnta_lib.suite.specs import PAPER_TARGET
 from bnta_lib.suite.stats import VERDICTS
 

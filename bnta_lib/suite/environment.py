@@ -16,7 +16,8 @@ from pandas.io.formats.style import Styler
 from bnta_lib import __version__
 from bnta_lib.data import real_root
 from bnta_lib.settings import MODELS, ROOT, Settings, cache_dir, device_of
-from bnta_lib.weights import read_weights, weights_path
+from bnta_lib.suite.runs import weights_path
+from bnta_lib.weights import read_weights
 
 
 def versions() -> str:

@@ -24,14 +24,14 @@ import pandas as pd
 import torch
 
 from bnta_lib.files import atomic_folder
-from bnta_lib.settings import AT_SIZE, MODELS, ROOT, Settings, device_of, figures_dir
+from bnta_lib.settings import AT_SIZE, MODELS, ROOT, Settings, device_of
 from bnta_lib.settings import settings as load_settings
 from bnta_lib.suite import train
 from bnta_lib.suite.commands import exit_code, usage_errors
 from bnta_lib.suite.report import EXECUTED, executed_notebooks, find_notebooks
+from bnta_lib.suite.runs import figures_dir, weights_path
 from bnta_lib.suite.store import export, machine
 from bnta_lib.training import OutOfTime
-from bnta_lib.weights import weights_path
 
 GATHERED = ROOT / "full_size"
 FIRST = ["baseline", "bnta"]  # trained for --epochs; the others for --other-epochs

@@ -13,10 +13,11 @@ from bnta_lib.data import SOURCES, load_source, load_source_samples, load_target
 from bnta_lib.data.sets import ReIDSet, Target
 from bnta_lib.data.splits import protocol_note
 from bnta_lib.model import BNTANet
-from bnta_lib.settings import model_settings, run_name, settings
+from bnta_lib.settings import model_settings, settings
 from bnta_lib.suite.environment import versions
 from bnta_lib.suite.headroom import KINDS
 from bnta_lib.suite.runner import Measurer, Unit, measure
+from bnta_lib.suite.runs import run_name
 from bnta_lib.suite.specs import TABLES, Spec, Table
 from bnta_lib.suite.train import trained_model, trained_on
 from bnta_lib.suite.writer import save_rows, save_table

@@ -23,8 +23,9 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from PIL import Image
 
 from bnta_lib.files import atomic_folder
-from bnta_lib.settings import METHOD_VERSION, ROOT, caution, figures_dir, run_name
+from bnta_lib.settings import METHOD_VERSION, ROOT
 from bnta_lib.suite.commands import exit_code, parse_run, usage_errors
+from bnta_lib.suite.runs import caution, figures_dir, run_name
 
 NOTEBOOKS, EXECUTED, REPORT = ROOT / "notebooks", ROOT / "executed", ROOT / "report"
 PAPERS = [*(f"table_{n}" for n in range(1, 6)), "figure_1", "figure_2_network", "figure_3", "figure_4"]

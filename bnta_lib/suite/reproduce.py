@@ -19,10 +19,11 @@ from tqdm import tqdm
 from traitlets.config import Config
 
 from bnta_lib.files import atomic
-from bnta_lib.settings import METHOD_VERSION, cache_dir, data_folder, figures_dir, run_name
+from bnta_lib.settings import METHOD_VERSION, cache_dir, data_folder
 from bnta_lib.suite import claims, report
 from bnta_lib.suite.commands import exit_code, parse_run, usage_errors
 from bnta_lib.suite.environment import shown
+from bnta_lib.suite.runs import figures_dir, run_name
 
 # Or each kernel warns that others on this machine could listen.
 ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})

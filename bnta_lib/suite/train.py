@@ -36,8 +36,9 @@ from bnta_lib.settings import (
 )
 from bnta_lib.settings import settings as load_settings
 from bnta_lib.suite.commands import exit_code, parse_run, usage_errors
+from bnta_lib.suite.runs import weights_path
 from bnta_lib.training import OutOfTime, from_main, launched, train, training_key
-from bnta_lib.weights import REMEDY, differences, load_model, read_weights, save_model, weights_path
+from bnta_lib.weights import REMEDY, differences, load_model, read_weights, save_model
 
 
 def trained_model(settings: Settings, name: str = "bnta", progress: bool = True,

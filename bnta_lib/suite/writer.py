@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from bnta_lib.files import atomic
-from bnta_lib.settings import caution, figures_dir
+from bnta_lib.suite.runs import caution, figures_dir
 
 # The images that a table of any run may be of, and not of the run's data; see :func:`save_table`.
 RENDERED = "rendered counterparts of the paper's data sets"
