@@ -6,8 +6,6 @@ gamma and beta alone, in the same batches. It chooses no pairs, has no loss but 
 ``--device cuda`` another row decodes the images from JPEG files first.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace

@@ -5,8 +5,6 @@ drawn. A benchmark that fails is named, the others run, and the exit code is 1. 
 failure. ``--only pairing grid`` runs some; ``--quick`` shows in a few minutes whether all of them work.
 """
 
-from __future__ import annotations
-
 import argparse
 import subprocess
 import sys

@@ -4,8 +4,6 @@ A benchmark is a function ``rows(device, quick)`` that measures and yields rows,
 takes sizes that show in seconds whether it works; its numbers mean nothing and are not recorded.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import operator

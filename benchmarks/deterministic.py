@@ -6,8 +6,6 @@ its switch once; they work in turns. The note says whether a side's runs gave th
 should, on a GPU the one that pays for it.
 """
 
-from __future__ import annotations
-
 import os
 import statistics
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ Writes ``results.png`` and ``.pdf`` beside the rows: every goal, and how many ti
 ours is.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

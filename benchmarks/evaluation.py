@@ -6,8 +6,6 @@ process of its own, where its memory is measured; both must give the same scores
 torchreid is no part of the suite's environment: docs/speed.md says how to install it.
 """
 
-from __future__ import annotations
-
 import importlib
 import math
 import warnings

@@ -6,8 +6,6 @@ run. The rest is to choose pairs, to store, and to evaluate each adapted model: 
 gallery anew, which no other cell can do for it.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterator

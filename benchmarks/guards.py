@@ -6,8 +6,6 @@ and stop nothing; about five minutes of one core) and writes ``figures/laptop/gu
 ``.pdf``.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator

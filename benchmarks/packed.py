@@ -5,8 +5,6 @@ Generates JPEGs, then in turns opens, decodes and resizes them by Pillow in a pl
 checks nothing, and packs them.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import statistics

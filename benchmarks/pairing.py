@@ -7,8 +7,6 @@ been compared already, as ours does. ``--large`` pairs 100,000 images instead, s
 pairs in float64.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

@@ -5,8 +5,6 @@ and the file. One thread a process. Several processes render one source of which
 is then the rate of one process, and the ratio how many times as fast all of them are.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ is of its slowest control: the 95th percentile of what a move takes in Python, a
 take. What the browser adds is not in it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

@@ -6,8 +6,6 @@ reports. The rival is its step alone (forward pass, losses, backward pass, Adam)
 normalised beforehand.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 

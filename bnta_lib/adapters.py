@@ -4,8 +4,6 @@ An adapter is a function ``(model, images, settings, *, seed=0, **options)`` tha
 :func:`adapter` registers it in :data:`ADAPTERS`. To add one, write it below with its source.
 """
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ the model. Two things move in its batch-norm layers: the statistics mu and sigma
 running averages, and the affine gamma and beta of Eq. (12) follow the gradient of Eq. (13).
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import operator

@@ -5,8 +5,6 @@ probe's person by the probe's camera are left out (the standard protocol), and s
 distractors, whose pid is 0 or less. Ties go to the image that comes first in the gallery.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

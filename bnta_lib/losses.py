@@ -3,8 +3,6 @@
 B images, M identities, H stripes, C_l local dimensions. Every loss is a scalar tensor.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -5,8 +5,6 @@ layer2 and layer3, after the residual sum and before the ReLU. Module names are 
 ImageNet weights fit ``model.backbone``.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Iterator

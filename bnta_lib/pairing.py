@@ -9,8 +9,6 @@ Float32 products less a bound on their rounding give a lower bound of each row o
 exactly when its turn comes, and again if its nearest image was taken before.
 """
 
-from __future__ import annotations
-
 import heapq
 import math
 import operator
@@ -31,7 +29,7 @@ class Pairs:
     part: Tensor  # int64 (K,): matched part n, from 0
     distance: Tensor  # float64 (K,): distance of the matched parts
 
-    def first(self, k: int) -> Pairs:
+    def first(self, k: int) -> "Pairs":
         """The k closest pairs: Algorithm 1 for a smaller K, since it is greedy. Raises ValueError."""
         if not 1 <= k <= len(self.index):
             raise ValueError(f"there are no K = {k} pairs among {len(self.index)}")

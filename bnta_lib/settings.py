@@ -4,8 +4,6 @@ A profile is a set of values for it: ``smoke`` for tests (mechanism, not science
 without a GPU, ``paper`` for the paper's network and schedule on a GPU, ``rehearsal`` for its code path.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -4,8 +4,6 @@ One process trains by itself. Several, started by ``accelerate launch``, share e
 Accelerate, which is not imported otherwise (docs/training_on_more.md).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -42,7 +40,7 @@ class OutOfTime(Exception):
 
 
 def train(
-    sources: ReIDSet, settings: Settings, checkpoint: str | Path | None = None, progress: bool = True,
+    sources: "ReIDSet", settings: Settings, checkpoint: str | Path | None = None, progress: bool = True,
     device: str | torch.device | None = None, minutes: float | None = None, compile: bool | str = False,
 ) -> tuple[BNTANet, pd.DataFrame]:
     """Train from nothing, or continue ``checkpoint``; return the model and one row an epoch.
@@ -103,7 +101,7 @@ def train(
 
 def train_epoch(
     objective: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, pids: Tensor, settings: Settings,
-    epoch: int, random: torch.Generator, processes: Accelerator | None = None, progress: bool = False,
+    epoch: int, random: torch.Generator, processes: "Accelerator | None" = None, progress: bool = False,
 ) -> dict[str, float]:
     """Train one epoch, counted from 0, and return its row of :func:`train`."""
     start, device = time.perf_counter(), next(objective.parameters()).device
@@ -236,7 +234,7 @@ def prefetch_batches(images: Tensor, batches: list[Tensor], device: torch.device
                 yield ready.result()
 
 
-def training_key(sources: ReIDSet, settings: Settings) -> str:
+def training_key(sources: "ReIDSet", settings: Settings) -> str:
     """Digest of what decides the weights: version, data and settings."""
     text = json.dumps([METHOD_VERSION, sources.digest, training_settings(settings)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -267,7 +265,7 @@ def read_checkpoint(path: str | Path, key: str) -> dict | None:
 # ---- several processes
 
 
-def launched(device: torch.device, some_unused: bool = False) -> Accelerator | None:
+def launched(device: torch.device, some_unused: bool = False) -> "Accelerator | None":
     """The Accelerator of the processes that a launcher started, which needs Accelerate; None for one process.
 
     ``some_unused``: some parameters get no gradient.
@@ -285,7 +283,7 @@ def launched(device: torch.device, some_unused: bool = False) -> Accelerator | N
                        kwargs_handlers=handlers)
 
 
-def from_main(processes: Accelerator | None, make: Callable[[], Any]) -> Any:
+def from_main(processes: "Accelerator | None", make: Callable[[], Any]) -> Any:
     """The result of ``make`` on the main process, which alone calls it, on every process."""
     if processes is None:
         return make()
@@ -300,7 +298,7 @@ def share(size: int, instances: int, rank: int, count: int) -> slice:
     return slice(*(size // group * start // count * group for start in (rank, rank + 1)))
 
 
-def _check_processes(processes: Accelerator, key: str, batches: list[Tensor], settings: Settings) -> None:
+def _check_processes(processes: "Accelerator", key: str, batches: list[Tensor], settings: Settings) -> None:
     from accelerate.utils import gather_object
 
     if len(set(gather_object([key]))) > 1:
@@ -311,7 +309,7 @@ def _check_processes(processes: Accelerator, key: str, batches: list[Tensor], se
                          f"processes: one has {fewest}, and batch norm needs 2; raise batch, or launch fewer")
 
 
-def _new_model(people: int, settings: Settings, processes: Accelerator | None) -> BNTANet:
+def _new_model(people: int, settings: Settings, processes: "Accelerator | None") -> BNTANet:
     torch.manual_seed(settings.seed)
     model = BNTANet(people, settings)
     if settings.pretrained:
@@ -319,7 +317,7 @@ def _new_model(people: int, settings: Settings, processes: Accelerator | None) -
     return nn.SyncBatchNorm.convert_sync_batchnorm(model) if settings.sync_bn and processes else model
 
 
-def _result(model: BNTANet, settings: Settings, processes: Accelerator | None) -> BNTANet:
+def _result(model: BNTANet, settings: Settings, processes: "Accelerator | None") -> BNTANet:
     """The model in eval mode, of the usual classes, with the main process's running statistics."""
     if processes is not None:
         from accelerate.utils import broadcast

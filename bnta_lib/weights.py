@@ -7,8 +7,6 @@ load. Committed files without a record have it in ``data/weights/registry.json``
 A :class:`Delta` is what an adaption changes: the batch-norm tensors, for one base model alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -168,7 +166,7 @@ class Delta:
         _write(path, "bnta-delta", {"base": self.base, "meta": meta}, self.tensors)
 
     @staticmethod
-    def load(path: str | Path) -> Delta:
+    def load(path: str | Path) -> "Delta":
         """Read a delta. Raises FileNotFoundError, or ValueError for a damaged file or one of another kind."""
         record, tensors = _read(path, "bnta-delta", "make one with adapt(...).delta.save(...)")
         if record is None:

@@ -13,8 +13,6 @@ own from the rest mesh on: joint rotations, linear blend skinning, a pinhole cam
 Building 12 shapes x 5 poses x 12 views x 2 elevations takes a minute on one core.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import lzma

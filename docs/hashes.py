@@ -4,8 +4,6 @@ Asks the package index that pip is set to which file it would install for each p
 and Pythons, without installing or (where the index gives metadata by itself) loading any.
 """
 
-from __future__ import annotations
-
 import collections
 import json
 import re

@@ -1,7 +1,5 @@
 """Writes licences.md: what every pinned package says of its own licence. ``python docs/licences.py``"""
 
-from __future__ import annotations
-
 import re
 from importlib import metadata
 from pathlib import Path

@@ -1,7 +1,5 @@
 """JupyterLab in a real browser: one server and one Chromium for all notebooks of a test run."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

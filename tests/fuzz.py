@@ -7,8 +7,6 @@ inputs each reader was given. Exits with 1 if one raised something else, ended t
 than ``SLOW`` seconds, and leaves that input in ``--keep``.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import os

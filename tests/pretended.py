@@ -6,8 +6,6 @@ single number, an index of another tensor, or one side of a copy. NumPy does not
 are the CPU's, bit by bit. Nothing of CUDA itself is in it: kernels and their last digits, memory, speed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,7 +26,7 @@ class OnGPU(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
-    def __new__(cls, held: torch.Tensor) -> OnGPU:
+    def __new__(cls, held: torch.Tensor) -> "OnGPU":
         found = torch.Tensor._make_wrapper_subclass(
             cls, held.size(), held.stride(), held.storage_offset(), dtype=held.dtype, device=GPU)
         found.held = held

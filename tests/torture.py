@@ -6,8 +6,6 @@ moments drawn evenly over the time that the work takes, then one more is left to
 Prints a row a kind; exits with 1 if one trial ended otherwise.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import json

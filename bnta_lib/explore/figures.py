@@ -1,7 +1,5 @@
 """Figure functions under ipywidgets' ``interactive``: retrieval, BN layers, and the cameras of a domain."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import ipywidgets as W

@@ -4,8 +4,6 @@ A *cell* is one measured setting: target, split, N, K and momentum, with its sco
 seconds of the adaption. Cells are handed in; nothing is measured here but by the button.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 import time

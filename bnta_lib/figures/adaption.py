@@ -1,7 +1,5 @@
 """Algorithm 1 and Eq. (13) seen: the pairs, the losses, and retrieval before and after."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

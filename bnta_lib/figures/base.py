@@ -1,7 +1,5 @@
 """What all figures share: one style, one palette, sheets of photographs, and one way to save."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass

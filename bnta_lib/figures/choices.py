@@ -1,7 +1,5 @@
 """Pictures of sweeps: the gain of adaption against the value of an open choice, or against training."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pictures of the data: contact sheets, how the domains differ, and the benchmark's headroom."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,5 @@
 """Figure 4 of the paper: rank 1 and time of adaption over N and K."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd

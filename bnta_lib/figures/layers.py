@@ -1,7 +1,5 @@
 """BN layers from shallow to deep: their outputs (Figure 1), and how far adaption moves them (Figure 3)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

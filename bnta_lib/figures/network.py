@@ -1,7 +1,5 @@
 """Figure 2 and what belongs to it: the network with its real shapes, stripes, BN layers, training curves."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Pictures of a site without labels: its crops and tracks, its neighbours, and the estimate."""
 
-from __future__ import annotations
-
 import pandas as pd
 import torch
 from matplotlib.figure import Figure

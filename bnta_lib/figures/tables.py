@@ -1,7 +1,5 @@
 """Pictures of tables: every split a dot, so that a mean is never seen without its spread."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

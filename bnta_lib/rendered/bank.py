@@ -5,8 +5,6 @@ part of the body, the point on the body *at rest*, and the direction of the surf
 of part and rest coordinates, and so looks the same from every view.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -6,8 +6,6 @@ are kept in `settings.cache_dir`. People never recur: a number belongs to one do
 of a source have numbers of their own.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import multiprocessing

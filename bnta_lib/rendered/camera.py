@@ -3,8 +3,6 @@
 Its rules of arithmetic are those of `render`: elementwise operations that round exactly, one at a time.
 """
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

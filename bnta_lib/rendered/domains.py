@@ -5,8 +5,6 @@ clothing and bodies. Numbers are (low, high) ranges from which a camera, a perso
 The table was fixed before any adaption was measured on it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 Range = tuple[float, float]

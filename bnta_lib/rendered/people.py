@@ -5,8 +5,6 @@ is therefore the same whatever else is rendered, and on every machine. The order
 the pixels: a new draw goes to the end of its table.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from bnta_lib.rendered.bank import load_bank

@@ -5,8 +5,6 @@ plane seen by a pinhole camera, and rounded to uint8, so that it is the same on 
 `render` cuts the background of an image out of it, where the person stands.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -9,8 +9,6 @@ pictures, JPEG a written-out 8x8 cosine transform. Pictures are float32 (3, B, h
 rounded once, at the end.
 """
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

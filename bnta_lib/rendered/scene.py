@@ -5,8 +5,6 @@ like are computed here in float64 and rounded; `render` makes pixels of the para
 one row an image.
 """
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

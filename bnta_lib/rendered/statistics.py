@@ -1,7 +1,5 @@
 """How domains differ in numbers, and one person seen through the cameras of them all."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -4,8 +4,6 @@ Names of files mean no persons here. Of a video, or of a folder for each track, 
 the same person, before the same camera, within a short time.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -4,8 +4,6 @@ No guard sees a label. What they cannot tell from a sound adaption goes on: with
 more, ten epochs, the VIPeR counterpart loses 8 to 12 points of rank 1 and the two others gain 2 to 8.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from dataclasses import dataclass

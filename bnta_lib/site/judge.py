@@ -5,8 +5,6 @@ track stays in one light, which is easier, and one person in two tracks counts a
 estimate too low.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The engineer's way in: a folder of person crops or a video of one place, as notebook 11 reads it."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -4,8 +4,6 @@ A site is a domain of its own (`bnta_lib.rendered.domains`). Its places, light, 
 from its number; its people are known, so that an estimate without labels can be compared with the truth.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import replace
 

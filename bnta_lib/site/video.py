@@ -4,8 +4,6 @@ What moves against the learnt background and has the shape of somebody upright i
 ends if its person meets another or stands still for long: two pure tracks are worth more than a mixed one.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

@@ -5,8 +5,6 @@
 was little before.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -3,8 +3,6 @@
 The values are :data:`bnta_lib.suite.specs.CHOICES`; ``rows`` are those of ``lab.measure("open_choices")``.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from bnta_lib.settings import Settings, model_settings

@@ -4,8 +4,6 @@ It measures what the claims need, or reads it from the store, prints a verdict o
 :mod:`bnta_lib.suite.judge`) and writes them with a figure.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the command lines share: profile and data as arguments, and how a command ends."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

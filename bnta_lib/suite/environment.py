@@ -1,7 +1,5 @@
 """The versions in use, and a check of what would stop a reader: environment, GPU, weights, cache."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 import shutil

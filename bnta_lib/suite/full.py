@@ -5,8 +5,6 @@ the paper's claims, and gathers the results in ``full_size/<device>/``. The same
 stopped. ``--profile rehearsal`` runs the same code with a small network on few people, without a GPU.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

@@ -3,8 +3,6 @@
 ``rows`` are those of ``lab.measure("figure_4")``; N and K are 0 without adaption.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

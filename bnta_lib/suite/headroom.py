@@ -3,8 +3,6 @@
 Galleries differ in size, so rank 1 is also given for one common size.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 from scipy import stats
 

@@ -4,8 +4,6 @@ Every sentence that compares two numbers is a row of ``data/paper_claims.csv``. 
 each a verdict (see :func:`bnta_lib.suite.stats.describe`) by its kind, a key of :data:`JUDGES`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The one object that a notebook opens: settings, targets, models, measured rows, and what is written."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property

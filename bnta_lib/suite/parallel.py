@@ -4,8 +4,6 @@ Every process has one thread for it, this one too, since the rounding of gradien
 results do not depend on how many processes there are. They return rows; only this process writes them.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import pickle

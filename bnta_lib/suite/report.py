@@ -4,8 +4,6 @@
 else the run drew, and links a page for each notebook. The folder needs no network: it can be moved or zipped.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import shutil

@@ -4,8 +4,6 @@ Each runs under papermill in a kernel of its own, into ``executed/<run>/``, and 
 whole run on the embedded benchmark then checks the paper's claims. Every run ends with the report.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """Measuring: the units of a list of specs, what each gives, and their rows from the store."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

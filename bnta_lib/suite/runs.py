@@ -1,7 +1,5 @@
 """Runs: what one is called, and where its figures and weights lie."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

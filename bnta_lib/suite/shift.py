@@ -4,8 +4,6 @@ The mean over channels of the Wasserstein-2 distance between Gaussians, sqrt((m_
 of the outputs y of Eq. (12), in units of the source's mean standard deviation.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterable, Sequence
 

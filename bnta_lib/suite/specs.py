@@ -4,8 +4,6 @@ Rows of Tables 2 to 5 are named as in ``data/paper_tables.csv``. The row that is
 so that all tables share its measurements.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -4,8 +4,6 @@ A comparison is a difference on the same splits, adaption seeds averaged first. 
 Student's t over splits. Splits share people, so intervals are somewhat too narrow.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -5,8 +5,6 @@ that decides its numbers. A store starts with the rows that are recorded with th
 (``data/results/<profile>.csv.gz``), marked ``recorded``. ``--export FILE`` writes its rows.
 """
 
-from __future__ import annotations
-
 import argparse
 import errno
 import gzip
@@ -71,7 +69,7 @@ class Store:
             raise OSError(errno.ENOSPC, f"the disk is full: could not write {self.path}, which is unchanged; "
                           "free some space, or set BNTA_CACHE to a folder on another disk") from error
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> "Store":
         return self
 
     def __exit__(self, _, error, __) -> None:

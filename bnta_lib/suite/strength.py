@@ -4,8 +4,6 @@ A network is made weaker by training it on a share of the people, or for a share
 is the "bnta" of all tables. There is one training of each: how much such trainings vary is in no interval.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd

@@ -4,8 +4,6 @@ Cited numbers and ours stand under headings of their own: they are of other imag
 differences within each compare.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cache
 

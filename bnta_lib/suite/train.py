@@ -4,8 +4,6 @@
 the same weights. ``accelerate launch`` trains them in several processes (docs/training_on_more.md).
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 import sys

@@ -1,7 +1,5 @@
 """One writer of tables: CSV, Markdown and LaTeX, with what they were measured on."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
