@@ -16,7 +16,7 @@ from common import Row
 from bnta_lib import adapt, settings, trained_model
 from bnta_lib.data import load_source_samples, load_targets
 from bnta_lib.evaluation import top_gallery
-from bnta_lib.explore import NKExplorer, domain_explorer, layer_explorer, nk, retrieval_explorer
+from bnta_lib.explore import NKExplorer, layer_explorer, nk, retrieval_explorer
 from bnta_lib.model import embed_global
 
 MOVES = 24  # of each control, at most
@@ -56,11 +56,10 @@ def moved(name: str, explorer, moves: int = MOVES) -> Row:
 def rows(device: str, quick: bool) -> Iterator[Row]:
     current = settings("smoke" if quick else "laptop")
     model = trained_model(current, progress=False)
-    if quick:
-        yield moved("domains", domain_explorer(model, current, ("VIPeR",), people=8), 2)
-        return
     targets = load_targets(current, progress=False)
-    yield moved("domains", domain_explorer(model, current))
+    if quick:
+        yield moved("N and K", NKExplorer(nk.NO_CELLS, model, targets, current), 2)
+        return
     yield moved("N and K", NKExplorer(nk.stored_cells(model, targets, current), model, targets, current))
     sources = list(load_source_samples(current, progress=False).values())
     yield moved("layers", layer_explorer(model, targets, sources, current))

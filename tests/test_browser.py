@@ -71,7 +71,7 @@ def test_n_and_k_move_by_keyboard_and_a_run_can_be_cancelled(ran):
     assert ran.pictures() == before
 
 
-@pytest.mark.parametrize("ran", ["08"], indirect=True)
+@pytest.mark.parametrize("ran", ["09"], indirect=True)
 def test_another_layer_shows_other_outputs(ran):
     assert re.search(r"BN layer (\d+) of \1,", moves(ran, lambda: ran.press("BN layer", "End")))
     moves(ran, lambda: ran.press("BN layer", "Home"))

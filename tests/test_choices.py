@@ -10,7 +10,7 @@ from scipy import stats
 from bnta_lib import settings
 from bnta_lib.figures import choices as figures
 from bnta_lib.suite import choices
-from bnta_lib.suite.specs import CHOICES, DIVERGED, TABLES
+from bnta_lib.suite.specs import AFFINE, CHOICES, DIVERGED, TABLES
 
 pytestmark = pytest.mark.usefixtures("style")
 TARGETS = ("VIPeR", "GRID", "iLIDS")
@@ -102,16 +102,17 @@ def test_value_that_diverges_is_named_and_takes_no_other_with_it():
     table = choices.survival(rows).set_index("target", append=True)
     grid, viper = (table.loc[("adaption raises rank 1", t)] for t in ("GRID", "VIPeR"))
     assert grid[COUNTS].tolist() == [grid["other values"] - 1, 0, 0, 1] and viper["diverged: values"] == 0
-    for drawn in (figures.choice_figure(rows, CHOICES["optimiser"]), figures.overview_figure(rows)):
-        assert DIVERGED in [text.get_text() for axis in drawn.axes for text in axis.texts]
+    drawn = figures.overview_figure(rows)
+    assert DIVERGED in [text.get_text() for axis in drawn.axes for text in axis.texts]
 
 
-def test_a_figure_shows_the_mean_of_each_value_and_rings_the_default():
-    rows = made(lambda c, v, u, t: float(v) if c == "margin" else 0.0)
-    figure = figures.choice_figure(rows, CHOICES["margin"])
-    (axis,) = figure.axes
-    means = [container[0].get_ydata()[0] for container in axis.containers]
-    assert means == pytest.approx([0.0, 0.1, 0.3, 1.0, 3.0])
-    (ring,) = [line for line in axis.lines if line.get_markersize() == 9]
-    assert list(ring.get_ydata()) == pytest.approx([0.3])
-    assert ring.get_xdata()[0] == axis.containers[2][0].get_xdata()[0]
+def test_the_overview_shows_the_mean_of_each_value_and_the_papers_gain_beside_the_puzzle():
+    rows = made(lambda c, v, u, t: float(v) if c == "margin" else 2.0 if c == "affine" else 0.0)
+    (axis,) = figures.overview_figure(rows, choices=[CHOICES["margin"]]).axes
+    shown = [point for container in axis.containers for point in container[0].get_xdata()]
+    assert shown == pytest.approx([0.3, 0.0, 0.1, 1.0, 3.0])  # the default first
+    puzzle = figures.overview_figure(rows, choices=[AFFINE], cited=6.4)
+    assert [axis.get_title() for axis in puzzle.axes] == ["GRID"]
+    assert np.concatenate([c[0].get_xdata() for c in puzzle.axes[0].containers]) == pytest.approx([2.0] * 10)
+    lines = {line.get_label(): line.get_xdata()[0] for line in puzzle.axes[0].lines}
+    assert lines["paper, on its GRID"] == 6.4

@@ -65,20 +65,6 @@ def columns_sheet(columns: Mapping[str, Sequence[Tensor]], labels: Sequence[str]
                         for r, images in enumerate(zip(*columns.values()))])
 
 
-def rows_sheet(rows: Mapping[str, Tensor]) -> Figure:
-    """A labelled row of images (P, 3, h, w) each."""
-    return photo_sheet([[label, *map(Photo, images)] for label, images in rows.items()])
-
-
-def mean_images(sets: Mapping[str, ReIDSet], limit: int = 1000) -> Figure:
-    """The mean image of each set above, the standard deviation over images below."""
-    images = {name: data.images[even(len(data), limit)].float() for name, data in sets.items()}
-    # Twice, because a deviation of more than half the range cannot be.
-    columns = {name: [x.mean(0).round().byte(), (2 * x.std(0)).clamp(max=255).round().byte()]
-               for name, x in images.items()}
-    return columns_sheet(columns, ("mean", "deviation\n× 2"))
-
-
 def statistics_figure(statistics: pd.DataFrame, targets: Sequence[str]) -> Figure:
     """How images are spread in each set: median, quartiles and 5-95 %, a panel a statistic.
 

@@ -18,7 +18,6 @@ from bnta_lib.figures.base import (
     legend,
     new_figure,
     panels,
-    stages,
 )
 from bnta_lib.suite.changes import TOP, mean_rates, top_layers
 
@@ -136,29 +135,6 @@ def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
     return figure
 
 
-def rates_heat_map(rates: pd.DataFrame) -> Figure:
-    """Change rates of all layers on a logarithmic colour scale, a row a quantity and target.
-
-    Mean over splits, per cent; grey if nothing moved on any split.
-    """
-    means, targets = mean_rates(rates), list(rates["target"].unique())
-    table = means.pivot(index=["quantity", "target"], columns="index", values="rate")
-    table = table.reindex(pd.MultiIndex.from_product([SYMBOLS, targets]))
-    layers, (rows, columns) = _layers(means), table.shape
-    figure, ((axis,),) = panels(1, 1, 1.3 + 0.19 * rows)
-    image = axis.pcolormesh(table.columns, range(rows), table.where(table > 0), norm="log", cmap="viridis")
-    layer_axis(axis, layers, shade=False)
-    axis.hlines(np.arange(len(targets), rows, len(targets)) - 0.5, 0.5, columns + 0.5, color="white", lw=3)
-    axis.vlines([last + 0.5 for _, _, last in stages(layers)], -0.5, rows - 0.5, color="white", linewidth=0.8)
-    axis.set(xlabel=f"{DEPTH} (grey: did not move)", ylabel="quantity and target", ylim=(rows - 0.5, -0.5),
-             facecolor="0.8")
-    axis.set_yticks(range(rows), [f"{SYMBOLS[q]}  S→{t}" for q, t in table.index])
-    axis.tick_params(axis="y", length=0)
-    axis.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axis, label="change rate, %", pad=0.01)
-    return figure
-
-
 def layer_figure(outputs: Mapping[str, np.ndarray], distances: Mapping[str, float],
                  changes: Mapping[str, np.ndarray], label: str, channel: int | None = None) -> Figure:
     """One BN layer: its outputs as in :func:`figure_1`, and the change of its quantities by channel.
@@ -182,21 +158,4 @@ def layer_figure(outputs: Mapping[str, np.ndarray], distances: Mapping[str, floa
             axis.axvline(channel, color=COLOURS["wrong"], linewidth=1.1, linestyle=":")
     for quantity in ("gamma", "beta"):
         axes[quantity].set_xlabel("channel", labelpad=0)
-    return figure
-
-
-def stem_figure(stem: pd.DataFrame) -> Figure:
-    """Mean and deviation of each channel that enters the first BN layer, against its stored ones.
-
-    ``stem``: of :func:`bnta_lib.explore.figures.stem_statistics`. On the grey line is what is stored.
-    """
-    figure, (axes,) = panels(1, 2, 2.5, 0.7, layout="none", gridspec_kw=UNMOVED)
-    for axis, what, symbol in zip(axes, ("mean", "std"), (SYMBOLS["mean"], r"$\sigma$")):
-        stored, of_set, moved = (stem[f"{side} {what}"] for side in ("stored", "set", "moved"))
-        axis.axline((stored.min(), stored.min()), slope=1, color="0.6", lw=0.8)
-        axis.vlines(stored, of_set, moved, color="0.75", linewidth=1)
-        axis.plot(stored, of_set, "s", color=COLOURS["frozen"], ms=4, fillstyle="none", label="as in the set")
-        axis.plot(stored, moved, "o", color=COLOURS["wrong"], ms=3.5, label="moved")
-        axis.set(xlabel=f"stored {symbol}", ylabel=f"{symbol} of these images")
-    legend(figure)
     return figure

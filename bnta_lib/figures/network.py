@@ -230,22 +230,6 @@ def stripes_figure(images: Tensor, maps: Tensor, stripes: int) -> Figure:
     return figure
 
 
-def stripe_choices_figure(choices: Mapping[str, int], stripes: int) -> Figure:
-    """Which rows each of the H stripes averages, for several map heights (name: rows)."""
-    figure, (axes,) = panels(1, len(choices), 2.3)
-    for axis, (name, rows) in zip(axes, choices.items()):
-        start, end = np.array(stripe_rows(rows, stripes)).T / rows
-        axis.bar(-0.7, np.full(rows, 1 / rows), 0.9, np.arange(rows) / rows, color=PALE, edgecolor="white")
-        axis.bar(0.18 + 0.42 * np.arange(stripes), end - start, 0.36, start, color=STRIPES, edgecolor="white")
-        shared = round(rows * (end - start).sum()) - rows
-        axis.set_title(f"{name}\n{rows} rows: {shared or 'none'} shared", fontsize=7)
-        axis.set(ylim=(1.02, -0.02), yticks=[])
-        axis.set_xticks([-0.7, 0.21 * stripes - 0.03], ["map", f"stripes 1–{stripes}"], fontsize=6.5)
-        axis.tick_params(length=0)
-        axis.spines[:].set_visible(False)
-    return figure
-
-
 def bn_figure(model: BNTANet) -> Figure:
     """All BN layers from shallow to deep: a bar a layer, its height the channels (log scale)."""
     layers = pd.Series({name: layer.num_features for name, layer in bn_layers(model).items()})

@@ -5,7 +5,6 @@ The values are :data:`bnta_lib.suite.specs.CHOICES`; ``rows`` are those of ``lab
 
 import pandas as pd
 
-from bnta_lib.settings import Settings, model_settings
 from bnta_lib.suite import stats
 from bnta_lib.suite.specs import AFFINE, ALL, CHOICES, DIVERGED, NONE, Spec, alone
 from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, VERDICTS, describe_by
@@ -119,9 +118,3 @@ def paper_affine_gain() -> float:
     """Points of rank 1 that Table 5 credits gamma and beta alone with, on the paper's GRID."""
     cited = paper_values("5", "GRID")
     return cited["gamma+beta"] - cited["None"]
-
-
-def stripe_heights(settings: Settings) -> dict[str, int]:
-    """The input height in pixels of each value of the choice "stripes"."""
-    values = CHOICES["stripes"].values
-    return {value.method: model_settings(settings, value.training).height for value in values}

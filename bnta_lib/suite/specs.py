@@ -179,46 +179,41 @@ class Choice:
     """An open choice. Each value tried is a spec with the value's label as its ``method``."""
 
     name: str
-    title: str  # the axis label
     values: tuple[Spec, ...]
     default: str  # the label of the value that the suite takes
-    axis: str = ""  # the setting on a numeric axis; other overrides make lines of the figure
     everywhere: bool = True  # on all targets; otherwise on the paper's own target alone
     in_parts: bool = False  # with each of PARTS alone too, on the paper's own target
 
 
-def _numbers(name: str, title: str, setting: str, numbers: Sequence[float], default: str, **more) -> Choice:
+def _numbers(name: str, setting: str, numbers: Sequence[float], default: str, **more) -> Choice:
     """A choice of a number."""
     values = tuple(Spec(f"{n:g}", overrides={setting: n}) for n in numbers)
-    return Choice(name, title, values, default, setting, **more)
+    return Choice(name, values, default, **more)
 
 
 CHOICES = {choice.name: choice for choice in (
-    _numbers("momentum", "BN momentum", "tta_momentum", (0, 0.01, 0.05, 0.1, 0.3, 1), "0.1", in_parts=True),
-    Choice("optimiser", "learning rate $\\eta_{tta}$", tuple(
+    _numbers("momentum", "tta_momentum", (0, 0.01, 0.05, 0.1, 0.3, 1), "0.1", in_parts=True),
+    Choice("optimiser", tuple(
         Spec(f"{kind} {rate:g}", overrides={"tta_optimizer": kind, "tta_lr": rate})
         for kind, rates in (("adam", (5e-5, 5e-4, 5e-3)), ("sgd", (5e-4, 5e-3, 5e-2))) for rate in rates),
-        "adam 0.0005", "tta_lr", in_parts=True),
-    _numbers("epochs", "epochs of adaption", "tta_epochs", (1, 2, 4), "1", in_parts=True),
-    Choice("bnneck", "statistics of bnneck",
-           (Spec("follow"), Spec("stay", options={"follow_bnneck": False})), "follow"),
-    Choice("distance", "features compared",
-           (Spec("L2-normalised"), Spec("raw", overrides={"normalise_features": False})), "L2-normalised"),
-    Choice("stripes", "input height, pixels",
-           (Spec("height"), Spec("other height", training="other_stripes")), "height"),
-    Choice("reduction", "Eq. (8) over pairs",
-           tuple(Spec(kind, overrides={"matching_reduction": kind}) for kind in ("sum", "mean")), "sum",
-           everywhere=False),
-    _numbers("margin", "margin $\\varphi$", "margin", (0.0, 0.1, 0.3, 1.0, 3.0), "0.3", everywhere=False),
-    _numbers("lambda3", "weight $\\lambda_3$", "lambda3", (0.1, 1.0, 10.0), "1", everywhere=False),
+        "adam 0.0005", in_parts=True),
+    _numbers("epochs", "tta_epochs", (1, 2, 4), "1", in_parts=True),
+    Choice("bnneck", (Spec("follow"), Spec("stay", options={"follow_bnneck": False})), "follow"),
+    Choice("distance", (Spec("L2-normalised"), Spec("raw", overrides={"normalise_features": False})),
+           "L2-normalised"),
+    Choice("stripes", (Spec("height"), Spec("other height", training="other_stripes")), "height"),
+    Choice("reduction", tuple(Spec(kind, overrides={"matching_reduction": kind}) for kind in ("sum", "mean")),
+           "sum", everywhere=False),
+    _numbers("margin", "margin", (0.0, 0.1, 0.3, 1.0, 3.0), "0.3", everywhere=False),
+    _numbers("lambda3", "lambda3", (0.1, 1.0, 10.0), "1", everywhere=False),
 )}
 # Can gamma and beta alone do what Table 5 says of them? Adam moves a parameter by about the rate at
 # a step, so that rates and epochs here take them from a thousandth to the whole of their size.
-AFFINE = Choice("affine", "learning rate $\\eta_{tta}$", tuple(
+AFFINE = Choice("affine", tuple(
     Spec(f"{kind} {rate:g}, {n} epoch{'s' * (n > 1)}", options={"quantities": PARTS["gamma+beta"]},
          overrides={"tta_optimizer": kind, "tta_lr": rate, "tta_epochs": n})
     for kind, rates in (("adam", (5e-4, 5e-3, 5e-2)), ("sgd", (5e-2, 5e-1)))
-    for rate in rates for n in (1, 4)), "adam 0.0005, 1 epoch", "tta_lr", everywhere=False)
+    for rate in rates for n in (1, 4)), "adam 0.0005, 1 epoch", everywhere=False)
 
 
 def alone(spec: Spec, part: str) -> Spec:
