@@ -16,8 +16,7 @@ from common import Row
 from torch import Tensor
 
 from bnta_lib.adaption import adapt
-from bnta_lib.data.folders import write_folder
-from bnta_lib.data.sets import ReIDSet
+from bnta_lib.data.sets import ReIDSet, write_folder
 from bnta_lib.model import BNTANet, bn_layers, fused, preserve_modes
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.rendered import benchmark

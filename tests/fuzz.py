@@ -32,7 +32,7 @@ def archive(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
     """Zip, tar, gz, xz and 7z, unpacked into a folder: nothing may appear beside it."""
     import py7zr
 
-    from bnta_lib.data.archives import prepare
+    from bnta_lib.data.__main__ import prepare
 
     source, home, good = place / "source", place / "home", []
     for folder in (source / "a", home):
@@ -96,7 +96,7 @@ def image(place: Path) -> tuple[list[bytes], Callable[[Path], object]]:
     import numpy as np
     from PIL import Image
 
-    from bnta_lib.data.folders import Sample, read_image
+    from bnta_lib.data.sets import Sample, read_image
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 12, 3), np.uint8))
     deep, good = Image.fromarray(np.arange(288, dtype=np.uint16).reshape(24, 12)), []
@@ -111,9 +111,8 @@ def _in_tree(place: Path, name: str, layout: str, file: str) -> tuple[list[bytes
     """One .mat file of a published tree; the search of the tree must not fail, whatever it holds."""
     import real_trees
 
-    from bnta_lib.data.folders import read_image
-    from bnta_lib.data.published import find_sets
-    from bnta_lib.data.splits import target_splits
+    from bnta_lib.data.published import find_sets, target_splits
+    from bnta_lib.data.sets import read_image
     from bnta_lib.settings import settings
 
     top = real_trees.tree(name, layout, place / "tree", people=3)

@@ -6,10 +6,9 @@ import torch
 from PIL import Image
 
 from bnta_lib.data import load_sources, load_targets
-from bnta_lib.data.folders import Sample, read_folder, read_target, write_folder
 from bnta_lib.data.packed import pack
 from bnta_lib.data.published import Found
-from bnta_lib.data.sets import ReIDSet
+from bnta_lib.data.sets import ReIDSet, Sample, read_folder, read_target, write_folder
 from bnta_lib.settings import settings
 from bnta_lib.site.crops import read_crops
 
@@ -169,5 +168,5 @@ def test_transparent_pixels_are_white_for_every_reader(tmp_path, monkeypatch, na
     image = read_folder(file.parent, SIZE).images[0]
     assert (image[:, :16] == 255).all() and (image[:2, 16:] == 0).all() and (image[2, 16:] == 255).all()
     assert torch.equal(image, read_crops(file.parent, SIZE).images[0])
-    found = Found("one", "made", tmp_path, (Sample(file, 1, 1),))
+    found = Found("one", tmp_path, (Sample(file, 1, 1),))
     assert torch.equal(image, pack(found, SIZE, progress=False).images[0])

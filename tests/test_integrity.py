@@ -6,8 +6,7 @@ import torch
 
 from bnta_lib import settings
 from bnta_lib.data import load_targets
-from bnta_lib.data.folders import write_folder
-from bnta_lib.data.sets import ReIDSet, Split, Target
+from bnta_lib.data.sets import ReIDSet, Split, Target, write_folder
 from conftest import noise
 
 PIDS, CAMIDS = torch.arange(1, 7).repeat(2), torch.tensor([1, 2]).repeat_interleave(6)

@@ -16,9 +16,9 @@ from real_trees import tree, write_cuhk03_mat
 from bnta_lib.data import mixture
 from bnta_lib.data import packed as packing
 from bnta_lib.data.__main__ import main
-from bnta_lib.data.folders import Sample
 from bnta_lib.data.packed import pack, pack_folder
 from bnta_lib.data.published import Found, find_sets
+from bnta_lib.data.sets import Sample
 from bnta_lib.rendered import benchmark
 
 SIZE = (64, 32)
@@ -45,7 +45,7 @@ def crops(folder, count=22, name="Market-1501", first=0):
         file = folder / f"{i // 2 + 1:04d}_c{i % 3 + 1}s1_{i:06d}_00.jpg"
         noise(20 + 7 * i % 90, 10 + 5 * i % 60, i).save(file)
         samples.append(Sample(file, i // 2 + 1, i % 3 + 1, "train"))
-    return Found(name, "folders", folder, tuple(samples))
+    return Found(name, folder, tuple(samples))
 
 
 def by_pillow(samples, size=SIZE):
@@ -86,7 +86,7 @@ def test_modes_formats_and_orientations_are_decoded_as_by_pillow(tmp_path):
     for name, (picture, options) in pictures.items():
         picture.save(tmp_path / name, **options)
     samples = tuple(Sample(tmp_path / name, i, 1) for i, name in enumerate(pictures, 1))
-    assert torch.equal(quiet(Found("any", "made", tmp_path, samples)).images, by_pillow(samples))
+    assert torch.equal(quiet(Found("any", tmp_path, samples)).images, by_pillow(samples))
 
 
 def test_crops_of_a_photograph_and_of_a_mat_file_are_packed(tmp_path):
@@ -100,7 +100,7 @@ def test_crops_of_a_photograph_and_of_a_mat_file_are_packed(tmp_path):
                   for pair, column, row in (cell.cell for cell in cells)]
     photograph = Sample(folder / "s 1.png", 1, 2)
     samples = (replace(photograph, box=(5, 10, 30, 40)), cells[1], photograph, cells[0])
-    made = quiet(Found("CUHK03", "mat", folder, samples))
+    made = quiet(Found("CUHK03", folder, samples))
     expected = [Image.open(folder / "s 1.png").crop((5, 10, 35, 50)), Image.fromarray(pixels[1]),
                 Image.open(folder / "s 1.png"), Image.fromarray(pixels[0])]
     for image, picture in zip(made.images, expected):
@@ -163,7 +163,7 @@ def another_pixel(folder):
     (no_header, "is damaged"),
     (lambda folder: (folder / "labels.npy").unlink(), "is damaged"),
     (lambda folder: np.save(folder / "labels.npy", np.array([[{}], [{}]]), allow_pickle=True), "is damaged"),
-    (another_pixel, "is not as it was written: delete it"),
+    (another_pixel, "is damaged .its pixels have changed.: delete it"),
 ])
 def test_damaged_or_changed_pack_is_refused(tmp_path, damage, sentence):
     found = crops(tmp_path / "set", 6)

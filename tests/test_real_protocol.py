@@ -12,10 +12,8 @@ import scipy.io
 import torch
 
 from bnta_lib.data import find_real, load_source_samples, load_sources, load_targets, mixture, real_root
-from bnta_lib.data.folders import Sample, write_folder
-from bnta_lib.data.published import Found, found_table
-from bnta_lib.data.sets import ReIDSet
-from bnta_lib.data.splits import protocol_note, target_splits
+from bnta_lib.data.published import Found, found_table, protocol_note, target_splits
+from bnta_lib.data.sets import ReIDSet, Sample, write_folder
 from bnta_lib.settings import PAPER_SOURCES, ROOT, data_folder, settings
 from bnta_lib.suite import train as training
 from bnta_lib.suite.runs import run_name, weights_path
@@ -32,7 +30,7 @@ def whole(name) -> Found:
     for entry in real_trees.plan(name, real_trees.LAYOUTS[name][0], PEOPLE[name][0]):
         pid = 0 if name == "GRID" and entry.who == "0" else numbers.setdefault(entry.who, len(numbers) + 1)
         samples.append(Sample(Path("/data", entry.path), pid, entry.camera, entry.part))
-    return Found(name, "made", Path("/data"), tuple(samples))
+    return Found(name, Path("/data"), tuple(samples))
 
 
 @pytest.fixture(scope="module")

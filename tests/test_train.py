@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from bnta_lib import settings
-from bnta_lib.data.splits import protocol_note
+from bnta_lib.data.published import protocol_note
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import PROFILES, model_settings
 from bnta_lib.suite import train as suite_train

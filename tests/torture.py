@@ -29,10 +29,10 @@ from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
 from bnta_lib import BNTANet, settings, trained_model
-from bnta_lib.data.archives import prepare
-from bnta_lib.data.folders import Sample
+from bnta_lib.data.__main__ import prepare
 from bnta_lib.data.packed import pack as make_pack
 from bnta_lib.data.published import Found
+from bnta_lib.data.sets import Sample
 from bnta_lib.rendered import benchmark
 from bnta_lib.settings import ROOT, SOURCES
 from bnta_lib.suite.runs import figures_dir, run_name, weights_path
@@ -84,7 +84,7 @@ def pack(folder: Path, shared: Path) -> str:
             Image.fromarray(noise).save(making / f"{k:04d}.bmp")
         making.rename(crops)
     samples = tuple(Sample(file, k // 7 + 1, 1) for k, file in enumerate(sorted(crops.iterdir())))
-    made = make_pack(Found("crops", "made", crops, samples), (128, 64), progress=False)
+    made = make_pack(Found("crops", crops, samples), (128, 64), progress=False)
     return _sha(made.images.numpy().tobytes(), made.pids.numpy().tobytes())
 
 
@@ -142,7 +142,7 @@ def _sha(*parts: bytes) -> str:
 
 # Processes are forked from one that has imported all that takes long (Adam imports _dynamo) and done nothing.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["bnta_lib.suite.lab", "torch._dynamo", "bnta_lib.data.archives", __name__])
+FORKS.set_forkserver_preload(["bnta_lib.suite.lab", "torch._dynamo", "bnta_lib.data.__main__", __name__])
 
 
 def _do(kind: str, folder: Path, shared: Path, pipe) -> None:

@@ -14,11 +14,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from bnta_lib.data import folders
 from bnta_lib.data.packed import pack
-from bnta_lib.data.published import REAL_TARGETS, Found, find_sets
-from bnta_lib.data.sets import ReIDSet, Target
-from bnta_lib.data.splits import target_splits
+from bnta_lib.data.published import REAL_TARGETS, Found, find_sets, target_splits
+from bnta_lib.data.sets import ReIDSet, Target, is_own, read_folder, read_target, walk
 from bnta_lib.rendered import benchmark
 from bnta_lib.settings import SOURCES, TARGETS, Settings, data_folder
 
@@ -39,7 +37,7 @@ def load_sources(settings: Settings, data: str | Path = "embedded", *, device: s
     elif (root := real_root(data)) is not None:
         sources = pack(mixture(find_real(root)), settings.size, progress=progress)
     else:
-        own = folders.read_folder(data, settings.size)
+        own = read_folder(data, settings.size)
         known = own.pids > 0
         pids = torch.unique(own.pids[known], return_inverse=True)[1] + 1
         sources = ReIDSet(own.name, own.images[known], pids, own.camids[known])
@@ -95,7 +93,7 @@ def load_targets(settings: Settings, data: str | Path = "embedded", *, progress:
         options |= {"splits": settings.splits, "progress": progress}
         return {name: benchmark.target(name, settings.size, **options) for name in TARGETS}
     if (root := real_root(data)) is None:
-        own = folders.read_target(data, settings.size, settings.splits)
+        own = read_target(data, settings.size, settings.splits)
         targets = {own.data.name: own}
     else:
         found = {name: own for name, own in find_real(root).items() if name in REAL_TARGETS}
@@ -121,7 +119,7 @@ def real_root(data: str | Path) -> Path | None:
     Raises ValueError or FileNotFoundError if it is "real" and ``$BNTA_DATA`` names no such sets.
     """
     path = data_folder(data)
-    if path and path.is_dir() and (data == "real" or not folders.is_own(path)) and find_real(path):
+    if path and path.is_dir() and (data == "real" or not is_own(path)) and find_real(path):
         return path
     if data == "real":
         raise FileNotFoundError(f"BNTA_DATA names {path}, which holds no published set; {_LOOK}")
@@ -130,7 +128,7 @@ def real_root(data: str | Path) -> Path | None:
 
 def find_real(root: Path) -> dict[str, Found]:
     """The published sets below ``root`` by name; searched again only if a folder has changed."""
-    return _found(root, tuple((folder, os.stat(folder).st_mtime_ns) for folder, _ in folders.walk(root)))
+    return _found(root, tuple((folder, os.stat(folder).st_mtime_ns) for folder, _ in walk(root)))
 
 
 def mixture(found: Mapping[str, Found]) -> Found:
@@ -147,7 +145,7 @@ def mixture(found: Mapping[str, Found]) -> Found:
     missing = ", ".join(name for name in SOURCES if name not in found)
     note = f"{len(samples):,} images of {people:,} people: {counts}{missing and f'; without {missing}'}"
     folder = os.path.commonpath([part.folder for part in sets])
-    return Found("+".join(part.name for part in sets), "mixture", Path(folder), tuple(samples), note)
+    return Found("+".join(part.name for part in sets), Path(folder), tuple(samples), note)
 
 
 def _some_of(found: Found, people: int = 100, images: int = 4) -> Found:

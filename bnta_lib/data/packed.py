@@ -17,9 +17,8 @@ from numpy.lib.format import open_memmap
 from pooch import file_hash
 from tqdm.auto import tqdm
 
-from bnta_lib.data.folders import Sample, read_image, resized
 from bnta_lib.data.published import Found
-from bnta_lib.data.sets import ReIDSet
+from bnta_lib.data.sets import ReIDSet, Sample, read_image, resized
 from bnta_lib.files import atomic_folder, in_processes
 from bnta_lib.settings import cache_dir
 
@@ -34,21 +33,19 @@ def pack(found: Found, size: tuple[int, int], *, progress: bool = True) -> ReIDS
     images cannot be decoded (all are named) or a pack is damaged, OSError if it is not written.
     """
     folder = pack_folder(found, size)
-    if not folder.is_dir():
+    if not (exists := folder.is_dir()):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / ".lock"):  # each packing uses all cores anyway
             if not folder.is_dir():
                 _make(folder, found, size, progress)
-                return open_pack(folder, found.note or found.name)
-    data = open_pack(folder, found.note or found.name)
-    if file_hash(folder / "images.npy") != (folder / "sha256").read_text():
-        raise ValueError(f"{folder} is not as it was written: delete it, and it is packed again")
-    return data
+    return open_pack(folder, found.note or found.name, check=exists)
 
 
-def open_pack(folder: Path, name: str) -> ReIDSet:
-    """A finished pack, opened without reading its pixels. Raises ValueError if it is damaged."""
+def open_pack(folder: Path, name: str, check: bool) -> ReIDSet:
+    """A finished pack; without ``check`` its pixels are not read. Raises ValueError if it is damaged."""
     try:
+        if check and file_hash(folder / "images.npy") != (folder / "sha256").read_text():
+            raise ValueError("its pixels have changed")
         images = torch.from_numpy(np.load(folder / "images.npy", mmap_mode="c"))  # (N, 3, H, W)
         labels = np.load(folder / "labels.npy")  # int64 (2, N): persons, cameras
         digest = hashlib.sha256((folder / "sha256").read_bytes() + labels.tobytes()).hexdigest()

@@ -1,9 +1,25 @@
-"""A set of person crops, and a target with its splits."""
+"""Person crops: a labelled set, a target with its splits, and folders in Market-1501 naming.
+
+``0002_c1s1_000451_03.jpg`` shows person 2, seen by camera 1. Person -1 (junk) is dropped, and person 0 is a
+distractor that matches nobody. Files of other names are ignored.
+"""
 
 import hashlib
+import importlib
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import InitVar, dataclass, field
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
+
+NAMING = re.compile(r"(-?\d+)_c(\d+).*\.(jpe?g|png|bmp)", re.IGNORECASE | re.DOTALL)
+# Pillow knows more formats. Some of those start other programs (EPS) or are rarely checked for faults.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+PASSED_OVER = (".", "__MACOSX", "@eaDir")  # beginnings of names of hidden folders and of systems' own
 
 
 @dataclass(frozen=True)
@@ -97,3 +113,170 @@ class Target:
 def picture_keys(images: torch.Tensor) -> list[bytes]:
     """A key of each of N images, the same for the same pixels."""
     return [hashlib.sha1(image.contiguous().numpy()).digest() for image in images]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One crop, and whom it shows."""
+
+    file: Path  # the image, or the .mat that holds it
+    pid: int  # person, from 1, of this set alone; 0 is a distractor that matches nobody
+    camid: int  # camera, from 1
+    part: str = ""  # of the publication: "train", "query", "gallery", "probe", "P1" ...
+    box: tuple[int, int, int, int] | None = None  # left, top, width, height to cut, clipped to the image
+    cell: tuple[int, int, int] | None = None  # of cuhk-03.mat: pair, column, person
+
+
+def read_folder(path: str | Path, size: tuple[int, int]) -> ReIDSet:
+    """All crops below ``path`` (recursive), resized to ``size`` = (H, W), sorted by path.
+
+    Raises as :func:`walk`, and ValueError if no image has the naming, or one cannot be read.
+    """
+    return _read(Path(path), _find(Path(path)), size)
+
+
+def read_target(path: str | Path, size: tuple[int, int], splits: int = 10) -> Target:
+    """A folder as a target: ``query/`` against ``bounding_box_test/``, or else ``splits`` seeded splits.
+
+    Raises as :func:`read_folder`, and ValueError if no person was seen by two cameras.
+    """
+    path = Path(path)
+    if _is_split(path):
+        probes, gallery = _find(path / "query"), _find(path / "bounding_box_test")
+        rows = torch.arange(len(probes) + len(gallery))
+        split = Split(rows[: len(probes)], rows[len(probes) :])
+        return Target(_read(path, probes + gallery, size), (split,))
+    data, rng = read_folder(path, size), np.random.default_rng(0)
+    return Target(data, tuple(_cross_camera_split(data, rng) for _ in range(splits)))
+
+
+def is_own(path: Path) -> bool:
+    """Whether the folder itself holds crops, or query/ and bounding_box_test/: it is a user's own."""
+    return _is_split(path) or any(NAMING.fullmatch(file.name) and file.is_file() for file in path.iterdir())
+
+
+def _is_split(path: Path) -> bool:
+    return (path / "query").is_dir() and (path / "bounding_box_test").is_dir()
+
+
+def _cross_camera_split(data: ReIDSet, rng: np.random.Generator) -> Split:
+    """One random probe of each person whom two cameras or more saw.
+
+    The gallery holds the person's images by the other cameras, and everyone who is no probe.
+    """
+    pids, camids = data.pids.numpy(), data.camids.numpy()
+    probe, in_gallery = [], np.ones(len(pids), bool)
+    for pid in np.unique(pids[pids > 0]):
+        rows = np.flatnonzero(pids == pid)
+        if len(np.unique(camids[rows])) > 1:
+            probe.append(int(rng.choice(rows)))
+            in_gallery[rows] = camids[rows] != camids[probe[-1]]
+    if not probe:
+        raise ValueError(f"{data.name}: no person was seen by two cameras, so nothing to match")
+    return Split(torch.tensor(probe), torch.from_numpy(np.flatnonzero(in_gallery)))
+
+
+def write_folder(data: ReIDSet, path: str | Path, ending: str = "jpg") -> Path:
+    """Write ``data`` as such a folder, as JPEG ("jpg") or PNG ("png")."""
+    Path(path).mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(data.images):
+        name = f"{int(data.pids[i]):04d}_c{int(data.camids[i])}s1_{i:06d}_00.{ending}"
+        Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(Path(path, name), quality=95)
+    return Path(path)
+
+
+def walk(root: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder from ``root`` down once, linked ones too, with its file names.
+
+    Raises OSError, with its name, for a folder that is missing or cannot be read.
+    """
+    visited = set()
+
+    def refuse(error: OSError) -> None:  # to pass it over would lose data in silence
+        raise error
+
+    for folder, inner, names in os.walk(root, onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(folder)) in visited:
+            inner.clear()
+            continue
+        visited.add(real)
+        inner[:] = sorted(name for name in inner if not name.startswith(PASSED_OVER))
+        yield folder, sorted(names)
+
+
+def files_below(folder: str | Path) -> list[Path]:
+    """All files below ``folder`` that are not hidden, by path, broken links too. Raises as :func:`walk`."""
+    paths = (Path(place, name) for place, names in walk(folder) for name in names if name[0] != ".")
+    return sorted(path for path in paths if path.is_file() or not path.exists())  # no pipe: it would block
+
+
+def _find(path: Path) -> list[Sample]:
+    """The crops below ``path``, junk left out."""
+    crops = []
+    for file in files_below(path):
+        if not file.exists():  # a link to a crop, or to a folder of them
+            raise ValueError(f"{file} is a link that leads nowhere: mend or delete it")
+        if (match := NAMING.fullmatch(file.name)) and int(match[1]) >= 0:
+            crops.append(Sample(file, int(match[1]), int(match[2])))
+    if not crops:
+        raise ValueError(f"{path} holds no person crop: expected names such as 0002_c1s1_000451_03.jpg "
+                         "(person 2, camera 1), as Market-1501 has them, ending in .jpg, .jpeg, .png or .bmp")
+    return crops
+
+
+def _read(path: Path, crops: list[Sample], size: tuple[int, int]) -> ReIDSet:
+    images = torch.from_numpy(np.stack([resized(read_image(sample), size) for sample in crops]))
+    pids, camids = torch.tensor([(sample.pid, sample.camid) for sample in crops]).T.contiguous()
+    camids += int(camids.min() == 0)  # some sets count their cameras from 0
+    return ReIDSet(path.name, images, pids, camids, origin="own folder")
+
+
+def resized(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (3, H, W) of an RGB picture, by Pillow's bilinear filter."""
+    return np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+
+
+def open_rgb(file: str | Path) -> Image.Image:
+    """An image of one of :data:`FORMATS`, upright, in 8-bit RGB; transparent pixels become white.
+
+    Of 16-bit grey it is the upper byte. Raises OSError, ValueError, or what a decoder raises.
+    """
+    picture = ImageOps.exif_transpose(Image.open(file, formats=FORMATS))
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode[0] in "FI":  # Pillow would cut off what is above 255
+        raise ValueError("its grey values are not of 8 or 16 bits: save it with 8")
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def extra(module: str):
+    """An optional module. Raises ImportError that says how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ImportError(f"{module} is not installed: pip install bnta_lib[data]") from None
+
+
+def read_image(sample: Sample) -> Image.Image:
+    """The crop of a sample, upright, 8-bit RGB. Raises ValueError, with its file, if it cannot be decoded."""
+    try:
+        if sample.cell:
+            pair, column, person = sample.cell
+            with extra("h5py").File(sample.file) as mat:
+                cells = mat[mat["detected"][()].ravel()[pair]]
+                pixels = mat[cells[column, person]][()]  # (3, width, height)
+                return Image.fromarray(pixels.T.copy())
+        picture = open_rgb(sample.file)
+        if sample.box is None:
+            return picture
+        left, top, width, height = sample.box
+        right, bottom = min(left + width, picture.width), min(top + height, picture.height)
+        return picture.crop((max(left, 0), max(top, 0), right, bottom))
+    except ImportError:
+        raise
+    except Exception as error:  # decoders raise anything if bytes are not what the format says
+        which = f"{sample.file}{sample.cell or ''}"
+        raise ValueError(f"{which} cannot be decoded as an image ({error})") from error

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from bnta_lib.data.folders import files_below
-from bnta_lib.data.sets import picture_keys
+from bnta_lib.data.sets import files_below, picture_keys
 from bnta_lib.settings import ROOT, Settings
 from bnta_lib.site.crops import IMAGES, VIDEOS, Site, read_crops
 from bnta_lib.site.rendered import rendered_site

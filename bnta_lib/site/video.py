@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from tqdm.auto import tqdm
 
-from bnta_lib.data.folders import resized
+from bnta_lib.data.sets import resized
 from bnta_lib.site.crops import Site, shown_name
 
 try:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from bnta_lib.data import SOURCES, load_source, load_source_samples, load_targets, real_root
+from bnta_lib.data.published import protocol_note
 from bnta_lib.data.sets import ReIDSet, Target
-from bnta_lib.data.splits import protocol_note
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import model_settings, settings
 from bnta_lib.suite.environment import versions
