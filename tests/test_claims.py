@@ -10,8 +10,8 @@ import torch
 from bnta_lib.data.sets import Split, Target
 from bnta_lib.model import bn_layers
 from bnta_lib.settings import TARGETS
-from bnta_lib.suite import claims, judge, runner
-from bnta_lib.suite.judge import CLAIMS
+from bnta_lib.suite import claims, runner
+from bnta_lib.suite.claims import CLAIMS
 from bnta_lib.suite.stats import FAILS, HOLDS, ONE_EACH, OPEN
 from conftest import lab_of
 
@@ -60,7 +60,7 @@ def test_check_prints_and_writes_every_claim_from_the_store(lab, rows, capsys, m
 
 
 def test_differences_come_from_the_rows_of_the_tables(rows):
-    table = judge.judge(rows).set_index("id")
+    table = claims.judge(rows).set_index("id")
     scores = rows["Table 2"].query("target == 'GRID' and metric == 'R1'")
     mean = scores.groupby(["method", "split"])["value"].mean().groupby("method").mean()
     assert table.loc["T2.5", "here"] == pytest.approx(mean["BNTA"] - mean["BNTA w/o TTA"])

@@ -19,7 +19,7 @@ from bnta_lib.data.sets import ReIDSet
 from bnta_lib.evaluation import evaluate
 from bnta_lib.model import embed
 from bnta_lib.settings import ROOT
-from bnta_lib.suite.shift import bn_moments
+from bnta_lib.suite.layers import bn_moments
 from bnta_lib.training import train
 
 # Operators that PyTorch has in no deterministic form on a GPU, and that raise there in this mode: those

@@ -26,8 +26,8 @@ from bnta_lib.explore import nk
 from bnta_lib.model import embed
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.site.guards import Guards, guarded_adapt
+from bnta_lib.suite.layers import bn_moments, bn_outputs
 from bnta_lib.suite.runner import Measurer, Unit, score
-from bnta_lib.suite.shift import bn_moments, bn_outputs
 from bnta_lib.suite.specs import Spec, grid_specs
 from bnta_lib.weights import Delta, load_model, model_digest, save_model
 from conftest import lab_of

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from bnta_lib.settings import TARGETS
-from bnta_lib.suite import judge, tables
-from bnta_lib.suite.judge import CLAIMS, Claim
+from bnta_lib.suite import claims, tables
+from bnta_lib.suite.claims import CLAIMS, Claim
 from bnta_lib.suite.specs import TABLE_2, TABLE_3, TABLE_4, TABLE_5
 from bnta_lib.suite.stats import FAILS, HOLDS, OPEN
 
@@ -33,7 +33,7 @@ def rows_of(means: dict, noise=NOISE, trainings=None) -> pd.DataFrame:
 def verdict(rows, kind, method, against=(), where="Table 4", target="dots") -> pd.Series:
     """The verdict on one claim of this kind."""
     claim = Claim("T0.1", where, "a claim", target, kind, "R1", method, against)
-    return judge.judge({where: rows}, [claim]).iloc[0]
+    return claims.judge({where: rows}, [claim]).iloc[0]
 
 
 def judged(kind: str, means: dict, noise=NOISE, trainings=None) -> pd.Series:
@@ -97,7 +97,7 @@ def changes(values, splits=6) -> pd.DataFrame:
 
 @pytest.mark.parametrize("layers, word", [((1, 2), HOLDS), ((3, 4), FAILS), ((2, 3), OPEN)])
 def test_named_layers_are_compared_with_all_others(layers, word, monkeypatch):
-    monkeypatch.setitem(judge.changes.PAPER_LAYERS, "mean", layers)
+    monkeypatch.setitem(claims.layers.PAPER_LAYERS, "mean", layers)
     rows = changes({"A": [5, 5, 1, 1] + 6 * [3], "B": [5, 1, 5, 1] + 6 * [3]})
     row = verdict(rows, "layers", ("rate mean",), where="Fig. 3", target="")
     means = rows.groupby(["index", "target"])["value"].mean().groupby("index").mean()
@@ -109,7 +109,7 @@ def test_named_layers_are_compared_with_all_others(layers, word, monkeypatch):
 @pytest.mark.parametrize("top, word", [(0, FAILS), (1, OPEN), (2, HOLDS)])
 def test_layers_that_change_most_are_among_the_ten_of_the_highest_rate(top, word, monkeypatch):
     """Three named layers, resolved above the mean of the other layers each time."""
-    monkeypatch.setitem(judge.changes.PAPER_LAYERS, "mean", (1, 2, 3))
+    monkeypatch.setitem(claims.layers.PAPER_LAYERS, "mean", (1, 2, 3))
     rates = [6.0] * top + [4.0] * (3 - top) + [5.0] * 10 + [0.0] * 47
     rows = changes({"A": rates, "B": rates})
     rows["value"] = rows["index"].map(lambda i: rates[i - 1]) + 0.01 * rows["split"] * (rows["index"] == 1)
@@ -134,7 +134,7 @@ def test_time_is_held_against_the_papers(profile, seconds, word):
     rows = pd.DataFrame([{"target": "GRID", "split": s, "seed": 0, "metric": "seconds", "value": v,
                           "profile": profile, "machine": "abacus"} for s, v in enumerate(seconds)])
     (claim,) = [c for c in CLAIMS if c.metric == "seconds"]
-    row = judge.judge({"time": rows}, [claim]).iloc[0]
+    row = claims.judge({"time": rows}, [claim]).iloc[0]
     assert ("another network" in row["note"]) == (profile == "laptop")
     assert row["verdict"] == word and "abacus" in row["note"] and (row["paper"], row["unit"]) == (6.8, "s")
 
@@ -144,7 +144,7 @@ def test_time_of_inference_is_spread_over_probe_and_gallery():
     rows = pd.DataFrame([{"target": "GRID", "method": "BNTA", "split": 0, "seed": 0, "unit": "s", "N": 4,
                           "profile": "smoke", "machine": "abacus", "metric": m, "value": v}
                          for m, v in (("features", 2.0), ("pairing", 1.0), ("steps", 3.0))])
-    times = judge.time_rows(rows, {"GRID": SimpleNamespace(splits=[SimpleNamespace(probe=range(4))])})
+    times = claims.time_rows(rows, {"GRID": SimpleNamespace(splits=[SimpleNamespace(probe=range(4))])})
     assert times.set_index("metric")["value"].to_dict() == {"seconds": 6.0, "ms": 1.25 / 0.5}
 
 
@@ -158,7 +158,7 @@ def test_every_claim_names_rows_of_the_paper_and_of_the_runs():
         assert {*claim.method, *claim.against} <= set(cited["row"]), claim
         assert {*claim.method, *claim.against} <= {spec.method for spec in specs[claim.where]}, claim
         if claim.kind == "highest":
-            assert len(claim.against) == len(cited) - 1 and judge.paper_difference(claim) > 0
+            assert len(claim.against) == len(cited) - 1 and claims.paper_difference(claim) > 0
 
 
 def test_differences_are_those_that_the_papers_text_states():
@@ -168,7 +168,7 @@ def test_differences_are_those_that_the_papers_text_states():
         ("BN", "Conv"): {"GRID": 3.3}, ("BN", "IN"): {"GRID": 8.0},
         ("BN", "Conv+IN"): {"GRID": 3.3},
     }
-    by_rows = {(c.method[0], c.against[0], c.target): judge.paper_difference(c)
+    by_rows = {(c.method[0], c.against[0], c.target): claims.paper_difference(c)
                for c in CLAIMS if c.kind == "greater" and len(c.method) == len(c.against) == 1}
     for pair, by_target in text.items():
         for target, stated in by_target.items():
@@ -176,14 +176,14 @@ def test_differences_are_those_that_the_papers_text_states():
             table = 2.8 if (pair[1], target) == ("Baseline", "iLIDS") else stated
             assert by_rows[*pair, target] == pytest.approx(table, abs=1e-9)
     (inference,) = [claim for claim in CLAIMS if claim.metric == "ms"]
-    assert judge.paper_difference(inference) == pytest.approx(10.7 / 4.1)
+    assert claims.paper_difference(inference) == pytest.approx(10.7 / 4.1)
 
 
 def test_a_folder_is_held_against_every_claim_once_and_without_the_papers_numbers():
-    own = judge.claims_on(["my_folder"])
+    own = claims.claims_on(["my_folder"])
     assert {c.target for c in own} == {"my_folder", ""}
-    assert all(math.isnan(judge.paper_difference(c)) for c in own)
+    assert all(math.isnan(claims.paper_difference(c)) for c in own)
     assert len({(c.where, c.method, c.against, c.kind) for c in own}) == len(own)
     assert sum(c.where == "Table 2" for c in own) == 2
-    assert judge.claims_on(TARGETS) == list(CLAIMS)
-    assert {c.target for c in judge.claims_on(["VIPeR"])} == {"VIPeR", ""}
+    assert claims.claims_on(TARGETS) == list(CLAIMS)
+    assert {c.target for c in claims.claims_on(["VIPeR"])} == {"VIPeR", ""}

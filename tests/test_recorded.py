@@ -8,7 +8,7 @@ import pandas as pd
 
 from bnta_lib import trained_model
 from bnta_lib.settings import ROOT, settings
-from bnta_lib.suite import changes, choices, grid, headroom, judge, stats, strength, tables
+from bnta_lib.suite import choices, claims, grid, headroom, layers, stats, strength, tables
 from bnta_lib.suite.specs import COLUMNS, TABLES
 
 COMMITTED = ROOT / "figures" / "laptop"
@@ -121,8 +121,8 @@ def test_figure_1():
 
 
 def test_figure_3():
-    rates = changes.change_rates_by_split(changes_by_target())
-    assert_same(changes.figure_3_table(rates), "figure_3", 0)
+    rates = layers.change_rates_by_split(changes_by_target())
+    assert_same(layers.figure_3_table(rates), "figure_3", 0)
 
 
 def test_figure_4():
@@ -156,6 +156,6 @@ def test_claims():
     targets = {name: SimpleNamespace(splits=[SimpleNamespace(probe=range(probes))] * 10)
                for name, probes in (("VIPeR", 316), ("GRID", 125), ("iLIDS", 60))}
     rows = {f"Table {number}": table(f"table_{number}") for number in (2, 3, 4, 5)}
-    assert_same(judge.judge(rows | {
+    assert_same(claims.judge(rows | {
         "Fig. 3": changes_by_target(), "Fig. 4": table("figure_4"),
-        "time": judge.time_rows(rows["Table 2"], targets)}), "paper_check", 3)
+        "time": claims.time_rows(rows["Table 2"], targets)}), "paper_check", 3)

@@ -16,7 +16,7 @@ from bnta_lib.figures.base import picture
 from bnta_lib.figures.layers import layer_figure
 from bnta_lib.model import BNTANet, bn_layers
 from bnta_lib.settings import Settings
-from bnta_lib.suite.shift import bn_outputs, shift_by_layer, source_sample
+from bnta_lib.suite.layers import bn_outputs, shift_by_layer, source_sample
 
 ORDERS = ("most improved first", "most worsened first", "in the target's order")
 

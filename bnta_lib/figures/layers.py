@@ -19,7 +19,7 @@ from bnta_lib.figures.base import (
     new_figure,
     panels,
 )
-from bnta_lib.suite.changes import TOP, mean_rates, top_layers
+from bnta_lib.suite.layers import TOP, mean_rates, top_layers
 
 KINDS = {"source": "source", "frozen": "target, frozen", "adapted": "target, adapted"}
 TARGETS = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))  # colour and marker
@@ -113,7 +113,7 @@ def _log_rates(axis: Axes, low: float, high: float) -> None:
 def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
     """Change rates of the top layers of each quantity: mean over splits and one standard deviation.
 
-    ``rates``: of :func:`bnta_lib.suite.changes.change_rates_by_split`. Layers are chosen by their mean
+    ``rates``: of :func:`bnta_lib.suite.layers.change_rates_by_split`. Layers are chosen by their mean
     over targets and stand from shallow to deep.
     """
     means, targets = mean_rates(rates), list(rates["target"].unique())

@@ -99,7 +99,7 @@ def _in_symbols(text: str) -> str:
 def claims_figure(table: pd.DataFrame) -> Figure:
     """What each claim compares, with its 95 % interval, beside the paper's number.
 
-    ``table``: of :func:`bnta_lib.suite.judge.judge`. A panel for each table or figure of the paper and unit.
+    ``table``: of :func:`bnta_lib.suite.claims.judge`. A panel for each table or figure of the paper and unit.
     """
     groups = table.groupby(["where", "unit"], sort=False)
     heights = groups.size() + 0.5

@@ -20,8 +20,8 @@ from bnta_lib.evaluation import Scores, evaluate
 from bnta_lib.model import BNTANet, embed, embed_global
 from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import METHOD_VERSION, Settings, device_of
+from bnta_lib.suite.layers import bn_moments, shift_by_layer, source_sample
 from bnta_lib.suite.parallel import measure_all
-from bnta_lib.suite.shift import bn_moments, shift_by_layer, source_sample
 from bnta_lib.suite.specs import DIVERGED, Spec
 from bnta_lib.suite.store import DETAILS, SHORT, Store, key_of, machine
 from bnta_lib.weights import model_digest

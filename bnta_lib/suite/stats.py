@@ -17,7 +17,6 @@ ONE_SPLIT, NO_SPREAD, ONE_EACH = "one split", "no spread", "one training each"  
 TIE = 1e-9  # points: values no further apart are equal but for rounding
 # Units of claims beside points of rank 1: a difference of change rates, and a share of the layers.
 RATE, SHARE = "points of change rate", "% of layers"
-Methods = str | Sequence[str]  # one, or several added up
 
 
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -53,9 +52,8 @@ def describe_by(table: pd.DataFrame, keys: Sequence[str], column="difference", *
 
 
 def split_gains(rows: pd.DataFrame, keys: Sequence[str], network: Sequence[str] = (), metric: str = "R1"):
-    """What adaption adds on every split, adaption seeds averaged first.
+    """What adaption adds on every split: ``keys``, target, split, value, frozen (without it), difference.
 
-    Columns: ``keys``, target, split, value, frozen (without adaption), difference (points).
     ``network``: those of ``keys`` that name a network, each compared with its own rows without adaption.
     """
     rows, split = rows[rows["metric"] == metric], ["target", "split"]
@@ -66,26 +64,17 @@ def split_gains(rows: pd.DataFrame, keys: Sequence[str], network: Sequence[str] 
     return gains.assign(difference=gains["value"] - gains["frozen"])
 
 
-def differences(rows: pd.DataFrame, method: Methods, against: Methods, metric: str = "R1") -> pd.DataFrame:
-    """Method minus against on the same splits, in points: target, split, difference.
-
-    Raises ValueError for a method that was not measured.
-    """
-    sides = _names(method), _names(against)
-    rows = rows[(rows["metric"] == metric) & rows["method"].isin(sides[0] + sides[1])]
-    value = rows.groupby(["target", "split", "method"], sort=False)["value"].mean().unstack("method")
-    for name in sides[0] + sides[1]:
-        if name not in value:
-            raise ValueError(f"no {metric} of {name!r} among the rows")
-    first, second = (value[side].sum(axis=1, skipna=False) for side in sides)
+def differences(rows: pd.DataFrame, method: str | Sequence[str], against: str | Sequence[str],
+                metric: str = "R1") -> pd.DataFrame:
+    """Method minus against (one, or several added up) on the same splits: target, split, difference."""
+    values = rows[rows["metric"] == metric].groupby(["target", "split", "method"], sort=False)["value"]
+    table = values.mean().unstack("method")
+    first, second = (table[np.atleast_1d(side)].sum(axis=1, skipna=False) for side in (method, against))
     return (first - second).rename("difference").reset_index()
 
 
-def _names(methods: Methods) -> list[str]:
-    return [methods] if isinstance(methods, str) else list(methods)
-
-
-def paired_test(rows: pd.DataFrame, method: Methods, against: Methods, metric="R1", **limits) -> pd.DataFrame:
+def paired_test(rows: pd.DataFrame, method: str | Sequence[str], against: str | Sequence[str],
+                metric: str = "R1", **limits) -> pd.DataFrame:
     """Test of :func:`differences`: a row a target.
 
     Columns: target, those of :func:`describe` with these ``limits``, and seed_std (points: the spread of
@@ -93,8 +82,8 @@ def paired_test(rows: pd.DataFrame, method: Methods, against: Methods, metric="R
     weights each: how much such trainings vary is in no interval.
     """
     tests = describe_by(differences(rows, method, against, metric), ["target"], **limits)
-    ours = rows["method"].isin(_names(method))
-    times = rows[ours | rows["method"].isin(_names(against))].groupby("training")["weights"].nunique()
+    ours, theirs = (rows["method"].isin(np.atleast_1d(side)) for side in (method, against))
+    times = rows[ours | theirs].groupby("training")["weights"].nunique()
     if len(times) > 1 and times.min() < 2:
         tests = tests.assign(verdict=OPEN, reason=ONE_EACH)
     spread = rows[ours & (rows["metric"] == metric)].groupby(["target", "split"])["value"].std()

@@ -1,7 +1,7 @@
 """Tables 1 to 5 as the paper prints them, and the paired comparisons within Tables 2 to 5.
 
-Cited numbers and ours stand under headings of their own: they are of other images, and only the
-differences within each compare.
+Cited numbers and ours stand under headings of their own: they are of other images. Cited ones are left out if
+none of their targets was measured.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import torch
 from bnta_lib.data.sets import Target
 from bnta_lib.model import BNTANet, layers_of
 from bnta_lib.settings import PAPER_SOURCES, ROOT, TARGETS, Settings
-from bnta_lib.suite.shift import closer_by_target
+from bnta_lib.suite.layers import closer_by_target
 from bnta_lib.suite.specs import PAPER_TARGET
 from bnta_lib.suite.stats import METRICS, p_text, paired_test
 
@@ -34,13 +34,6 @@ def paper_values(table: str, target: str, metric: str = "R1") -> pd.Series:
     """The paper's numbers on a target by row of Table "2" to "5", or of "text", its times."""
     cited = paper_numbers().query("table == @table and dataset == @target and metric == @metric")
     return cited.set_index("row")["value"].astype(float).rename(target)
-
-
-def _cited(rows: pd.DataFrame, metric: str) -> pd.Series | None:
-    """The paper's rank 1 for rows of Table 3, 4 or 5, if that was measured on its target."""
-    table = rows["table"].iloc[0].removesuffix("_restore")
-    target = PAPER_TARGET.get(table) if metric == "R1" else None
-    return paper_values(table.removeprefix("table_"), target) if target in set(rows["target"]) else None
 
 
 def losses_of(method: str) -> list[str]:
@@ -98,10 +91,7 @@ def mean_std(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def table_2(rows: pd.DataFrame) -> pd.DataFrame:
-    """Table 2 as printed, text: index (heading, method), columns (target, metric).
-
-    The cited rows are left out if none of our targets has a name of theirs.
-    """
+    """Table 2 as printed, text: index (heading, method), columns (target, metric)."""
     blocks = {OURS: mean_std(rows, METRICS)}
     if set(rows["target"]) & set(TARGETS):
         cited = paper_numbers().query("table == '2'")
@@ -112,68 +102,77 @@ def table_2(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(blocks, names=["", "Method"]).fillna("")
 
 
-def _measured(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """:func:`mean_std` of a metric: a column a target, the paper's own before others."""
-    table = mean_std(rows, [metric]).droplevel(1, axis=1)
-    paper = PAPER_TARGET[rows["table"].iloc[0].removesuffix("_restore")]
-    return table[sorted(table, key=lambda name: name != paper)]
+def _columns(rows: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.Series]:
+    """Text by method for each (heading, target) of Table 3, 4 or 5.
+
+    First the paper's numbers, if rank 1 was measured on its target; then ours, on its target before others.
+    """
+    cited, columns = _cited(rows, metric), {}
+    if cited is not None:
+        columns[CITED, cited.name] = cited.map("{:.1f}".format)
+    for table, group in rows.groupby("table", sort=False):
+        heading = OURS + f": {reading_of(table)}" * table.startswith("table_5")
+        text, paper = mean_std(group, [metric]), _target(table)
+        targets = sorted(group["target"].unique(), key=lambda name: name != paper)
+        columns |= {(heading, name): text[name][metric] for name in targets}
+    return columns
+
+
+def _target(table: str) -> str | None:
+    return PAPER_TARGET.get(table.removesuffix("_restore"))
+
+
+def _cited(rows: pd.DataFrame, metric: str) -> pd.Series | None:
+    """The paper's rank 1 for rows of Table 3, 4 or 5, if that was measured on its target."""
+    table = rows["table"].iloc[0]
+    if metric == "R1" and _target(table) in set(rows["target"]):
+        return paper_values(table.split("_")[1], _target(table))
 
 
 def table_3(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Table 3 as printed, text: index (heading, target, losses of training), columns losses of adaption.
 
-    The cited numbers are left out if rank 1 was not measured on the paper's target. "–": no such cell.
+    "–": no such cell.
     """
-    ours, cited = _measured(rows, metric), _cited(rows, metric)
-    blocks = {} if cited is None else {(CITED, cited.name): _matrix(cited.map("{:.1f}".format))}
-    blocks |= {(OURS, name): _matrix(ours[name]) for name in ours}
+    blocks = {}
+    for key, text in _columns(rows, metric).items():
+        training, adaption = zip(*([*map(symbols, losses_of(method))] for method in text.index))
+        cells = text.set_axis(pd.MultiIndex.from_arrays([training, adaption])).unstack(fill_value="–")
+        blocks[key] = cells.loc[[*dict.fromkeys(training)], [*dict.fromkeys(adaption)]]
     return pd.concat(blocks, names=["", "target", "training"])
-
-
-def _matrix(values: pd.Series) -> pd.DataFrame:
-    """Table 3's values by method as a matrix of training by adaption."""
-    cells = pd.DataFrame([[*map(symbols, losses_of(method))] for method in values.index])
-    table = cells.assign(value=values.to_numpy()).pivot(index=0, columns=1, values="value")
-    return table.rename_axis(columns=None).loc[cells[0].unique(), cells[1].unique()].fillna("–")
 
 
 def table_4(rows: pd.DataFrame, model: BNTANet, metric: str = "R1") -> pd.DataFrame:
     """Table 4 as printed, text: a row a choice of layers to update, columns (heading, what).
 
     Parameters of the layers (of norms gamma and beta) are counted in the paper's full network and in
-    ``model``, the one measured. The cited numbers are left out if rank 1 was not measured on the paper's
-    target.
+    ``model``, the one measured.
     """
-    ours, cited, columns = _measured(rows, metric), _cited(rows, metric), {}
-    if cited is not None:
+    methods, columns = rows["method"].unique(), {}
+    for (heading, target), text in _columns(rows, metric).items():
+        columns[heading, f"{target} {metric}"] = text
+    if _cited(rows, metric) is not None:
         sizes = paper_numbers().query("table == '4' and metric == 'size'").set_index("row")["value"]
-        columns[CITED, "size"] = sizes.reindex(ours.index).fillna("–")
-        columns[CITED, f"{cited.name} R1"] = cited.reindex(ours.index).map("{:.1f}".format)
+        columns = {(CITED, "size"): sizes.reindex(methods).fillna("–")} | columns
     with torch.device("meta"):  # G and M for all of the paper's 18,530 people, without their memory
         full = BNTANet(sum(people for _, people in PAPER_SOURCES.values()), Settings())
     for heading, network in (("full network, counted", full), ("here, counted", model)):
         kinds = {kind: sum(parameter.numel() for layer in layers_of(network, kind).values()
                            for parameter in layer.parameters()) for kind in ("conv", "in", "bn")}
         sizes = pd.Series({method: sum(kinds.get(kind, 0) for kind in method.lower().split("+"))
-                           for method in ours.index})
+                           for method in methods})
         columns[heading, "parameters"] = sizes.map("{:,}".format)
         columns[heading, "bytes, float32"] = (4 * sizes).map("{:,}".format)
-    columns |= {(OURS, f"{name} {metric}"): ours[name] for name in ours}
-    return pd.DataFrame(columns).rename_axis("updated")
+    order = [CITED, "full network, counted", "here, counted", OURS]
+    return pd.DataFrame(columns).reindex(order, axis="columns", level=0).rename_axis("updated")
 
 
 def table_5(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Table 5 as printed, text: a row a choice of BN's quantities to update, columns (heading, target).
 
-    ``rows``: of "table_5", "table_5_restore" or both; each reading has a heading. The cited numbers are
-    left out if rank 1 was not measured on the paper's target.
+    ``rows``: of "table_5", "table_5_restore" or both; each reading has a heading.
     """
-    cited = _cited(rows, metric)
-    columns = {} if cited is None else {(CITED, cited.name): cited.map("{:.1f}".format)}
-    for table, group in rows.groupby("table", sort=False):
-        heading = f"{OURS}: {reading_of(table)}"
-        columns |= {(heading, name): text for name, text in _measured(group, metric).items()}
-    return pd.DataFrame(columns).rename(index=symbols).rename_axis("updated")
+    return pd.DataFrame(_columns(rows, metric)).rename(index=symbols).rename_axis("updated")
 
 
 def compare(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]] | str, metric: str = "R1") -> pd.DataFrame:
@@ -181,12 +180,11 @@ def compare(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]] | str, metric: 
 
     ``rows``: of one of Tables 2 to 5. ``pairs``: or the name of a row that every other is compared with.
     The last column, "paper", is the paper's difference in Table 3, 4 or 5, if its target was measured.
-    Raises ValueError for a row that was not measured.
     """
     if isinstance(pairs, str):
         pairs = [(method, pairs) for method in rows["method"].unique() if method != pairs]
     tests = pd.concat({pair: paired_test(rows, *pair, metric) for pair in pairs}, names=["method", "against"])
-    tests = tests.reset_index(["method", "against"]).reset_index(drop=True)
+    tests = tests.droplevel(-1).reset_index()
     if (cited := _cited(rows, metric)) is not None:
         paper = (tests["method"].map(cited) - tests["against"].map(cited)).round(1)
         tests["paper"] = paper.where(tests["target"] == cited.name)
@@ -197,11 +195,10 @@ def gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """:func:`compare` of each row of Tables 3-5 with the same training unadapted, and the column table."""
     tests = []
     for table, group in rows.groupby("table", sort=False):
-        methods = group.drop_duplicates("method")
-        frozen = methods[methods["adapter"] == "none"].set_index("training")["method"]
-        adapted = methods[methods["adapter"] != "none"]
-        pairs = zip(adapted["method"], adapted["training"].map(frozen))
-        tests.append(compare(group, list(pairs), metric).assign(table=table))
+        training = group.drop_duplicates("method").set_index("method")["training"]
+        frozen = {training[method]: method for method in group.query("adapter == 'none'")["method"].unique()}
+        pairs = [(method, frozen[training[method]]) for method in training.index.drop(frozen.values())]
+        tests.append(compare(group, pairs, metric).assign(table=table))
     return pd.concat(tests, ignore_index=True)
 
 
@@ -214,7 +211,7 @@ def compare_readings(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     both = both[~both["method"].isin(["None", "mu+var+gamma+beta"])]
     tests = {method: paired_test(group.assign(method=group["table"]), "table_5", "table_5_restore", metric)
              for method, group in both.groupby("method", sort=False)}
-    return pd.concat(tests, names=["method"]).reset_index("method").reset_index(drop=True)
+    return pd.concat(tests, names=["method"]).droplevel(-1).reset_index()
 
 
 def paired_table(tests: pd.DataFrame) -> pd.DataFrame:
@@ -233,7 +230,7 @@ def why_table(test: pd.DataFrame, changes: pd.DataFrame, shift: pd.DataFrame) ->
     ``test``: of :func:`compare` for BNTA. ``changes``, ``shift``: rows of ``lab.measure``; their rates,
     losses and distances are means over splits and layers, "layers closer" is per cent.
     """
-    table = changes.groupby(["target", "metric"], sort=False)["value"].mean().unstack("metric", sort=False)
-    table.insert(0, "difference", test.set_index("target")["difference"])
+    means = changes.groupby(["target", "metric"], sort=False)["value"].mean().unstack("metric", sort=False)
     names = {"frozen": "distance frozen", "adapted": "distance adapted", "closer": "layers closer"}
-    return table.join(closer_by_target(shift).rename(columns=names)).loc[test["target"]]
+    table = test.set_index("target")[["difference"]].join(means)
+    return table.join(closer_by_target(shift).rename(columns=names))

@@ -1,0 +1,188 @@
+"""What adaption does to each BN layer: change rates (Figure 3), distance from the source (Figure 1).
+
+A change rate is the sum over channels of |after - before| divided by the sum of |before|. The distance is
+the mean over channels of the Wasserstein-2 distance of Gaussians, sqrt((m_a - m_b)^2 + (s_a - s_b)^2), of the
+outputs y of Eq. (12), in units of the source's mean standard deviation.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor
+
+from bnta_lib.adaption import QUANTITIES
+from bnta_lib.data.sets import ReIDSet, Target
+from bnta_lib.model import BNTANet, bn_layers
+from bnta_lib.settings import Settings
+
+# The layers that the paper names in Section 4.3, by its index "from shallow to deep".
+PAPER_LAYERS = {"mean": (1, 52, 57, 58, 60), "var": (1, 52, 57, 58, 60),
+                "gamma": (2, 6, 9, 42, 51), "beta": (2, 6, 9, 42, 51)}
+TOP = 10
+LAYER_LEVEL = 0.05  # of the analysis of variance of a layer; the share that differs by chance
+
+# ---------------------------------------------------------------- change rates
+
+
+def change_rates_by_split(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of rows of ``lab.measure("changes")``: target, split, quantity, index, layer, rate (per cent).
+
+    The rate is NaN if the quantity was 0 in every channel, as beta of `bnneck` is.
+    """
+    rates = rows[rows["metric"].str.startswith("rate ")].rename(columns={"value": "rate"})
+    rates = rates.assign(quantity=rates["metric"].str.removeprefix("rate "), index=rates["index"].astype(int))
+    return rates[["target", "split", "quantity", "index", "layer", "rate"]].reset_index(drop=True)
+
+
+def mean_rates(rates: pd.DataFrame) -> pd.DataFrame:
+    """Over splits: target, quantity, index, layer, rate, std (per cent), splits."""
+    by_layer = rates.groupby(["target", "quantity", "index", "layer"], sort=False)["rate"]
+    return by_layer.agg(rate="mean", std="std", splits="count").reset_index()
+
+
+def top_layers(rates: pd.DataFrame, quantity: str, top: int = TOP) -> list[int]:
+    """Indices of the layers whose rate is largest on average over the targets, in their order."""
+    means = rates[rates["quantity"] == quantity].groupby(["target", "index"])["rate"].mean()
+    return sorted(means.groupby("index").mean().nlargest(top).index.tolist())
+
+
+def figure_3_table(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
+    """The top layers of each quantity: quantity, index, layer, "S→target" as text, per cent."""
+    means = mean_rates(rates)
+    spread = means["std"].map(" ± {:.2g}".format, na_action="ignore").fillna("")
+    means["text"] = means["rate"].map("{:.3g}".format) + spread
+    shown = [means[(means["quantity"] == q) & means["index"].isin(top_layers(means, q, top))]
+             for q in QUANTITIES]
+    table = pd.concat(shown).pivot(index=["quantity", "index", "layer"], columns="target", values="text")
+    table = table.reindex(list(QUANTITIES), level="quantity")[list(rates["target"].unique())]
+    return table.rename(columns="S→{}".format).rename_axis(columns=None).reset_index()
+
+
+def paper_overlap(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
+    """Which layers that the paper names are among our top ones: quantity, paper, ours, both (indices)."""
+    rows = []
+    for quantity, paper in PAPER_LAYERS.items():
+        ours = top_layers(rates, quantity, top)
+        rows.append({"quantity": quantity, "paper": list(paper), "ours": ours,
+                     "both": [index for index in paper if index in ours]})
+    return pd.DataFrame(rows)
+
+
+def between_targets(rates: pd.DataFrame) -> pd.DataFrame:
+    """How many layers' rates differ between targets, a row a quantity; none for a single target or split.
+
+    Columns: quantity, layers (that moved at all; bnneck, which no gradient reaches, may not), share (per cent
+    of them at which an analysis of variance over splits has p < LAYER_LEVEL).
+    """
+    rows = []
+    for quantity, group in rates.dropna(subset="rate").groupby("quantity", sort=False):
+        table = group.pivot(index=["target", "split"], columns="index", values="rate")
+        table = table.loc[:, table.max() > 0]
+        targets = [target for _, target in table.groupby("target")]
+        if len(targets) > 1 and min(map(len, targets)) > 1:
+            differing = stats.f_oneway(*targets).pvalue < LAYER_LEVEL
+            rows.append({"quantity": quantity, "layers": len(differing), "share": 100 * differing.mean()})
+    return pd.DataFrame(rows, columns=["quantity", "layers", "share"])
+
+
+def steps_at(targets: Mapping[str, Target], settings: Settings) -> dict[str, int]:
+    """Steps of Eq. (14) on each target's first split: the statistics move once in each."""
+    pairs = {name: min(settings.K, len(t.splits[0].gallery) // 2) for name, t in targets.items()}
+    return {name: settings.tta_epochs * -(-k // settings.tta_batch) for name, k in pairs.items()}
+
+
+# ---------------------------------------------------------------- outputs, and their distance from the source
+
+
+def source_sample(sources: Sequence[ReIDSet], each: int = 200) -> Tensor:
+    """At most ``each`` images of every source, evenly spread over its rows: uint8 (N, 3, h, w)."""
+    return torch.cat([s.images[:: -(-len(s.images) // each)] for s in sources])
+
+
+def bn_moments(model: BNTANet, images: Tensor, batch: int = 128) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and standard deviation (channels,) of each BN layer's outputs over uint8 images (N, 3, h, w)."""
+    sums = dict.fromkeys(bn_layers(model), (0, 0, 0))
+
+    def add(name: str, output: Tensor) -> None:
+        y = output.double().transpose(0, 1).flatten(1)
+        count, first, second = sums[name]
+        sums[name] = count + y.shape[1], first + y.sum(1).cpu(), second + y.square().sum(1).cpu()
+
+    _visit_outputs(model, images, sums, add, batch)
+    return {name: (first / count, (second / count - (first / count).square()).clamp(min=0).sqrt())
+            for name, (count, first, second) in sums.items()}
+
+
+def bn_outputs(model: BNTANet, images: Tensor, layers: Iterable[str], limit: int) -> dict[str, Tensor]:
+    """Outputs of BN layers in eval mode: float32 (channels, about ``limit`` values at most) each.
+
+    They are of images and places drawn at random (seeded), the same in every channel. Raises ValueError for a
+    layer that does not exist.
+    """
+    parts = {name: ([], torch.Generator().manual_seed(0)) for name in layers}
+
+    def draw(name: str, output: Tensor) -> None:
+        y = output.float().transpose(0, 1).flatten(1).cpu()
+        keep = -(-limit * len(output) // len(images))  # this batch's part of the limit
+        if keep < y.shape[1]:
+            y = y[:, torch.randperm(y.shape[1], generator=parts[name][1])[:keep]]
+        parts[name][0].append(y.clone())  # what follows the layer writes in place
+
+    _visit_outputs(model, images, parts, draw)
+    return {name: torch.cat(pieces, dim=1) for name, (pieces, _) in parts.items()}
+
+
+@torch.no_grad()
+def _visit_outputs(model: BNTANet, images: Tensor, names: Iterable[str],
+                   visit: Callable[[str, Tensor], None], batch: int = 128) -> None:
+    """Call ``visit`` with the name and outputs (images, channels, ...) of these BN layers, batch by batch."""
+    model = copy.deepcopy(model).eval()  # its hooks and modes end with it
+    layers = bn_layers(model)
+    for name in names:
+        if name not in layers:
+            raise ValueError(f"no BN layer {name!r}: for one, {next(iter(layers))!r}")
+        layers[name].register_forward_hook(lambda _, inputs, output, name=name: visit(name, output))
+    for chunk in images.split(batch):
+        maps = model.forward_features(chunk)
+        model.bnneck(model.global_pool(maps))
+        model.local_features(model.stripe_pool(maps))
+
+
+def channel_distances(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:
+    """Distance of each channel (channels,), in the outputs' unit, from means and deviations (channels,)."""
+    (m, s), (n, t) = source, target
+    return ((m - n).square() + (s - t).square()).sqrt()
+
+
+def channel_shift(source: Tensor, target: Tensor) -> Tensor:
+    """Distance of outputs (channels, values) in the channel's source standard deviations: (channels,)."""
+    moments = [(v.double().mean(1), v.double().std(1)) for v in (source, target)]
+    return channel_distances(*moments) / moments[0][1].clamp(min=1e-12)
+
+
+def shift_by_layer(source: dict, target: dict) -> pd.DataFrame:
+    """Distance between two results of :func:`bn_moments`, a row a layer: index, layer, distance."""
+    rows = [(index, name, float(channel_distances(moments, target[name]).mean() / moments[1].mean()))
+            for index, (name, moments) in enumerate(source.items(), start=1)]
+    return pd.DataFrame(rows, columns=["index", "layer", "distance"])
+
+
+def most_shifted_layer(shift: pd.DataFrame) -> str:
+    """The layer that Figure 1 shows by default: the largest shift of the *frozen* model's backbone."""
+    backbone = shift[shift["layer"].str.startswith("backbone.")]
+    return str(backbone.loc[backbone["distance"].idxmax(), "layer"])
+
+
+def closer_by_target(shift: pd.DataFrame) -> pd.DataFrame:
+    """Whether adaption brought a target closer: a row a target, in the order given.
+
+    ``shift``: rows of ``lab.measure("shift")``, value renamed distance. Columns: frozen and adapted (mean
+    distance over layers), closer (share of the layers whose distance fell, per cent).
+    """
+    wide = shift.pivot(index=["target", "index"], columns="model", values="distance")
+    wide["closer"] = 100.0 * (wide["adapted"] < wide["frozen"])
+    table = wide.groupby(level="target").mean().rename_axis(columns=None)
+    return table.loc[shift["target"].unique(), ["frozen", "adapted", "closer"]]
