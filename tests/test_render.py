@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from bnta_lib.data.sets import ReIDSet
 from bnta_lib.rendered import render
+from bnta_lib.rendered.benchmark import STATISTICS, statistics_of
 from bnta_lib.rendered.domains import DOMAINS
-from bnta_lib.rendered.statistics import image_statistics
 
 SIZE = (96, 48)
 # sha256 of eight images of each domain (two people, four shots over the cameras), 96 x 48.
@@ -50,16 +51,11 @@ def test_sizes_that_are_no_multiple_of_8_are_drawn_too():
     assert sample("CUHK03", size=(50, 30)).shape == (8, 3, 50, 30)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_pixels_are_the_same_on_a_gpu():
-    for name in DOMAINS:
-        assert torch.equal(sample(name, device="cuda"), sample(name))
-
-
 def test_statistics_of_plain_images_are_those_of_their_colour():
     images = torch.zeros(2, 3, 8, 4, dtype=torch.uint8)
     images[1, 0] = 255  # pure red
-    black, red = image_statistics(images).to_dict("records")
-    assert not any(black.values())
+    table = statistics_of({"two": ReIDSet("two", images, torch.tensor([1, 2]), torch.tensor([1, 2]))})
+    black, red = table[list(STATISTICS)].to_dict("records")
+    assert not any(black.values()) and table["camera"].tolist() == [1, 2]
     assert red == pytest.approx({"brightness": 29.9, "contrast": 0, "saturation": 100,
                                  "warmth": 100, "sharpness": 0})

@@ -24,15 +24,14 @@ _LOOK = "`python -m bnta_lib.data check` lists what is there"
 _found = functools.lru_cache(maxsize=8)(lambda root, times: find_sets(root))  # times: of the folders
 
 
-def load_sources(settings: Settings, data: str | Path = "embedded", *, device: str = "cpu",
-                 progress: bool = False) -> ReIDSet:
+def load_sources(settings: Settings, data: str | Path = "embedded", *, progress: bool = False) -> ReIDSet:
     """All sources mixed into one training set, with pids 1..M over all; distractors are left out.
 
     The name lists what was mixed. Raises FileNotFoundError or ValueError if the data cannot be used.
     """
     if data == "embedded":
         names = [name for name in SOURCES if settings.people.get(name)]
-        sets = [load_source(settings, name, device=device, progress=progress) for name in names]
+        sets = [load_source(settings, name, progress=progress) for name in names]
         sources = benchmark.mixed(sets, "embedded sources")
     elif (root := real_root(data)) is not None:
         sources = pack(mixture(find_real(root)), settings.size, progress=progress)
@@ -60,7 +59,7 @@ def thinned(sources: ReIDSet, share: float) -> ReIDSet:
 def load_source(settings: Settings, name: str, part: str = "train", **options) -> ReIDSet | Target:
     """One embedded source: its training set, or (``part="heldout"``) other people as a target.
 
-    ``options``: device, photometric, progress. Raises ValueError for an unknown name or part.
+    ``options``: photometric, progress. Raises ValueError for an unknown name or part.
     """
     if part not in ("train", "heldout") or name not in settings.people:
         raise ValueError(f"no {part!r} of {name!r}: choose train or heldout, of {list(settings.people)}")
@@ -86,7 +85,7 @@ def load_targets(settings: Settings, data: str | Path = "embedded", *, progress:
                  **options) -> dict[str, Target]:
     """The targets by name: the embedded three, the published ones that are there, or a folder.
 
-    ``options`` of the embedded: device, and photometric (False: without cameras' colours, blur and noise).
+    ``options`` of the embedded: photometric (False: without cameras' colours, blur and noise).
     Warns of what would falsify a score. Raises as :func:`load_sources`.
     """
     if data == "embedded":

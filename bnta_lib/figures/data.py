@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.figures.base import COLOURS, INK, Photo, even, legend, panels, photo_sheet
-from bnta_lib.rendered.statistics import STATISTICS
+from bnta_lib.rendered.benchmark import STATISTICS
 from bnta_lib.suite.headroom import KINDS, common_size, headroom_scores
 
 COLUMNS = 16  # images in a row of a contact sheet
@@ -68,7 +68,7 @@ def columns_sheet(columns: Mapping[str, Sequence[Tensor]], labels: Sequence[str]
 def statistics_figure(statistics: pd.DataFrame, targets: Sequence[str]) -> Figure:
     """How images are spread in each set: median, quartiles and 5-95 %, a panel a statistic.
 
-    ``statistics``: rows of :func:`bnta_lib.rendered.statistics.statistics_of`. Sets in ``targets``
+    ``statistics``: rows of :func:`bnta_lib.rendered.benchmark.statistics_of`. Sets in ``targets``
     are drawn in the targets' colour; small ticks are the medians of single cameras.
     """
     names = list(statistics["set"].unique())

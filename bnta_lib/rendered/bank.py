@@ -137,24 +137,18 @@ def _pixels(stored: np.ndarray, grid: list[int], walking: int) -> tuple[np.ndarr
 
 
 def read_bank() -> tuple[dict, bytes]:
-    """Header and compressed streams of the committed bank.
-
-    Raises FileNotFoundError if there is none, ValueError if it is damaged or of another version.
-    """
+    """Header and compressed streams of the committed bank. Raises ValueError if it is missing or damaged."""
     path = ROOT / "data" / FILE_NAME
-    remedy = "restore it from the repository or run 'python data/build_body_bank.py'"
-    if not path.is_file():
-        raise FileNotFoundError(f"no body bank at {path}: {remedy}")
-    data = path.read_bytes()
     try:
+        data = path.read_bytes()
         size = int.from_bytes(data[8:12], "little")
         header, payload = json.loads(data[12 : 12 + size]), data[12 + size :]
-        intact = data[:8] == MAGIC and hashlib.sha256(payload).hexdigest() == header["sha256"]
-    except (ValueError, KeyError):
-        intact = False
-    if not intact:
-        raise ValueError(f"{path} is damaged, or no body bank of version {MAGIC.decode()}: {remedy}")
-    return header, payload
+        if data[:8] != MAGIC or hashlib.sha256(payload).hexdigest() != header["sha256"]:
+            raise ValueError("its content is not as it was written")
+        return header, payload
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is no body bank of version {MAGIC.decode()} ({error}): restore it from the "
+                         "repository, or run 'python data/build_body_bank.py'") from error
 
 
 def _spans(part: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The embedded benchmark: five rendered sources and three targets with Table 1's counts.
+"""The embedded benchmark: five rendered sources and three targets with Table 1's counts; how sets differ.
 
 A set is determined by its name, its counts and `people.VERSION`: the same pixels each time, whatever the seed
 of an experiment. Two held-out sets (CUHK03, DukeMTMC-reID) differ between an Intel and an AMD processor. Sets
@@ -10,9 +10,11 @@ import hashlib
 import json
 import multiprocessing
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from joblib import cpu_count, delayed
 from tqdm.auto import tqdm
@@ -23,6 +25,7 @@ from bnta_lib.rendered.bank import read_bank
 from bnta_lib.rendered.domains import DOMAINS, Domain
 from bnta_lib.rendered.people import VERSION, generator
 from bnta_lib.rendered.render import render
+from bnta_lib.rendered.scene import NEUTRAL
 from bnta_lib.settings import cache_dir
 
 HELD_OUT = 1 << 20  # numbers of held-out people start here
@@ -30,10 +33,11 @@ DISTRACTORS = 1 << 21  # and those of distractors here
 PAIRS_OF_VIPER, PAIRS_OF_GRID, DISTRACTORS_OF_GRID = 632, 250, 775
 PEOPLE_OF_ILIDS, IMAGES_OF_ILIDS = 119, 476
 PROBES = {"VIPeR": 316, "GRID": 125, "iLIDS": 60}  # of a split
-SLOW = 1500  # images from which a progress bar is worth showing
-MANY = 2000  # and from which processes save more than it takes to start them
+MANY = 2000  # images from which processes save more than it takes to start them
 BLOCK = 256  # images of one job
-MAX_WORKERS = 16  # by default: each holds all bodies, 0.9 GB
+MAX_WORKERS = 16  # each holds all bodies, 0.9 GB
+# How images differ, in per cent of the full range of a pixel.
+STATISTICS = ("brightness", "contrast", "saturation", "warmth", "sharpness")
 
 Plan = tuple[np.ndarray, np.ndarray, np.ndarray]  # person number, camera from 0, shot; (N,) each
 
@@ -149,8 +153,8 @@ def _rendered(name: str, plan: Plan, pids: np.ndarray, size: tuple[int, int], op
     return ReIDSet(name, images, torch.from_numpy(pids.copy()).long(), torch.from_numpy(plan[1] + 1).long())
 
 
-def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], device: str = "cpu",
-                  photometric: bool = True, progress: bool = False) -> torch.Tensor:
+def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool = True,
+                  progress: bool = False) -> torch.Tensor:
     """Images uint8 (N, 3, H, W) of a plan, mapped from the cache; rendered into it if they are not there.
 
     Many images are rendered by several processes; this process alone writes. Raises OSError, with what to do,
@@ -161,14 +165,14 @@ def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], device: str
     if (images := _read(path, shape)) is not None:
         return images
     parts = [slice(k, k + BLOCK) for k in range(0, shape[0], BLOCK)]
-    jobs = (delayed(render)(domain, *(column[part] for column in plan), size, device, photometric)
+    jobs = (delayed(render)(domain, *(column[part] for column in plan), size, photometric)
             for part in parts)
     # A process that was started for other work has its share of the cores already.
-    alone = shape[0] < MANY or device != "cpu" or multiprocessing.parent_process() is not None
+    few = shape[0] < MANY
+    alone = few or multiprocessing.parent_process() is not None
     workers = 1 if alone else min(MAX_WORKERS, cpu_count(), len(parts))
-    quiet = not progress or shape[0] < SLOW
     with (atomic(path) as temporary, open(temporary, "wb") as file, in_processes(jobs, workers) as blocks,
-          tqdm(total=shape[0], desc=domain.name, unit="image", disable=quiet) as bar):
+          tqdm(total=shape[0], desc=domain.name, unit="image", disable=few or not progress) as bar):
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for block in blocks:
             file.write(block.numpy())
@@ -204,3 +208,39 @@ def mixed(sets: Sequence[ReIDSet], name: str) -> ReIDSet:
         camids.append(data.camids + camera)
         person, camera = int(pids[-1].max()), int(camids[-1].max())
     return ReIDSet(name, torch.cat([data.images for data in sets]), torch.cat(pids), torch.cat(camids))
+
+
+def statistics_of(sets: dict[str, ReIDSet], limit: int = 1000) -> pd.DataFrame:
+    """A row an image of several sets, at most ``limit`` of each, evenly spread: set, camera and STATISTICS.
+
+    brightness: mean of luma; contrast: its standard deviation; saturation: mean of largest minus smallest
+    channel; warmth: mean red minus mean blue; sharpness: mean absolute difference of luma between neighbours.
+    """
+    tables = []
+    for name, data in sets.items():
+        selected = torch.linspace(0, len(data) - 1, min(limit, len(data))).round().long()
+        for rows in selected.split(256):
+            x = data.images[rows].double() / 2.55
+            luma = 0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2]
+            across, down = (luma.diff(dim=axis).abs().mean((1, 2)) for axis in (2, 1))
+            saturation, warmth = (x.amax(1) - x.amin(1)).mean((1, 2)), (x[:, 0] - x[:, 2]).mean((1, 2))
+            columns = luma.mean((1, 2)), luma.std((1, 2)), saturation, warmth, (across + down) / 2
+            table = pd.DataFrame(torch.stack(columns, dim=1).numpy(), columns=list(STATISTICS))
+            tables.append(table.assign(set=name, camera=data.camids[rows].numpy()))
+    return pd.concat(tables, ignore_index=True)
+
+
+def through_cameras(home: str, people: Sequence[int], size: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """The same ``people`` of one domain in its own place, by a camera of every domain.
+
+    Its first camera keeps place, viewpoint and crop; colour, contrast, haze and detail are drawn from the
+    other domain's ranges. Returns uint8 (P, 3, H, W) by domain, first of all "neutral": true colours, no
+    blur, no noise.
+    """
+    ids, fields = np.array(people), (*NEUTRAL, "cast", "haze_colour")
+    shot = ids, 0 * ids, 0 * ids
+    pictures = {"neutral": render(DOMAINS[home], *shot, size, photometric=False)}
+    for name, other in DOMAINS.items():
+        seen = replace(DOMAINS[home], **{field: getattr(other, field) for field in fields})
+        pictures[name] = render(seen, *shot, size)
+    return pictures

@@ -23,9 +23,9 @@ GROUPS = (NOTHING, SCALP, FACE, NECK, TRUNK, TRUNK, ARM, ARM, ARM, ARM, HAND, HA
 Rows = dict[str, Tensor]  # parameters, one row an image
 
 
-def as_tensors(rows: dict[str, np.ndarray], device: str = "cpu") -> Rows:
+def as_tensors(rows: dict[str, np.ndarray]) -> Rows:
     """Parameters as tensors: int64, or float32."""
-    return {name: torch.from_numpy(value if value.dtype.kind == "i" else value.astype(np.float32)).to(device)
+    return {name: torch.from_numpy(value if value.dtype.kind == "i" else value.astype(np.float32))
             for name, value in rows.items()}
 
 
@@ -35,7 +35,7 @@ def cell(value: Tensor) -> Tensor:
 
 
 @functools.cache
-def body_table(device: str) -> tuple[Tensor, Tensor]:
+def body_table() -> tuple[Tensor, Tensor]:
     """The bank for one look-up a pixel.
 
     int64 (M * 128 * 64,): eight bytes of group, alpha, rest x, y, z, normal right, up (+ 128); and
@@ -48,21 +48,20 @@ def body_table(device: str) -> tuple[Tensor, Tensor]:
     packed[:, 2:5] = bank.rest.reshape(-1, 3)
     packed[:, 5:7] = (bank.normal.reshape(-1, 2).to(torch.int16) + 128).to(torch.uint8)
     spans = torch.stack((bank.span_left, bank.span_right, bank.span_y), -1).reshape(-1, 3).float()
-    return packed.view(torch.int64)[:, 0].to(device), spans.to(device)
+    return packed.view(torch.int64)[:, 0], spans
+
+
+def frames(numbers: Tensor) -> Rows:
+    """Of `scene.map_frames`, the rows of maps (B,)."""
+    return {name: value[numbers] for name, value in as_tensors(scene.map_frames()).items()}
 
 
 @functools.cache
-def frame_table(device: str) -> Rows:
-    """`scene.map_frames` as tensors."""
-    return as_tensors(scene.map_frames(), device)
-
-
-@functools.cache
-def fold_table(device: str) -> Tensor:
+def fold_table() -> Tensor:
     """Soft creases of cloth in about -1..1, (64 * 64,)."""
     rng = np.random.Generator(np.random.Philox(key=people.VERSION))
     field = places.value_noise(rng, 64, 64, 8) + 0.7 * places.value_noise(rng, 64, 64, 3)
-    return torch.from_numpy((np.rint(field * 128) / 128).astype(np.float32)).reshape(-1).to(device)
+    return torch.from_numpy((np.rint(field * 128) / 128).astype(np.float32)).reshape(-1)
 
 
 def paint(p: Rows, s: Rows, row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +105,7 @@ class _Surface:
 
 def _look_up(s: Rows, row: Tensor, col: Tensor, cloth_end: Tensor) -> _Surface:
     """Read the bank at rows (B, h) and columns (B, w) of maps (B,), and hang cloth around the legs."""
-    bodies, spans = body_table(str(row.device))
+    bodies, spans = body_table()
     cos, sin = cell(s["cos"]), cell(s["sin"])
     rows = row.floor().clamp(0, MAP_ROWS - 1).long() + s["map"][:, None] * MAP_ROWS
     cols = col.floor().clamp(0, MAP_COLS - 1).long()
@@ -178,8 +177,7 @@ def _print_amount(of: _Surface, c: Rows) -> Tensor:
 
 def _hang_bags(of: _Surface, c: Rows, s: Rows, row: Tensor, col: Tensor) -> Tensor:
     """Where bags are, bool (B, h, w): rounded boxes on the back, at a hip and in a hand, put into ``of``."""
-    frame = {name: value[s["map"]] for name, value in frame_table(str(row.device)).items()}
-    cos, sin = cell(s["cos"]), cell(s["sin"])
+    frame, cos, sin = frames(s["map"]), cell(s["cos"]), cell(s["sin"])
     unit, middle, shoulders = (cell(frame[name]) for name in ("torso", "middle", "shoulders"))
     hand = (c["carried"] < 0).long()[:, 0]
     hand_row, hand_col = (cell(frame[name].gather(1, hand)[:, 0]) for name in ("hand_row", "hand_col"))
@@ -217,4 +215,4 @@ def _shade(of: _Surface, c: Rows, s: Rows, kind: Tensor) -> Tensor:
     along = (of.x * 9 + of.z * 5 + c["seed"]).floor()
     crease = crease + (along - (along * (1 / 64)).floor() * 64)
     folded = (kind >= people.TOP) & (kind <= people.LOWER)
-    return shade * (1 + c["fold"] * folded * fold_table(str(kind.device))[crease.long()])
+    return shade * (1 + c["fold"] * folded * fold_table()[crease.long()])

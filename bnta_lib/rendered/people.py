@@ -121,16 +121,15 @@ def _draw_garments(domain: Domain, draw: Draws, p: Parameters, woman: np.ndarray
     is_coat, is_dress = top == "coat", top == "dress"
     row = np.array([(*TOPS[name][0], *TOPS[name][1], TOPS[name][2]) for name in top.tolist()])
     sleeved = (top != "shirt") | draw.chance(0.4)
-    p["sleeve"] = np.where(sleeved, row[:, 0] + draw.uniform() * (row[:, 1] - row[:, 0]), 0.99)
-    p["hem"] = row[:, 2] + draw.uniform() * (row[:, 3] - row[:, 2])
+    p["sleeve"] = np.where(sleeved, draw.uniform(*row[:, :2].T), 0.99)
+    p["hem"] = draw.uniform(*row[:, 2:4].T)
     p["open"] = np.where(draw.chance(row[:, 4]), draw.uniform(0.14, 0.36), 0.0)
     collared = np.isin(top, ("shirt", "jacket", "coat"))
     p["neckline"] = np.where(collared, draw.uniform(0.75, 0.82), draw.uniform(0.79, 0.87))
     p["scarf"] = draw.chance(np.where(is_coat | (top == "hoodie"), 0.7, 0.05)) * 1.0
     lower = np.array(list(LOWERS))[draw.choice([domain.legs.get(name, 0) for name in LOWERS])]
     lower = np.where((lower == "skirt") & ~woman, "trousers", lower)
-    span = np.array([LOWERS[name] for name in lower.tolist()])
-    leg_end = span[:, 0] + draw.uniform() * (span[:, 1] - span[:, 0])
+    leg_end = draw.uniform(*np.array([LOWERS[name] for name in lower.tolist()]).T)
     is_skirt = (lower == "skirt") & ~is_dress
     p["cloth_end"] = np.select([is_coat | is_dress, is_skirt], [p["hem"], leg_end], 2.0)
     p["cloth_is_top"] = (is_coat | is_dress) * 1.0

@@ -15,12 +15,10 @@ from bnta_lib.rendered.domains import Domain
 from bnta_lib.rendered.people import Draws, Parameters, generator
 
 NOISE_LENGTH = 1 << 18  # of the fixed noise that pictures take slices of
+LEVELS = 512  # of a tone curve
 THING_COLOURS = {"black": 5, "charcoal": 4, "grey": 4, "navy": 3, "brown": 2, "burgundy": 2,
                  "light grey": 2, "red": 1}
-# Ranges of a domain from which a camera draws once.
-_RANGES = ("sun", "exposure", "gamma", "contrast", "haze", "saturation", "resolution", "blur", "noise",
-           "quality")
-# What a camera with true colours and a sharp, noiseless picture has.
+# What a camera with true colours and a sharp, noiseless picture has, in the order of a camera's draws.
 NEUTRAL = {"gain": 1.0, "exposure": 1.0, "gamma": 1.0, "contrast": 1.0, "haze": 0.0, "saturation": 1.0,
            "resolution": 1.0, "blur": 0.06, "noise": 0.0, "quality": 98.0}
 
@@ -41,7 +39,7 @@ def cameras(domain: Domain) -> tuple[tuple[tuple[places.Plate, ...], ...], Param
         height = rng.uniform(middle, high) if steep else rng.uniform(low, middle)
         light = np.array((rng.uniform(-0.7, 0.7), rng.uniform(0.4, 0.8), rng.uniform(0.2, 0.6)))
         light /= np.sqrt(light[0] * light[0] + light[1] * light[1] + light[2] * light[2])
-        row = {name: rng.uniform(*getattr(domain, name)) for name in _RANGES}
+        row = {name: rng.uniform(*getattr(domain, name)) for name in ("sun", *NEUTRAL) if name != "gain"}
         plates.append(tuple(places.draw(domain.places[(c + k) % len(domain.places)], height, rng)
                             for k in range(domain.sites)))
         gain = np.array(domain.gain) * (1 + rng.uniform(-domain.cast, domain.cast, 3))
@@ -106,6 +104,7 @@ def shots(domain: Domain, ids: np.ndarray, cams: np.ndarray, numbers: np.ndarray
     s["resolution"] = np.minimum(taken["resolution"] * (1 + jitter * draw.uniform(-0.1, 0.1)), 1.0)
     s["quality"] = taken["quality"] + jitter * draw.uniform(-8, 4)
     s["noise_at"] = np.floor(draw.uniform(0, NOISE_LENGTH - 3 * body_bank.HEIGHT * body_bank.WIDTH))
+    s["curves"] = tone_curves(s)
     return s
 
 
@@ -193,12 +192,12 @@ def _draw_place(domain: Domain, s: Parameters, track: Draws, draw: Draws, cams: 
     s["thing_colour"] = draw.colour(THING_COLOURS)
 
 
-def tone_curves(s: Parameters, levels: int = 512) -> np.ndarray:
-    """Tables (N, 3, levels) from scene value to picture value, both 0..1 of display scale.
+def tone_curves(s: Parameters) -> np.ndarray:
+    """Tables (N, 3, LEVELS) from scene value to picture value, both 0..1 of display scale.
 
     Exposure and white balance act on linear light; then gamma, contrast about mid-grey, haze.
     """
-    scene = (np.arange(levels) / (levels - 1))[None, None]
+    scene = (np.arange(LEVELS) / (LEVELS - 1))[None, None]
     linear = scene * scene * (s["exposure"][:, None] * s["gain"])[..., None]
     tone = np.minimum(linear, 1.0) ** (0.5 * s["gamma"])[:, None, None]
     tone = (tone - 0.45) * s["contrast"][:, None, None] + 0.45
