@@ -447,7 +447,8 @@ def draw(
     trunk = part == layout.PART["torso"]
     part[trunk & (values[..., 1] < layout.WAIST)] = layout.PART["pelvis"]
     part[(part == layout.PART["face"]) & (values[..., 6] > 0)] = layout.PART["scalp"]
-    arm = np.isin(part, layout.ARMS)[..., None]
+    arms = [layout.PART[f"{p}_{s}"] for p in ("upper_arm", "forearm", "hand") for s in "lr"]
+    arm = np.isin(part, arms)[..., None]
     return part, coverage, np.where(arm, values[..., 3:6], values[..., :3]), unit(normal)[..., :2]
 
 

@@ -23,7 +23,6 @@ HEIGHT, WIDTH = 128, 64
 PARTS = ("background", "scalp", "face", "neck", "torso", "pelvis", "upper_arm_l", "upper_arm_r", "forearm_l",
     "forearm_r", "hand_l", "hand_r", "thigh_l", "thigh_r", "shin_l", "shin_r", "foot_l", "foot_r")
 PART = {name: number for number, name in enumerate(PARTS)}
-ARMS = tuple(PART[f"{p}_{s}"] for p in ("upper_arm", "forearm", "hand") for s in "lr")
 LEGS = tuple(PART[f"{p}_{s}"] for p in ("thigh", "shin") for s in "lr")
 _SWAP = {"_l": "_r", "_r": "_l"}
 _OTHER_SIDE = np.array([PART[n[:-2] + _SWAP.get(n[-2:], n[-2:])] for n in PARTS], np.uint8)
@@ -71,7 +70,7 @@ class Bank:
     span_right: torch.Tensor  # and last column; both 0 where there is none
     span_y: torch.Tensor  # and its rest height, 0..255 = 0..1
     shapes: tuple[Shape, ...]
-    phases: tuple[float | None, ...]  # of each pose, share of the walking cycle; None for standing
+    walking: int  # number of walking poses, which come first
     views_deg: tuple[float, ...]
 
 
@@ -107,15 +106,13 @@ def load_bank() -> Bank:
     right, up = (levels(f"normal{k}", -127, 127, 2**NORMAL_BITS - 1).astype(np.int8) for k in range(2))
     shown = maps(part, _OTHER_SIDE[part], np.uint8)
     left, last, height = (torch.from_numpy(row) for row in _spans(shown.numpy()))
-    phases = header["phases"][:walking]
     return Bank(
         part=shown, alpha=maps(cover, cover, np.uint8),
         rest=maps(np.stack([x, y, z], 1), np.stack([255 - x, y, z], 1), np.uint8),
         normal=maps(np.stack([right, up], 1), np.stack([-right, up], 1), np.int8),
         span_left=left, span_right=last, span_y=height,
         shapes=tuple(Shape(**row) for row in header["shapes"]),
-        phases=(*phases, *(phase + 0.5 for phase in phases), *[None] * 2 * (grid[1] - walking)),
-        views_deg=tuple(header["views_deg"]))
+        walking=2 * walking, views_deg=tuple(header["views_deg"]))
 
 
 def _pixels(stored: np.ndarray, grid: list[int], walking: int) -> tuple[np.ndarray, np.ndarray]:

@@ -128,10 +128,9 @@ def _draw_pose(domain: Domain, s: Parameters, walk: Draws, track: Draws, draw: D
     angle = direction + azimuth + track.normal(6) + draw.normal(10)
     steps = len(bank.views_deg)
     view = np.mod(np.floor(angle / 360 * steps + 0.5), steps).astype(int)
-    walking = np.array([k for k, phase in enumerate(bank.phases) if phase is not None])
-    standing = np.array([k for k, phase in enumerate(bank.phases) if phase is None])
-    pose = np.where(track.chance(0.12), standing[draw.choice(np.ones(len(standing)))],
-                    walking[draw.choice(np.ones(len(walking)))])
+    poses = bank.part.shape[1]
+    pose = np.where(track.chance(0.12), bank.walking + draw.choice(np.ones(poses - bank.walking)),
+                    draw.choice(np.ones(bank.walking)))
     s["map"] = map_number(who["shape"], pose, view, steep)
     s["cos"], s["sin"] = _view_turns()[:, view]
 
@@ -167,7 +166,7 @@ def _draw_place(domain: Domain, s: Parameters, track: Draws, draw: Draws, cams: 
     # Somebody else behind (1) or in front (2), or nobody (0).
     bank = body_bank.load_bank()
     view = np.floor(draw.uniform(0, len(bank.views_deg))).astype(int)
-    pose = np.floor(draw.uniform(0, len(bank.phases))).astype(int)
+    pose = np.floor(draw.uniform(0, bank.part.shape[1])).astype(int)
     s["other_map"] = map_number(stranger["shape"], pose, view, steep)
     s["other_cos"], s["other_sin"] = _view_turns()[:, view]
     blocked = draw.chance(domain.occlusion)
