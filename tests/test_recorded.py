@@ -8,7 +8,7 @@ import pandas as pd
 
 from bnta_lib import trained_model
 from bnta_lib.settings import ROOT, settings
-from bnta_lib.suite import choices, claims, grid, headroom, layers, stats, strength, tables
+from bnta_lib.suite import choices, claims, grid, layers, stats, strength, tables
 from bnta_lib.suite.specs import COLUMNS, TABLES
 
 COMMITTED = ROOT / "figures" / "laptop"
@@ -147,9 +147,7 @@ def test_open_choices():
 
 def test_headroom():
     rows = recorded("headroom")
-    assert_same(headroom.headroom_table(rows), "headroom", 1, ["kind", "set"])
-    pairs = headroom.headroom_scores(rows, ("cameras",)).query("kind != @headroom.KINDS[2]")
-    assert_same(pairs, "headroom_pairs", 1, ["kind", "set", "cameras"])
+    assert_same(strength.headroom_table(rows), "headroom", 1, ["kind", "set"])
 
 
 def test_claims():

@@ -1,4 +1,6 @@
-"""Gain against the strength of the features, on rows of a known answer; weaker trainings."""
+"""Strength of the features: headroom, weaker trainings, and what adaption adds to them."""
+
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -69,3 +71,40 @@ def test_gains_are_those_of_each_rung(rows):
 def test_share_outside_0_to_1_is_refused(share):
     with pytest.raises(ValueError, match="people_share is between 0 and 1"):
         settings("smoke", people_share=share)
+
+
+# ---- headroom
+
+
+def brute_force(rank: int, gallery: int, size: int) -> float:
+    """Share of all galleries of the match and size - 1 others in which no nearer one is left."""
+    others = range(gallery - 1)  # the first rank - 1 of them are nearer than the match
+    drawn = list(combinations(others, size - 1))
+    return sum(all(i >= rank - 1 for i in d) for d in drawn) / len(drawn)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_smaller_gallery_gives_the_share_of_all_draws(rank, size):
+    assert strength.rank_1_among(rank, 8, size) == pytest.approx(brute_force(rank, 8, size), abs=1e-12)
+
+
+def ranks_of(name, kind, ranks, gallery=10):
+    return pd.DataFrame({"target": name, "part": kind, "split": [0, 1] * (len(ranks) // 2),
+                         "gallery": gallery, "value": ranks})
+
+
+def test_photometric_share_is_the_part_of_the_gap_that_neutral_cameras_give_back():
+    home = ranks_of("home", strength.HOME, [1, 1, 1, 1])
+    away = ranks_of("away", strength.TARGET, [1, 9, 9, 9])
+    neutral = ranks_of("away", strength.NEUTRAL, [1, 1, 1, 9])
+    table = strength.headroom_table(pd.concat([home, away, neutral]))
+    row = table.loc[(strength.TARGET, "away")]
+    assert (row["gap"], row["photometric"]) == (75, 50)
+    assert row["share"] == pytest.approx(200 / 3)
+
+
+def test_scores_average_probes_and_spread_over_splits():
+    scores = strength.headroom_scores(ranks_of("a", strength.HOME, [1, 2, 1, 2]))
+    assert scores["R1"].item() == 50
+    assert scores["std"].item() == pytest.approx(100 / 2**0.5)

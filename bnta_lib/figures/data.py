@@ -12,7 +12,7 @@ from torch import Tensor
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.figures.base import COLOURS, INK, Photo, even, legend, panels, photo_sheet
 from bnta_lib.rendered.benchmark import STATISTICS
-from bnta_lib.suite.headroom import KINDS, common_size, headroom_scores
+from bnta_lib.suite.strength import KINDS, headroom_scores
 
 COLUMNS = 16  # images in a row of a contact sheet
 SOURCE, TARGET = COLOURS["source"], COLOURS["adapted"]
@@ -88,13 +88,13 @@ def statistics_figure(statistics: pd.DataFrame, targets: Sequence[str]) -> Figur
 def headroom_figure(rows: pd.DataFrame) -> Figure:
     """Rank 1 without adaption, by set: left as evaluated, right at one common gallery size.
 
-    ``rows``: ``lab.measure("headroom")``. A tick is a camera pair of 20 probes or more; a hollow dot the same
-    target by neutral cameras, so that the arrow is what is photometric.
+    ``rows``: ``lab.measure("headroom")``. A hollow dot is the same target by neutral cameras, so that the
+    arrow is what is photometric.
     """
     home, away, neutral = KINDS
-    scores, pairs = headroom_scores(rows), headroom_scores(rows, ("cameras",)).query("probes >= 20")
+    scores = headroom_scores(rows)
     names = list(scores.loc[scores["kind"] != neutral, "set"])
-    scores, pairs = (table.assign(y=table["set"].map(names.index)) for table in (scores, pairs))
+    scores["y"] = scores["set"].map(names.index)
     figure, ((left, right),) = panels(1, 2, 0.9 + 0.27 * len(names), sharey=True)
     for kind, colour, fill in ((home, SOURCE, SOURCE), (away, TARGET, TARGET), (neutral, TARGET, "white")):
         part = scores[scores["kind"] == kind]
@@ -103,8 +103,6 @@ def headroom_figure(rows: pd.DataFrame) -> Figure:
         if kind != neutral:
             left.errorbar(part["R1"], part["y"], xerr=part["std"].fillna(0), fmt="o", color=colour, ms=5,
                           capsize=2)
-    ticks = pairs[pairs["kind"] != neutral]
-    left.plot(ticks["R1"], ticks["y"] + 0.27, "|", color=INK, ms=5, mew=0.7, label="a camera pair")
     common = scores.pivot(index="y", columns="kind", values="R1 common").reindex(columns=list(KINDS))
     for y, start, end in common[[away, neutral]].dropna().itertuples():
         right.annotate("", (end, y), (start, y), arrowprops={
@@ -113,7 +111,7 @@ def headroom_figure(rows: pd.DataFrame) -> Figure:
         right.axvline(common[home].mean(), color=SOURCE, lw=0.9, ls="--", label="mean of the sources")
     left.set_yticks(range(len(names)), names)
     left.set_ylim(len(names) - 0.4, -0.6)
-    for axis, title in ((left, "as evaluated"), (right, f"galleries of {common_size(rows)} images")):
+    for axis, title in ((left, "as evaluated"), (right, f"galleries of {rows['gallery'].min():g} images")):
         axis.set(xlim=(-3, 103), xlabel="rank 1, per cent", title=title)
         axis.tick_params(axis="y", length=0)
     legend(figure, "lower", fontsize=7)

@@ -13,10 +13,10 @@ from bnta_lib.data.sets import ReIDSet, Target
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import model_settings, settings
 from bnta_lib.suite.environment import versions
-from bnta_lib.suite.headroom import KINDS
 from bnta_lib.suite.runner import Measurer, Unit, measure
 from bnta_lib.suite.runs import run_name
 from bnta_lib.suite.specs import TABLES, Spec, Table
+from bnta_lib.suite.strength import KINDS, TARGET
 from bnta_lib.suite.train import trained_model, trained_on
 from bnta_lib.suite.writer import save_rows, save_table
 
@@ -125,7 +125,7 @@ class Lab:
         """Ranks of every kind of set; of published ones there are no held-out people or neutral cameras."""
         settings, progress = replace(self.settings, ilids_images="single"), self.progress
         if real_root(self.data):
-            sets = {KINDS[1]: load_targets(settings, self.data, progress=progress)}
+            sets = {TARGET: load_targets(settings, self.data, progress=progress)}
         else:
             heldout = {name: load_source(settings, name, "heldout", progress=progress) for name in SOURCES}
             sets = dict(zip(KINDS, (heldout, load_targets(settings, progress=progress),
