@@ -38,13 +38,13 @@ reproduce: $(MADE)
 
 full: $(MADE)
 	$(RUN) -m bnta_lib.suite.full $(if $(MINUTES),--minutes $(MINUTES)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
-	    $(if $(OTHER_EPOCHS),--other-epochs $(OTHER_EPOCHS)) $(if $(SCRATCH),--scratch)
+	    $(if $(SCRATCH),--scratch)
 
 paper-check: $(MADE)
 	$(PROFILED) -m bnta_lib.suite.claims $(DATA_OPTION)
 
 report: $(MADE)
-	$(PROFILED) -m bnta_lib.suite.report $(DATA_OPTION)
+	$(PROFILED) -m bnta_lib.suite.reproduce --report $(DATA_OPTION)
 
 test: $(MADE)
 	$(RUN) -m pytest -n logical --dist loadscope --no-loadscope-reorder
@@ -85,10 +85,9 @@ train: $(MADE)
 
 env: $(MADE)
 
-# For maintainers: run at the laptop profile and commit the outputs with the notebooks.
+# For maintainers: run at the laptop profile and commit the outputs and the measured rows.
 notebooks: $(MADE)
 	$(RUN) -m bnta_lib.suite.reproduce --profile laptop --in-place
-	$(RUN) -m bnta_lib.suite.store --profile laptop --export data/results/laptop.csv.gz
 
 $(MADE): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11, 5) and "Python 3.11.5 or newer is needed: make env PYTHON=python3.12")'

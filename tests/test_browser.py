@@ -6,7 +6,7 @@ import shutil
 import browser as harness
 import pytest
 
-from bnta_lib.suite.report import NOTEBOOKS
+from bnta_lib.suite.reproduce import NOTEBOOKS
 
 pytestmark = [pytest.mark.slow, harness.needs_chromium]
 

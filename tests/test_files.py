@@ -17,7 +17,7 @@ from bnta_lib.figures import base
 from bnta_lib.files import atomic
 from bnta_lib.site.judge import save_ranked
 from bnta_lib.suite import writer
-from bnta_lib.suite.store import Store
+from bnta_lib.suite.store import open_store
 from bnta_lib.weights import Delta, bn_tensors, save_model
 
 
@@ -94,7 +94,8 @@ def held(folder):
 
 
 def add_row(folder):
-    with Store(folder / "results.sqlite") as store:  # another row each time: one that is there is only read
+    with open_store(folder / "results.sqlite") as store:
+        # Another row each time: one that is there is only read.
         store.add(uuid4().hex, [{"metric": "R1", "value": float(k)} for k in range(40)])
 
 

@@ -1,10 +1,10 @@
 """The one command of the full size, as far as a machine without a GPU can go."""
 
-import argparse
 import signal
 import time
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -48,7 +48,7 @@ def test_rehearsal_is_the_papers_experiment_but_for_its_size():
 
 
 @pytest.mark.parametrize("wrong", [["--epochs", "61"], ["--epochs", "0"],
-                                   ["--other-epochs", "0"], ["--profile", "smoke"]])
+                                   ["--epochs", "few"], ["--profile", "smoke"]])
 def test_wrong_arguments_are_refused(wrong):
     with pytest.raises(SystemExit, match="2"):
         full.main(["--profile", "rehearsal", *wrong])
@@ -60,8 +60,9 @@ def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, sma
     narrow = replace(PROFILES["rehearsal"], height=48, width=24, other_height=64, base_width=4, local_dim=8,
                      people=few, images=few)
     monkeypatch.setitem(PROFILES, "rehearsal", narrow)
-    monkeypatch.setattr(full, "MODELS", ("baseline", "bnta", "pos"))  # three of the seven
-    options, commands = argparse.Namespace(epochs=2, other_epochs=1, scratch=False), []
+    for module in (full, full.train):
+        monkeypatch.setattr(module, "MODELS", ("baseline", "bnta", "pos"))  # three of the seven
+    commands = []
     monkeypatch.setattr(full, "run_command", lambda command, end: commands.append(command))
     monkeypatch.setattr(full, "GATHERED", tmp_path)
     monkeypatch.setattr(full, "EXECUTED", tmp_path / "executed")
@@ -70,19 +71,16 @@ def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, sma
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "figures" / "table_2.md").write_text("a table")
 
-    def run(seconds):
-        return full.run_all(settings("rehearsal"), options, time.monotonic() + seconds)
-
-    assert run(-1e-9) == 3 and not commands
-    assert run(600) == 0
+    for minutes, code in (("-0.001", 3), ("10", 0)):
+        assert not commands
+        assert full.main(["--profile", "rehearsal", "--epochs", "2", "--minutes", minutes]) == code
     assert [command[0] for command in commands] == ["reproduce"]
     printed = capsys.readouterr().out
     assert "out of time" in printed and "the same command continues" in printed and "gathered in" in printed
     folder = tmp_path / "CPU-rehearsal"
-    names = {"figures", "notebooks", "rows.csv.gz", "about.md"}
-    assert {path.name for path in folder.iterdir()} == names
-    page = (folder / "about.md").read_text()
-    assert all(f"| {name} " in page for name in full.MODELS) and "2 of 6" in page
+    assert {path.name for path in folder.iterdir()} == {"figures", "notebooks", "rows.csv.gz", "trainings"}
+    assert {path.stem: len(pd.read_csv(path)) for path in (folder / "trainings").iterdir()} == dict.fromkeys(
+        full.MODELS, 2)
 
 
 def test_command_that_is_late_is_killed(tmp_path, monkeypatch):

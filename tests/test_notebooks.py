@@ -10,7 +10,7 @@ import papermill
 import pytest
 
 from bnta_lib.settings import ROOT
-from bnta_lib.suite.report import find_notebooks
+from bnta_lib.suite.reproduce import find_notebooks
 
 NOTEBOOKS = find_notebooks()
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -11,9 +11,8 @@ import pytest
 import torch
 from joblib.externals.loky import reusable_executor
 
-from bnta_lib.suite import parallel
-from bnta_lib.suite.parallel import measure_all
-from bnta_lib.suite.runner import Measurer, Unit
+from bnta_lib.suite import runner
+from bnta_lib.suite.runner import Measurer, Unit, measure_all
 from bnta_lib.suite.specs import TABLE_2, Spec
 from conftest import lab_of
 
@@ -121,13 +120,13 @@ def test_cluster_with_a_killed_worker_gives_the_same_numbers(measurer, expected,
 def test_scheduler_that_does_not_answer_is_named(measurer, monkeypatch):
     pytest.importorskip("distributed")
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://127.0.0.1:1")
-    monkeypatch.setattr(parallel, "PATIENCE", 1)
+    monkeypatch.setattr(runner, "PATIENCE", 1)
     with pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://127.0.0.1:1"):
         list(measure_all(measurer, UNITS))
 
 
 def test_processes_have_each_a_gpu_of_their_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(parallel.multiprocessing.current_process(), "_name", "LokyProcess-4")
-    assert [parallel._device_here(torch.device(name)) for name in ("cpu", "cuda", "cuda:2")] == [
+    monkeypatch.setattr(runner.multiprocessing.current_process(), "_name", "LokyProcess-4")
+    assert [runner._device_here(torch.device(name)) for name in ("cpu", "cuda", "cuda:2")] == [
         torch.device("cpu"), torch.device("cuda:1"), torch.device("cuda:2")]

@@ -10,8 +10,7 @@ import real_trees
 from bnta_lib.data import load_targets, mixture
 from bnta_lib.data.published import find_sets
 from bnta_lib.settings import settings
-from bnta_lib.suite.report import NOTEBOOKS
-from bnta_lib.suite.reproduce import run_notebook
+from bnta_lib.suite.reproduce import NOTEBOOKS, run_notebook
 from bnta_lib.suite.runs import figures_dir, run_name
 
 

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from bnta_lib.settings import METHOD_VERSION
-from bnta_lib.suite import claims, report, reproduce
+from bnta_lib.suite import claims, reproduce
 
 PARAMETERS = "profile = None\ndata = 'embedded'"
 
@@ -33,10 +33,10 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "cache"))
     for name in ("BNTA_PROFILE", "BNTA_FIGURES"):  # which a run sets for its kernels
         monkeypatch.setenv(name, "")
-    for module in (report, reproduce):
-        monkeypatch.setattr(module, "figures_dir", lambda run: tmp_path / "figures" / "smoke")
+    monkeypatch.setattr(reproduce, "figures_dir", lambda run: tmp_path / "figures" / "smoke")
     for name in ("NOTEBOOKS", "EXECUTED", "REPORT"):
-        monkeypatch.setattr(report, name, tmp_path / name.lower())
+        monkeypatch.setattr(reproduce, name, tmp_path / name.lower())
+    monkeypatch.setattr(reproduce, "recorded_path", lambda profile: tmp_path / f"{profile}.csv")
     checked = tmp_path / "checked"
     monkeypatch.setattr(claims, "main", lambda arguments: checked.write_text(arguments[-1]) * 0)
     (tmp_path / "notebooks").mkdir()
@@ -49,7 +49,7 @@ def no_kernel(monkeypatch):
     """In place of a run, a copy of the notebook as if it had run."""
     def run(source, executed, parameters):
         notebook = nbformat.read(source, 4)
-        for number, cell in enumerate(report.code_cells(notebook), 1):
+        for number, cell in enumerate(reproduce.code_cells(notebook), 1):
             cell.execution_count = number
         notebook.metadata["bnta"] = METHOD_VERSION
         executed.parent.mkdir(parents=True, exist_ok=True)
@@ -140,6 +140,7 @@ def test_in_place_copies_outputs_without_run_noise(place):
     assert code[0].metadata == {"tags": ["parameters"]} and code[1].metadata == {}
     assert notebook.metadata.keys() == {"kernelspec", "language_info"}
     assert list(path.parent.iterdir()) == [path]
+    assert (place / "smoke.csv").read_text().startswith("experiment,profile,target")
 
 
 def test_interrupt_keeps_what_is_done(place, capsys, monkeypatch, no_kernel):

@@ -14,7 +14,7 @@ import pytest
 from bnta_lib.settings import METHOD_VERSION, ROOT, settings
 from bnta_lib.suite import store as module
 from bnta_lib.suite.specs import TABLE_2, Spec
-from bnta_lib.suite.store import Store, key_of, main
+from bnta_lib.suite.store import export, key_of, open_store
 
 RECORDED = ROOT / "data" / "results" / "laptop.csv.gz"
 
@@ -36,7 +36,7 @@ def rows_of(columns, values=(1 / 3, 0.1 + 0.2)) -> list[dict]:
 
 def test_rows_read_back_as_they_were_added_and_once():
     key = key_of(unit())
-    with Store() as store:
+    with open_store() as store:
         store.add(key, rows_of(unit(), (1 / 3, float("nan"))))
         store.add(key, rows_of(unit(), (2.0, 2.0)))  # by another process, a moment later
         rows = store.rows([key])
@@ -66,7 +66,7 @@ def test_what_decides_no_number_is_not_in_its_key():
 
 def test_recorded_rows_fill_a_store_once_stay_marked_and_are_exported_again(tmp_path, monkeypatch):
     recorded = pd.read_csv(RECORDED, low_memory=False)
-    with Store() as store:
+    with open_store() as store:
         store.add("mine", rows_of(unit()))
         store.fill("laptop")
         store.fill("laptop")
@@ -76,18 +76,18 @@ def test_recorded_rows_fill_a_store_once_stay_marked_and_are_exported_again(tmp_
         assert store.known([key]), "a recorded row has the key of the spec that measured it"
     assert rows["recorded"].tolist() == [0, 0] + [1] * len(recorded)
     assert np.array_equal(rows["value"][2:], recorded["value"], equal_nan=True)
-    main(["--profile", "laptop", "--export", str(tmp_path / "rows.csv")])
+    export(tmp_path / "rows.csv", "laptop")
     assert (tmp_path / "rows.csv").read_bytes() == gzip.decompress(RECORDED.read_bytes())
     monkeypatch.setattr(module, "METHOD_VERSION", METHOD_VERSION + 1)
-    with Store() as store:  # rows of another version are not read back
+    with open_store() as store:  # rows of another version are not read back
         store.fill("laptop")
         assert len(store.rows()) == len(rows)
 
 
 def test_damaged_store_is_named_with_what_to_do(tmp_path):
     (tmp_path / "results.sqlite").write_text("no database, but long enough to be taken for one" * 40)
-    with pytest.raises(ValueError, match="results.sqlite .*if it is damaged, delete it"):
-        Store()
+    with pytest.raises(ValueError, match="results.sqlite .*if it is damaged, delete it"), open_store():
+        pass
 
 
 @pytest.mark.parametrize("damage", ["pages", "columns", "folder"])
@@ -99,12 +99,12 @@ def test_store_that_opens_but_is_damaged_ends_the_export_in_a_sentence(damage, t
         with closing(sqlite3.connect(path)) as other:
             other.execute("CREATE TABLE rows (a)")
     else:
-        with Store() as store:
+        with open_store() as store:
             store.fill("laptop")
         content = path.read_bytes()
         path.write_bytes(content[:8192] + bytes(len(content) - 8192))
-    with pytest.raises(SystemExit, match="cannot open the results store .*if it is damaged, delete it"):
-        main(["--export", str(tmp_path / "rows.csv")])
+    with pytest.raises(ValueError, match="cannot open the results store .*if it is damaged, delete it"):
+        export(tmp_path / "rows.csv")
 
 
 FORK = multiprocessing.get_context("fork")  # a process that is here at once
@@ -129,7 +129,7 @@ def received(pipe) -> list:
 
 
 def sweep(pipe) -> None:
-    with Store() as store:
+    with open_store() as store:
         for seed in (seed for seed in range(40) if not store.known([str(seed)])):
             time.sleep(0.02)
             pipe.send(seed)
@@ -138,7 +138,7 @@ def sweep(pipe) -> None:
 
 def read(pipe) -> None:
     counts = [0]
-    with Store() as store:
+    with open_store() as store:
         while counts[-1] < 80:
             counts.append(len(store.rows()))
             time.sleep(0.005)
@@ -154,7 +154,7 @@ def test_killed_run_loses_no_finished_unit_and_others_read_whole_units():
         time.sleep(random.random() / 50)
         process.kill()
         seeds += received(pipe)
-        with Store() as store:
+        with open_store() as store:
             rows = store.rows()["key"].value_counts()
         assert (rows == 2).all() and set(map(str, seeds[:-1])) <= set(rows.index)
         begun += seeds
@@ -163,14 +163,13 @@ def test_killed_run_loses_no_finished_unit_and_others_read_whole_units():
     assert received(counts) == [(True, True)]
 
 
-def test_export_is_the_same_bytes_and_leaves_out_other_versions_and_own_folders(tmp_path, capsys):
-    with Store() as store:
+def test_export_is_the_same_bytes_and_leaves_out_other_versions_and_own_folders(tmp_path):
+    with open_store() as store:
         for i, more in enumerate([{}, {"version": 0}, {"target": "shop, own folder"},
                                   {"target": "VIPeR, published"}]):
             store.add(str(i), rows_of(unit(**more)))
     for name in ("a.csv.gz", "b.csv.gz"):
-        main(["--profile", "smoke", "--export", str(tmp_path / name)])
+        assert export(tmp_path / name, "smoke") == 4
     assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
     rows = pd.read_csv(tmp_path / "a.csv.gz")
     assert set(rows["target"]) == {"dots", "VIPeR, published"} and rows["value"][0] == 1 / 3
-    assert "wrote 4 rows" in capsys.readouterr().out

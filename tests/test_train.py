@@ -11,8 +11,8 @@ from bnta_lib.data.published import protocol_note
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import PROFILES, model_settings
 from bnta_lib.suite import train as suite_train
-from bnta_lib.suite.runs import weights_path
-from bnta_lib.suite.train import is_trained, main, shortened, trained_model, trained_on, training_history
+from bnta_lib.suite.runs import training_history, weights_path
+from bnta_lib.suite.train import is_trained, main, shortened, trained_model, trained_on
 from bnta_lib.weights import save_model
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bnta_lib.suite import report, writer
+from bnta_lib.suite import reproduce, writer
 
 LOSSES = pd.DataFrame(
     {"None": ["50.9 ± 1.0", "–", "48.2"], "L_mat^tta": ["–", "21.3", "-0.4"]},
@@ -54,7 +54,7 @@ def test_origin_names_the_tables_own_images_and_counts(run, images, origin):
 def test_markup_in_a_folders_name_is_shown_as_text(folder, name):
     table = pd.DataFrame({(name, "R1"): ["1"], (name, "of"): [name]}, index=pd.Index([name], name="set"))
     text = writer.save_table(table, "t", "smoke", f"On {name}.")[1].read_text()
-    shown = report.markdown_html(text)
+    shown = reproduce.markdown_html(text)
     assert set(re.findall(r"<(\w+)", shown)) <= {"table", "thead", "tbody", "tr", "th", "td", "p"}
     line = " ".join(name.split())
     cells = [html.unescape(cell) for cell in re.findall("<t[dh](?: [^>]*)?>(.*?)</t[dh]>", shown)]

@@ -35,9 +35,8 @@ from bnta_lib.data.published import Found
 from bnta_lib.data.sets import Sample
 from bnta_lib.rendered import benchmark
 from bnta_lib.settings import ROOT, SOURCES
-from bnta_lib.suite.runs import figures_dir, run_name, weights_path
+from bnta_lib.suite.runs import figures_dir, run_name, training_history, weights_path
 from bnta_lib.suite.specs import Spec
-from bnta_lib.suite.train import training_history
 from conftest import crop, lab_of, target_of_dots
 
 PATIENCE = 600  # seconds after which the last run counts as stuck

@@ -27,7 +27,7 @@ from bnta_lib.settings import METHOD_VERSION, Settings
 from bnta_lib.suite.grid import STAGES
 from bnta_lib.suite.runner import sample_digest, sample_of, score
 from bnta_lib.suite.specs import CHOICES, Spec
-from bnta_lib.suite.store import SHORT, Store
+from bnta_lib.suite.store import SHORT, open_store
 from bnta_lib.weights import model_digest
 
 KEYS = ["target", "split", "N", "K", "momentum"]  # N = K = 0 and momentum NaN: no adaption
@@ -53,7 +53,7 @@ def stored_cells(model: BNTANet, targets: Mapping[str, Target], settings: Settin
 
     N, K and momentum may differ from ``settings``, nothing else. Measures nothing.
     """
-    with Store() as store:
+    with open_store() as store:
         store.fill(settings.profile)
         rows = store.rows(profile=settings.profile)
     rows = rows[(rows["experiment"] == "retrieval") & (rows["version"] == METHOD_VERSION)

@@ -15,11 +15,9 @@ import pandas as pd
 from bnta_lib.data.sets import Target
 from bnta_lib.settings import ROOT, TARGETS
 from bnta_lib.suite import layers
-from bnta_lib.suite.commands import exit_code, parse_run
-from bnta_lib.suite.environment import shown
 from bnta_lib.suite.grid import peak_in_k, trend_in_n
 from bnta_lib.suite.lab import Lab
-from bnta_lib.suite.runs import caution, figures_dir
+from bnta_lib.suite.runs import caution, exit_code, figures_dir, parse_run, shown
 from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, RATE, SHARE, VERDICTS, describe, paired_test
 from bnta_lib.suite.tables import paper_values, row_name
 

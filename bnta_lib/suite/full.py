@@ -15,40 +15,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from bnta_lib.files import atomic_folder
 from bnta_lib.settings import AT_SIZE, MODELS, ROOT, Settings, device_of
 from bnta_lib.settings import settings as load_settings
 from bnta_lib.suite import train
-from bnta_lib.suite.commands import exit_code, usage_errors
-from bnta_lib.suite.report import EXECUTED, executed_notebooks, find_notebooks
-from bnta_lib.suite.runs import figures_dir, weights_path
-from bnta_lib.suite.store import export, machine
+from bnta_lib.suite.reproduce import EXECUTED, executed_notebooks, find_notebooks
+from bnta_lib.suite.runs import exit_code, figures_dir, usage_errors, weights_path
+from bnta_lib.suite.store import export
 from bnta_lib.training import OutOfTime
 
 GATHERED = ROOT / "full_size"
-FIRST = ["baseline", "bnta"]  # trained for --epochs; the others for --other-epochs
 
 
-def run_all(settings: Settings, options: argparse.Namespace, end: float) -> int:
-    """Train, run the notebooks and gather until ``end`` (of the monotonic clock); return the exit code."""
-    profile, rest = ["--profile", settings.profile], [name for name in MODELS if name not in FIRST]
-    for names, epochs in ((FIRST, options.epochs), (rest, options.other_epochs or options.epochs)):
-        minutes = (end - time.monotonic()) / 60
-        shorter = ["--epochs", str(epochs)] if epochs else []
-        if code := train.main([*profile, "--model", *names, f"--minutes={minutes:g}", *shorter,
-                               *["--scratch"] * options.scratch]):
-            return code
+def run_all(settings: Settings, training: Sequence[str], minutes: float) -> int:
+    """Train with the options ``training``, run the notebooks and gather; return the exit code."""
+    profile, end = ["--profile", settings.profile], time.monotonic() + 60 * minutes
+    if code := train.main([*profile, f"--minutes={minutes}", *training]):
+        return code
     trained = max(weights_path(settings, name).stat().st_mtime for name in MODELS)
     done = {path.stem for path in executed_notebooks(settings.profile) if path.stat().st_mtime > trained}
     remaining = [source.stem for source in find_notebooks() if source.stem not in done]
     # A whole run of the notebooks ends with the claims and the report.
-    for command in [["reproduce", "--only", *remaining]] if remaining else [["claims"], ["report"]]:
+    rest = [["reproduce", "--only", *remaining]] if remaining else [["claims"], ["reproduce", "--report"]]
+    for command in rest:
         if code := run_command([*command, *profile], end):
             return code
     print(f"gathered in {gather(settings)}")
@@ -73,21 +66,11 @@ def gather(settings: Settings) -> Path:
     with atomic_folder(folder) as new:
         shutil.copytree(figures_dir(settings.profile), new / "figures")
         shutil.copytree(EXECUTED / settings.profile, new / "notebooks")
+        (new / "trainings").mkdir()
+        for name in MODELS:
+            shutil.copy(weights_path(settings, name).with_suffix(".csv"), new / "trainings")
         export(new / "rows.csv.gz", settings.profile)
-        (new / "about.md").write_text(_about(settings), encoding="utf-8")
     return folder
-
-
-def _about(settings: Settings) -> str:
-    """A page on the machine and its time for each training; times of adaptions are among the rows."""
-    trainings = []
-    for name in MODELS:
-        seconds = train.training_history(settings, name)["seconds"]
-        trainings.append({"training": name, "epochs": f"{len(seconds)} of {settings.epochs}",
-                          "minutes": seconds.sum() / 60, "seconds an epoch": seconds.median()})
-    table = pd.DataFrame(trainings).to_markdown(index=False, floatfmt=".3g")
-    return (f"# Profile {settings.profile}, {date.today()}\n\n"
-            f"{machine()}. {train.trained_on(settings)}\n\n{table}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,21 +78,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.full", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", choices=AT_SIZE, default="paper", help="default: paper")
-    parser.add_argument("--epochs", type=int, help="of baseline and bnta (default: the profile's)")
-    parser.add_argument("--other-epochs", type=int, help="of the other trainings (default: as --epochs)")
-    parser.add_argument("--scratch", action="store_true", help="train without ImageNet weights")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after these, with exit code 3")
+    parser.add_argument("--epochs", help="of every training (default: the profile's)")
+    parser.add_argument("--scratch", action="store_true", help="train without ImageNet weights")
     options = parser.parse_args(arguments)
-    settings, end = load_settings(options.profile), time.monotonic() + 60 * options.minutes
+    settings = load_settings(options.profile)
+    training = ["--scratch"] * options.scratch + [f"--epochs={options.epochs}"] * bool(options.epochs)
     with usage_errors(parser):
-        for epochs in (options.epochs, options.other_epochs):
-            train.shortened(settings, epochs)
-        on_cpu = device_of(options.profile).type == "cpu" and not os.environ.get("BNTA_DEVICE")
-        if options.profile == "paper" and on_cpu:
+        device = device_of(options.profile)
+        if options.profile == "paper" and device.type == "cpu" and not os.environ.get("BNTA_DEVICE"):
             raise ValueError("the full size needs an NVIDIA GPU, and PyTorch finds none: look at the driver, "
                              "or run --profile rehearsal; BNTA_DEVICE=cpu insists (weeks)")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    return exit_code(lambda: run_all(settings, options, end))
+    return exit_code(lambda: run_all(settings, training, options.minutes))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ from bnta_lib.data.published import protocol_note
 from bnta_lib.data.sets import ReIDSet, Target
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import model_settings, settings
-from bnta_lib.suite.environment import versions
 from bnta_lib.suite.runner import Measurer, Unit, measure
-from bnta_lib.suite.runs import run_name
+from bnta_lib.suite.runs import run_name, versions
 from bnta_lib.suite.specs import TABLES, Spec, Table
 from bnta_lib.suite.strength import KINDS, TARGET
 from bnta_lib.suite.train import trained_model, trained_on
@@ -73,17 +72,12 @@ class Lab:
             self._models[name] = trained_model(self.settings, name, self.progress, data=self.data)
         return self._models[name]
 
-    def measure(
-        self, what: str | Sequence[Spec], seeds: int | Sequence[int] | None = None,
-        targets: Sequence[str] | None = None, splits: Sequence[int] | None = None,
-    ) -> pd.DataFrame:
+    def measure(self, what: str | Sequence[Spec], seeds: int | Sequence[int] | None = None,
+                targets: Sequence[str] | None = None, splits: Sequence[int] | None = None) -> pd.DataFrame:
         """Rows of a table, of "changes", "shift" or "headroom", or of specs: a row a measured number.
 
-        What the store lacks is measured. Rows of a table have its name in the column ``table``.
-
-        seeds    how many, or which; default: the table's rule
-        targets  which; default: all
-        splits   which; default: all, of "shift" the first
+        What the store lacks is measured. Rows of a table have its name in the column ``table``. ``seeds``
+        (how many, or which), ``targets`` and ``splits`` are the table's unless given.
 
         Raises:
             ValueError: for an unknown table, target or split.
@@ -118,8 +112,7 @@ class Lab:
                 trained, self.data, progress=self.progress)
         models = {name: self.model(name) for name in by_training}
         sources = self.sources if units[0].experiment == "shift" else ()
-        measurer = Measurer(self.settings, models, by_training, sources)
-        return measure(measurer, units, self.progress, title)
+        return measure(Measurer(self.settings, models, by_training, sources), units, self.progress, title)
 
     def _headroom(self) -> pd.DataFrame:
         """Ranks of every kind of set; of published ones there are no held-out people or neutral cameras."""
@@ -144,10 +137,7 @@ class Lab:
 
     def save_table(self, frame: pd.DataFrame, name: str, note: str = "", rows: pd.DataFrame | None = None,
                    images: str | None = None) -> pd.DataFrame:
-        """Write a table as CSV, Markdown and LaTeX with its note and :attr:`about`; returns it for display.
-
-        ``rows``: those that it was made from. ``images``: on what, if not on what the run's name says.
-        """
+        """Write a table as :func:`.writer.save_table` does, :attr:`about` below it; return it for display."""
         save_table(frame, name, self.run, f"{note} {self.about}".strip(), rows, images)
         return frame
 

@@ -1,31 +1,72 @@
 """Run the notebooks in order: ``python -m bnta_lib.suite.reproduce [--profile P] [--data D] [--only NN]``.
 
 Each runs under papermill in a kernel of its own, into ``executed/<run>/``, and writes ``figures/<run>/``. A
-whole run on the embedded benchmark then checks the paper's claims. Every run ends with the report.
+whole run on the embedded benchmark then checks the paper's claims. Every run ends with the report, web pages
+that need no network: ``report/<run>/index.html`` shows the claims with their verdicts, the paper's tables and
+figures, and what else the run drew, and links a page for each notebook. ``--report`` writes it alone.
 """
 
 import argparse
 import os
+import re
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import nbformat
 import papermill
+from jinja2 import Environment, PackageLoader
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from papermill.exceptions import PapermillException
+from PIL import Image
 from tqdm import tqdm
 from traitlets.config import Config
 
-from bnta_lib.files import atomic
-from bnta_lib.settings import METHOD_VERSION, cache_dir, data_folder
-from bnta_lib.suite import claims, report
-from bnta_lib.suite.commands import exit_code, parse_run, usage_errors
-from bnta_lib.suite.environment import shown
-from bnta_lib.suite.runs import figures_dir, run_name
+from bnta_lib.files import atomic, atomic_folder
+from bnta_lib.settings import METHOD_VERSION, ROOT, cache_dir, data_folder
+from bnta_lib.suite import claims
+from bnta_lib.suite.runs import caution, exit_code, figures_dir, parse_run, run_name, shown
+from bnta_lib.suite.store import export, recorded_path
 
+NOTEBOOKS, EXECUTED, REPORT = ROOT / "notebooks", ROOT / "executed", ROOT / "report"
+PAPERS = [*(f"table_{n}" for n in range(1, 6)), "figure_1", "figure_2_network", "figure_3", "figure_4"]
+VERDICTS = {"holds": ("holds", "✓"), "does not hold": ("fails", "✗"), "not resolved": ("open", "○")}
 # Or each kernel warns that others on this machine could listen.
 ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
 WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def find_notebooks() -> list[Path]:
+    """The suite's notebooks ``NN_name.ipynb``, in order."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """The code cells of a notebook, without the cell that papermill injects."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()
+            and "injected-parameters" not in cell.metadata.get("tags", [])]
+
+
+def executed_notebooks(run: str) -> list[Path]:
+    """The notebooks of ``run`` that this METHOD_VERSION ran to their end, as they stand now."""
+    executed = []
+    for source in find_notebooks():
+        with suppress(OSError, ValueError):  # not run, or killed while it was written
+            path = EXECUTED / run / source.name
+            done, current = nbformat.read(path, 4), nbformat.read(source, 4)
+            ran, stands = ([cell.source for cell in code_cells(notebook)] for notebook in (done, current))
+            if done.metadata.get("bnta") == METHOD_VERSION and ran == stands:
+                executed.append(path)
+    return executed
+
+
+# ---- running
 
 
 def run_notebook(source: Path, executed: Path, parameters: Mapping) -> None:
@@ -42,7 +83,7 @@ def run_notebook(source: Path, executed: Path, parameters: Mapping) -> None:
             shutdown_kernel="immediate")
     except (PapermillException, RuntimeError) as error:  # a dead kernel is a RuntimeError
         raise ValueError(f"{error}\n{source.name} failed; as far as it ran: {shown(executed)}") from error
-    if any(cell.execution_count is None for cell in report.code_cells(notebook)):  # sys.exit() in a cell
+    if any(cell.execution_count is None for cell in code_cells(notebook)):  # sys.exit() in a cell
         raise ValueError(f"{source.name} ended before its last cell")
     notebook.metadata["bnta"] = METHOD_VERSION
     with atomic(executed) as partial:
@@ -61,14 +102,97 @@ def copy_back(executed: Sequence[Path]) -> None:
                     output.data.pop(WIDGET, None)
             if "outputs" in cell:
                 cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
-        with atomic(report.NOTEBOOKS / path.name) as partial:
+        with atomic(NOTEBOOKS / path.name) as partial:
             nbformat.write(notebook, partial)
+
+
+# ---- the report: notebooks as pages
+
+
+class _Renderer(IPythonRenderer):
+    """Formulas become MathML. Links lead within the folder of ``pages`` or to the web; others become text."""
+
+    def __init__(self, pages: Collection[str]):
+        super().__init__(escape=True)
+        self.pages, self.inline_math, self.block_math = pages, convert, partial(convert, display="block")
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        file = url.partition("#")[0]
+        if file.removesuffix(".ipynb") in self.pages:
+            url = url.replace(".ipynb", ".html", 1)
+        elif file and not re.match(r"https?://", file):
+            return text
+        return super().link(text, url, title)
+
+
+def markdown_html(source: str, pages: Collection[str] = ()) -> str:
+    """Markdown as HTML. Links to the notebooks ``pages`` lead to their pages; HTML is shown as text."""
+    html = MarkdownWithMath(renderer=_Renderer(pages)).render(source)
+    return html.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+
+
+def _pages(run: str, notebooks: Sequence[Path]) -> Iterator[tuple[str, str, str]]:
+    """Name, title and HTML of every notebook, with links to the page before and after it."""
+    names = [path.stem for path in notebooks]
+    exporter = HTMLExporter(template_file=str(Path(__file__).parent / "templates" / "notebook.html.j2"),
+                            filters={"markdown2html": partial(markdown_html, pages=names)})
+    for index, path in enumerate(notebooks):
+        notebook = nbformat.read(path, 4)
+        notebook.cells = [cell for cell in notebook.cells
+                          if "injected-parameters" not in cell.metadata.get("tags", [])]
+        texts = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        heading = re.search(r"^#+ +(.+)$", texts, re.MULTILINE)
+        notebook.metadata["title"] = heading[1] if heading else path.stem
+        resources = {"run": run, "before": names[:index][-1:], "after": names[index + 1:index + 2]}
+        yield path.stem, notebook.metadata["title"], exporter.from_notebook_node(notebook, resources)[0]
+
+
+# ---- the report: its front page
+
+
+def _alt(picture: Path) -> str:
+    with Image.open(picture) as image:
+        return image.info.get("Description", picture.stem)
+
+
+def _table(file: Path) -> str:
+    table = markdown_html(file.read_text(encoding="utf-8"))
+    for word, (kind, symbol) in VERDICTS.items():
+        table = table.replace(f">{word}<", f'><span class="{kind}">{symbol} {word}</span><')
+    return table
+
+
+def _front(run: str, figures: Path, titles: dict[str, str]) -> str:
+    """The front page; ``titles``: of the notebooks, by name."""
+    items = {stem: {file.suffix[1:]: file for file in files}
+             for stem, files in groupby(sorted(figures.iterdir()), lambda file: file.stem)}
+    pages = Environment(loader=PackageLoader("bnta_lib.suite"), autoescape=True, trim_blocks=True)
+    pages.filters |= {"alt": _alt, "table": _table}
+    return pages.get_template("front.html.j2").render(
+        run=run, caution=caution(run), items=items, papers=PAPERS, titles=titles,
+        notebooks=[path.stem for path in find_notebooks()])
+
+
+def build(run: str, notebooks: Sequence[Path]) -> Path:
+    """Write ``report/<run>``, replace an earlier one when it is whole, and return its ``index.html``."""
+    figures_dir(run).mkdir(parents=True, exist_ok=True)  # the first notebook alone draws nothing
+    with atomic_folder(REPORT / run) as new:
+        shutil.copytree(figures_dir(run), new / "figures", ignore=shutil.ignore_patterns(".*"))
+        titles = {}
+        for name, title, page in _pages(run, notebooks):
+            titles[name] = title
+            (new / f"{name}.html").write_text(page, encoding="utf-8")
+        (new / "index.html").write_text(_front(run, new / "figures", titles), encoding="utf-8")
+    return REPORT / run / "index.html"
+
+
+# ---- the command
 
 
 def run_all(sources: Sequence[Path], options: argparse.Namespace) -> int:
     """Run ``sources``, check the claims if the run is whole, write the report; return the exit code."""
     run, folder = run_name(options.profile, options.data), data_folder(options.data)
-    executed = [report.EXECUTED / run / source.name for source in sources]
+    executed = [EXECUTED / run / source.name for source in sources]
     # In place, cells count as a reader will count: papermill puts parameters into a cell of its own.
     given = {} if options.in_place else {"profile": options.profile}
     parameters = {**given, "data": str(folder)} if folder else given
@@ -79,31 +203,39 @@ def run_all(sources: Sequence[Path], options: argparse.Namespace) -> int:
         run_notebook(source, path, parameters)
     if options.in_place:
         copy_back(executed)
-    finished = report.executed_notebooks(run)
-    whole = len(finished) == len(report.find_notebooks())
+        export(recorded_path(options.profile), options.profile)
+    finished = executed_notebooks(run)
+    whole = len(finished) == len(find_notebooks())
     if whole and options.data == "embedded" and (code := claims.main(["--profile", options.profile])):
         return code
-    index = report.build(run, finished)
-    print(f"\nFigures and tables: {shown(figures_dir(run))}\nExecuted notebooks: "
-          f"{shown(executed[0].parent)}\nThe report, to open in a browser: {shown(index)}")
+    print(f"\nFigures and tables: {shown(figures_dir(run))}\nExecuted notebooks: {shown(EXECUTED / run)}\n"
+          f"The report, to open in a browser: {shown(build(run, finished))}")
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.reproduce",
-                                     description="Run the notebooks in order.")
+                                     description="Run the notebooks in order, and write the report.")
     parser.add_argument("--only", nargs="+", metavar="NN", help="for example --only 05 08")
-    parser.add_argument("--in-place", action="store_true", help="copy the outputs back into notebooks/")
+    parser.add_argument("--report", action="store_true", help="the report alone, of what was run before")
+    parser.add_argument("--in-place", action="store_true",
+                        help="copy outputs and measured rows back into the repository")
     options = parse_run(parser, arguments)
-    sources = report.find_notebooks()
-    with usage_errors(parser):
-        if options.in_place and (options.data != "embedded" or options.only):
-            raise ValueError("--in-place runs every notebook on the embedded benchmark")
-        for start in options.only or ():
-            if not any(path.name.startswith(start) for path in sources):
-                names = ", ".join(path.stem for path in sources)
-                raise ValueError(f"no notebook begins with {start!r}: there are {names}")
+    if options.in_place and (options.data != "embedded" or options.only):
+        parser.error("--in-place runs every notebook on the embedded benchmark")
+    sources = find_notebooks()
+    for start in options.only or ():
+        if not any(path.name.startswith(start) for path in sources):
+            names = ", ".join(path.stem for path in sources)
+            parser.error(f"no notebook begins with {start!r}: there are {names}")
+    run = run_name(options.profile, options.data)
+    if options.report:
+        # The committed notebooks are a laptop run.
+        finished = executed_notebooks(run) or (sources if run == "laptop" else [])
+        if not finished:
+            parser.error(f"no notebook of {run} was run: make reproduce, with the same PROFILE and DATA")
+        return exit_code(lambda: print(f"Wrote {build(run, finished)}: open it in a browser"))
     # Kernels run in another folder: relative paths would not hold there.
     os.environ |= {"BNTA_PROFILE": options.profile, "BNTA_CACHE": str(cache_dir()),
                    "BNTA_FIGURES": str(figures_dir(options.profile).parent)}

@@ -3,13 +3,22 @@
 import copy
 import hashlib
 import json
+import multiprocessing
+import os
+import pickle
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import as_completed
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import pandas as pd
 import torch
+from joblib import cpu_count
+from joblib.externals.loky import get_reusable_executor
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -17,13 +26,13 @@ from bnta_lib.adapters import ADAPTERS
 from bnta_lib.adaption import LOSSES, adapt, pair_losses
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import Scores, evaluate
+from bnta_lib.files import end_with
 from bnta_lib.model import BNTANet, embed, embed_global
 from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import METHOD_VERSION, Settings, device_of
 from bnta_lib.suite.layers import bn_moments, shift_by_layer, source_sample
-from bnta_lib.suite.parallel import measure_all
 from bnta_lib.suite.specs import DIVERGED, Spec
-from bnta_lib.suite.store import DETAILS, SHORT, Store, key_of, machine
+from bnta_lib.suite.store import DETAILS, SHORT, key_of, machine, open_store
 from bnta_lib.weights import model_digest
 
 
@@ -85,19 +94,15 @@ class Measurer:
         models = {name: copy.deepcopy(model).cpu() for name, model in self.models.items()}
         return self.__dict__ | {"shared": {}, "models": models}
 
-    def to(self, device: torch.device) -> None:
-        """Measure on ``device`` from now on."""
-        for model in self.models.values():
-            model.to(device)
-
-    def inputs(self, unit: Unit) -> tuple[BNTANet, Target, Split]:
-        """A unit's model, target and split."""
+    def inputs(self, unit: Unit) -> tuple[BNTANet, Target, Split, Settings]:
+        """A unit's model, target, split and settings."""
         target = self.targets[unit.spec.training][unit.target]
-        return self.models[unit.spec.training], target, target.split(unit.split)
+        settings = unit.spec.settings(self.settings)
+        return self.models[unit.spec.training], target, target.split(unit.split), settings
 
     def columns(self, unit: Unit) -> dict:
         """A unit's columns: what its key is made of, and what says whose rows they are."""
-        _, target, split = self.inputs(unit)
+        _, target, split, _ = self.inputs(unit)
         return {
             "experiment": unit.experiment, "profile": self.settings.profile,
             "target": target.stored_as(unit.target), "split": unit.split, "seed": unit.seed,
@@ -107,25 +112,28 @@ class Measurer:
             "sample": sample_digest(split, self.sources if unit.experiment == "shift" else None),
         }
 
+    def once(self, key: tuple, make: Callable[[], Any]) -> tuple[Any, float]:
+        """What ``make`` returns, and the seconds that it took; it is called once a process and key."""
+        if key not in self.shared:
+            start = time.perf_counter()
+            self.shared[key] = make(), time.perf_counter() - start
+        return self.shared[key]
+
     def features(self, unit: Unit) -> tuple[Tensor, Tensor, float]:
         """Global and local features of the whole set without adaption, and the seconds of one image."""
-        key, (model, target, _) = ("features", unit.spec.training, unit.target), self.inputs(unit)
-        if key not in self.shared:
-            if model.scale.is_cuda:  # a GPU's first call pays for what no later one does
-                embed(model, target.data.images[:64])
-            start = time.perf_counter()
-            features, local = embed(model, target.data.images)
-            self.shared[key] = features, local, (time.perf_counter() - start) / len(features)
-        return self.shared[key]
+        model, target, *_ = self.inputs(unit)
+        if model.scale.is_cuda:  # a GPU's first call pays for what no later one does
+            self.once(("warm",), lambda: embed(model, target.data.images[:64]))
+        features, seconds = self.once(("features", unit.spec.training, unit.target),
+                                      lambda: embed(model, target.data.images))
+        return *features, seconds / len(features[0])
 
     def pairs(self, unit: Unit, sample: Tensor) -> tuple[Pairs, float]:
         """The closest pairs of the images ``sample``, as many as any unit needs; seconds."""
         k = min(max(self.largest_k, self.columns(unit)["K"]), len(sample) // 2)
-        key = "pairs", unit.spec.training, unit.target, tuple(sample.tolist()), k
-        if key not in self.shared:
-            local, start = self.features(unit)[1][sample], time.perf_counter()
-            self.shared[key] = nearest_pairs(local, k), time.perf_counter() - start
-        return self.shared[key]
+        local = self.features(unit)[1]
+        return self.once(("pairs", unit.spec.training, unit.target, *sample.tolist(), k),
+                         lambda: nearest_pairs(local[sample], k))
 
     def measure(self, unit: Unit) -> list[dict]:
         """A unit's rows. Raises what measuring raises.
@@ -150,13 +158,13 @@ def sample_digest(split: Split, sources: Sequence[str] | None = None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:SHORT]
 
 
-# ---------------------------------------------------------------- what a unit gives
+# ---- what a unit gives
 
 
 def _retrieval(measurer: Measurer, unit: Unit) -> list[dict]:
     """mAP, R1, R5, R10 (per cent); for bnta the seconds of its parts."""
-    spec, settings, seconds, features = unit.spec, unit.spec.settings(measurer.settings), {}, None
-    model, target, split = measurer.inputs(unit)
+    spec, seconds, features = unit.spec, {}, None
+    model, target, split, settings = measurer.inputs(unit)
     if spec.adapter == "none":
         features = measurer.features(unit)[0]
     elif spec.adapter == "bnta":
@@ -181,8 +189,8 @@ def _changes(measurer: Measurer, unit: Unit) -> list[dict]:
     The terms are means over batches of the same pairs: "pos frozen" before, "pos statistics" with the
     statistics alone moved, "pos adapted" after, and so for "mat".
     """
-    model, target, split = measurer.inputs(unit)
-    settings, gallery = unit.spec.settings(measurer.settings), target.data.images[split.gallery]
+    model, target, split, settings = measurer.inputs(unit)
+    gallery = target.data.images[split.gallery]
     result = adapt(model, gallery, settings, seed=unit.seed, **unit.spec.options)
     rows = [{"metric": f"rate {row.quantity}", "value": 100 * row.rate, "unit": "%", "index": row.index,
              "layer": row.layer} for row in result.changes.itertuples(index=False)]
@@ -195,12 +203,10 @@ def _changes(measurer: Measurer, unit: Unit) -> list[dict]:
 
 def _shift(measurer: Measurer, unit: Unit) -> list[dict]:
     """Distance of each BN layer's outputs on probes and gallery from the frozen model's on the sources."""
-    model, target, split = measurer.inputs(unit)
-    images, settings = target.data.images, unit.spec.settings(measurer.settings)
-    key = "moments", unit.spec.training
-    if key not in measurer.shared:
-        measurer.shared[key] = bn_moments(model, measurer.source_images)
-    source = measurer.shared[key]
+    model, target, split, settings = measurer.inputs(unit)
+    images = target.data.images
+    source, _ = measurer.once(("moments", unit.spec.training),
+                              lambda: bn_moments(model, measurer.source_images))
     adapted = adapt(model, images[split.gallery], settings, seed=unit.seed, **unit.spec.options).model
     both = images[torch.cat([split.probe, split.gallery])]
     return [{"metric": "distance", "value": row.distance, "unit": "source std", "index": row.index,
@@ -211,11 +217,11 @@ def _shift(measurer: Measurer, unit: Unit) -> list[dict]:
 
 def _headroom(measurer: Measurer, unit: Unit) -> list[dict]:
     """Rank of each probe's only match without adaption, with the cameras of both as "1-5"."""
-    model, target, split = measurer.inputs(unit)
+    model, target, split, settings = measurer.inputs(unit)
     data = target.data
     same = data.pids[split.probe, None] == data.pids[split.gallery][None, :]
     match = data.camids[split.gallery[same.int().argmax(1)]]
-    ranks = score(model, target, split, measurer.settings, measurer.features(unit)[0]).rank
+    ranks = score(model, target, split, settings, measurer.features(unit)[0]).rank
     cameras = zip(data.camids[split.probe].tolist(), match.tolist(), strict=True)
     return [{"metric": "rank", "value": rank, "cameras": f"{min(a, b)}-{max(a, b)}",
              "gallery": len(split.gallery), "part": unit.spec.labels["part"]}
@@ -225,7 +231,90 @@ def _headroom(measurer: Measurer, unit: Unit) -> list[dict]:
 EXPERIMENTS = {"retrieval": _retrieval, "changes": _changes, "shift": _shift, "headroom": _headroom}
 
 
-# ---------------------------------------------------------------- rows
+# ---- side by side: results do not depend on how many processes there are
+
+
+PATIENCE = 20  # seconds that a scheduler has to answer
+# A network asks for the same large blocks again and again. glibc would give each back to the system and get
+# it anew, page by page. Kept, in one arena and in large pages, they make the laptop's network 16 % faster.
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+                "MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "OMP_NUM_THREADS": "1"}
+_measurer = None  # of this process, if it is one of joblib's
+
+
+def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple[str, list[dict]]]:
+    """Yield (key, rows) of each of ``units`` when it is measured: in this process, by joblib's on this
+    machine, or by the Dask cluster of ``$DASK_SCHEDULER_ADDRESS``.
+
+    Raises what measuring raises, ConnectionError if no scheduler answers, and BrokenExecutor if one of this
+    machine's processes is killed.
+    """
+    address, profile = os.environ.get("DASK_SCHEDULER_ADDRESS", "").strip(), measurer.settings.profile
+    device = device_of(profile)
+    workers = torch.cuda.device_count() if device.type == "cuda" else cpu_count()
+    if profile == "smoke" or device.index is not None:
+        workers = 1  # the smoke profile's work takes less than starting a process
+    if not address and min(workers, len(units)) < 2:
+        threads = torch.get_num_threads()
+        for key, unit in units.items():
+            try:
+                rows = _measure(measurer, unit)
+            finally:
+                torch.set_num_threads(threads)
+            yield key, rows
+        return
+    with ExitStack() as stack:
+        if address:
+            client = stack.enter_context(_client(address))
+            # A task of its own: it is made again if its worker dies.
+            shared = client.submit(pickle.loads, pickle.dumps(measurer), pure=False)
+            executor = client.get_executor(pure=False)
+        else:
+            shared, executor = None, get_reusable_executor(
+                workers, env=_ENVIRONMENT, initializer=_start, initargs=(pickle.dumps(measurer), os.getpid()))
+        running = {executor.submit(_measure, shared, unit): key for key, unit in units.items()}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _client(address: str):
+    from distributed import Client
+
+    try:
+        return Client(address, set_as_default=False, timeout=PATIENCE)
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"no Dask scheduler answers at {address} ({error}): start one, or unset "
+                              "DASK_SCHEDULER_ADDRESS to measure on this machine") from error
+
+
+def _start(pickled: bytes, parent: int) -> None:
+    global _measurer
+    end_with(parent)
+    _measurer = pickle.loads(pickled)
+
+
+def _measure(measurer: Measurer | None, unit: Unit) -> list[dict]:
+    """Measure with one thread, on whose number the rounding of gradients depends."""
+    torch.set_num_threads(1)
+    measurer = measurer or _measurer
+    for model in measurer.models.values():
+        model.to(_device_here(device_of(measurer.settings.profile)))
+    return measurer.measure(unit)
+
+
+def _device_here(device: torch.device) -> torch.device:
+    """This process's own of the GPUs that ``device`` means: joblib numbers its processes."""
+    number = re.search(r"LokyProcess-(\d+)", multiprocessing.current_process().name)
+    if device.type == "cpu" or device.index is not None or not number:
+        return device
+    return torch.device("cuda", int(number[1]) % torch.cuda.device_count())
+
+
+# ---- rows
 
 
 def measure(measurer: Measurer, units: Sequence[Unit], progress: bool, title: str) -> pd.DataFrame:
@@ -238,7 +327,7 @@ def measure(measurer: Measurer, units: Sequence[Unit], progress: bool, title: st
     columns = [measurer.columns(unit) for unit in units]
     measurer.largest_k = max(unit_columns["K"] for unit_columns in columns)
     keys = [key_of(unit_columns) for unit_columns in columns]
-    with Store() as store:
+    with open_store() as store:
         store.fill(measurer.settings.profile)
         known = store.known(keys)
         missing = {key: unit for key, unit in zip(keys, units) if key not in known}

@@ -1,11 +1,25 @@
-"""Runs: what one is called, and where its figures and weights lie."""
+"""What commands and notebooks share: a run's name and files, versions, options and exit codes."""
 
+import argparse
 import hashlib
+import importlib.metadata
 import os
+import platform
 import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
+
+from bnta_lib.data import real_root
+from bnta_lib.data.sets import ReIDSet
 from bnta_lib.settings import ROOT, Settings, cache_dir, data_folder, model_settings
+from bnta_lib.settings import settings as load_settings
+from bnta_lib.training import OutOfTime, training_key
 
 
 def run_name(profile: str, data: str | Path = "embedded") -> str:
@@ -41,3 +55,71 @@ def weights_path(settings: Settings, name: str, root: str | Path | None = None) 
     folder = (ROOT / "data" if settings.profile == "laptop" and root is None else cache_dir()) / "weights"
     run = settings.profile if root is None else run_name(settings.profile, root)
     return folder / run / f"{name}.safetensors"
+
+
+def training_history(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> pd.DataFrame:
+    """The rows that :func:`~bnta_lib.training.train` recorded for the stored weights."""
+    return pd.read_csv(weights_path(settings, name, real_root(data)).with_suffix(".csv"))
+
+
+def checkpoint_path(sources: ReIDSet, settings: Settings, name: str) -> Path:
+    """The file of a training's resumable state."""
+    key = training_key(sources, settings)[:16]
+    return cache_dir() / "checkpoints" / f"{settings.profile}-{name}-{key}.pt"
+
+
+def shown(path: str | Path) -> str:
+    """``path`` as a notebook may print it: from the repository's root, or else its name alone."""
+    path = Path(path)
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+
+
+def versions() -> str:
+    """One line: Python, the libraries that decide results, and the machine's kind."""
+    own, *others = [f"{name} {importlib.metadata.version(name)}" for name in
+                    ("bnta_lib", "torch", "torchvision", "numpy", "pandas", "matplotlib")]
+    python, machine = f"Python {platform.python_version()}", f"{sys.platform} {platform.machine()}"
+    return ", ".join([own, python, *others, machine])
+
+
+# ---- command lines
+
+
+@contextmanager
+def usage_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Within the block, what is not there or does not fit is an error of usage: exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        parser.error(str(error))
+
+
+def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse ``arguments``, ``--profile`` and ``--data`` among them. Exit with 2 if they do not exist."""
+    parser.add_argument("--profile", help="smoke, laptop or paper (default: $BNTA_PROFILE, laptop)")
+    parser.add_argument("--data", default="embedded",
+                        help='"embedded" (default), "real" ($BNTA_DATA) or a folder')
+    options = parser.parse_args(arguments)
+    with usage_errors(parser):
+        options.profile = load_settings(options.profile).profile
+        if (folder := data_folder(options.data)) is not None and not folder.is_dir():
+            raise ValueError(f'no folder {folder}: --data takes "embedded", "real" or a folder of images')
+        try:
+            cache_dir().mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=cache_dir()).close()
+        except OSError as error:
+            raise ValueError(f"{error}: set BNTA_CACHE to a folder that you may write to") from error
+    return options
+
+
+def exit_code(work: Callable[[], int | None]) -> int:
+    """Do ``work`` and return its exit code: 1 for an error, 3 for out of time, 130 for an interrupt."""
+    try:
+        return work() or 0
+    except OutOfTime as error:
+        print(f"out of time: {error}; the same command continues")
+        return 3
+    except (ValueError, OSError, FloatingPointError, BrokenExecutor, KeyboardInterrupt) as error:
+        print(f"\n{str(error) or 'stopped'}\nWhat is done is kept, and the same command continues.",
+              file=sys.stderr)
+        return 130 if isinstance(error, KeyboardInterrupt) else 1

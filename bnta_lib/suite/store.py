@@ -2,26 +2,27 @@
 
 A unit, one measurement of a spec on a split with a seed, gives one or more rows. Its key is a digest of all
 that decides its numbers. A store starts with the rows that are recorded with the suite
-(``data/results/<profile>.csv.gz``), marked ``recorded``. ``--export FILE`` writes its rows.
+(``data/results/<profile>.csv.gz``), marked ``recorded``.
 """
 
-import argparse
 import errno
 import gzip
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from bnta_lib.files import atomic
-from bnta_lib.settings import METHOD_VERSION, PROFILES, ROOT, cache_dir
+from bnta_lib.settings import METHOD_VERSION, ROOT, cache_dir
 from bnta_lib.suite.specs import COLUMNS as SPEC
 
 # `sample` is a digest of probe and gallery, `seconds` how long the row's unit took.
@@ -35,6 +36,11 @@ NUMBERS = (*WHOLE, "momentum", "lr", "margin", "lambda3", "value", "seconds")
 SHORT = 12  # digits of a digest in a row
 
 
+def recorded_path(profile: str) -> Path:
+    """The file of rows that are recorded with the suite."""
+    return ROOT / "data" / "results" / f"{profile}.csv.gz"
+
+
 def key_of(unit: dict) -> str:
     """SHA-256 of the values of :data:`KEY`; numbers count by their value, whatever their type."""
     values = [unit[name] for name in KEY]
@@ -42,44 +48,35 @@ def key_of(unit: dict) -> str:
     return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
 
+@contextmanager
+def open_store(path: Path | None = None) -> Iterator["Store"]:
+    """The store in a file. Raises ValueError if it is damaged, OSError on a full disk."""
+    path = path or cache_dir() / "results.sqlite"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = ", ".join(f'"{name}"' for name in ("key", "number", *COLUMNS))
+    try:
+        with closing(sqlite3.connect(path, timeout=60)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"CREATE TABLE IF NOT EXISTS rows ({names}, PRIMARY KEY (key, number))")
+            yield Store(connection)
+    except (sqlite3.DatabaseError, pd.errors.DatabaseError) as error:
+        # SQLite reports a full disk as one of several errors.
+        if shutil.disk_usage(path.parent).free < 1 << 17:
+            raise OSError(errno.ENOSPC, f"the disk is full: could not write {path}, which is unchanged; free "
+                          "some space, or set BNTA_CACHE to a folder on another disk") from error
+        raise ValueError(f"cannot open the results store {path} ({error}): if it is damaged, delete it; "
+                         "recorded rows come back and others are measured again") from error
+
+
 class Store:
-    """An open results store. Raises ValueError if the file is damaged, OSError on a full disk."""
+    """The rows behind an open connection."""
 
-    def __init__(self, path: Path | None = None):
-        self.path = path or cache_dir() / "results.sqlite"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        names = ", ".join(f'"{name}"' for name in ("key", "number", *COLUMNS))
-        try:
-            self.connection = sqlite3.connect(self.path, timeout=60)
-            self.connection.execute("PRAGMA journal_mode = WAL")
-            self.connection.execute(f"CREATE TABLE IF NOT EXISTS rows ({names}, PRIMARY KEY (key, number))")
-        except sqlite3.DatabaseError as error:
-            if hasattr(self, "connection"):
-                self.connection.close()
-            self._refuse(error)
-
-    def _refuse(self, error: Exception) -> None:
-        self._require_space(error)
-        raise ValueError(f"cannot open the results store {self.path} ({error}): if it is damaged, delete "
-                         "it; recorded rows come back and others are measured again") from error
-
-    def _require_space(self, error: Exception) -> None:
-        """Raise OSError if the disk is full, which SQLite reports as one of several errors."""
-        if shutil.disk_usage(self.path.parent).free < 1 << 16:
-            raise OSError(errno.ENOSPC, f"the disk is full: could not write {self.path}, which is unchanged; "
-                          "free some space, or set BNTA_CACHE to a folder on another disk") from error
-
-    def __enter__(self) -> "Store":
-        return self
-
-    def __exit__(self, _, error, __) -> None:
-        self.connection.close()
-        if isinstance(error, (sqlite3.DatabaseError, pd.errors.DatabaseError)):
-            self._refuse(error)
+    def __init__(self, connection: sqlite3.Connection):
+        self.connection = connection
 
     def fill(self, profile: str) -> None:
         """Insert the rows that are recorded with the suite, unless they are there."""
-        path = ROOT / "data" / "results" / f"{profile}.csv.gz"
+        path = recorded_path(profile)
         query = "SELECT 1 FROM rows WHERE profile = ? AND version = ? AND recorded = 1 LIMIT 1"
         if not path.is_file() or self.connection.execute(query, (profile, METHOD_VERSION)).fetchone():
             return
@@ -102,14 +99,10 @@ class Store:
 
     def _insert(self, rows: pd.DataFrame) -> None:
         rows = rows[["key", "number", *COLUMNS]].astype(object)
-        values = rows.where(rows.notna(), None).values.tolist()
         places = ", ".join("?" * len(rows.columns))
-        try:
-            with self.connection:
-                self.connection.executemany(f"INSERT OR IGNORE INTO rows VALUES ({places})", values)
-        except sqlite3.OperationalError as error:
-            self._require_space(error)
-            raise
+        with self.connection:
+            self.connection.executemany(f"INSERT OR IGNORE INTO rows VALUES ({places})",
+                                        rows.where(rows.notna(), None).values.tolist())
 
     def rows(self, keys: Sequence[str] | None = None, profile: str | None = None) -> pd.DataFrame:
         """Rows of these units, or of a profile, or all: ``key``, :data:`COLUMNS`. Missing text is ""."""
@@ -126,10 +119,9 @@ class Store:
 
 def machine(gpu: bool = True) -> str:
     """What measured: processor, threads, the GPU if there is one (and ``gpu``), and torch's version."""
-    names = [platform.machine()]
-    if (info := Path("/proc/cpuinfo")).is_file():
-        lines = (line for line in info.read_text().splitlines() if line.startswith("model name"))
-        names += [line.split(":", 1)[1].strip() for line in lines][:1]
+    info = Path("/proc/cpuinfo")
+    processor = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
+    names = [platform.machine(), *([processor[1]] if processor else [])]
     if gpu and torch.cuda.is_available():
         names.append(torch.cuda.get_device_name())
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()}"
@@ -141,7 +133,7 @@ def export(path: str | Path, profile: str | None = None) -> int:
 
     CSV, gzipped if the name ends in .gz: the same rows are the same bytes.
     """
-    with Store() as store:
+    with open_store() as store:
         store.fill(profile or "laptop")
         rows = store.rows(profile=profile)
     rows = rows[(rows["version"] == METHOD_VERSION) & ~rows["target"].str.endswith(", own folder")]
@@ -150,22 +142,3 @@ def export(path: str | Path, profile: str | None = None) -> int:
     with atomic(path) as temporary:
         temporary.write_bytes(gzip.compress(text, mtime=0) if Path(path).suffix == ".gz" else text)
     return len(rows)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """``python -m bnta_lib.suite.store``."""
-    parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.store",
-                                     description="Write the rows of the results store.")
-    parser.add_argument("--profile", choices=PROFILES, help="default: all")
-    parser.add_argument("--export", type=Path, metavar="FILE", required=True, help="a .csv or .csv.gz")
-    options = parser.parse_args(arguments)
-    if not options.export.name.endswith((".csv", ".csv.gz")):
-        parser.error(f"--export writes .csv or .csv.gz, not {options.export.name}")
-    try:
-        print(f"wrote {export(options.export, options.profile)} rows to {options.export}")
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"cannot write the rows: {error}") from None
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,24 +18,12 @@ import pandas as pd
 import torch
 
 from bnta_lib.data import find_real, load_sources, mixture, real_root
-from bnta_lib.data.sets import ReIDSet
 from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet, load_imagenet
-from bnta_lib.settings import (
-    AT_SIZE,
-    METHOD_VERSION,
-    MODELS,
-    SOURCES,
-    WEAKER,
-    Settings,
-    cache_dir,
-    device_of,
-    model_settings,
-)
+from bnta_lib.settings import AT_SIZE, METHOD_VERSION, MODELS, WEAKER, Settings, device_of, model_settings
 from bnta_lib.settings import settings as load_settings
-from bnta_lib.suite.commands import exit_code, parse_run, usage_errors
-from bnta_lib.suite.runs import weights_path
-from bnta_lib.training import OutOfTime, from_main, launched, train, training_key
+from bnta_lib.suite.runs import checkpoint_path, exit_code, parse_run, usage_errors, weights_path
+from bnta_lib.training import OutOfTime, from_main, launched, train
 from bnta_lib.weights import REMEDY, differences, load_model, read_weights, save_model
 
 
@@ -77,15 +65,16 @@ def _misfit(record: Mapping, wanted: Settings, root: Path | None) -> str:
     """What recorded weights were trained with, or on, instead of what is wanted; "" if they fit."""
     if odd := differences(record, wanted):
         return f"with {', '.join(odd)}"
-    # A folder of targets alone has no sources to compare; a share of their people is named after them.
-    present = mixture(find_real(root)).note if root and set(SOURCES) & set(find_real(root)) else ""
+    present = ""
+    with suppress(FileNotFoundError):  # a folder of targets alone has no sources to compare
+        present = mixture(find_real(root)).note if root else ""
+    # The weights of a share of the people name it after their sources.
     fits = record.get("sources", "").startswith(present)
     return "" if fits else f"on {record['sources']}, and {root} now holds {present}"
 
 
 def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True,
-                   data: str | Path = "embedded", minutes: float | None = None,
-                   compile: bool = False) -> pd.DataFrame:
+                   data: str | Path = "embedded", minutes: float | None = None) -> pd.DataFrame:
     """Train as :func:`~bnta_lib.training.train`, write weights and record, and return the record."""
     begin, device, root = time.perf_counter(), device_of(settings.profile), real_root(data)
     path, wanted = weights_path(settings, name, root), model_settings(settings, name)
@@ -95,7 +84,7 @@ def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True
         sources = load_sources(wanted, root or "embedded", progress=progress and main)
     checkpoint = checkpoint_path(sources, wanted, name)
     remaining = None if minutes is None else minutes - (time.perf_counter() - begin) / 60
-    model, history = train(sources, wanted, checkpoint, progress, device, remaining, compile)
+    model, history = train(sources, wanted, checkpoint, progress, device, remaining)
     if main:
         # The record first: weights without one would never be trained again to get it.
         with atomic(path.with_suffix(".csv")) as temporary:
@@ -111,29 +100,15 @@ def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True
 def trained_on(settings: Settings, data: str | Path = "embedded") -> str:
     """The published sets that models were trained on, and trainings with fewer epochs or from nothing."""
     root, notes = real_root(data), []
-    for name in MODELS:
-        if (path := weights_path(settings, name, root)).is_file():
-            used = read_weights(path)[0]["settings"]
-            if settings.pretrained and not used["pretrained"]:
-                notes.append(f"{name} without ImageNet weights")
-            if used["epochs"] < settings.epochs:
-                notes.append(f"{name} for {used['epochs']} of {settings.epochs} epochs")
-    if root:
-        notes.insert(0, read_weights(weights_path(settings, "bnta", root))[0]["sources"])
-    elif notes:
-        notes.insert(0, "the embedded sources")
-    return "; ".join(notes)
-
-
-def training_history(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> pd.DataFrame:
-    """The rows that :func:`~bnta_lib.training.train` recorded for the stored weights."""
-    return pd.read_csv(weights_path(settings, name, real_root(data)).with_suffix(".csv"))
-
-
-def checkpoint_path(sources: ReIDSet, settings: Settings, name: str) -> Path:
-    """The file of a training's resumable state."""
-    key = training_key(sources, settings)[:16]
-    return cache_dir() / "checkpoints" / f"{settings.profile}-{name}-{key}.pt"
+    records = {name: read_weights(path)[0] for name in MODELS
+               if (path := weights_path(settings, name, root)).is_file()}
+    for name, record in records.items():
+        if settings.pretrained and not record["settings"]["pretrained"]:
+            notes.append(f"{name} without ImageNet weights")
+        if (epochs := record["settings"]["epochs"]) < settings.epochs:
+            notes.append(f"{name} for {epochs} of {settings.epochs} epochs")
+    sources = [records["bnta"]["sources"]] if root else ["the embedded sources"] * bool(notes)
+    return "; ".join(sources + notes)
 
 
 def shortened(settings: Settings, epochs: int | None) -> Settings:
@@ -150,7 +125,6 @@ def shortened(settings: Settings, epochs: int | None) -> Settings:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train from the command line; return the exit code."""
-    begin = time.perf_counter()
     parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.train",
                                      description="Train the models of a profile; resumable.")
     parser.add_argument("--model", nargs="+", choices=[*MODELS, *WEAKER], default=list(MODELS),
@@ -159,9 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="stop, with exit code 3, if the next epoch would end later; the same command "
                         "continues, and passes over models that are trained")
     parser.add_argument("--epochs", type=int, help="a shorter schedule; tables name it")
-    parser.add_argument("--scratch", action="store_true",
-                        help="train without ImageNet weights; tables name it")
-    parser.add_argument("--compile", action="store_true", help="compile the forward pass (torch.compile)")
+    parser.add_argument("--scratch", action="store_true", help="no ImageNet weights; tables name it")
     options = parse_run(parser, arguments)
     with usage_errors(parser):
         settings = shortened(load_settings(options.profile), options.epochs)
@@ -173,14 +145,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             load_imagenet(BNTANet(2, settings))
     try:  # the main process alone prints
         with nullcontext() if not processes or processes.is_main_process else redirect_stdout(None):
-            return exit_code(lambda: _train_models(options, settings, processes, begin))
+            return exit_code(lambda: _train_models(options, settings, processes))
     finally:
         if processes:
             processes.end_training()
 
 
-def _train_models(options: argparse.Namespace, settings: Settings, processes, begin: float) -> None:
-    needed, minutes = -math.inf, None  # every run trains one epoch at least, whatever it takes
+def _train_models(options: argparse.Namespace, settings: Settings, processes) -> None:
+    begin, needed, minutes = time.perf_counter(), -math.inf, None  # every run trains one epoch at least
     for name in options.model:
         if options.minutes is not None:
             if from_main(processes, partial(is_trained, settings, name, options.data)):
@@ -190,7 +162,7 @@ def _train_models(options: argparse.Namespace, settings: Settings, processes, be
             if minutes < needed:
                 raise OutOfTime(f"an epoch of {name} does not fit")
         print(f"training {name}, profile {settings.profile}", flush=True)
-        history = train_and_save(settings, name, True, options.data, minutes, options.compile)
+        history = train_and_save(settings, name, True, options.data, minutes)
         needed = history["seconds"].iloc[-1] / 60
         print(f"wrote {weights_path(settings, name, real_root(options.data))}", flush=True)
 
