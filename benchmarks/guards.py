@@ -29,13 +29,13 @@ from bnta_lib.suite.runner import sample_of, score
 from bnta_lib.suite.runs import figures_dir
 from bnta_lib.suite.train import trained_model
 
-OPEN = Guards(min_images=0, max_duplicates=1, max_move=math.inf, min_spread=0)
+OPEN = Guards(min_images=0, max_move=math.inf, min_spread=0)
 KINDS = {"sound": ("#0072B2", "o"), "few images": ("#56B4E9", "^"), "strong": ("#E69F00", "s"),
          "harmful": ("#D55E00", "D")}  # colour, marker
+LIMITS = {"different": Guards.min_images, "move": Guards.max_move, "spread": Guards.min_spread}
 # What is measured, how it reads on an axis, and whether the threshold is a least value.
 MEASURES = {
     "different": ("different images (number)", True),
-    "duplicates": ("repeated images, share", False),
     "move": ("largest move of a layer / its size", False),
     "spread": ("feature spread, after / before", True),
 }
@@ -74,10 +74,8 @@ def cases(name: str, target, others: dict):
 
 def stopped(row) -> str:
     """The first guard that would stop a run by the default thresholds, or ""."""
-    limits = {"different": Guards.min_images, "duplicates": Guards.max_duplicates, "move": Guards.max_move,
-              "spread": Guards.min_spread}
     for name, (_, least) in MEASURES.items():
-        if row[name] < limits[name] if least else row[name] > limits[name]:
+        if row[name] < LIMITS[name] if least else row[name] > LIMITS[name]:
             return name
     return ""
 
@@ -96,17 +94,15 @@ def run(profile: str, quick: bool) -> pd.DataFrame:
             measured = table.set_index("guard")["measured"]
             row = {"kind": kind, "case": case, "target": name, "split": number, "N": len(images),
                    "R1": before[number], "gain": after - before[number], "different": measured["images"],
-                   "duplicates": measured["duplicates"], "move": measured["move"],
-                   "spread": measured["spread"]}
+                   "move": measured["move"], "spread": measured["spread"]}
             rows.append(row | {"stopped": stopped(row)})
     return pd.DataFrame(rows)
 
 
 def draw(rows: pd.DataFrame) -> plt.Figure:
     """Gain of rank 1 over what each guard measures, with the default thresholds."""
-    limits = {"different": Guards.min_images, "move": Guards.max_move, "spread": Guards.min_spread}
     figure, axes = plt.subplots(1, 3, figsize=(7.0, 3.0), sharey=True, layout="constrained")
-    for axis, (name, limit) in zip(axes, limits.items()):
+    for axis, (name, limit) in zip(axes, LIMITS.items()):
         label, least = MEASURES[name]
         for kind, (colour, marker) in KINDS.items():
             of = rows[rows["kind"] == kind]

@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from bnta_lib.adaption import adapt
 from bnta_lib.model import embed, embed_global
 from bnta_lib.settings import settings
+from bnta_lib.site.crops import rendered_site
 from bnta_lib.site.judge import STUDY, agreement, estimate, track_trial, true_rank_1
-from bnta_lib.site.rendered import rendered_site
 from bnta_lib.suite.train import trained_model
 
 SITES, PEOPLE, SHOTS = 12, 80, 6

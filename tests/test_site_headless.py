@@ -12,7 +12,7 @@ from PIL import Image
 from bnta_lib import embed, settings, trained_model
 from bnta_lib.adaption import Delta
 from bnta_lib.settings import ROOT
-from bnta_lib.site.loading import load_probes, load_site
+from bnta_lib.site.crops import load_site, read_crops
 from bnta_lib.suite.reproduce import run_notebook
 from bnta_lib.suite.runs import figures_dir, run_name
 from conftest import crop
@@ -44,7 +44,7 @@ def test_one_command_writes_the_delta_the_ranking_and_the_record(tmp_path):
 
     current = settings("smoke")
     model = trained_model(current)
-    site, probes = load_site(crops, current), load_probes(tmp_path / "probes", current)
+    site, probes = load_site(crops, current), read_crops(tmp_path / "probes", current.size)
     table = pd.read_csv(out / "ranked.csv")
     assert list(table) == ["probe", "rank", "gallery", "distance"] and len(table) == 2 * 20
     with Delta.load(out / "delta.safetensors").applied(model):

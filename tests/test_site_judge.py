@@ -8,8 +8,7 @@ import torch
 from bnta_lib.rendered.domains import DOMAINS
 from bnta_lib.settings import settings
 from bnta_lib.site import judge
-from bnta_lib.site.crops import Site
-from bnta_lib.site.rendered import rendered_site, site_domain
+from bnta_lib.site.crops import Site, rendered_site, site_domain
 
 SMOKE, RAW = settings("smoke"), settings("smoke", normalise_features=False)
 
@@ -21,8 +20,8 @@ def made(tracks, times, **more) -> Site:
 
 
 def test_the_first_and_the_last_crop_of_a_track_are_searched():
-    trial = judge.track_trial(made([2, 1, 1, 2, 3, 1, 2], [5, 9, 3, 1, 0, 4, 2]))
-    assert trial.probe.tolist() == [2, 3] and trial.gallery.tolist() == [1, 0]
+    early, late = judge.track_trial(made([2, 1, 1, 2, 3, 1, 2], [5, 9, 3, 1, 0, 4, 2]))
+    assert early.tolist() == [2, 3] and late.tolist() == [1, 0]
 
 
 def test_rank_1_of_tracks_is_that_of_a_plain_sort():
@@ -111,7 +110,7 @@ def test_a_rendered_site_is_a_domain_of_its_own_with_tracks_of_one_person(tmp_pa
     # Persons as features find themselves; colours tell tracks apart better than chance.
     assert judge.true_rank_1(site, SMOKE, torch.eye(11)[site.pids]) == (100,)
     colours, trial = site.images.float().mean((2, 3)), judge.track_trial(site)
-    assert judge.estimate(colours, colours, trial, RAW).before[0] > 300 / len(trial.probe)
+    assert judge.estimate(colours, colours, trial, RAW).before[0] > 300 / len(trial[0])
     assert judge.true_rank_1(made([1, 2], [0, 0]), SMOKE) is None
 
 

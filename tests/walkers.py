@@ -10,7 +10,7 @@ from bnta_lib.rendered import places, scene
 from bnta_lib.rendered.bank import load_bank
 from bnta_lib.rendered.dress import as_tensors, paint
 from bnta_lib.rendered.people import people
-from bnta_lib.site.rendered import site_domain
+from bnta_lib.site.crops import site_domain
 
 Box = tuple[float, float, float, float] | None
 

@@ -60,10 +60,10 @@ def search_figure(site: Site, before: Tensor, after: Tensor, settings: Settings,
     """
     tracks = torch.tensor([]) if site.tracks is None else torch.unique(site.tracks, return_counts=True)[1]
     if probes is None and (tracks > 1).sum() >= 3:
-        trial = track_trial(site)
+        early, late = trial = track_trial(site)
         rankings = [track_ranking(features, trial, settings) for features in (before, after)]
         selected = select_example_probes(rankings[0].rank, rankings[1].rank, 1)
-        return retrieval_figure(site.images[trial.probe], site.images[trial.gallery], *rankings, selected)
+        return retrieval_figure(site.images[early], site.images[late], *rankings, selected)
     searched = zip((before, after), probe_features or (None, None))
     near = [neighbours(gallery, probe, settings) for gallery, probe in searched]
     return neighbours_figure((probes or site).images, site.images, *near, most_changed(*near))

@@ -1,23 +1,36 @@
-"""A site: the unlabelled person crops of one place, as an engineer has them.
+"""A site: the unlabelled person crops of one place, from a folder, from videos, or rendered.
 
 Names of files mean no persons here. Of a video, or of a folder for each track, tracks are known: a track is
-the same person, before the same camera, within a short time.
+the same person, before the same camera, within a short time. A rendered site is a domain of its own: its
+places, light, lenses and people are drawn from its number. Its people are known, so that an estimate without
+labels can be compared with the truth.
 """
 
+import functools
+import hashlib
 import os
-from dataclasses import dataclass, field
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from bnta_lib.data.sets import files_below, open_rgb, resized
+from bnta_lib.data.sets import files_below, open_rgb, picture_keys, resized
+from bnta_lib.rendered.benchmark import cached_images
+from bnta_lib.rendered.domains import DOMAINS, Domain
+from bnta_lib.rendered.people import VERSION
+from bnta_lib.rendered.places import KINDS
+from bnta_lib.settings import ROOT, Settings
+from bnta_lib.site.video import find_people
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv", ".ts"}
+SKIPPED = 10  # files that were passed over and are named
+FIRST_CODE = 32  # domains of sites begin here: those of the benchmark have lower codes
 
 
 @dataclass(frozen=True)
@@ -39,21 +52,38 @@ class Site:
     def __len__(self) -> int:
         return len(self.images)
 
-    def summary(self) -> str:
-        """One line: how many crops, tracks and cameras, and how many files were passed over."""
+    def lines(self) -> list[str]:
+        """Counts, notes, and the first files that were passed over, a line each."""
         tracks, cameras = (0 if x is None else len(x.unique()) for x in (self.tracks, self.cameras))
         counts = {"crop": len(self), "track": tracks, "camera": cameras, "skipped file": len(self.skipped)}
-        return f"{self.name}: " + ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items() if n)
-
-    def skipped_lines(self, max_lines: int = 10) -> list[str]:
-        """A line for each file that was passed over, the first ``max_lines`` of them."""
-        lines = [f"  {name}: {why}" for name, why in self.skipped.items()]
-        more = len(lines) - max_lines
-        return lines[:max_lines] + ([f"  ... and {more} more"] if more > 0 else [])
+        words = ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items() if n)
+        skipped = [f"  {name}: {why}" for name, why in self.skipped.items()]
+        more = [f"  ... and {len(skipped) - SKIPPED} more"] if len(skipped) > SKIPPED else []
+        return [f"{self.name}: {words}", *self.notes, *skipped[:SKIPPED], *more]
 
 
-def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None = None,
-               progress: bool = False) -> Site:
+def load_site(images: str | Path, settings: Settings, *, tracks: str | None = None) -> Site:
+    """Load the crops of a site, at the input size of ``settings``.
+
+    images  "rendered"; a folder of crops with any names; a video; or a folder of videos
+    tracks  of a folder of crops: "folders" if each folder is a track
+
+    Raises FileNotFoundError if there is nothing, ValueError if it gives no crop.
+    """
+    if str(images) == "rendered":
+        small = {"people": 24, "shots": 4} if settings.profile == "smoke" else {}
+        return rendered_site(settings.size, **small)
+    path = Path(images).expanduser()
+    files = [path] if path.is_file() else files_below(path)
+    videos = [file for file in files if file.suffix.lower() in VIDEOS]
+    if path.is_file() or videos and not any(file.suffix.lower() in IMAGES for file in files):
+        site = read_videos(videos or files, settings.size, path.resolve().name)
+    else:
+        site = read_crops(path, settings.size, tracks=tracks)
+    return replace(site, path=str(path.resolve()))
+
+
+def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None = None) -> Site:
     """Read every image below ``folder``, whatever its name, resized to ``size`` = (H, W).
 
     tracks  "folders": each folder that holds images is one track, in the order of file names
@@ -63,8 +93,8 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
     """
     if tracks not in (None, "folders"):
         raise ValueError(f"tracks is None or 'folders', not {tracks!r}")
-    folder, skipped, files, images = Path(folder), {}, [], []
-    for file in tqdm(files_below(folder), desc="crops", unit="file", disable=not progress):
+    folder, skipped, files, images = Path(folder).expanduser(), {}, [], []
+    for file in files_below(folder):
         name = shown_name(file.relative_to(folder))
         if (kind := file.suffix.lower()) not in IMAGES:
             skipped[name] = "a video among images: give it by itself" if kind in VIDEOS else "no image"
@@ -86,6 +116,130 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
                 tuple(shown_name(file.relative_to(folder)) for file in files), track, time, skipped=skipped)
 
 
+def read_videos(paths: Sequence[Path], size: tuple[int, int], name: str) -> Site:
+    """Crops of the people who move through videos, each a camera; tracks are numbered through.
+
+    A video that gives nobody is listed in ``skipped``. Raises ValueError if all do.
+    """
+    rows, skipped, notes, before, camera = [], {}, [], 0, 0
+    for path in paths:
+        shown = shown_name(Path(path.name))
+        try:
+            tracks, frames, total = find_people(path, size)
+        except ValueError as error:
+            skipped[shown] = str(error)
+            continue
+        notes.append(f"{shown}: {frames} frames, {len(tracks)} tracks.")
+        if frames < 0.98 * total:
+            notes.append(f"{shown}: decoding stopped after {frames} of {total} frames; the file is damaged.")
+        camera += 1
+        rows += [(image, f"{shown}, track {k}, frame {frame}", before + k, frame, camera, box)
+                 for k, track in enumerate(tracks, 1) for frame, image, box in track]
+        before += len(tracks)
+    if not rows:
+        raise ValueError("; ".join(skipped.values()))
+    images, files, *numbers = zip(*rows)
+    tracks, times, cameras, boxes = map(torch.tensor, numbers)
+    return Site(name, torch.from_numpy(np.stack(images)), files, tracks, times, cameras, skipped=skipped,
+                notes=tuple(notes), boxes=boxes)
+
+
+@functools.cache
+def site_domain(number: int = 0) -> Domain:
+    """The look of site ``number``: places, light, lens and people, drawn once from the number."""
+    rng = np.random.Generator(np.random.Philox(key=((FIRST_CODE + number) << 64) | VERSION))
+
+    def span(low: float, high: float, width: float) -> tuple[float, float]:
+        start = rng.uniform(low, high)
+        return start, start + width
+
+    people = DOMAINS[str(rng.choice(list(DOMAINS)))]  # what is worn: a season of the benchmark's
+    warm = rng.uniform(-0.14, 0.14)
+    return replace(
+        people, name=f"site {number}", stands_for="A place that no training has seen.",
+        code=FIRST_CODE + number, cameras=4, paired=False, sites=2,
+        places=tuple(rng.choice(list(KINDS), 2, replace=False).tolist()),
+        gain=(1 + warm, 1.0, 1 - warm), cast=0.05, exposure=span(0.55, 1.2, 0.35),
+        gamma=span(0.85, 1.1, 0.15), contrast=span(0.7, 1.05, 0.15), haze=span(0.0, 0.1, 0.06),
+        haze_colour=tuple(rng.integers(110, 210, 3).tolist()), saturation=span(0.5, 1.0, 0.2),
+        resolution=span(0.45, 0.75, 0.2), blur=span(0.05, 0.14, 0.08), noise=span(0.006, 0.018, 0.01),
+        quality=span(40, 70, 20), sun=span(0.0, 0.4, 0.2), same_walk=False, wander=30.0,
+        azimuths=(0, float(rng.uniform(60, 120)), float(rng.uniform(150, 210)), -30.0),
+        camera_height=(2.4, 3.6), steep=float(rng.uniform(0.1, 0.6)),
+        occlusion=float(rng.uniform(0.03, 0.2)), passers_by=float(rng.uniform(0.05, 0.3)))
+
+
+def rendered_site(size: tuple[int, int], number: int = 0, people: int = 100, shots: int = 6) -> Site:
+    """Site ``number``: ``people`` people, each seen by two or three of four cameras.
+
+    A track is ``shots`` crops of one person by one camera: place and direction stay, pose, box
+    and what stands in front differ. Crops have shape (H, W) = ``size``. Kept in the cache.
+    """
+    domain = site_domain(number)
+    rng = np.random.Generator(np.random.Philox(key=(domain.code << 64) | (people << 8) | shots))
+    seen_by = [np.sort(rng.permutation(domain.cameras)[: rng.integers(2, 4)]) for _ in range(people)]
+    pids = np.repeat(np.arange(1, people + 1), [len(cameras) for cameras in seen_by])
+    each_track = pids, np.concatenate(seen_by), np.arange(1, len(pids) + 1)
+    pid, camera, track = (np.repeat(values, shots) for values in each_track)
+    shot = np.tile(np.arange(shots), len(pids))
+    images = cached_images(domain, (pid, camera, shot), size)
+    files = tuple(f"camera {c + 1}, track {t}, crop {k + 1}" for c, t, k in zip(camera, track, shot))
+    tracks, times, cameras, pids = (torch.from_numpy(x).long() for x in (track, shot, camera + 1, pid))
+    note = ("Rendered: the crops of a track share place and direction, and follow each other in no "
+            "particular time.")
+    return Site(domain.name, images, files, tracks, times, cameras, pids, notes=(note,))
+
+
 def shown_name(path: Path) -> str:
     """A path as text that can be written anywhere: bytes that are no UTF-8 become a mark."""
     return os.fsencode(path).decode("utf-8", "replace")
+
+
+def check_choices(images: str | Path, probes: str | Path | None, out: str | Path | None, *, N: int,
+                  places: int, seed: int) -> None:
+    """Check the parameters of notebook 11, and make the folder ``out``, before anything is read.
+
+    Raises ValueError for a parameter, OSError if ``out`` cannot be made.
+    """
+    for name, value, low in (("N", N, 4), ("places", places, 1), ("seed", seed, 0)):
+        if type(value) is not int or value < low:
+            raise ValueError(f"{name} is a whole number of at least {low}; got {value!r}")
+    for name, value in (("images", images), ("probes", probes), ("out", out)):
+        path = isinstance(value, (str, Path)) and str(value).strip()
+        if not path and (value is not None or name == "images"):
+            raise ValueError(f"{name} is a path; got {value!r}")
+    if out is not None:
+        Path(out).expanduser().mkdir(parents=True, exist_ok=True)
+
+
+def overview(site: Site, probes: Site | None = None) -> list[str]:
+    """What was read, a line each, and how many probes are crops themselves."""
+    lines = site.lines()
+    if probes is not None:
+        lines += [f"probes, {probes.lines()[0]}", *probes.lines()[1:]]
+        crops = set(picture_keys(site.images))
+        if same := sum(key in crops for key in picture_keys(probes.images)):
+            lines.append(f"{same} of {len(probes)} probes are among the crops themselves, "
+                         "and will find themselves first.")
+    return lines
+
+
+def adaption_sample(site: Site, max_crops: int, seed: int = 0) -> Tensor:
+    """Rows (n,) of at most ``max_crops`` crops to adapt on, in order, drawn with ``seed``.
+
+    Pairing compares each crop with all others: beyond a few thousand it takes minutes.
+    """
+    order = torch.randperm(len(site), generator=torch.Generator().manual_seed(seed))
+    return order[:max_crops].sort().values
+
+
+def results_dir(site: Site, out: str | Path | None = None) -> Path:
+    """Where the delta and the rankings go: ``out``, or ``site/<name>/`` beside the folder of notebooks.
+
+    A name of crops that were read ends in digits of their whole path: many folders share a name.
+    """
+    if out is not None:
+        return Path(out).expanduser().absolute()
+    name = re.sub(r"[^\w.-]+", "_", site.name).strip("._")[:60] or "site"
+    digits = f"-{hashlib.sha256(os.fsencode(site.path)).hexdigest()[:6]}" if site.path else ""
+    return ROOT / "site" / f"{name}{digits}"

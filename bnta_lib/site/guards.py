@@ -17,6 +17,11 @@ from bnta_lib.adaption import Adaption, adapt
 from bnta_lib.model import BNTANet, bn_layers, embed, embed_global
 from bnta_lib.settings import Settings
 
+# Distance of local features of unit length below which an image repeats another. Different images are 0.28
+# apart or more, one a pixel aside or as JPEG of quality 75 at most 0.21.
+SAME = 0.2
+SAMPLE = 128  # images whose features are compared before and after
+
 
 class AdaptionStopped(RuntimeError):
     """A guard, ``reason``, stopped an adaption after ``step`` steps; the model given is unchanged.
@@ -31,40 +36,30 @@ class AdaptionStopped(RuntimeError):
 
 @dataclass(frozen=True)
 class Guards:
-    """Thresholds of :func:`guarded_adapt`. Disable one with 0 (minima), 1 (share) or inf (move).
+    """Thresholds of :func:`guarded_adapt`. Disable one with 0 (minima) or inf (move).
 
     The defaults come from 78 adaptions at the laptop profile (``figures/laptop/guards.csv``, by
     ``benchmarks/guards.py --study``). Gains are of rank 1, on the VIPeR, GRID and iLIDS counterparts.
 
-    min_images      different images. With momentum 1, 8 images lose 9, 1 and 0 points, 16 gain -12, 3 and 2.
-    max_duplicates  share of images that repeat another. 16 images eight times each (0.875) do what 16 do.
-    same            distance of local features of unit length below which an image repeats another. Different
-                    images are 0.28 apart or more, one a pixel aside or as JPEG of quality 75 at most 0.21.
-    max_move        move of a BN layer's output in units of its size: see :func:`moves`. Sound adaptions
-                    reach 0.19; 1.09 (momentum 1 on GRID) still gains 3; from 1.38 on 6 to 47 are lost.
-    min_spread      :func:`spread` of the features, after divided by before. Sound adaptions give 1.007 to
-                    1.06; 0.85 (a hundred times the rate, on iLIDS) still gains 3; 0.65 loses 4.
-    sample          number of images whose features are compared
+    min_images  different images. With momentum 1, 8 images lose 9, 1 and 0 points, 16 gain -12, 3 and 2;
+                16 images eight times each do what 16 do.
+    max_move    move of a BN layer's output in units of its size: see :func:`moves`. Sound adaptions reach
+                0.19; 1.09 (momentum 1 on GRID) still gains 3; from 1.38 on 6 to 47 are lost.
+    min_spread  :func:`spread` of the features, after divided by before. Sound adaptions give 1.007 to 1.06;
+                0.85 (a hundred times the rate, on iLIDS) still gains 3; 0.65 loses 4.
     """
 
     min_images: int = 16
-    max_duplicates: float = 0.9
-    same: float = 0.2
     max_move: float = 1.3
     min_spread: float = 0.75
-    sample: int = 128
 
     def __post_init__(self) -> None:
-        good = {"min_images": self.min_images >= 0, "max_duplicates": 0 <= self.max_duplicates <= 1,
-                "same": 0 <= self.same < math.inf, "max_move": self.max_move > 0,
-                "min_spread": 0 <= self.min_spread <= 1, "sample": self.sample >= 2}
-        if bad := [name for name in good if not good[name]]:
-            raise ValueError(f"guard {bad[0]} is out of range: {getattr(self, bad[0])!r}")
+        if self.min_images < 0 or not self.max_move > 0 or not 0 <= self.min_spread <= 1:
+            raise ValueError(f"a threshold is out of range: {self}")
 
 
-def guarded_adapt(
-    model: BNTANet, images: Tensor, settings: Settings, guards: Guards = Guards(), **options
-) -> tuple[Adaption, pd.DataFrame]:
+def guarded_adapt(model: BNTANet, images: Tensor, settings: Settings, guards: Guards = Guards(),
+                  **options) -> tuple[Adaption, pd.DataFrame]:
     """:func:`adapt` with its ``options`` under guards; returns also what they measured, a row a guard.
 
     They look at the images before the first step, at the BN layers after every step, and at the features at
@@ -83,16 +78,13 @@ def guarded_adapt(
             raise AdaptionStopped(guard, step, table(),
                                   f"the adaption was stopped {when}: {why}. The model is unchanged.")
 
-    sample, local = images[evenly(n, guards.sample)], options.pop("local", None)
+    sample, local = images[evenly(n, SAMPLE)], options.pop("local", None)
     local = embed(model, images)[1] if local is None else local
-    before, share = spread(embed_global(model, sample)), duplicates(images, local, guards.same)
-    different, least, most = n - round(share * n), guards.min_images, guards.max_duplicates
+    before, least = spread(embed_global(model, sample)), guards.min_images
+    different = n - round(duplicates(images, local, SAME) * n)
     measure("images", 0, different, least, f"different ones of {n}", different >= least,
             f"only {different} of {n} images are different without near-duplicates, and {least} are needed "
             "(min_images): collect more images")
-    measure("duplicates", 0, share, most, "share of images that repeat another", share <= most,
-            f"{share:.0%} of {n} images repeat another, more than the {most:.0%} allowed (max_duplicates): "
-            "take fewer frames of each track, or remove the copies")
 
     def on_step(step: int, adapted: BNTANet, losses: dict[str, float]) -> None:
         measure("loss", step, losses["total"], math.inf, "Eq. (13)", True, "")

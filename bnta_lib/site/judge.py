@@ -7,7 +7,6 @@ estimate too low.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,24 +23,11 @@ from bnta_lib.site.crops import Site
 STUDY = ROOT / "data" / "site_study.csv"
 
 
-class Trial(NamedTuple):
-    """Probes and gallery of the estimate, as rows of the site's images."""
+def track_trial(site: Site) -> tuple[Tensor, Tensor]:
+    """Rows (T,) of the first crop of each track and of the last; tracks of one crop are left out.
 
-    probe: Tensor  # int64 (T,): the early crop of each track
-    gallery: Tensor  # int64 (T,): the late crop of each track
-
-    def labels(self) -> tuple[Tensor, ...]:
-        """Track of probe and gallery, then their cameras: all early crops by one, all late ones by
-        another."""
-        track = torch.arange(1, len(self.probe) + 1)
-        return track, track, torch.ones_like(track), torch.full_like(track, 2)
-
-
-def track_trial(site: Site) -> Trial:
-    """The first crop of each track against the last crop of all of them; tracks of one crop are left out.
-
-    One late crop a track: with three, nearly every track is right whatever the model. Raises ValueError if
-    the site has fewer than two tracks with an early and a late crop.
+    The first crops probe the last ones, one a track: with three, nearly every track is right whatever the
+    model. Raises ValueError if the site has fewer than two tracks with an early and a late crop.
     """
     if site.tracks is None:
         raise ValueError(f"{site.name} has no tracks: rank 1 cannot be estimated without labels. "
@@ -52,7 +38,16 @@ def track_trial(site: Site) -> Trial:
     if len(rows) < 2:
         raise ValueError(f"{site.name} has {len(rows)} track{'s' * (len(rows) != 1)} with an early and a late"
                          " crop: an estimate of rank 1 needs at least 2, and is of use from some thirty on")
-    return Trial(torch.tensor(rows["first"].tolist()), torch.tensor(rows["last"].tolist()))
+    return torch.tensor(rows["first"].tolist()), torch.tensor(rows["last"].tolist())
+
+
+def track_ranking(features: Tensor, trial: tuple[Tensor, Tensor], settings: Settings, k: int = 10) -> Ranking:
+    """The ``k`` nearest late crops of each early one of a :func:`track_trial`, from features (N, C)."""
+    early, late = trial
+    track = torch.arange(1, len(early) + 1)
+    cameras = torch.ones_like(track), torch.full_like(track, 2)  # as if: a camera's own crops do not count
+    return top_gallery(features[early], features[late], track, track, *cameras, min(k, len(late)),
+                       settings.normalise_features)
 
 
 def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -91,10 +86,10 @@ class Estimate:
         return pd.DataFrame.from_dict(rows, orient="index", columns=["R1", "low", "high", "verdict"])
 
 
-def estimate(before: Tensor, after: Tensor, trial: Trial, settings: Settings, seed: int = 0) -> Estimate:
+def estimate(before: Tensor, after: Tensor, trial: tuple[Tensor, Tensor], settings: Settings,
+             seed: int = 0) -> Estimate:
     """The estimate from features (N, C) of all crops by the model before and after adaption."""
-    hits = [(evaluate(features[trial.probe], features[trial.gallery], *trial.labels(),
-                      settings.normalise_features).rank == 1).numpy() for features in (before, after)]
+    hits = [(track_ranking(features, trial, settings, 1).rank == 1).numpy() for features in (before, after)]
     change = hits[1].astype(float) - hits[0].astype(float)
     rows = [(float(100 * x.mean()), *(100 * bound for bound in interval(x, seed))) for x in (*hits, change)]
     return Estimate(len(change), *rows, int((change > 0).sum()), int((change < 0).sum()))
@@ -107,17 +102,11 @@ def true_rank_1(site: Site, settings: Settings, *features: Tensor) -> tuple[floa
     """
     if site.pids is None:
         return None
-    probe = track_trial(site).probe
+    probe, _ = track_trial(site)
     gallery = torch.ones(len(site), dtype=torch.bool).index_fill(0, probe, False).nonzero()[:, 0]
     labels = [values[rows] for values in (site.pids, site.cameras) for rows in (probe, gallery)]
     return tuple(evaluate(f[probe], f[gallery], *labels, settings.normalise_features).row()["R1"]
                  for f in features)
-
-
-def track_ranking(features: Tensor, trial: Trial, settings: Settings, k: int = 10) -> Ranking:
-    """The ``k`` nearest late crops of each early one, to look at."""
-    return top_gallery(features[trial.probe], features[trial.gallery], *trial.labels(),
-                       min(k, len(trial.gallery)), settings.normalise_features)
 
 
 def ranked_table(probes: Site, site: Site, probe: Tensor, gallery: Tensor, settings: Settings,

@@ -5,18 +5,14 @@ ends if its person meets another or stands still for long: two pure tracks are w
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
-from tqdm.auto import tqdm
 
 from bnta_lib.data.sets import resized
-from bnta_lib.site.crops import Site, shown_name
 
 try:
     import cv2
@@ -25,6 +21,7 @@ except ImportError:  # an extra: crops need none
 
 Boxes = np.ndarray  # float64 (n, 4): left, top, width, height, in pixels of the frame as it is searched
 Region = tuple[int, int, int, int]  # the same of a crop, in pixels of the frame itself
+Crop = tuple[int, np.ndarray, Region]  # its frame, its pixels uint8 (3, H, W), and where it was cut
 REFUSED = 10.0  # cost of a box that cannot continue a track
 
 # What is taken for a person, and what for a track. Lengths are shares of the frame's height.
@@ -39,6 +36,7 @@ ENDS = 0.3  # seconds at both ends of a track without crops: there people part a
 LASTING = 1.2  # seconds that a track lasts, at least
 MOVED = 0.5  # way of a track in heights of its person, at least
 APART = 0.03  # share of a crop that another box may cover, for it to be kept
+PER_TRACK = 8  # crops of a track, at most
 
 
 @dataclass(eq=False)
@@ -50,7 +48,7 @@ class _Track:
     heights: list[float] = field(default_factory=list)
     speed: np.ndarray = field(default_factory=lambda: np.zeros(2))  # pixels a frame, of the centre
     way: float = 0.0  # furthest from the first box, pixels
-    crops: list[tuple[int, np.ndarray, Region]] = field(default_factory=list)
+    crops: list[Crop] = field(default_factory=list)
 
     def expected(self, frame: int) -> np.ndarray:
         """Where the box should be by now."""
@@ -64,17 +62,12 @@ class _Track:
         self.way = max(self.way, float(np.abs(_centre(box) - _centre(self.first)).max()))
 
 
-def read_video(path: str | Path, size: tuple[int, int], *, max_per_track: int = 8,
-               progress: bool = False) -> Site:
-    """Crops of the people who move through a video, at most ``max_per_track`` a track, spread in time.
+def find_people(path: Path, size: tuple[int, int]) -> tuple[list[list[Crop]], int, int]:
+    """Tracks of the people who move through a video; frames that were decoded, and that it should have.
 
-    They are cut from the frame at its full size and resized to ``size`` = (H, W). Raises FileNotFoundError
-    for a missing file, ValueError if it cannot be decoded or nobody is in it.
+    Crops are cut from the frame at its full size and resized to ``size`` = (H, W), at most PER_TRACK a track,
+    spread in time. Raises ValueError if the video cannot be decoded or nobody is in it.
     """
-    path, tracks, frames = Path(path), [], 0
-    name = shown_name(Path(path.name))
-    if not path.is_file():
-        raise FileNotFoundError(f"no video {path}")
     if cv2 is None:
         raise ImportError("videos are read by OpenCV, which is not installed: pip install bnta_lib[video]")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is reported below, once
@@ -83,64 +76,32 @@ def read_video(path: str | Path, size: tuple[int, int], *, max_per_track: int = 
         raise ValueError(f"{path} cannot be decoded as a video: it is empty, damaged or of an unknown format")
     rate, total = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
     rate, total = rate if 0 < rate < 1000 else 25.0, int(total) if 0 < total < 1e9 else 0  # some have none
-    finder = _Finder(rate, size, max_per_track)
-    with tqdm(desc=name, total=total or None, unit="frame", disable=not progress) as bar:
-        while (read := capture.read())[0]:
-            if frames % finder.step == 0:
-                tracks += finder.look(read[1], frames)
-            frames += 1
-            bar.update()
+    finder, tracks, frames = _Finder(rate, size), [], 0
+    while (read := capture.read())[0]:
+        if frames % finder.step == 0:
+            tracks += finder.look(read[1], frames)
+        frames += 1
     tracks += finder.people(finder.active)
     if not tracks:
         raise ValueError(
             f"{path}: nobody was found in {frames} frames. People are found by their motion: the camera has "
             f"to stand still, they have to be upright, at least {HEIGHTS[0]:.0%} of the picture's height, "
             f"and to move for {LASTING:g} seconds; or cut the crops otherwise and give their folder")
-    tracks.sort(key=lambda track: track.crops[0][0])
-    rows = ((k, *crop) for k, track in enumerate(tracks, 1) for crop in track.crops)
-    number, times, crops, boxes = zip(*rows)
-    notes = [f"{name}: {frames} frames, {len(tracks)} tracks."]
-    if frames < 0.98 * total:
-        notes.append(f"{name}: decoding stopped after {frames} of {total} frames; the file is damaged.")
-    files = tuple(f"{name}, track {k}, frame {frame}" for k, frame in zip(number, times))
-    return Site(name, torch.from_numpy(np.stack(crops)), files, torch.tensor(number), torch.tensor(times),
-                torch.ones(len(files), dtype=torch.int64), notes=tuple(notes), boxes=torch.tensor(boxes))
-
-
-def read_videos(paths: Sequence[Path], size: tuple[int, int], name: str, **options) -> Site:
-    """Several videos as one site, each a camera; tracks are numbered through. Options as `read_video`.
-
-    A video that gives nobody is listed in ``skipped``. Raises ValueError if all do.
-    """
-    sites, skipped, last = [], {}, 0
-    for path in paths:
-        try:
-            site = read_video(path, size, **options)
-        except ValueError as error:
-            skipped[shown_name(Path(path.name))] = str(error)
-            continue
-        sites.append(replace(site, tracks=site.tracks + last, cameras=site.cameras + len(sites)))
-        last = int(sites[-1].tracks.max())
-    if not sites:
-        raise ValueError("no video of the folder gives a person: " + "; ".join(skipped.values()))
-    tensors = {key: torch.cat([getattr(site, key) for site in sites])
-               for key in ("images", "tracks", "times", "cameras", "boxes")}
-    files, notes = (sum((getattr(site, key) for site in sites), ()) for key in ("files", "notes"))
-    return Site(name, files=files, skipped=skipped, notes=notes, **tensors)
+    return sorted(tracks, key=lambda crops: crops[0][0]), frames, total
 
 
 class _Finder:
     """People in the frames of one camera, frame by frame, and their tracks."""
 
-    def __init__(self, rate: float, size: tuple[int, int], max_per_track: int):
-        self.rate, self.size, self.max_per_track = rate, size, max_per_track
+    def __init__(self, rate: float, size: tuple[int, int]):
+        self.rate, self.size = rate, size
         self.step = max(1, int(rate / RATE + 1e-6))  # frames between those looked at
         self.background = cv2.createBackgroundSubtractorMOG2(
             history=int(30 * rate / self.step), varThreshold=25, detectShadows=True)
         self.active: list[_Track] = []
 
-    def look(self, frame: np.ndarray, number: int) -> list[_Track]:
-        """Find people in a frame and continue their tracks; returns those that ended."""
+    def look(self, frame: np.ndarray, number: int) -> list[list[Crop]]:
+        """Find people in a frame and continue their tracks; returns the crops of those that ended."""
         scale, small = min(1.0, LONGEST / max(frame.shape)), frame
         if scale < 1:
             small = cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -193,17 +154,16 @@ class _Finder:
         self.active = active + [track for j, track in enumerate(tracks) if j not in linked]
         return tracks, boxes, lost
 
-    def people(self, ended: list[_Track]) -> list[_Track]:
-        """The tracks that last, move and have clean crops, which are spread evenly in time."""
+    def people(self, ended: list[_Track]) -> list[list[Crop]]:
+        """Crops of the tracks that last, move and have clean ones, spread evenly in time."""
         people = []
         for track in ended:
             last = track.frame - ENDS * self.rate
             crops = [crop for crop in track.crops if crop[0] <= last]
             lasts = track.frame - track.start >= LASTING * self.rate and len(track.heights) >= 5
             if lasts and len(crops) >= 2 and track.way >= MOVED * np.median(track.heights):
-                even = np.linspace(0, len(crops) - 1, min(len(crops), self.max_per_track)).round().astype(int)
-                track.crops = [crops[k] for k in even]
-                people.append(track)
+                even = np.linspace(0, len(crops) - 1, min(len(crops), PER_TRACK)).round().astype(int)
+                people.append([crops[k] for k in even])
         return people
 
 
@@ -233,8 +193,7 @@ def _costs(expected: Boxes, boxes: Boxes) -> np.ndarray:
 
 
 def around(box: np.ndarray, size: tuple[int, int], margin: float = 0.05) -> np.ndarray:
-    """The crop of a box (4,): a little wider all round, and no narrower than ``size``: nobody is
-    stretched."""
+    """The crop of a box (4,): a little wider all round, and no narrower than ``size``."""
     height = box[3] * (1 + 2 * margin)
     width = max(box[2] * (1 + 2 * margin), height * size[1] / size[0])
     return np.array([*(_centre(box) - (width / 2, height / 2)), width, height])
