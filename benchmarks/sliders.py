@@ -18,6 +18,7 @@ from bnta_lib.data import load_source_samples, load_targets
 from bnta_lib.evaluation import top_gallery
 from bnta_lib.explore import NKExplorer, layer_explorer, nk, retrieval_explorer
 from bnta_lib.model import embed_global
+from bnta_lib.suite.lab import Lab
 
 MOVES = 24  # of each control, at most
 SLIDERS = (W.SelectionSlider, W.Dropdown, W.ToggleButtons, W.FloatSlider, W.IntSlider)
@@ -60,7 +61,8 @@ def rows(device: str, quick: bool) -> Iterator[Row]:
     if quick:
         yield moved("N and K", NKExplorer(nk.NO_CELLS, model, targets, current), 2)
         return
-    yield moved("N and K", NKExplorer(nk.stored_cells(model, targets, current), model, targets, current))
+    cells = nk.cells_of(Lab("laptop").measure("figure_4"))
+    yield moved("N and K", NKExplorer(cells, model, targets, current))
     sources = list(load_source_samples(current, progress=False).values())
     yield moved("layers", layer_explorer(model, targets, sources, current))
     target = next(iter(targets.values()))

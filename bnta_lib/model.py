@@ -160,9 +160,8 @@ class BNTANet(nn.Module):
 
         If H does not divide h' the stripes overlap, by adaptive pooling's rule [O].
         """
-        rows, n, H = maps.mean(dim=3), maps.shape[2], self.stripes
+        rows, ends = maps.mean(dim=3), stripe_rows(maps.shape[2], self.stripes)
         # Means of slices: adaptive pooling itself has no deterministic gradient on a GPU.
-        ends = [(h * n // H, -(-(h + 1) * n // H)) for h in range(H)]
         return torch.stack([rows[:, :, first:last].mean(dim=2) for first, last in ends], dim=1)
 
     def local_features(self, stripes: Tensor) -> Tensor:
@@ -180,6 +179,11 @@ class BNTANet(nn.Module):
         features, stripes = self.bnneck(self.global_pool(maps)), self.stripe_pool(maps)
         local = self.local_features(stripes)
         return Outputs(features, self.fc_g(features), self.fc_p(stripes), local, self.local_logits(local))
+
+
+def stripe_rows(map_height: int, stripes: int) -> list[tuple[int, int]]:
+    """Rows [start, end) of a feature map that each stripe averages; neighbours may share a row."""
+    return [(h * map_height // stripes, -(-(h + 1) * map_height // stripes)) for h in range(stripes)]
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from bnta_lib import settings
-from bnta_lib.figures import choices as figures
+from bnta_lib.figures import results as figures
 from bnta_lib.suite import choices
 from bnta_lib.suite.specs import AFFINE, CHOICES, DIVERGED, TABLES
 

@@ -11,11 +11,9 @@ from bnta_lib import adapt
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.evaluation import Ranking, select_example_probes, top_gallery
 from bnta_lib.explore import NKExplorer, figures, layer_explorer, nk, retrieval_explorer
-from bnta_lib.explore.widgets import NO_KERNEL
+from bnta_lib.explore.figures import NO_KERNEL
 from bnta_lib.model import bn_layers, embed
 from bnta_lib.pairing import nearest_pairs
-from bnta_lib.settings import ROOT
-from bnta_lib.suite.lab import Lab
 from bnta_lib.suite.runner import sample_of, score
 from conftest import lab_of
 
@@ -58,20 +56,6 @@ def test_cells_hold_the_numbers_of_their_rows(measured, own):
         cell = nk.find(cells, "dots", split, n, k, own.tta_momentum)
         assert all(cell[row.metric] == row.value for row in rows[rows["unit"] == "%"].itertuples())
         assert cell["seconds"] == pytest.approx(rows.loc[rows["unit"] == "s", "value"].sum()) or n == 0
-
-
-def test_stored_cells_are_those_of_the_committed_figure(model, monkeypatch, tmp_path):
-    lab = Lab("laptop", progress=False)
-    targets = {"iLIDS": lab.targets["iLIDS"]}
-    monkeypatch.setenv("BNTA_CACHE", str(tmp_path))  # an empty store: recorded rows fill it
-    cells = nk.stored_cells(lab.model(), targets, lab.settings)
-    assert set(cells["momentum"].dropna()) == set(nk.MOMENTA)
-    rows = pd.read_csv(ROOT / "figures" / "laptop" / "figure_4_rows.csv").query("target == 'iLIDS'")
-    shown = rows.pivot_table(index=["target", "split", "N", "K"], columns="metric", values="value")
-    default = cells[(cells["momentum"] == lab.settings.tta_momentum) | (cells["N"] == 0)]
-    default = default.set_index(["target", "split", "N", "K"])[list(shown.columns)].sort_index()
-    pd.testing.assert_frame_equal(default, shown.sort_index(), check_names=False, check_dtype=False)
-    assert nk.stored_cells(model, targets, lab.settings).empty  # of another model
 
 
 def test_curves_keep_splits_momenta_and_runs_by_hand_apart(measured):

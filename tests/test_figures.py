@@ -11,9 +11,8 @@ from scipy import stats
 
 from bnta_lib import BNTANet, settings
 from bnta_lib.evaluation import Ranking
-from bnta_lib.figures import adaption, base, network, tables
-from bnta_lib.figures import layers as draw
-from bnta_lib.figures import site as pictures
+from bnta_lib.figures import adaption, base, benchmark, network, results
+from bnta_lib.figures import photos as sheets
 from bnta_lib.pairing import Pairs
 from bnta_lib.site.crops import Site
 from bnta_lib.site.judge import Estimate
@@ -44,7 +43,7 @@ def is_labelled(figure):
 
 @pytest.mark.parametrize("k", [2, 14, 30])
 def test_every_couple_is_shown_once_with_its_distance(photos, k):
-    figure = adaption.pairs_figure(photos, some_pairs(k), settings("laptop"))
+    figure = sheets.pairs_figure(photos, some_pairs(k), settings("laptop"))
     captions = [text for text in texts(figure) if text.startswith("part")]
     assert len(captions) == len(set(captions)) == min(k, 24)
     assert captions[0] == "part 1: 0.100" and captions[-1] == f"part {(k - 1) % 6 + 1}: 1.000"
@@ -55,7 +54,7 @@ def test_every_couple_is_shown_once_with_its_distance(photos, k):
 def test_outlined_stripe_is_the_one_that_is_pooled(stride, size, rows):
     current = settings("laptop", last_stride=stride, height=size[0], width=size[1])
     pairs = Pairs(torch.tensor([[0, 1]]), torch.tensor([1]), torch.tensor([0.5]).double())
-    figure = adaption.pairs_figure(torch.zeros(2, 3, *size, dtype=torch.uint8), pairs, current)
+    figure = sheets.pairs_figure(torch.zeros(2, 3, *size, dtype=torch.uint8), pairs, current)
     (top, box) = figure.axes[0].images[0].get_extent()[3], figure.axes[0].patches[0]
     assert (box.get_y() - top, box.get_y() - top + box.get_height()) == pytest.approx(rows)
 
@@ -66,21 +65,21 @@ def test_right_and_wrong_differ_in_mark_and_frame(photos):
     before = Ranking(torch.arange(50).view(5, 10), right, torch.tensor([4, 11, 12, 13, 0]))
     after = Ranking(before.index.flip(1), right.flip(1), torch.tensor([7, 11, 12, 13, 0]))
     selected = {"improved": torch.tensor([0]), "median": torch.tensor([], dtype=torch.int64)}
-    figure = adaption.retrieval_figure(photos, photos, before, after, selected)
+    figure = sheets.retrieval_figure(photos, photos, before, after, selected)
     words = texts(figure)
     assert words.count("✓") == 2 and words.count("×") == 18
     assert any("rank 4" in t for t in words) and any("rank 7" in t for t in words)
     assert len({patch.get_edgecolor() for patch in figure.axes[0].patches}) == 3  # right, wrong, the probe's
-    lost = adaption.retrieval_figure(photos, photos, before, after, {"x": [4]})
+    lost = sheets.retrieval_figure(photos, photos, before, after, {"x": [4]})
     assert any("no match" in t for t in texts(lost))
     with pytest.raises(ValueError, match="at least one"):
-        adaption.retrieval_figure(photos, photos, before, after, {})
+        sheets.retrieval_figure(photos, photos, before, after, {})
 
 
 def test_figure_1_writes_the_distance_beside_each_curve():
     values = np.random.default_rng(0).normal(size=(4, 500))
-    outputs = {t: {k: values + i for i, k in enumerate(draw.KINDS)} for t in ("VIPeR", "GRID")}
-    figure = draw.figure_1(outputs, {t: {"frozen": 0.25, "adapted": 0.125} for t in outputs})
+    outputs = {t: {k: values + i for i, k in enumerate(adaption.KINDS)} for t in ("VIPeR", "GRID")}
+    figure = adaption.figure_1(outputs, {t: {"frozen": 0.25, "adapted": 0.125} for t in outputs})
     assert is_labelled(figure) and len(figure.axes) == 2
     legend = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
     assert legend == ["source", "target, frozen, d = 0.250", "target, adapted, d = 0.125"]
@@ -89,17 +88,20 @@ def test_figure_1_writes_the_distance_beside_each_curve():
 @pytest.mark.parametrize("splits", [1, 10])
 def test_table_2s_figure_has_a_dot_for_every_split_and_its_interval(splits):
     rows = pd.DataFrame([
-        {"target": t, "method": m, "split": s, "seed": 0, "metric": "R1", "value": 10.0 * i + s % 3 * (i + 1)}
-        for t in ("VIPeR", "my_folder") for i, m in enumerate(("BNTA w/o TTA", "BNTA"))
+        {"target": t, "method": m, "training": "bnta", "adapter": adapter, "split": s, "seed": 0,
+         "metric": "R1", "value": 10.0 * i + s % 3 * (i + 1)}
+        for t in ("VIPeR", "my_folder")
+        for i, (m, adapter) in enumerate((("BNTA w/o TTA", "none"), ("BNTA", "bnta")))
         for s in range(splits)])
-    figure = tables.methods_figure(rows)
+    figure = results.methods_figure(rows)
     above, below = figure.axes[0], figure.axes[2]
-    assert above.get_xticklabels()[1].get_text() == "BNTA" and above.get_title() == "VIPeR"
-    assert "std over splits" in above.get_ylabel() and "95 % interval" in below.get_ylabel()
+    assert above.get_yticklabels()[1].get_text() == "BNTA" and above.get_title() == "VIPeR"
+    labels = [axis.get_xlabel() for axis in figure.axes]
+    assert "std over splits" in labels[1] and "95 % interval" in labels[3]
     assert len(above.lines[0].get_xdata()) == splits
     gain = rows[rows["target"] == "VIPeR"].pivot(index="split", columns="method", values="value")
     gain = (gain["BNTA"] - gain["BNTA w/o TTA"]).to_numpy()
-    (low, high) = below.collections[0].get_segments()[0][:, 1]
+    (low, high) = below.collections[0].get_segments()[0][:, 0]
     half = 0 if splits == 1 else stats.t.ppf(0.975, splits - 1) * gain.std(ddof=1) / np.sqrt(splits)
     assert (low, high) == pytest.approx((gain.mean() - half, gain.mean() + half))
 
@@ -111,9 +113,9 @@ def test_gains_show_every_split_and_the_papers_difference_only_on_its_target(tar
          "adapter": run.adapter, "split": s, "seed": 0, "metric": "R1", "value": 10.0 * i + s % 3 * i}
         for e, ts in (("table_5", (target, "other")), ("table_5_restore", (target,)))
         for t in ts for i, run in enumerate(TABLE_5["alone"]) for s in range(splits)])
-    figure = tables.gains_figure(rows)
+    figure = results.gains_figure(rows)
     assert is_labelled(figure)
-    diamonds = [[line.get_xdata()[0] for line in axis.lines if line.get_marker() == "D"]
+    diamonds = [[x for line in axis.lines if line.get_marker() == "D" for x in line.get_xdata()]
                 for axis in figure.axes]
     if target == "GRID":
         assert [axis.get_title() for axis in figure.axes] == ["GRID, the paper's target", "other"]
@@ -130,7 +132,7 @@ def test_saved_figures_are_the_same_bytes_each_time_and_hold_their_words(photos,
     monkeypatch.setattr(base, "figures_dir", lambda run: tmp_path / run)
 
     def saved():
-        figure = base.photo_sheet([[base.Photo(photos[0], "red"), "a text"]])
+        figure = sheets.photo_sheet([[sheets.Photo(photos[0], "red"), "a text"]])
         shown = base.save_figure(figure, "figure_1", "smoke", "A line that rises: μ")
         return shown, {p.name: p.read_bytes() for p in sorted((tmp_path / "smoke").iterdir())}
 
@@ -142,16 +144,6 @@ def test_saved_figures_are_the_same_bytes_each_time_and_hold_their_words(photos,
 
 
 # ---------------------------------------------------------------- network, training, a site
-
-
-@pytest.mark.parametrize("rows", [6, 8, 16])
-def test_stripes_drawn_are_the_rows_that_are_averaged(model, rows):
-    maps = torch.eye(rows)[None, :, :, None].expand(1, rows, rows, 3)  # channel r: row r alone
-    averaged = model.stripe_pool(maps)[0] > 0
-    drawn = torch.zeros(6, rows, dtype=torch.bool)
-    for h, (start, end) in enumerate(network.stripe_rows(rows, 6)):
-        drawn[h, start:end] = True
-    assert (averaged == drawn).all()
 
 
 def test_the_network_is_drawn_with_the_shapes_that_pass_through_it(model, photos):
@@ -170,7 +162,7 @@ def test_training_curves_leave_out_what_was_not_trained():
     epochs = np.arange(1, 9)
     full = pd.DataFrame({"epoch": epochs, "L_id": 8 / epochs, "L_pos": 1 / epochs, "L_mat": 9 / epochs,
                          "accuracy": 1 - 1 / epochs, "lr": [0.1] * 5 + [0.01] * 3})
-    figure = network.training_curves({"bnta": full, "baseline": full.assign(L_pos=0.0, L_mat=0.0)}, 100)
+    figure = benchmark.training_curves({"bnta": full, "baseline": full.assign(L_pos=0.0, L_mat=0.0)}, 100)
     named = [{line.get_label() for line in axis.lines} & {"BNTA", "Baseline"} for axis in figure.axes]
     assert named == [{"BNTA", "Baseline"}, {"BNTA"}, {"BNTA"}, {"BNTA", "Baseline"}]
     lines = {line.get_label(): line for line in figure.axes[0].lines}
@@ -183,7 +175,7 @@ def test_training_curves_leave_out_what_was_not_trained():
 def test_crops_are_shown_once_and_tracks_in_time(photos, tracks):
     order, track = torch.randperm(40, generator=torch.Generator().manual_seed(1)), torch.arange(40) // 8 + 1
     more = {"tracks": track, "times": order} if tracks else {}
-    figure = pictures.crops_figure(Site("x", photos[:40], tuple(map(str, range(40))), **more), rows=2)
+    figure = sheets.crops_figure(Site("x", photos[:40], tuple(map(str, range(40))), **more), rows=2)
     shown = [np.asarray(image.get_array()) for image in figure.axes[0].images]
     assert len(shown) == len({picture.tobytes() for picture in shown}) == 32
     numbers = [int(number) for number in re.findall(r"track (\d)", " ".join(texts(figure)))]
@@ -196,7 +188,7 @@ def test_crops_are_shown_once_and_tracks_in_time(photos, tracks):
 
 def test_neighbours_that_come_or_go_are_framed(photos):
     before, after = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[3, 1, 9], [4, 5, 6]])
-    figure = pictures.neighbours_figure(photos[:2], photos, before, after, torch.tensor([0, 1]))
+    figure = sheets.neighbours_figure(photos[:2], photos, before, after, torch.tensor([0, 1]))
     assert texts(figure) == ["before", "after", "before", "after"]
     (axis,) = figure.axes
     framed = {(round(box.get_x() - 0.5), round(box.get_y())) for box in axis.patches}
@@ -205,12 +197,12 @@ def test_neighbours_that_come_or_go_are_framed(photos):
     # The probes; 2 went, 9 came.
     assert shown == [bytes(photos[i].permute(1, 2, 0).contiguous().numpy()) for i in (0, 2, 9, 1)]
     with pytest.raises(ValueError, match="no probe to show"):
-        pictures.neighbours_figure(photos[:2], photos, before, after, torch.tensor([], dtype=torch.int64))
+        sheets.neighbours_figure(photos[:2], photos, before, after, torch.tensor([], dtype=torch.int64))
 
 
 @pytest.mark.parametrize("true", [None, (61.0, 62.0)])
 def test_an_estimate_is_drawn_with_its_interval(true):
-    figure = pictures.estimate_figure(
+    figure = results.estimate_figure(
         Estimate(30, (90.0, 85.0, 94.0), (92.0, 88.0, 95.0), (2.0, -1.0, 5.0), 3, 1), true)
     left, right = figure.axes
     assert left.get_xlabel() == "rank 1, %" and right.get_xlabel() == "after minus before, points"

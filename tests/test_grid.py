@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bnta_lib.figures import grid as draw
+from bnta_lib.figures import results as draw
 from bnta_lib.suite import grid
 from bnta_lib.suite.stats import FAILS, HOLDS
 

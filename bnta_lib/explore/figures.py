@@ -1,24 +1,56 @@
-"""Figure functions under ipywidgets' ``interactive``: retrieval and BN layers."""
+"""Figure functions under ipywidgets' ``interactive``: retrieval and BN layers.
 
-from collections.abc import Mapping, Sequence
+A widget is a still picture on a page without a kernel.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets as W
 import torch
-from IPython.display import Image
+from IPython.display import HTML, Image, display
 from torch import Tensor
 
 from bnta_lib.adaption import QUANTITIES, adapt
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import Ranking
-from bnta_lib.explore.widgets import RELEASED, WIDE, Explorer
-from bnta_lib.figures.adaption import retrieval_figure
+from bnta_lib.figures.adaption import layer_figure
 from bnta_lib.figures.base import picture
-from bnta_lib.figures.layers import layer_figure
+from bnta_lib.figures.photos import retrieval_figure
 from bnta_lib.model import BNTANet, bn_layers
 from bnta_lib.settings import Settings
 from bnta_lib.suite.layers import bn_outputs, shift_by_layer, source_sample
 
 ORDERS = ("most improved first", "most worsened first", "in the target's order")
+WIDE = {"layout": W.Layout(width="420px"), "style": {"description_width": "96px"}}
+RELEASED = {"continuous_update": False, **WIDE}  # a slider calls back on release
+NO_KERNEL = "Sliders: they move in JupyterLab, when this notebook is run there (make lab)."
+
+
+class Explorer(W.interactive):
+    """``interactive`` around a function that returns a line of numbers and then pictures; shown below."""
+
+    def __init__(self, draw: Callable[..., tuple[str, *tuple[Image, ...]]], **controls: W.Widget):
+        def show(**values) -> None:
+            self.numbers, *self.pictures = draw(**values)
+            # Not printed: what is printed may come late, and then stands elsewhere.
+            display(HTML(as_numbers(self.numbers)), *self.pictures)
+
+        super().__init__(show, {"manual": False, "auto_display": False}, **controls)
+        self.add_class("bnta-explorer")
+
+    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
+        return with_still(super()._repr_mimebundle_(**kwargs), self.pictures[-1])
+
+
+def as_numbers(words: str) -> str:
+    """The explorer's line of numbers as HTML."""
+    return f'<div class="bnta-numbers">{words}</div>'
+
+
+def with_still(bundle: dict, still: Image) -> tuple[dict, dict]:
+    """What a notebook keeps of a widget: its view for a kernel, ``still`` for a page without one."""
+    picture, metadata = still._repr_mimebundle_()
+    return {**bundle, **picture, "text/plain": NO_KERNEL}, metadata
 
 
 def probe_order(before: Ranking, after: Ranking, order: str) -> Tensor:

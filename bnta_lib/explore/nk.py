@@ -17,18 +17,16 @@ from IPython.display import Image
 
 from bnta_lib.adaption import adapt
 from bnta_lib.data.sets import Target
-from bnta_lib.explore.widgets import RELEASED, WIDE, as_numbers, with_still
-from bnta_lib.figures.adaption import example_pairs, pairs_figure
+from bnta_lib.explore.figures import RELEASED, WIDE, as_numbers, with_still
 from bnta_lib.figures.base import METRICS, picture
-from bnta_lib.figures.grid import PAPERS, nk_figure
+from bnta_lib.figures.photos import pairs_figure
+from bnta_lib.figures.results import PAPERS, nk_figure
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import nearest_pairs
-from bnta_lib.settings import METHOD_VERSION, Settings
+from bnta_lib.settings import Settings
 from bnta_lib.suite.grid import STAGES
-from bnta_lib.suite.runner import sample_digest, sample_of, score
-from bnta_lib.suite.specs import CHOICES, Spec
-from bnta_lib.suite.store import SHORT, open_store
-from bnta_lib.weights import model_digest
+from bnta_lib.suite.runner import sample_of, score
+from bnta_lib.suite.specs import CHOICES
 
 KEYS = ["target", "split", "N", "K", "momentum"]  # N = K = 0 and momentum NaN: no adaption
 COLUMNS = [*KEYS, *METRICS, "seconds", "live"]
@@ -41,34 +39,11 @@ class Cancelled(Exception):
 
 
 def cells_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """Cells (COLUMNS) of tidy rows of adaption seed 0."""
+    """Cells (COLUMNS) of rows of ``lab.measure("figure_4")``, or of others of adaption seed 0."""
     table = rows.groupby([*KEYS, "metric"], dropna=False)["value"].last().unstack("metric")
     table = table.reindex(columns=[*METRICS, *STAGES]).reset_index()
     table["seconds"] = table[list(STAGES)].sum(axis=1, skipna=False)
     return table.assign(live=False)[COLUMNS].rename_axis(columns=None)
-
-
-def stored_cells(model: BNTANet, targets: Mapping[str, Target], settings: Settings) -> pd.DataFrame:
-    """Cells that the results store has of this very model and these targets, recorded ones among them.
-
-    N, K and momentum may differ from ``settings``, nothing else. Measures nothing.
-    """
-    with open_store() as store:
-        store.fill(settings.profile)
-        rows = store.rows(profile=settings.profile)
-    rows = rows[(rows["experiment"] == "retrieval") & (rows["version"] == METHOD_VERSION)
-                & (rows["seed"] == 0) & (rows["weights"] == model_digest(model)[:SHORT])]
-    same = pd.Series(False, rows.index)
-    for adapter in ("none", "bnta"):
-        columns = pd.Series(Spec("", adapter=adapter).columns(settings, 1)).dropna()
-        columns = columns.drop(["training", "N", "K", "momentum"], errors="ignore")
-        same |= (rows[columns.index] == columns).all(axis=1)
-    parts = []
-    for name, target in targets.items():
-        samples = {number: sample_digest(split) for number, split in enumerate(target.splits)}
-        of_target = same & (rows["data"] == target.data.digest[:SHORT])
-        parts.append(rows[of_target & (rows["sample"] == rows["split"].map(samples))].assign(target=name))
-    return cells_of(pd.concat(parts)) if any(map(len, parts)) else NO_CELLS
 
 
 def find(cells: pd.DataFrame, target: str, split: int, n: int, k: int,
@@ -87,7 +62,7 @@ def curves(cells: pd.DataFrame, target: str, split: int, momentum: float, fixed:
                  & ((cells["momentum"] - momentum).abs() < 1e-9)].sort_values(along)
     live, of_split = rows["live"].astype(bool), rows["split"] == split
     return {"this split": rows[~live & of_split], "run by hand": rows[live & of_split],
-            "mean of splits": rows[~live].groupby(along, as_index=False)[[*METRICS, "seconds"]].mean()}
+            "mean of splits": rows[~live].groupby(along, as_index=False)["R1"].mean()}
 
 
 def sizes(cells: pd.DataFrame, target: str, gallery: int, n: int | None = None,
@@ -135,7 +110,7 @@ def numbers(cells: pd.DataFrame, target: str, split: int, n: int, k: int, moment
 class NKExplorer(W.VBox):
     """Sliders for N, K, target, split and momentum over measured cells, and a button to measure others.
 
-    ``cells``: of :func:`cells_of` or :func:`stored_cells`; a run by hand is added. Embeds all targets once.
+    ``cells``: of :func:`cells_of`; a run by hand is added. Embeds all targets once.
     """
 
     def __init__(self, cells: pd.DataFrame, model: BNTANet, targets: Mapping[str, Target],
@@ -152,20 +127,18 @@ class NKExplorer(W.VBox):
         momenta = [(f"{m:g}", m) for m in sorted({*MOMENTA, settings.tta_momentum})]
         self.momentum = W.SelectionSlider(description="momentum", options=momenta,
                                           value=settings.tta_momentum, **RELEASED)
-        self.metric = W.Dropdown(description="metric", options=[(METRICS[m], m) for m in ("R1", "mAP")],
-                                 **WIDE)
         self.free = W.Checkbox(description="any N and K, not only those measured", indent=False)
         self.run = W.Button(description="Run", button_style="primary", icon="play")
         self.cancel = W.Button(description="Cancel", icon="stop", disabled=True)
         self.status, self.numbers, self.errors = W.HTML(), W.HTML(), W.Output()
         self.curves, self.couples = W.Image(format="png"), W.Image(format="jpeg")
         sliders = [self.target, self.split, self.N, self.K, self.momentum]
-        buttons = [self.metric, self.free, W.HBox([self.run, self.cancel]), self.status]
+        buttons = [self.free, W.HBox([self.run, self.cancel]), self.status]
         super().__init__([W.HBox([W.VBox(sliders), W.VBox(buttons)]), self.numbers, self.errors, self.curves,
                           self.couples])
         self.add_class("bnta-explorer")
         capture = self.errors.capture(clear_output=True)  # an error in a callback is shown, not swallowed
-        for control in (*sliders, self.metric, self.free):
+        for control in (*sliders, self.free):
             control.observe(capture(self.on_change), "value")
         self.run.on_click(capture(self.on_run))
         self.cancel.on_click(lambda button: self.cancelled.set())
@@ -198,14 +171,13 @@ class NKExplorer(W.VBox):
 
     def draw(self) -> None:
         """The curves and the pairs of the setting."""
-        (target, split, n, k, momentum), metric = self.setting(), self.metric.value
+        target, split, n, k, momentum = self.setting()
         images = self.targets[target].data.images[sample_of(self.targets[target].splits[split], n)]
         at_n, at_k = (curves(self.cells, target, split, momentum, *fixed) for fixed in (("N", n), ("K", k)))
         frozen = find(self.cells, target, split, 0, 0)
-        curve = nk_figure(at_n, at_k, n, k, find(self.cells, *self.setting()),
-                          None if frozen is None else frozen[metric], metric)
+        curve = nk_figure(at_n, at_k, n, k, find(self.cells, *self.setting()), frozen)
         pairs = self.pairs(target, split, n).first(k)
-        couples = pairs_figure(images, pairs, self.settings, example_pairs(k, 6, 6))
+        couples = pairs_figure(images, pairs, self.settings, closest=6)
         pictures = [picture(figure, trim=False).data for figure in (curve, couples)]
         self.curves.value, self.couples.value = pictures
         # Last, so that numbers which have changed stand beside their own pictures.

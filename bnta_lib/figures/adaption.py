@@ -1,71 +1,35 @@
-"""Algorithm 1 and Eq. (13) seen: the pairs, the losses, and retrieval before and after."""
+"""What adaption does: pairs and losses, and BN layers from shallow to deep (Figures 1 and 3)."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from bnta_lib.evaluation import Ranking
-from bnta_lib.figures.base import COLOURS, LOSSES, Photo, legend, panels, photo_sheet
-from bnta_lib.figures.network import stripe_rows
-from bnta_lib.pairing import Pairs
-from bnta_lib.settings import Settings
+from bnta_lib.figures.base import COLOURS, UNMOVED, bars, legend, new_figure, panels
+from bnta_lib.suite.layers import TOP, mean_rates, top_layers
 
-# Frame, line and character of a gallery image of another person, and of the probe's.
-MARKS = ((COLOURS["wrong"], 0.9, "×"), (COLOURS["right"], 2.2, "✓"))
-
-
-def example_pairs(count: int, each: int = 6, closest: int = 12) -> dict[str, list[int]]:
-    """Which of ``count`` pairs to show: the closest, then ``each`` from the middle and from the end."""
-    middle = max(closest, (count - each) // 2)
-    last = max(count - each, middle + each)
-    blocks = {"closest": range(closest), "middle": range(middle, middle + each), "last": range(last, count)}
-    return {label: [i for i in block if i < count] for label, block in blocks.items() if block.start < count}
+SYMBOLS = {"mean": r"$\mu$", "var": r"$\sigma^2$", "gamma": r"$\gamma$", "beta": r"$\beta$"}
+LOSSES = {"pos": "$L_{pos}$", "mat": "$L_{mat}^{tta}$"}
+DEPTH = "BN layer, from shallow to deep"
+KINDS = {"source": "source", "frozen": "target, frozen", "adapted": "target, adapted"}
+TARGETS = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))  # colour and marker
 
 
-def pairs_figure(images: Tensor, pairs: Pairs, settings: Settings,
-                 shown: Mapping[str, Sequence[int]] | None = None) -> Figure:
-    """Couples of Algorithm 1 with the matched stripe outlined on both, their distance beneath.
-
-    ``images``: uint8 (N, 3, h, w) that the pairs index. ``shown``: labels and numbers of pairs,
-    six a row; by default :func:`example_pairs`.
-    """
-    step = 16 * settings.last_stride  # image rows of a row of the feature maps
-    bands = [(step * start, min(step * end, settings.height)) for start, end in
-             stripe_rows(math.ceil(settings.height / step), settings.stripes)]
-    rows = []
-    for label, numbers in (shown or example_pairs(len(pairs.index))).items():
-        for count, number in enumerate(numbers):
-            if count % 6 == 0:
-                rows.append(["" if count else label])
-            part, (first, second) = int(pairs.part[number]), images[pairs.index[number]]
-            caption = f"part {part + 1}: {float(pairs.distance[number]):.3f}"
-            rows[-1] += [Photo(first, caption=caption, band=bands[part]),
-                         Photo(second, band=bands[part]), 0.25]
-    return photo_sheet(rows)
-
-
-def pair_statistics_figure(pairs: Pairs, others: Tensor, others_part: Tensor, stripes: int) -> Figure:
-    """Left: D of the K pairs and of pairs taken at random; right: the matched parts of both.
-
-    ``others``: D (R,) of the random pairs; ``others_part``: their parts (R,), from 0.
-    """
+def pair_statistics_figure(pairs: pd.DataFrame) -> Figure:
+    """Distances D and matched parts by kind of pair; ``pairs``: columns kind, distance and part (from 1)."""
     figure, ((left, right),) = panels(1, 2, 2.3)
-    bins = np.linspace(0, max(float(others.max()), float(pairs.distance.max())), 41)
-    left.hist(others.numpy(), bins, density=True, color="0.75", label=f"{len(others)} random pairs")
-    left.hist(pairs.distance.numpy(), bins, density=True, histtype="step", linewidth=1.6,
-              color=COLOURS["adapted"], label=f"the K = {len(pairs.index)} pairs")
+    style = {"data": pairs, "hue": "kind", "palette": [COLOURS["adapted"], "0.75"], "common_norm": False}
+    sns.histplot(x="distance", stat="density", bins=40, element="step", ax=left, **style)
     left.set(xlabel="distance of the closest part, D", ylabel="density")
-    left.margins(y=0.25)
-    left.legend(fontsize=8)
-    for shift, part, colour in ((-0.2, pairs.part, COLOURS["adapted"]), (0.2, others_part, "0.75")):
-        share = np.bincount(part.numpy(), minlength=stripes) / len(part)
-        right.bar(np.arange(1, stripes + 1) + shift, 100 * share, 0.38, color=colour)
-    right.axhline(100 / stripes, color="0.35", linewidth=0.8, linestyle=":")
-    right.set(xlabel="matched part n (1 = head)", ylabel="share of pairs, %", xticks=range(1, stripes + 1))
+    left.get_legend().set_title(None)
+    sns.histplot(x="part", stat="percent", discrete=True, multiple="dodge", shrink=0.8, ax=right,
+                 legend=False, **style)
+    right.axhline(100 / pairs["part"].nunique(), color="0.35", linewidth=0.8, linestyle=":")
+    right.set(xlabel="matched part n (1 = head)", ylabel="share of pairs, %")
     return figure
 
 
@@ -75,43 +39,171 @@ def losses_figure(steps: pd.DataFrame, frozen: pd.DataFrame, adapted: pd.DataFra
     All rows have columns seed, step, pos and mat; those of ``steps`` were taken during adaption.
     """
     figure, (axes,) = panels(1, 2, 2.5)
-    for axis, term in zip(axes, ("pos", "mat")):
+    for axis, (term, symbol) in zip(axes, LOSSES.items()):
         for label, table, colour, marker in (("frozen model", frozen, COLOURS["frozen"], "s"),
                                              ("during adaption", steps, "0.35", "^"),
                                              ("adapted model", adapted, COLOURS["adapted"], "o")):
             axis.plot(table["step"], table[term], marker, color=colour, markersize=4, alpha=0.45)
             axis.plot(table.groupby("step")[term].mean(), "-", marker=marker, color=colour, ms=5, label=label)
-        axis.set(xlabel="step (batch of pairs)", ylabel=LOSSES[term], xticks=sorted(steps["step"].unique()))
+        axis.set(xlabel="step (batch of pairs)", ylabel=symbol, xticks=sorted(steps["step"].unique()))
         axis.margins(x=0.15, y=0.12)
     legend(figure)
     return figure
 
 
-def retrieval_figure(probes: Tensor, gallery: Tensor, before: Ranking, after: Ranking,
-                     selected: Mapping[str, Sequence[int]], columns: int = 10) -> Figure:
-    """Selected probes, each with its nearest gallery images before and after adaption.
+def stages(layers: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Runs of BN layers of one part of the network: (label, first index, last index), from 1.
 
-    ``probes`` (P, 3, h, w), ``gallery`` (G, 3, h, w): uint8. ``selected``: groups of probe indices
-    as :func:`bnta_lib.evaluation.select_example_probes` gives. Raises ValueError without probes.
+    ``layers``: names in the order of :func:`bnta_lib.model.bn_layers`.
     """
-    rows = []
-    for group, probe in ((group, int(probe)) for group, indices in selected.items() for probe in indices):
-        sides = []
-        for when, ranking in (("before", before), ("after", after)):
-            rank, near = int(ranking.rank[probe]), ranking.index[probe, :columns].tolist()
-            sides.append([f"{when}\nmatch at\nrank {rank}" if rank else f"{when}\nno match\nin gallery"])
-            sides[-1] += [Photo(gallery[i], *MARKS[right])
-                          for i, right in zip(near, ranking.right[probe].tolist())]
-        rows.append((probes[probe], group, *sides))
-    return before_after(rows)
+    labels = [layer.removeprefix("backbone.").split(".")[0].replace("bn1", "stem") for layer in layers]
+    return [(label, labels.index(label) + 1, labels.index(label) + labels.count(label))
+            for label in dict.fromkeys(labels)]
 
 
-def before_after(rows: Sequence[tuple[Tensor, str, list, list]]) -> Figure:
-    """A sheet of probes with a heading, each beside a row of cells before and one after adaption.
+def layer_axis(axis: Axes, layers: Sequence[str], names: bool = True) -> None:
+    """An axis of BN indices: every second stage of the network shaded, ``names`` of stages on top."""
+    for number, (label, first, last) in enumerate(stages(layers)):
+        if number % 2:
+            axis.axvspan(first - 0.5, last + 0.5, color="0.93", zorder=0, linewidth=0)
+        if names:
+            # The single-layer stages are narrow: their names lean over to keep clear of others.
+            lean = {"rotation": 40, "ha": "left"} if last - first < 2 else {"ha": "center"}
+            axis.text((first + last) / 2, 1.02, label, transform=axis.get_xaxis_transform(), va="bottom",
+                      color="0.35", fontsize=7, **lean)
+    axis.set(xlim=(0.5, len(layers) + 0.5), xticks=sorted({1, *range(10, len(layers) + 1, 10)}))
 
-    Raises ValueError without rows.
+
+def _layers(table: pd.DataFrame) -> list[str]:
+    return table.drop_duplicates("index").sort_values("index")["layer"].tolist()
+
+
+def figure_1(outputs: Mapping[str, Mapping[str, np.ndarray]], distances: Mapping[str, Mapping[str, float]],
+             label: str = "output of the BN layer") -> Figure:
+    """Densities of a BN layer's outputs, a panel a target, with their distance to the source.
+
+    ``outputs[target]`` holds values of any shape for "source", "frozen" and "adapted";
+    ``distances[target]`` the distance of the last two from the source.
     """
-    if not rows:
-        raise ValueError("no probe to show: choose at least one")
-    return photo_sheet([row for probe, heading, before, after in rows for row in (
-        [Photo(probe, "black", 1.0, heading=heading), *before], [1.1, *after])], gap=0.1)
+    figure, (axes,) = panels(1, len(outputs), 2.5, sharex=True, sharey=True)
+    for axis, (target, values) in zip(axes, outputs.items()):
+        _draw_densities(axis, values, distances[target])
+        axis.set_title(target)
+    figure.supxlabel(label, fontsize=9)
+    axes[0].set(ylabel="density", ylim=(0, 1.45 * axes[0].get_ylim()[1]))
+    return figure
+
+
+def _draw_densities(axis: Axes, outputs: Mapping[str, np.ndarray], distances: Mapping[str, float]) -> None:
+    for kind, text in KINDS.items():
+        values = np.ravel(outputs[kind])
+        values = values[:: len(values) // 5_000 + 1]  # so many are enough for a curve
+        sns.kdeplot(x=values, gridsize=100, clip=np.quantile(values, (0.002, 0.998)), warn_singular=False,
+                    ax=axis, color=COLOURS[kind], linestyle="--" if kind == "frozen" else "-", linewidth=1.4,
+                    label=text + (f", d = {distances[kind]:.3f}" if kind in distances else ""))
+    axis.legend(*axis.get_legend_handles_labels(), fontsize=7, loc="upper left", handlelength=1.6,
+                borderaxespad=0.1)
+
+
+def distances_figure(shift: pd.DataFrame, layer: str | None = None) -> Figure:
+    """Distance from the source in every BN layer, frozen and adapted, a panel a target.
+
+    ``shift``: rows with target, model, index, layer, distance. ``layer`` is marked.
+    """
+    layers, targets = _layers(shift), list(shift["target"].unique())
+    figure, axes = panels(len(targets), 1, 1.0 + 1.35 * len(targets), sharex=True)
+    for axis, target in zip(axes.flat, targets):
+        table = shift[shift["target"] == target].pivot(index="index", columns="model", values="distance")
+        layer_axis(axis, layers, names=target == targets[0])
+        axis.vlines(table.index, table["adapted"], table["frozen"], linewidth=1.2, color=np.where(
+            table["adapted"] < table["frozen"], COLOURS["adapted"], COLOURS["frozen"]))
+        axis.plot(table["frozen"], "s", color=COLOURS["frozen"], ms=3.6, fillstyle="none", label="frozen")
+        axis.plot(table["adapted"], "o", color=COLOURS["adapted"], ms=2.8, label="adapted")
+        axis.set(ylabel=f"{target}\ndistance", ylim=(0, 1.08 * table.max(axis=None)))
+        if layer is not None:
+            axis.axvline(layers.index(layer) + 1, color="0.35", linewidth=0.8, linestyle=":")
+    axes[-1, 0].set_xlabel(DEPTH)
+    legend(figure)
+    return figure
+
+
+def changes_figure(changes: pd.DataFrame) -> Figure:
+    """Change rate of mu, sigma^2, gamma and beta in every BN layer, from shallow to deep.
+
+    ``changes``: rows of :func:`bnta_lib.adaption.change_rates`, with a column seed if there are several: a
+    dot is the mean over seeds, a line their range. What did not move, or was zero before, has no dot.
+    """
+    figure, axes = panels(4, 1, 5.6, sharex=True)
+    for axis, (quantity, symbol) in zip(axes.flat, SYMBOLS.items()):
+        rate = changes[changes["quantity"] == quantity].groupby("index")["rate"].agg(["mean", "min", "max"])
+        rate = 100 * rate[rate["mean"] > 0]
+        layer_axis(axis, _layers(changes), names=quantity == "mean")
+        axis.errorbar(rate.index, rate["mean"], bars(rate["mean"], rate["min"], rate["max"]), fmt="o",
+                      color=COLOURS["adapted"], ms=3.5, elinewidth=1.2)
+        _log_rates(axis, rate["min"].where(rate["min"] > 0, rate["mean"]), rate["max"])
+        axis.grid(axis="y", color="0.85", linewidth=0.6)
+        axis.set_ylabel(f"{symbol}\nchange, %")
+    axes[-1, 0].set_xlabel(DEPTH)
+    figure.align_ylabels()
+    return figure
+
+
+def _log_rates(axis: Axes, low: pd.Series, high: pd.Series) -> None:
+    """A logarithmic axis around these rates; linear if nothing moved."""
+    if len(low):
+        axis.set(yscale="log", ylim=(0.7 * low.min(), 1.4 * high.max()))
+        subs = (1, 3) if high.max() > 20 * low.min() else (1, 2, 5)
+        axis.yaxis.set_major_locator(LogLocator(subs=subs))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
+    """Change rates of the top layers of each quantity: mean over splits and one standard deviation.
+
+    ``rates``: of :func:`bnta_lib.suite.layers.change_rates_by_split`. Layers are chosen by their mean
+    over targets and stand from shallow to deep.
+    """
+    means, targets = mean_rates(rates), list(rates["target"].unique())
+    figure, axes = panels(2, 2, 4.4)
+    for axis, (quantity, symbol) in zip(axes.flat, SYMBOLS.items()):
+        layers = top_layers(means, quantity, top)
+        shown = means[(means["quantity"] == quantity) & means["index"].isin(layers) & (means["rate"] > 0)]
+        for number, target in enumerate(targets):
+            table, (colour, marker) = shown[shown["target"] == target], TARGETS[number % len(TARGETS)]
+            x = table["index"].map(layers.index) + 0.22 * (number - (len(targets) - 1) / 2)
+            axis.errorbar(x, table["rate"], table["std"].fillna(0), fmt=marker, color=colour, ms=4,
+                          capsize=1.5, elinewidth=0.9, label=f"S→{target}")
+        for x in range(1, len(layers), 2):
+            axis.axvspan(x - 0.5, x + 0.5, color="0.95", zorder=0, linewidth=0)
+        axis.set_xticks(range(len(layers)), layers)
+        axis.set(xlabel=DEPTH, ylabel=f"change rate of {symbol}, %", xlim=(-0.5, len(layers) - 0.5))
+        _log_rates(axis, shown["rate"], shown["rate"] + shown["std"].fillna(0))
+    legend(figure)
+    return figure
+
+
+def layer_figure(outputs: Mapping[str, np.ndarray], distances: Mapping[str, float],
+                 changes: Mapping[str, np.ndarray], label: str, channel: int | None = None) -> Figure:
+    """One BN layer: its outputs as in :func:`figure_1`, and the change of its quantities by channel.
+
+    ``changes``: after minus before, (channels,), by quantity. ``channel`` (from 1) is marked among them.
+    """
+    figure = new_figure(9.1, 3.0)
+    axes = figure.subplot_mosaic([["y", "mean", "var"], ["y", "gamma", "beta"]], width_ratios=[2, 1, 1],
+                                 gridspec_kw=UNMOVED | {"left": 0.07, "hspace": 0.6})
+    _draw_densities(axes["y"], outputs, distances)
+    axes["y"].set(xlabel=label, ylabel="density", ylim=(0, 1.45 * axes["y"].get_ylim()[1]))
+    for quantity, symbol in SYMBOLS.items():
+        axis, change = axes[quantity], changes[quantity]
+        axis.vlines(range(1, len(change) + 1), 0, change, color=COLOURS["adapted"],
+                    lw=min(2.0, 120 / len(change)))
+        axis.axhline(0, color="0.3", linewidth=0.7)
+        axis.set(title=f"change of {symbol}", xticks=[1, len(change)])
+        axis.ticklabel_format(axis="y", scilimits=(-2, 2))
+        axis.locator_params(axis="y", nbins=3)
+        if channel is not None:
+            axis.axvline(channel, color=COLOURS["wrong"], linewidth=1.1, linestyle=":")
+    for quantity in ("gamma", "beta"):
+        axes[quantity].set_xlabel("channel", labelpad=0)
+    return figure

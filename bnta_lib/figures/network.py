@@ -1,44 +1,30 @@
-"""Figure 2 and what belongs to it: the network with its real shapes, stripes, BN layers, training curves."""
+"""Figure 2 and what belongs to it: the network with the shapes that pass, and its stripes."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.font_manager import findfont
+from matplotlib.patches import Rectangle
 from torch import Tensor
+from torch.nn import functional as F
+from torchvision.utils import draw_bounding_boxes, make_grid
 
-from bnta_lib.figures.base import (
-    COLOURS,
-    DEPTH,
-    GREY,
-    INK,
-    PALE,
-    Photo,
-    draw_photo,
-    layer_axis,
-    legend,
-    panels,
-)
-from bnta_lib.model import BNTANet, bn_layers, layers_of, preserve_modes
+from bnta_lib.figures.base import BAND, COLOURS, GREY, INK, PALE, legend, panels
+from bnta_lib.figures.photos import Photo, photo_sheet
+from bnta_lib.model import BNTANet, bn_layers, layers_of, preserve_modes, stripe_rows
 from bnta_lib.settings import Settings
 
 UPDATED, FOLLOWS, NORM = COLOURS["adapted"], "#9ecae1", COLOURS["source"]
 # Six stripes from head to feet: dark to light, told apart in grey as well.
 STRIPES = ["#0d0887", "#5b02a3", "#9a179b", "#cb4678", "#eb7852", "#fbb32f"]
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
-# What a forward pass is watched at, in the order of the paper; "<" is what enters a module.
-PARTS = {
-    "input": "<backbone.conv1", "stem": "backbone.conv1", "stem, pooled": "<backbone.layer1",
-    **{name: f"backbone.{name}" for name in LAYERS}, "f": "<bnneck", "bnneck": "bnneck",
-    "FC_G": "fc_g", "stripes f^h": "<fc_p", "FC_P": "fc_p", "Conv of M, each": "parts.0",
-    "FC_M, each": "fc_m.0",
-}
 
 
 @torch.no_grad()
@@ -48,41 +34,37 @@ def trace_shapes(model: BNTANet, images: Tensor) -> pd.DataFrame:
     A row a part, in the paper's order: part, shape (of one image, without B), BN and IN layers
     in it, weights. On torch's meta device nothing is computed. Compact weights hold no FC_M.
     """
-    modules, shapes, rows = dict(model.named_modules()), {}, []
-
-    def watch(name, module, inputs, output):
-        if isinstance(output, Tensor):
-            shapes.update({"<" + name: tuple(inputs[0].shape[1:]), name: tuple(output.shape[1:])})
-
-    handles = [module.register_forward_hook(partial(watch, name)) for name, module in modules.items()]
+    backbone, conv = model.backbone, model.parts[0]
     with preserve_modes(model):
-        model.eval()(images)
-    for handle in handles:
-        handle.remove()
-    for part, name in PARTS.items():
-        # The stem's BN stands beside its convolution.
-        inside = [modules[name]] if name in modules else []
-        inside += [model.backbone.bn1] * (part == "stem")
-        rows.append({"part": part, "shape": shapes.get(name),
-                     "BN layers": sum(len(bn_layers(m)) for m in inside),
-                     "IN layers": sum(len(layers_of(m, "in")) for m in inside),
-                     "weights": sum(p.numel() for m in inside for p in m.parameters())})
-    return pd.DataFrame(rows).dropna()
-
-
-def stripe_rows(map_height: int, stripes: int) -> list[tuple[int, int]]:
-    """Rows [start, end) of a feature map that each stripe averages, as Eq. (4) is pooled here.
-
-    If ``stripes`` does not divide ``map_height``, neighbours share a row.
-    """
-    return [(h * map_height // stripes, -(-(h + 1) * map_height // stripes)) for h in range(stripes)]
+        model.eval()
+        x = model.normalised(images)
+        stem = backbone.conv1(x)
+        maps = F.max_pool2d(stem, 3, 2, 1)
+        # What comes out, and the modules that it came through.
+        passed = {"input": (x,), "stem": (stem, backbone.conv1, backbone.bn1), "stem, pooled": (maps,)}
+        for name in LAYERS:
+            layer = backbone.get_submodule(name)
+            maps = layer(maps)
+            passed[name] = maps, layer
+        f, stripes = model.global_pool(maps), model.stripe_pool(maps)
+        local = conv(stripes[:, 0, :, None, None])
+        passed |= {"f": (f,), "bnneck": (model.bnneck(f), model.bnneck), "FC_G": (model.fc_g(f), model.fc_g),
+                   "stripes f^h": (stripes,), "FC_P": (model.fc_p(stripes), model.fc_p),
+                   "Conv of M, each": (local, conv)}
+        for head in model.fc_m[:1]:
+            passed["FC_M, each"] = head(local.flatten(1)), head
+    return pd.DataFrame([{"part": part, "shape": tuple(out.shape[1:]),
+                          "BN layers": sum(len(bn_layers(module)) for module in modules),
+                          "IN layers": sum(len(layers_of(module, "in")) for module in modules),
+                          "weights": sum(p.numel() for module in modules for p in module.parameters())}
+                         for part, (out, *modules) in passed.items()])
 
 
 # ---------------------------------------------------------------- Figure 2
 
 # Chains of nodes; where on its nodes an arrow begins and ends, and how it bends.
 CORNER, ACROSS = "angle,angleA=90,angleB=0,rad=0", ((1, 0.5), (0, 0.5), "arc3")
-ARROWS = {"images E maps stripes P L_pos": ACROSS, "stripes M local FC L_mat": ACROSS,
+ARROWS = {"images stem": ACROSS, "layer4 maps stripes P L_pos": ACROSS, "stripes M local FC L_mat": ACROSS,
           "maps f": ((0.5, 1), (0, 0.5), CORNER), "f bnneck G L_id": ACROSS,
           "bnneck retrieval": ((0.5, 1), (0, 0.5), CORNER),
           "target pairing couples BN loss adapted": ACROSS, "loss BN": ((0.5, 1), (0.9, 1), "arc3,rad=0.4")}
@@ -96,16 +78,21 @@ def network_figure(shapes: pd.DataFrame, settings: Settings, sources: Sequence[T
     few of Algorithm 1's pairs with their matched stripe.
     """
     figure, ((axis,),) = panels(1, 1, 5.1)
-    axis.set(xlim=(0, 504), ylim=(344, 0), aspect="equal")  # points
+    axis.set(xlim=(0, 504), ylim=(344, 0))  # points
     axis.set_axis_off()
-    for y, height, face, title in (
-        (1, 216, "#fafafa", "Training on labelled sources, Eq. (9)"),
-        (222, 121, "#f4f9fd", "Test-time adaption on an unlabelled target, Eq. (13) and (14)")):
-        _rectangle(axis, 1, y, 502, height, face, edgecolor=PALE, zorder=0)
-        axis.text(6, y + 10, title, fontsize=8, weight="bold", va="center", color=INK)
-    parts = shapes.set_index("part")
-    nodes = _draw_images(axis, settings, sources, targets, pairs) | _draw_maps(axis, parts, settings.stripes)
-    for name, x, y, text, face in _texts(parts["shape"], settings):
+    for top, bottom, face, title in (
+        (1, 217, "#fafafa", "Training on labelled sources, Eq. (9)"),
+        (222, 343, "#f4f9fd", "Test-time adaption on an unlabelled target, Eq. (13) and (14)")):
+        axis.axhspan(top, bottom, facecolor=face, edgecolor=PALE, zorder=0)
+        axis.text(6, top + 9, title, fontsize=8, weight="bold", va="center", color=INK)
+    edges = np.linspace(0, settings.height - 1, settings.stripes + 1).round()
+    outlined = [draw_bounding_boxes(image, torch.tensor([[0, edges[n], settings.width - 1, edges[n + 1]]]),
+                                    colors=BAND, width=3) for *couple, n in pairs for image in couple]
+    nodes = {"images": _draw_photos(axis, sources, 2, 7, 117, 54),
+             "target": _draw_photos(axis, targets, 3, 7, 285, 58),
+             "couples": _draw_photos(axis, outlined, 2, 177, 285, 38)}
+    nodes |= _draw_maps(axis, shapes.set_index("part"), settings.stripes)
+    for name, x, y, text, face in _texts(shapes.set_index("part")["shape"], settings):
         box = {"boxstyle": "round,pad=0.45", "facecolor": face, "edgecolor": INK, "linewidth": 0.8}
         nodes[name] = axis.text(x, y, text, fontsize=6.2, ha="center", va="center",
                                 bbox=box if face else None, color="white" if face == UPDATED else INK)
@@ -117,7 +104,7 @@ def network_figure(shapes: pd.DataFrame, settings: Settings, sources: Sequence[T
     for colour, label in ((UPDATED, "BN moved by adaption"), (NORM, "instance norm, fixed"),
                           (FOLLOWS, "BN outside both losses: its statistics follow"),
                           ("white", "fixed at test time")):
-        _rectangle(axis, 0, 0, 0, 0, colour, edgecolor=INK, linewidth=0.5, label=label)
+        axis.bar(0, 0, 0, color=colour, edgecolor=INK, linewidth=0.5, label=label)
     legend(figure, side="lower", fontsize=7, handlelength=1.2)
     return figure
 
@@ -126,7 +113,7 @@ def _texts(size: Mapping[str, tuple], settings: Settings) -> list[tuple]:
     """All texts of Figure 2: name of the node, its centre, text, colour of its box ("": none)."""
     count, terms = settings.stripes, f"{settings.lambda1:g} L_{{pos}} + {settings.lambda2:g} L_{{mat}}"
     return [
-        ("", 36, 162, "images\n{1}×{2}".format(*size["input"]), ""),
+        ("", 34, 184, "images\n{1}×{2}".format(*size["input"]), ""),
         ("", 137, 72, r"$\bf{E:}$ DualNorm-ResNet-50", ""),
         ("", 137, 192, f"$L_t = L_{{id}} + {terms}$ (9)\nmoves all weights (10)", "white"),
         ("", 233, 162, "maps\n{}×{}×{}".format(*size["layer4"]), ""),
@@ -156,53 +143,37 @@ def _texts(size: Mapping[str, tuple], settings: Settings) -> list[tuple]:
     ]
 
 
-def _draw_images(axis: Axes, settings: Settings, sources: Sequence[Tensor], targets: Sequence[Tensor],
-                 pairs: Sequence[tuple[Tensor, Tensor, int]]) -> dict[str, Patch]:
-    """Images of sources, of the target, and pairs with their stripe; the outline of each group."""
-    ratio = settings.width / settings.height
-    shown = [(7 + 11 * i, 75 + 7 * i, 65, image, None) for i, image in enumerate(sources[:3])]
-    shown += [(7 + 20 * (i % 3), 248 + 39 * (i // 3), 36, image, None) for i, image in enumerate(targets[:6])]
-    for i, (*couple, stripe) in enumerate(pairs[:2]):
-        band = 36 * stripe / settings.stripes, 36 * (stripe + 1) / settings.stripes
-        shown += [(177 + 20 * k, 248 + 39 * i, 36, image, band) for k, image in enumerate(couple)]
-    for x, y, height, image, band in shown:
-        draw_photo(axis, Photo(image, INK, 0.8, band=band), x, y, height, height * ratio)
-    return {"images": _rectangle(axis, 7, 75, 54, 79), "target": _rectangle(axis, 7, 248, 58, 75),
-            "couples": _rectangle(axis, 177, 248, 38, 75)}
+def _draw_photos(axis: Axes, images: Sequence[Tensor], columns: int, x: float, y: float,
+                 width: float) -> Artist:
+    """Images in columns, ``width`` points wide in all, around the height ``y``."""
+    grid = make_grid(torch.stack(list(images)), columns, padding=3, pad_value=255).permute(1, 2, 0)
+    half = width * grid.shape[0] / grid.shape[1] / 2
+    return axis.imshow(grid.numpy(), extent=(x, x + width, y + half, y - half), interpolation="bilinear")
 
 
-def _draw_maps(axis: Axes, parts: pd.DataFrame, stripes: int) -> dict[str, Patch]:
-    """The stages of E with what they put out, its maps, and both kinds of stripes; their outlines."""
-    for i, (part, height) in enumerate(zip(("stem", *LAYERS), (65, 57, 49, 41, 33))):
-        x, (channels, *size) = 73 + 26 * i, parts.loc[part if i else "stem, pooled", "shape"]
-        _rectangle(axis, x, 117 - height / 2, 25, height, UPDATED)
-        if parts.loc[part, "IN layers"]:
-            _rectangle(axis, x + 22, 117 - height / 2, 3, height, NORM)
-        axis.text(x + 11.5, 117, f"{part}\n{parts.loc[part, 'BN layers']} BN", fontsize=5.8, color="white",
-                  ha="center", va="center")
-        axis.text(x + 12.5, 119 + height / 2, "{}\n{}×{}".format(channels, *size), fontsize=5.2, color=GREY,
-                  ha="center", va="top")
-    nodes, colours = {"E": _rectangle(axis, 73, 84, 129, 65)}, [STRIPES[n % 6] for n in range(stripes)]
+def _draw_maps(axis: Axes, parts: pd.DataFrame, stripes: int) -> dict[str, Artist]:
+    """The stages of E with what they put out, its maps, and both kinds of stripes."""
+    nodes, names = {}, ("stem", *LAYERS)
+    for x, name, height in zip(range(73, 200, 26), names, (65, 57, 49, 41, 33)):
+        (nodes[name],) = axis.bar(x, height, 25, 117 - height / 2, align="edge", color=UPDATED)
+        if parts.loc[name, "IN layers"]:
+            axis.bar(x + 22, height, 3, 117 - height / 2, align="edge", color=NORM)
+        channels, *size = parts.loc["stem, pooled" if name == "stem" else name, "shape"]
+        for y, text, style in (
+            (117, f"{name}\n{parts.loc[name, 'BN layers']} BN", {"fontsize": 5.8, "color": "white"}),
+            (127 + height / 2, "{}\n{}×{}".format(channels, *size), {"fontsize": 5.2, "color": GREY})):
+            axis.text(x + 11, y, text, ha="center", va="center", **style)
     for name, x, y, width, height, columns, line in (
         ("maps", 217, 84, 33, 65, parts.loc["layer4", "shape"][2], 0.7), ("stripes", 267, 84, 36, 65, 1, 1.5),
         ("local", 406, 119, 18, 51, 1, 1.5)):
         axis.pcolormesh(np.linspace(x, x + width, columns + 1), np.linspace(y, y + height, stripes + 1),
-                        np.tile(np.arange(stripes)[:, None], columns), cmap=ListedColormap(colours),
-                        edgecolors="#fafafa", linewidth=line)
-        nodes[name] = _rectangle(axis, x, y, width, height)
+                        np.tile(np.arange(stripes)[:, None], columns), edgecolors="#fafafa", linewidth=line,
+                        cmap=ListedColormap(_colours(stripes)))
+        nodes[name] = axis.add_patch(Rectangle((x, y), width, height, fill=False, linewidth=0))
     for n in range(stripes):
         axis.text(285, 84 + 65 * (n + 0.5) / stripes, rf"$f^{n + 1}$", fontsize=6.2, ha="center", va="center",
                   color="white" if n % 6 < 4 else INK)
     return nodes
-
-
-def _rectangle(axis: Axes, x: float, y: float, width: float, height: float, face: str = "none",
-               **options) -> Patch:
-    options = {"facecolor": face, "edgecolor": "none"} | options
-    return axis.add_patch(Rectangle((x, y), width, height, **options))
-
-
-# ---------------------------------------------------------------- stripes, BN layers, training
 
 
 def stripes_figure(images: Tensor, maps: Tensor, stripes: int) -> Figure:
@@ -210,65 +181,21 @@ def stripes_figure(images: Tensor, maps: Tensor, stripes: int) -> Figure:
 
     ``maps`` (B, C, h', w'): the images' own; the norm over channels, from black to white by image.
     """
-    (count, _, height, width), strength = images.shape, maps.float().norm(dim=1).cpu().numpy()
-    rows = strength.shape[1]
-    figure, (axes,) = panels(1, 2 * count, 2.6)
-    for i, axis in enumerate(axes):
-        picture = strength[i // 2] if i % 2 else images[i // 2].permute(1, 2, 0).numpy()
-        axis.imshow(picture, cmap="Greys_r", extent=(0, width, height, 0))
-        axis.set_title(f"{rows} × {strength.shape[2]} map" if i % 2 else f"{height} × {width}", fontsize=7)
-        axis.set_axis_off()
-        for n, (start, end) in enumerate(stripe_rows(rows, stripes)):
-            top, bottom = start * height / rows, end * height / rows
-            # Neighbours that share a row stay apart.
-            inset = 1 + 1.5 * (n % 2) * (end - start > rows / stripes)
-            _rectangle(axis, inset, top + 1, width - 2 * inset - 1, bottom - top - 2,
-                       edgecolor=STRIPES[n % 6], linewidth=1.6)
-            if i == 0:
-                axis.text(-3, (top + bottom) / 2, rf"$f^{n + 1}$", ha="right", va="center", fontsize=7,
-                          color=STRIPES[n % 6])
-    return figure
+    (height, width), (rows, columns) = images.shape[2:], maps.shape[2:]
+    strength = maps.float().norm(dim=1, keepdim=True).cpu()
+    low, high = strength.amin((2, 3), keepdim=True), strength.amax((2, 3), keepdim=True)
+    strength = (255 * (strength - low) / (high - low)).byte().expand(-1, 3, -1, -1)
+    boxes = torch.tensor([[0, start * height // rows, width - 1, end * height // rows - 1]
+                          for start, end in stripe_rows(rows, stripes)])
+    cells = []
+    for image, response in zip(images, strength):
+        for shown, title in ((image, f"{height} × {width}"), (response, f"{rows} × {columns} map")):
+            large = F.interpolate(shown[None], (4 * height, 4 * width))[0]
+            cells.append(Photo(draw_bounding_boxes(
+                large, 4 * boxes, [f"f{n + 1}" for n in range(stripes)], _colours(stripes), width=4,
+                font=findfont("DejaVu Sans"), font_size=28, label_colors="white"), heading=title))
+    return photo_sheet([cells])
 
 
-def bn_figure(model: BNTANet) -> Figure:
-    """All BN layers from shallow to deep: a bar a layer, its height the channels (log scale)."""
-    layers = pd.Series({name: layer.num_features for name, layer in bn_layers(model).items()})
-    index, neck = np.arange(len(layers)), layers.index == "bnneck"
-    shortcut = layers.index.str.contains("downsample")
-    figure, ((axis,),) = panels(1, 1, 2.0)
-    for label, rows, colour, hatch in (("on the main path", ~(neck | shortcut), UPDATED, ""),
-                                       ("on a shortcut", shortcut, "#73b1d7", "////"),
-                                       ("bnneck, outside both losses", neck, FOLLOWS, "")):
-        axis.bar(1 + index[rows], layers[rows], color=colour, hatch=hatch, ec="white", lw=0, label=label)
-    for name in layers_of(model, "in"):
-        block = layers.index.str.startswith(name.removesuffix("instance_norm"))
-        axis.axvline(1.5 + index[block].max(), color=NORM, lw=1.8, label="instance norm after this layer")
-    layer_axis(axis, list(layers.index), shade=False)
-    axis.set_yscale("log", base=2)
-    axis.set(xlabel=DEPTH, ylabel="channels", ylim=(0.7 * layers.min(), 2 * layers.max()))
-    legend(figure, side="lower", fontsize=7)
-    return figure
-
-
-def training_curves(histories: Mapping[str, pd.DataFrame], identities: int) -> Figure:
-    """Losses and accuracy by epoch, a line a model; ``histories`` as recorded by training.
-
-    Terms that a model does not train are left out. A uniform guess is among ``identities``.
-    """
-    titles = {"L_id": r"$L_{id}$ (2)", "L_pos": r"$L_{pos}$ (5)", "L_mat": r"$L_{mat}$ (7)",
-              "accuracy": "G's accuracy, training images"}
-    figure, (axes,) = panels(1, 4, 1.9)
-    axes[0].axhline(np.log(identities), color=INK, lw=0.9, ls=":", label="a uniform guess")
-    for axis, (column, title) in zip(axes, titles.items()):
-        for name, history in histories.items():
-            label = {"bnta": "BNTA", "baseline": "Baseline"}.get(name, name)
-            if history[column].any():
-                colour = COLOURS.get(label, UPDATED)
-                axis.plot("epoch", column, data=history, label=label, lw=1.5, color=colour)
-        for history in histories.values():
-            for epoch in history["epoch"][history["lr"].diff() < -0.5 * history["lr"].shift()]:
-                axis.axvline(epoch - 0.5, color=GREY, lw=0.9, ls="--", label="the learning rate falls")
-        axis.set_title(title, fontsize=8)
-        axis.set(xlabel="epoch", ylim=(0, 1 if column == "accuracy" else None))
-    legend(figure, fontsize=7)
-    return figure
+def _colours(stripes: int) -> list[str]:
+    return [STRIPES[n % 6] for n in range(stripes)]

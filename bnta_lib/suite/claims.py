@@ -205,7 +205,7 @@ def gather(lab: Lab) -> dict[str, pd.DataFrame]:
 
 def check(lab: Lab) -> None:
     """Measure what was not measured before; print a verdict on each claim, and write them with a figure."""
-    from bnta_lib.figures.tables import claims_figure
+    from bnta_lib.figures.results import claims_figure
 
     table = judge(gather(lab), claims_on(lab.targets))
     numbers = table["verdict"].value_counts()
