@@ -17,7 +17,7 @@ from bnta_lib import adapt, settings, trained_model
 from bnta_lib.data import load_source_samples, load_targets
 from bnta_lib.evaluation import top_gallery
 from bnta_lib.explore import NKExplorer, layer_explorer, nk, retrieval_explorer
-from bnta_lib.model import embed_global
+from bnta_lib.model import embed
 from bnta_lib.suite.lab import Lab
 
 MOVES = 24  # of each control, at most
@@ -69,7 +69,7 @@ def rows(device: str, quick: bool) -> Iterator[Row]:
     split, data = target.splits[0], target.data
     sides = split.probe, split.gallery
     adapted = adapt(model, data.images[split.gallery], current).model
-    rankings = [top_gallery(*(embed_global(m, data.images[side]) for side in sides),
+    rankings = [top_gallery(*(embed(m, data.images[side])[0] for side in sides),
                             *(kind[side] for kind in (data.pids, data.camids) for side in sides), 10,
                             current.normalise_features) for m in (model, adapted)]
     yield moved("retrieval", retrieval_explorer(target, split, *rankings))

@@ -16,7 +16,7 @@ from common import Row
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import Settings, settings
-from bnta_lib.training import train, training_losses
+from bnta_lib.training import Objective, train
 
 PEOPLE = 1_000  # of G's and M's classifiers
 
@@ -34,6 +34,7 @@ def bare_step(people: int, settings: Settings, device: str) -> Callable[[], None
     torch.manual_seed(0)
     model = BNTANet(people, settings).to(device, memory_format=torch.channels_last).train()
     model.forward_features = model.backbone.forward  # the batch is normalised
+    objective = Objective(model, settings)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr)
     batch = torch.randn(settings.batch, 3, *settings.size, device=device)
     batch = batch.contiguous(memory_format=torch.channels_last)
@@ -41,7 +42,7 @@ def bare_step(people: int, settings: Settings, device: str) -> Callable[[], None
 
     def step() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = training_losses(model, batch, labels, settings)["total"]
+            loss = objective(batch, labels)["total"]
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

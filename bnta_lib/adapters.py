@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bnta_lib.adaption import READS, adapt
+from bnta_lib.adaption import READS, adapt, require_finite
 from bnta_lib.model import BNTANet, bn_layers, preserve_modes
 from bnta_lib.settings import Settings
 from bnta_lib.weights import load_bn_tensors
@@ -40,9 +40,7 @@ class Adapter:
             raise ValueError(f"adaption needs at least 4 images, got N = {len(images)}")
         adapted = self.function(model, images, settings, **options)
         load_bn_tensors(adapted, model.state_dict(), ["num_batches_tracked"])
-        if bad := [k for k, v in adapted.state_dict().items() if not v.isfinite().all()]:
-            raise FloatingPointError(f"{self.name} gives values that are not finite (for one, in {bad[0]}): "
-                                     "lower tta_lr, or look for broken weights; the model is unchanged")
+        require_finite(adapted.state_dict().values(), f"a tensor of {self.name}")
         return adapted
 
 

@@ -9,7 +9,7 @@ import copy
 import math
 import operator
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,7 +21,7 @@ from bnta_lib.losses import matching_tta_loss, positioning_loss
 from bnta_lib.model import LAYERS, BNTANet, bn_layers, embed, layers_of, preserve_modes
 from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import METHOD_VERSION, Settings
-from bnta_lib.weights import QUANTITIES, Delta, bn_tensors, images_digest, load_bn_tensors, model_digest
+from bnta_lib.weights import QUANTITIES, Delta, bn_tensors, load_bn_tensors, model_digest
 
 LOSSES = ("pos", "mat")
 READINGS = ("alone", "restore")
@@ -39,30 +39,21 @@ class Adaption:
     losses: pd.DataFrame  # one row a step: step, pos, mat, total
     seconds: float  # wall-clock time of pairing and steps
     before: dict[str, Tensor] = field(repr=False)  # BN tensors of the base model
-    images: Tensor = field(repr=False)
-    meta: dict = field(repr=False)  # JSON-able: N, K, seed and the options
+    meta: dict = field(repr=False)  # JSON-able: N, K, seed, the options and the versions
 
     @cached_property
     def changes(self) -> pd.DataFrame:
         """How far each quantity of each BN layer moved: see :func:`change_rates`."""
-        return change_rates(self.base, self.model)
+        return change_rates(self.before, self.model)
 
-    @cached_property
+    @property
     def delta(self) -> Delta:
         """The BN tensors of the adapted model. Raises ValueError if other layers were adapted too."""
         if set(self.meta["layers"]) - {"bn"}:
-            raise ValueError("this adaption changed more than batch-norm layers, which is all that a delta "
-                             "holds: use the adapted model")
-        versions = {"method": METHOD_VERSION, "torch": torch.__version__}
-        return Delta(bn_tensors(self.model), model_digest(self.base),
-                     {**self.meta, "data": images_digest(self.images), "versions": versions})
-
-    @cached_property
-    def base(self) -> BNTANet:
-        """The model before, as a copy: the caller may change the one that was given."""
+            raise ValueError("this adaption changed more than batch-norm layers: use the adapted model")
         base = copy.deepcopy(self.model)
         load_bn_tensors(base, self.before)
-        return base
+        return Delta(bn_tensors(self.model), model_digest(base), self.meta)
 
     def summary(self) -> str:
         """One line: pairs, steps, seconds and the mean change rate of each quantity."""
@@ -113,25 +104,26 @@ def adapt(
         configure_model(adapted, layers, free, follow_bnneck, settings.tta_momentum)
         parameters = collect_params(adapted, layers, free) if losses else []
         optimiser = OPTIMISERS[settings.tta_optimizer](parameters, lr=settings.tta_lr) if parameters else None
-        order = torch.Generator().manual_seed(operator.index(seed))
+        order = torch.Generator().manual_seed(seed)
         for _ in range(settings.tta_epochs):
             for batch in torch.randperm(K, generator=order).split(settings.tta_batch):
                 rows.append({"step": len(rows) + 1} | adaption_step(
                     adapted, images[pairs.index[batch].flatten()], pairs.part[batch], settings, optimiser,
                     losses, follow_bnneck))
-                _require_finite([rows[-1]["total"]], f"the adaption loss at step {len(rows)}")
+                require_finite([rows[-1]["total"]], f"the adaption loss at step {len(rows)}")
                 if on_step is not None:
                     on_step(len(rows), adapted, rows[-1])
     # In both readings: mu and sigma^2 can only move together.
     restored = [kind for name, kind in QUANTITIES.items() if name not in quantities]
     load_bn_tensors(adapted, model.state_dict(), [*restored, "num_batches_tracked"])
     adapted.zero_grad()
-    _require_finite(adapted.state_dict().values(), "a tensor after the last step")
-    meta = {"N": len(images), "K": K, "seed": int(seed), "layers": list(layers), "losses": list(losses),
-            "quantities": list(quantities), "reading": reading, "follow_bnneck": bool(follow_bnneck),
+    require_finite(adapted.state_dict().values(), "a tensor after the last step")
+    meta = {"N": len(images), "K": K, "size": list(images.shape[2:]), "seed": seed, "layers": list(layers),
+            "quantities": list(quantities), "losses": list(losses), "reading": reading,
+            "follow_bnneck": follow_bnneck,
             "settings": {name: getattr(settings, name) for name in (*READS, "tta_batch")},
-            "size": list(images.shape[2:])}
-    return Adaption(adapted, pairs, pd.DataFrame(rows), time.perf_counter() - start, before, images, meta)
+            "versions": {"method": METHOD_VERSION, "torch": torch.__version__}}
+    return Adaption(adapted, pairs, pd.DataFrame(rows), time.perf_counter() - start, before, meta)
 
 
 def _check_options(n, layers, quantities, losses, reading, local, pairs) -> None:
@@ -143,10 +135,11 @@ def _check_options(n, layers, quantities, losses, reading, local, pairs) -> None
         raise ValueError(f"these are not the local features or pairs of {n} images")
 
 
-def _require_finite(values: Iterable[Tensor | float], what: str) -> None:
+def require_finite(values: Iterable[Tensor | float], what: str) -> None:
+    """Raise FloatingPointError for a NaN or infinite value."""
     if not all(torch.as_tensor(value).isfinite().all() for value in values):
-        raise FloatingPointError(f"{what} is not finite: lower tta_lr, or look for broken images; the model "
-                                 "is unchanged")
+        raise FloatingPointError(
+            f"{what} is not finite: lower tta_lr, or look for broken images; the model is unchanged")
 
 
 def configure_model(model: BNTANet, layers: Collection[str], quantities: Collection[str],
@@ -216,18 +209,20 @@ def pair_losses(model: BNTANet, images: Tensor, pairs: Pairs, settings: Settings
     return pd.DataFrame([{"step": step, **row} for step, row in enumerate(rows, start=1)])
 
 
-def change_rates(before: nn.Module, after: nn.Module) -> pd.DataFrame:
+def change_rates(before: Mapping[str, Tensor], after: nn.Module) -> pd.DataFrame:
     """How far each quantity of each BN layer moved (Fig. 3): index (1-60), layer, quantity, rate, shift.
 
-    rate   sum over channels of |after - before|, divided by the sum of |before|
-    shift  mean over channels of |after - before|; of the mean in units of sqrt(sigma^2 + eps)
+    before  BN tensors, as of :func:`bnta_lib.weights.bn_tensors`
+    rate    sum over channels of |after - before|, divided by the sum of |before|
+    shift   mean over channels of |after - before|; of the mean in units of sqrt(sigma^2 + eps)
     """
-    rows, old, new = [], bn_tensors(before), bn_tensors(after)
-    for index, (name, layer) in enumerate(bn_layers(before).items(), start=1):
+    rows = []
+    for index, (name, layer) in enumerate(bn_layers(after).items(), start=1):
         for quantity, kind in QUANTITIES.items():
-            a, b = old[f"{name}.{kind}"], new[f"{name}.{kind}"]
-            moved, size = (b - a).abs(), float(a.abs().sum())
-            unit = (old[f"{name}.running_var"] + layer.eps).sqrt() if quantity == "mean" else 1.0
-            rows.append((index, name, quantity, float(moved.sum()) / size if size else math.nan,
-                         float((moved / unit).mean())))
-    return pd.DataFrame(rows, columns=["index", "layer", "quantity", "rate", "shift"])
+            old = before[f"{name}.{kind}"]
+            moved, size = (getattr(layer, kind).detach().cpu() - old).abs(), float(old.abs().sum())
+            unit = (before[f"{name}.running_var"] + layer.eps).sqrt() if quantity == "mean" else 1.0
+            rows.append({"index": index, "layer": name, "quantity": quantity,
+                         "rate": float(moved.sum()) / size if size else math.nan,
+                         "shift": float((moved / unit).mean())})
+    return pd.DataFrame(rows)

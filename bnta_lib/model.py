@@ -107,7 +107,8 @@ class BNTANet(nn.Module):
 
     def __init__(self, identities: int, settings: Settings):
         super().__init__()
-        self.size, self.stripes, width = settings.size, settings.stripes, settings.local_dim
+        self.size, self.identities = settings.size, identities
+        self.stripes, width = settings.stripes, settings.local_dim
         self.backbone = Backbone(settings.base_width, settings.last_stride)
         channels = self.backbone.channels
         self.bnneck = nn.BatchNorm1d(channels)
@@ -125,20 +126,14 @@ class BNTANet(nn.Module):
         self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # absent from torch's stubs
 
-    @property
-    def identities(self) -> int:
-        """M, the number of training people that G tells apart."""
-        return self.fc_g.out_features
-
     def check_images(self, images: Tensor) -> None:
         """Raise ValueError unless these are uint8 images (N, 3, h, w) of the network's size in one tensor."""
         got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
         if not re.fullmatch(r"torch.uint8 \(\d+, 3, \d+, \d+\)", got):
-            raise ValueError("images must be uint8 of shape (N, 3, height, width) in one torch tensor, "
-                             f"got {got}")
-        if (size := tuple(images.shape[2:])) != self.size:
-            raise ValueError(f"the network takes images of {self.size[0]} x {self.size[1]} pixels (height x "
-                             f"width), got {size[0]} x {size[1]}: resize them, or load them at its size")
+            raise ValueError(f"images must be uint8 (N, 3, height, width) in one torch tensor, got {got}")
+        if tuple(images.shape[2:]) != self.size:
+            raise ValueError("the network takes images of {} x {} pixels (height x width), got {} x {}: "
+                             "resize them, or load them at its size".format(*self.size, *images.shape[2:]))
 
     def normalised(self, images: Tensor) -> Tensor:
         """Images normalised by ImageNet's mean and deviation, on E's device. Raises ValueError."""
@@ -206,11 +201,6 @@ def embed(model: BNTANet, images: Tensor, batch: int = 64) -> tuple[Tensor, Tens
     return torch.cat(features), torch.cat(local)
 
 
-def embed_global(model: BNTANet, images: Tensor, batch: int = 64) -> Tensor:
-    """The global features (N, C) of :func:`embed`."""
-    return embed(model, images, batch)[0]
-
-
 def fused(backbone: nn.Module) -> nn.Module:
     """A copy of E in eval mode, the same to rounding: batch norms are folded into their convolutions."""
     twin = copy.deepcopy(backbone)
@@ -243,7 +233,7 @@ def layers_of(model: nn.Module, kind: str) -> dict[str, nn.Module]:
 
 def bn_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     """The batch-norm layers by name. Fig. 3's index 1 is the first; a shortcut's comes after bn1-bn3."""
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
+    return layers_of(model, "bn")  # type: ignore[return-value]
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -7,7 +7,7 @@ without a GPU, ``paper`` for the paper's network and schedule on a GPU, ``rehear
 import math
 import os
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,8 @@ TARGETS = ("VIPeR", "GRID", "iLIDS")
 # What settings may be, beside finite numbers of at least 0 and whole ones of at least 1.
 CHOICES = {"last_stride": (1, 2), "tta_optimizer": ("adam", "sgd"), "matching_reduction": ("sum", "mean"),
            "viper_probe": ("cam_a", "cam_b", "both"), "ilids_images": ("single", "multi")}
-MINIMA = {"batch": 2, **dict.fromkeys(("seed", "tta_epochs", "warmup_epochs", "lr_decay_epoch", "instances",
-                                       "pad"), 0)}
-SHARES = ("tta_momentum", "people_share")
+RANGES = {"batch": (2, math.inf), "tta_momentum": (0, 1), "people_share": (0, 1), **dict.fromkeys(
+    ("seed", "tta_epochs", "warmup_epochs", "lr_decay_epoch", "instances", "pad"), (0, math.inf))}
 
 # The trainings by name, and the settings that they change. Table 3 has the first six. "other_stripes" has the
 # input height `other_height`, whose maps six stripes do not divide: their bins overlap.
@@ -92,7 +91,6 @@ class Settings:
     instances: int = 0  # images a person in a batch (PK); 0 draws plain batches [O]
     label_smoothing: float = 0.1  # [O] DualNorm's
     pad: int = 10  # random crop after this padding, pixels at height 256 [O] DualNorm's
-    save_every: int = 1  # epochs between resumable checkpoints
 
     # ---- test-time adaption, Eq. (8), (13), (14) and Algorithm 1
     K: int = 128  # pairs; the protocol uses min(K, N // 2)
@@ -113,18 +111,15 @@ class Settings:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            name, value, kind = item.name, getattr(self, item.name), type(item.default)
+            name, value, kind = item.name, getattr(self, item.name), item.type
             if name in CHOICES:
-                good, wanted = value in CHOICES[name], "one of " + ", ".join(map(repr, CHOICES[name]))
+                good, wanted = value in CHOICES[name], f"one of {CHOICES[name]}"
+            elif kind in (int, float):
+                least, most = RANGES.get(name, (int(kind is int), math.inf))
+                good = isinstance(value, (int, kind)) and math.isfinite(value) and least <= value <= most
+                wanted = f"a {'whole' if kind is int else 'finite'} number in [{least}, {most}]"
             elif kind is bool:
                 good, wanted = isinstance(value, bool), "True or False"
-            elif kind is int:
-                good = isinstance(value, int) and value >= MINIMA.get(name, 1)
-                wanted = f"a whole number of at least {MINIMA.get(name, 1)}"
-            elif name in SHARES:
-                good, wanted = isinstance(value, (int, float)) and 0 <= value <= 1, "between 0 and 1"
-            elif kind is float:
-                good, wanted = isinstance(value, (int, float)) and 0 <= value < math.inf, "finite, at least 0"
             else:
                 good, wanted = self.people.keys() == self.images.keys(), "of the same sources as images"
             if not good and name != "profile":
@@ -138,24 +133,20 @@ class Settings:
 
 # The profiles of the paper's size: itself, and its code path with a small network on few people.
 AT_SIZE = ("paper", "rehearsal")
-_LAPTOP: dict[str, Any] = dict(
-    height=96, width=48, other_height=128, base_width=16, local_dim=64, pretrained=False,
+_LAPTOP = Settings(
+    profile="laptop", height=96, width=48, other_height=128, base_width=16, local_dim=64, pretrained=False,
     people=dict(zip(SOURCES, (600, 500, 500, 600, 1_800), strict=True)),
     images=dict(zip(SOURCES, (2_400, 4_800, 8_000, 9_600, 7_200), strict=True)),
     epochs=16, lr=0.002, lr_decay_epoch=12, warmup_epochs=1,
 )
-_FEW: dict[str, Any] = dict(  # people, and a small network: seconds, not science
+_REHEARSAL = Settings(  # few people and a small network: seconds, not science
+    profile="rehearsal", height=128, width=64, other_height=192, base_width=8, local_dim=32, pretrained=False,
     people=dict.fromkeys(SOURCES, 16), images=dict.fromkeys(SOURCES, 64), splits=2, heldout=20,
-    base_width=8, local_dim=32, epochs=6, tta_seeds=2,
+    epochs=6, lr=0.002, lr_decay_epoch=4, tta_seeds=2,
 )
-_REHEARSAL = dict(_FEW, height=128, width=64, other_height=192, pretrained=False, lr=0.002, lr_decay_epoch=4)
-PROFILES = {
-    "smoke": Settings(profile="smoke", **{**_LAPTOP, **_FEW, "lr_decay_epoch": 5, "tta_seeds": 1,
-                                          "height": 48, "width": 24, "other_height": 64, "stripes": 3}),
-    "laptop": Settings(profile="laptop", **_LAPTOP),
-    "paper": Settings(),
-    "rehearsal": Settings(profile="rehearsal", **_REHEARSAL),
-}
+_SMOKE = replace(_REHEARSAL, profile="smoke", height=48, width=24, other_height=64, stripes=3,
+                 lr_decay_epoch=5, warmup_epochs=1, tta_seeds=1)
+PROFILES = {one.profile: one for one in (_SMOKE, _LAPTOP, Settings(), _REHEARSAL)}
 
 
 def settings(profile: str | None = None, **overrides) -> Settings:
@@ -166,12 +157,10 @@ def settings(profile: str | None = None, **overrides) -> Settings:
     name = profile or os.environ.get("BNTA_PROFILE") or "laptop"
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
-    known = {item.name for item in fields(Settings)}
-    if unknown := overrides.keys() - known:
-        raise ValueError(f"unknown setting {min(unknown)!r}: the settings are {', '.join(sorted(known))}")
-    default = PROFILES[name]
-    # New dictionaries: a caller who changes them leaves the profile as it is.
-    return replace(default, **{"people": dict(default.people), "images": dict(default.images), **overrides})
+    default = asdict(PROFILES[name])  # with new dictionaries: a caller may change them
+    if unknown := overrides.keys() - default.keys():
+        raise ValueError(f"unknown setting {min(unknown)!r}: the settings are {', '.join(sorted(default))}")
+    return Settings(**{**default, **overrides})
 
 
 def model_settings(settings: Settings, name: str) -> Settings:
@@ -182,14 +171,32 @@ def model_settings(settings: Settings, name: str) -> Settings:
         people, share = WEAKER[name]
         epochs, decay = (max(1, round(share * count)) for count in (settings.epochs, settings.lr_decay_epoch))
         return replace(settings, people_share=people, epochs=epochs, lr_decay_epoch=decay)
-    height = settings.other_height if name == "other_stripes" else settings.height
-    changes: dict[str, Any] = {"height": height, **MODELS[name]}
+    if name == "other_stripes":
+        return replace(settings, height=settings.other_height)
+    changes: dict[str, Any] = MODELS[name]
     return replace(settings, **changes)
 
 
 def cache_dir() -> Path:
     """Folder of rendered sets, checkpoints and measured rows: ``$BNTA_CACHE``, else .cache."""
     return _folder(os.environ.get("BNTA_CACHE") or ROOT / ".cache", "BNTA_CACHE")
+
+
+def data_folder(data: str | Path) -> Path | None:
+    """The folder of ``data``: a path, or "real" for ``$BNTA_DATA``; None for "embedded".
+
+    Raises ValueError for "real" without that variable, and for an empty path or an address.
+    """
+    if data == "embedded":
+        return None
+    if data == "real":
+        data = os.environ.get("BNTA_DATA", "")
+        if not data.strip():
+            raise ValueError('data="real" needs the environment variable BNTA_DATA, which is not set: set it '
+                             "to the folder that holds the published data sets")
+    if not str(data).strip() or "://" in str(data):
+        raise ValueError(f'data is "embedded", "real" or a folder; got {str(data)!r}')
+    return _folder(data, "data")
 
 
 def _folder(path: str | Path, name: str) -> Path:
@@ -206,30 +213,11 @@ def device_of(profile: str) -> torch.device:
     rows of smoke and laptop were measured. Raises ValueError for another word, or a GPU that is absent.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    name = os.environ.get("BNTA_DEVICE", "").strip()
-    if not name:
-        return torch.device("cuda" if profile in AT_SIZE and gpus else "cpu")
+    name = os.environ.get("BNTA_DEVICE", "").strip() or ("cuda" if profile in AT_SIZE and gpus else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ValueError(f'BNTA_DEVICE is "cpu", "cuda", or a GPU by its number as in "cuda:1"; got {name!r}')
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= gpus:
         raise ValueError(f"BNTA_DEVICE is {name}, and PyTorch finds {gpus} NVIDIA GPUs: unset BNTA_DEVICE, "
-                         'set it to "cpu", or check the driver and CUDA_VISIBLE_DEVICES')
+                         "or check the driver and CUDA_VISIBLE_DEVICES")
     return device
-
-
-def data_folder(data: str | Path) -> Path | None:
-    """The folder of ``data``: a path, or "real" for ``$BNTA_DATA``; None for "embedded".
-
-    Raises ValueError for "real" without that variable, and for an empty path or an address.
-    """
-    if data == "embedded":
-        return None
-    if not str(data).strip() or "://" in str(data):
-        raise ValueError(f'data is "embedded", "real" or a folder; got {str(data)!r}')
-    if data != "real":
-        return _folder(data, "data")
-    if not os.environ.get("BNTA_DATA", "").strip():
-        raise ValueError('data="real" is the folder that the environment variable BNTA_DATA names, and it '
-                         "is not set: set it to the folder that holds the published data sets")
-    return _folder(os.environ["BNTA_DATA"], "BNTA_DATA")

@@ -7,14 +7,12 @@ Accelerate, which is not imported otherwise (docs/training_on_more.md).
 import hashlib
 import json
 import math
-import operator
 import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -30,8 +28,6 @@ from bnta_lib.settings import METHOD_VERSION, Settings
 from bnta_lib.weights import training_settings
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from bnta_lib.data.sets import ReIDSet
 
 
@@ -41,13 +37,13 @@ class OutOfTime(Exception):
 
 def train(
     sources: "ReIDSet", settings: Settings, checkpoint: str | Path | None = None, progress: bool = True,
-    device: str | torch.device | None = None, minutes: float | None = None, compile: bool | str = False,
+    device: str | torch.device | None = None, minutes: float | None = None,
 ) -> tuple[BNTANet, pd.DataFrame]:
-    """Train from nothing, or continue ``checkpoint``; return the model and one row an epoch.
+    """Train from nothing, or continue ``checkpoint``; return the model on the CPU and one row an epoch.
 
     ``sources`` holds uint8 images (N, 3, h, w) and pids 1..M. ``device`` is a GPU if there is one; the
-    forward pass is bf16 autocast there. ``compile`` is True or the name of a torch.compile backend; it moves
-    the last digits. The rows hold epoch, lr, mean losses, accuracy of G on the augmented images, and seconds.
+    forward pass is bf16 autocast there. The rows hold epoch, lr, mean losses, accuracy of G on the augmented
+    images, and seconds.
 
     A continued training gives the weights of an uninterrupted one. Several processes follow the mean gradient
     over each batch. Batch statistics (unless ``settings.sync_bn``, on GPUs) and triplets are local to a
@@ -64,73 +60,68 @@ def train(
     if minutes is not None and checkpoint is None:
         raise ValueError("training with a limit of minutes needs a checkpoint to continue from")
     key = training_key(sources, settings)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    all_used = settings.loss_id and settings.lambda1 and settings.lambda2
-    if processes := launched(device, some_unused=not all_used):
-        device = torch.device(processes.device)
-        _check_processes(processes, key, epoch_batches(sources.pids, settings, torch.Generator()), settings)
-    model = _new_model(people, settings, processes).to(device)
+    processes = launched(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+                         some_unused=0 in (settings.loss_id, settings.lambda1, settings.lambda2))
+    _check_processes(processes, key, epoch_batches(sources.pids, settings, torch.Generator()), settings)
+    model = _new_model(people, settings, processes)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=(0.9, 0.999))
     random, history = torch.Generator().manual_seed(settings.seed), []
-    if checkpoint and (state := from_main(processes, lambda: read_checkpoint(checkpoint, key))):
+    path = Path(checkpoint) if checkpoint and processes.is_main_process else None
+    if state := from_main(processes, path and read_checkpoint(path, key)):
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         random.set_state(state["random"])
         history = state["history"]
-    objective: nn.Module = Objective(model, settings)
-    if compile:
-        objective.compile(backend="inductor" if compile is True else compile)
-    if processes:
-        objective = processes.prepare_model(objective)
-    images = sources.images.to(device) if fits_on_device(sources.images, device) else sources.images
-    main = not processes or processes.is_main_process
+    objective, images = processes.prepare_model(Objective(model, settings)), sources.images
+    if processes.device.type == "cuda" and 2 * images.nbytes <= torch.cuda.mem_get_info(processes.device)[0]:
+        images = images.to(processes.device)
     for epoch in range(len(history), settings.epochs):
         history.append(train_epoch(objective, optimiser, images, sources.pids, settings, epoch, random,
-                                   processes, progress and main))
-        last, seconds = epoch + 1 == settings.epochs, time.perf_counter() - begin + history[-1]["seconds"]
+                                   processes, progress))
+        if path:
+            write_checkpoint(path, key, model, optimiser, random, history)
+        seconds = time.perf_counter() - begin + history[-1]["seconds"]
         # The main process decides, since clocks differ.
-        late = minutes is not None and not last and from_main(
-            processes, partial(operator.gt, seconds, 60 * minutes))
-        if checkpoint and main and (last or late or (epoch + 1) % settings.save_every == 0):
-            write_checkpoint(checkpoint, key, model, optimiser, random, history)
-        if late:
+        late = minutes is not None and from_main(processes, seconds > 60 * minutes)
+        if late and epoch + 1 < settings.epochs:
             raise OutOfTime(f"another epoch does not fit after epoch {epoch + 1} of {settings.epochs}, which "
                             "is saved")
-    return _result(model, settings, processes), pd.DataFrame(history)
+    state = from_main(processes, {name: tensor.cpu() for name, tensor in model.state_dict().items()})
+    trained = BNTANet(people, settings)  # without SyncBatchNorm
+    trained.load_state_dict(state)
+    return trained.eval(), pd.DataFrame(history)
 
 
 def train_epoch(
     objective: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, pids: Tensor, settings: Settings,
-    epoch: int, random: torch.Generator, processes: "Accelerator | None" = None, progress: bool = False,
+    epoch: int, random: torch.Generator, processes: Any, progress: bool = False,
 ) -> dict[str, float]:
     """Train one epoch, counted from 0, and return its row of :func:`train`."""
-    start, device = time.perf_counter(), next(objective.parameters()).device
-    rank, count = (processes.process_index, processes.num_processes) if processes else (0, 1)
+    start, device, batches = time.perf_counter(), processes.device, epoch_batches(pids, settings, random)
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(epoch, settings)
     objective.train()
-    labels, batches = (pids - 1).to(device), epoch_batches(pids, settings, random)
     sums: dict[str, Tensor] = {}
-    slices = [share(len(batch), settings.instances, rank, count) for batch in batches]
-    local = [batch[rows] for batch, rows in zip(batches, slices, strict=True)]
-    bar = tqdm(batches, f"epoch {epoch + 1} of {settings.epochs}", disable=not progress, mininterval=1)
-    prefetched = prefetch_batches(images, local, device)
-    for batch, rows, index, raw in zip(bar, slices, local, prefetched, strict=True):
+    bar = tqdm(batches, f"epoch {epoch + 1} of {settings.epochs}", mininterval=1,
+               disable=not (progress and processes.is_main_process))
+    for batch in bar:
+        rows = share(len(batch), settings.instances, processes.process_index, processes.num_processes)
+        index = batch[rows]
+        raw, labels = images[index.to(images.device)].to(device), (pids[index] - 1).to(device)
         augmented = augment(raw, settings, random, rows, len(batch))
         # Gradients are averaged over processes, of which one may have an image more: 1 if none has.
-        weight = count * len(index) / len(batch)
-        losses = training_step(objective, optimiser, augmented, labels[index.to(device)], weight)
+        weight = processes.num_processes * len(index) / len(batch)
+        losses = training_step(objective, optimiser, augmented, labels, weight)
         sums = {name: sums.get(name, 0.0) + value.detach() * len(index) for name, value in losses.items()}
-    totals = torch.stack([value.float() for value in sums.values()])
-    totals = processes.reduce(totals, "sum") if processes else totals
+    totals = processes.reduce(torch.stack([value.float() for value in sums.values()]), "sum").tolist()
     size = sum(map(len, batches))  # more than the images if PK repeats some
     row = {"epoch": epoch + 1, "lr": learning_rate(epoch, settings)}
-    row |= {name: total / size for name, total in zip(sums, totals.tolist(), strict=True)}
+    row |= {name: total / size for name, total in zip(sums, totals, strict=True)}
     bar.set_postfix(loss=f"{row['total']:.2f}", accuracy=f"{row['accuracy']:.2f}")
     bar.close()
     if not math.isfinite(row["total"]):
         raise FloatingPointError(f"the training loss is {row['total']} in epoch {epoch + 1}: lower lr")
-    return row | {"seconds": from_main(processes, lambda: time.perf_counter() - start)}
+    return row | {"seconds": from_main(processes, time.perf_counter() - start)}
 
 
 def training_step(objective: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, labels: Tensor,
@@ -145,29 +136,25 @@ def training_step(objective: nn.Module, optimiser: torch.optim.Optimizer, images
 
 
 class Objective(nn.Module):
-    """:func:`training_losses` as a module, for what compiles it or averages its gradients over processes."""
+    """Eq. (9) of a model, as a module that can average its gradients over processes."""
 
     def __init__(self, model: BNTANet, settings: Settings):
         super().__init__()
         self.model, self.settings = model, settings
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return training_losses(self.model, images, labels, self.settings)
-
-
-def training_losses(model: BNTANet, images: Tensor, labels: Tensor, settings: Settings) -> dict[str, Tensor]:
-    """The terms of Eq. (9), their total, and G's accuracy, for one batch. Unused terms are 0."""
-    out = model(images)
-    smooth, zero = settings.label_smoothing, out.logits.new_zeros(())
-    l_id = identity_loss(out.logits, labels, smooth) if settings.loss_id else zero
-    l_pos = positioning_loss(out.positions) if settings.lambda1 else zero
-    l_mat = matching_train_loss(out.local_logits, labels, smooth) if settings.lambda2 else zero
-    total = settings.loss_id * l_id + settings.lambda1 * l_pos + settings.lambda2 * l_mat
-    if settings.loss_tri:
-        l_tri = triplet_loss(out.features.float(), labels, settings.triplet_margin)
-        total = total + settings.loss_tri * l_tri
-    accuracy = (out.logits.argmax(1) == labels).float().mean()
-    return {"L_id": l_id, "L_pos": l_pos, "L_mat": l_mat, "total": total, "accuracy": accuracy}
+        """The terms of Eq. (9), their total, and G's accuracy, for one batch. Unused terms are 0."""
+        out, settings = self.model(images), self.settings
+        smooth, zero = settings.label_smoothing, out.logits.new_zeros(())
+        l_id = identity_loss(out.logits, labels, smooth) if settings.loss_id else zero
+        l_pos = positioning_loss(out.positions) if settings.lambda1 else zero
+        l_mat = matching_train_loss(out.local_logits, labels, smooth) if settings.lambda2 else zero
+        total = settings.loss_id * l_id + settings.lambda1 * l_pos + settings.lambda2 * l_mat
+        if settings.loss_tri:
+            l_tri = triplet_loss(out.features.float(), labels, settings.triplet_margin)
+            total = total + settings.loss_tri * l_tri
+        accuracy = (out.logits.argmax(1) == labels).float().mean()
+        return {"L_id": l_id, "L_pos": l_pos, "L_mat": l_mat, "total": total, "accuracy": accuracy}
 
 
 def learning_rate(epoch: int, settings: Settings) -> float:
@@ -212,28 +199,6 @@ def augment(images: Tensor, settings: Settings, random: torch.Generator, rows: s
     return padded[image, :, down[:, :, None], across.to(images.device)[:, None, :]].permute(0, 3, 1, 2)
 
 
-def fits_on_device(images: Tensor, device: torch.device) -> bool:
-    """Whether images may stay on the device: on a CPU, or if half of a GPU's free memory holds them."""
-    return device.type != "cuda" or images.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
-
-
-def prefetch_batches(images: Tensor, batches: list[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """The images (B, 3, h, w) of each batch of indices, on the device.
-
-    A thread gathers the next batch meanwhile, so that a GPU does not wait for images in memory or in a file.
-    """
-    def fetch(index: Tensor) -> Tensor:
-        batch = images[index.to(images.device)]
-        return batch if batch.device.type == device.type else batch.pin_memory().to(device, non_blocking=True)
-
-    with ThreadPoolExecutor(1, "batches") as thread:
-        following = None
-        for index in [*batches, None]:
-            ready, following = following, None if index is None else thread.submit(fetch, index)
-            if ready is not None:
-                yield ready.result()
-
-
 def training_key(sources: "ReIDSet", settings: Settings) -> str:
     """Digest of what decides the weights: version, data and settings."""
     text = json.dumps([METHOD_VERSION, sources.digest, training_settings(settings)], sort_keys=True)
@@ -265,31 +230,34 @@ def read_checkpoint(path: str | Path, key: str) -> dict | None:
 # ---- several processes
 
 
-def launched(device: torch.device, some_unused: bool = False) -> "Accelerator | None":
-    """The Accelerator of the processes that a launcher started, which needs Accelerate; None for one process.
+def launched(device: torch.device, some_unused: bool = False) -> Any:
+    """The Accelerator of the processes that a launcher started, which needs Accelerate.
 
-    ``some_unused``: some parameters get no gradient.
+    For one process, a stand-in. ``some_unused``: some parameters get no gradient.
     """
     if int(os.environ.get("WORLD_SIZE") or 1) == 1:
-        return None
+        return SimpleNamespace(
+            device=device, is_main_process=True, process_index=0, num_processes=1,
+            prepare_model=lambda model: model, reduce=lambda tensor, reduction: tensor,
+            main_process_first=nullcontext, end_training=lambda: None)
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
     # The others may wait for hours while the main process renders or decodes the images.
     handlers = [InitProcessGroupKwargs(timeout=timedelta(hours=3)),
                 DistributedDataParallelKwargs(find_unused_parameters=some_unused)]
-    # Precision and compilation are training's own, whatever the launcher's configuration says.
+    # Precision is training's own, whatever the launcher's configuration says.
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no", dynamo_backend="no",
                        kwargs_handlers=handlers)
 
 
-def from_main(processes: "Accelerator | None", make: Callable[[], Any]) -> Any:
-    """The result of ``make`` on the main process, which alone calls it, on every process."""
-    if processes is None:
-        return make()
+def from_main(processes: Any, value: Any) -> Any:
+    """The main process's ``value``, on every process."""
+    if processes.num_processes == 1:
+        return value
     from accelerate.utils import broadcast_object_list
 
-    return broadcast_object_list([make() if processes.is_main_process else None])[0]
+    return broadcast_object_list([value])[0]
 
 
 def share(size: int, instances: int, rank: int, count: int) -> slice:
@@ -298,7 +266,9 @@ def share(size: int, instances: int, rank: int, count: int) -> slice:
     return slice(*(size // group * start // count * group for start in (rank, rank + 1)))
 
 
-def _check_processes(processes: "Accelerator", key: str, batches: list[Tensor], settings: Settings) -> None:
+def _check_processes(processes: Any, key: str, batches: list[Tensor], settings: Settings) -> None:
+    if processes.num_processes == 1:
+        return
     from accelerate.utils import gather_object
 
     if len(set(gather_object([key]))) > 1:
@@ -309,21 +279,11 @@ def _check_processes(processes: "Accelerator", key: str, batches: list[Tensor], 
                          f"processes: one has {fewest}, and batch norm needs 2; raise batch, or launch fewer")
 
 
-def _new_model(people: int, settings: Settings, processes: "Accelerator | None") -> BNTANet:
+def _new_model(people: int, settings: Settings, processes: Any) -> BNTANet:
     torch.manual_seed(settings.seed)
     model = BNTANet(people, settings)
     if settings.pretrained:
         load_imagenet(model)
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model) if settings.sync_bn and processes else model
-
-
-def _result(model: BNTANet, settings: Settings, processes: "Accelerator | None") -> BNTANet:
-    """The model in eval mode, of the usual classes, with the main process's running statistics."""
-    if processes is not None:
-        from accelerate.utils import broadcast
-
-        broadcast([*model.buffers()])
-        trained = BNTANet(model.identities, settings)
-        trained.load_state_dict(model.state_dict())
-        model = trained
-    return model.cpu().eval()
+    if settings.sync_bn and processes.num_processes > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model.to(processes.device)

@@ -1,10 +1,8 @@
 """Trained weights and batch-norm deltas: safetensors files, written whole and checked when they are read.
 
-A weights file has a record beside its tensors: the settings that it was trained with, and a fingerprint, some
-features of one synthetic image. A network that was changed gives other features, and the weights refuse to
-load. Committed files without a record have it in ``data/weights/registry.json``, under their SHA-256.
-
-A :class:`Delta` is what an adaption changes: the batch-norm tensors, for one base model alone.
+A weights file records the settings that it was trained with, and a fingerprint: some features of one
+synthetic image. A network that was changed gives other features, and the weights refuse to load. Committed
+files without a record have it in ``data/weights/registry.json``, under their SHA-256.
 """
 
 import hashlib
@@ -15,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -31,7 +30,7 @@ REGISTRY = ROOT / "data" / "weights" / "registry.json"
 NETWORK = ("height", "width", "base_width", "last_stride", "stripes", "local_dim")
 # Settings that no training depends on, beside all that begin with "tta_".
 UNTRAINED = ("K", "margin", "lambda3", "matching_reduction", "normalise_features", "splits", "heldout",
-             "save_every", "other_height", "viper_probe", "ilids_images")
+             "other_height", "viper_probe", "ilids_images")
 
 
 def training_settings(settings: Settings) -> dict:
@@ -81,10 +80,9 @@ def load_model(path: str | Path, settings: Settings) -> BNTANet:
                          "settings: choose those of the weights, or train again")
     model = _network(tensors, settings)
     for kind, values in fingerprint(model).items():
-        recorded = torch.tensor(record["fingerprint"][kind])
+        recorded = record["fingerprint"][kind]
         # A thousandth of the largest: processors differ by far less.
-        tolerance = 1e-3 * float(recorded.abs().max())
-        if not torch.allclose(torch.tensor(values), recorded, rtol=0, atol=tolerance, equal_nan=True):
+        if not np.allclose(values, recorded, rtol=0, atol=1e-3 * np.abs(recorded).max(), equal_nan=True):
             raise ValueError(f"{path}: these weights give other {kind} than when they were trained. The "
                              f"network was changed: undo that, or {REMEDY}")
     return model
@@ -95,11 +93,11 @@ def read_weights(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
     record, tensors = _read(path, "bnta-weights", REMEDY)
     if record is None:
         sha = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        entries = json.loads(REGISTRY.read_text()).values()
-        record = next((entry for entry in entries if entry["sha256"] == sha), None)
-    if record is None:
-        raise ValueError(f"{path} is damaged, or no weights file of this library: it holds no record, and "
-                         f"its SHA-256 is not in {REGISTRY.name}; {REMEDY}")
+        entries = {entry["sha256"]: entry for entry in json.loads(REGISTRY.read_text()).values()}
+        if sha not in entries:
+            raise ValueError(f"{path} is damaged, or no weights file of this library: it has no record, and "
+                             f"its SHA-256 is not in {REGISTRY.name}; {REMEDY}")
+        record = entries[sha]
     return record, tensors
 
 
@@ -160,10 +158,9 @@ class Delta:
         finally:
             load_bn_tensors(model, before)
 
-    def save(self, path: str | Path, note: str = "") -> None:
-        """Write the delta as safetensors, always with the same bytes. ``note`` is kept in ``meta``."""
-        meta = {**self.meta, "note": note} if note else self.meta
-        _write(path, "bnta-delta", {"base": self.base, "meta": meta}, self.tensors)
+    def save(self, path: str | Path) -> None:
+        """Write the delta as safetensors, always with the same bytes."""
+        _write(path, "bnta-delta", {"base": self.base, "meta": self.meta}, self.tensors)
 
     @staticmethod
     def load(path: str | Path) -> "Delta":
@@ -198,14 +195,6 @@ def model_digest(model: nn.Module) -> str:
     for name, tensor in model.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             sha.update(_bytes(tensor))
-    return sha.hexdigest()
-
-
-def images_digest(images: Tensor) -> str:
-    """SHA-256 of uint8 images (N, 3, h, w) and their shape."""
-    sha = hashlib.sha256(str(tuple(images.shape)).encode())
-    for chunk in images.split(256):  # the images may lie in a file larger than the memory
-        sha.update(_bytes(chunk))
     return sha.hexdigest()
 
 

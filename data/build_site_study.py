@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from bnta_lib.adaption import adapt
-from bnta_lib.model import embed, embed_global
+from bnta_lib.model import embed
 from bnta_lib.settings import settings
 from bnta_lib.site.crops import rendered_site
 from bnta_lib.site.judge import STUDY, agreement, estimate, track_trial, true_rank_1
@@ -31,7 +31,7 @@ for number in tqdm(range(SITES), desc="sites", unit="site"):
     frozen, local = embed(model, site.images)
     for name, changed in ADAPTIONS.items():
         adapted = adapt(model, site.images, replace(laptop, **changed), local=local).model
-        features = embed_global(adapted, site.images)
+        features = embed(adapted, site.images)[0]
         result = estimate(frozen, features, trial, laptop)
         true_before, true_after = true_rank_1(site, laptop, frozen, features)
         rows.append((number, name, result.tracks, result.before[0], *result.difference, result.verdict,

@@ -13,7 +13,7 @@ import torch
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import ROOT, settings
 from bnta_lib.suite.train import main
-from bnta_lib.training import augment, epoch_batches, learning_rate, train, training_losses
+from bnta_lib.training import Objective, augment, epoch_batches, learning_rate, train
 from conftest import coloured_people, identical
 
 # Sums of float32 in another order, through a few steps of Adam.
@@ -41,7 +41,7 @@ def die(module, _):
 
 register_module_forward_pre_hook(die)
 processes = launched(torch.device("cpu"))
-found = {"main": processes.is_main_process, "from main": from_main(processes, lambda: rank)}
+found = {"main": processes.is_main_process, "from main": from_main(processes, rank)}
 for job, sources, settings, more in torch.load(here / "jobs.pt", weights_only=False):
     if job == "differing":
         settings = replace(settings, seed=rank)
@@ -128,7 +128,7 @@ def by_hand(sources, chosen, parts):
             bounds = [len(index) // group * part // parts * group for part in range(parts + 1)]
             copies = [model.train()] + [copy.deepcopy(model).train() for _ in range(parts - 1)]
             for own, start, stop in zip(copies, bounds, bounds[1:]):
-                values = training_losses(own, batch[start:stop], sources.pids[index[start:stop]] - 1, chosen)
+                values = Objective(own, chosen)(batch[start:stop], sources.pids[index[start:stop]] - 1)
                 own.zero_grad()
                 (values["total"] * ((stop - start) / len(index))).backward()
                 for name, value in values.items():

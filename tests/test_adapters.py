@@ -93,12 +93,12 @@ def test_bad_images_and_broken_models_are_refused(model, images, small, name):
 
 def test_a_rate_that_breaks_the_model_is_refused(model, images, small):
     before = state(model)
-    with pytest.raises(FloatingPointError, match="not finite .for one, in .* lower tta_lr"):
+    with pytest.raises(FloatingPointError, match="a tensor of adabn is not finite: lower tta_lr"):
         tent(model, images, replace(small, tta_lr=1e37, tta_epochs=2))
     assert state(model) == before
     with torch.no_grad():
         model.parts[1][0].weight.fill_(1e38)  # finite, and too much for what comes after it
-    with pytest.raises(FloatingPointError, match="adabn gives values that are not finite"):
+    with pytest.raises(FloatingPointError, match="a tensor of adabn is not finite"):
         adabn(model, images, small)
 
 

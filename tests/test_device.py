@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from bnta_lib import settings as profile
 from bnta_lib import trained_model
 from bnta_lib.adapters import adabn, tent
-from bnta_lib.adaption import adapt, change_rates, pair_losses
+from bnta_lib.adaption import adapt, pair_losses
 from bnta_lib.data import load_targets
 from bnta_lib.explore import nk
 from bnta_lib.model import embed
@@ -137,7 +137,7 @@ def test_features_losses_files_and_rivals_are_the_same_on_both_devices(on_both, 
             save_model(model, tmp_path / "w", own, compact=compact)
             digests.append(model_digest(load_model(tmp_path / "w", own)))
         return (features, local, pairs, pair_losses(model, images, pairs, own), adapted, embed(model, images),
-                digests, (tmp_path / "site.safetensors").read_bytes(), change_rates(model, result.model),
+                digests, (tmp_path / "site.safetensors").read_bytes(), result.changes,
                 adabn(model, images, own, batch=4), tent(model, images, own, batch=4))
     on_both(work)
 

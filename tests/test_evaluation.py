@@ -146,7 +146,7 @@ def test_rankings_are_those_of_sorting_and_agree_with_the_scores(normalise):
     x, y, *labels = case(people=40)
     y = y * torch.arange(1, 91)[:, None]  # of all lengths
     y[10] = y[20]  # a tie
-    ranking = top_gallery(x, y, *labels, k=8, normalise=normalise, block=7)
+    ranking = top_gallery(x, y, *labels, k=8, normalise=normalise)
     scores = evaluate(x, y, *labels, normalise=normalise)
     assert torch.equal(ranking.rank[ranking.rank > 0], scores.rank) and (ranking.rank == 0).any()
     a, b = (t.double().numpy() for t in (x, y))

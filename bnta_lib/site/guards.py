@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnta_lib.adaption import Adaption, adapt
-from bnta_lib.model import BNTANet, bn_layers, embed, embed_global
+from bnta_lib.model import BNTANet, bn_layers, embed
 from bnta_lib.settings import Settings
 
 # Distance of local features of unit length below which an image repeats another. Different images are 0.28
@@ -80,7 +80,7 @@ def guarded_adapt(model: BNTANet, images: Tensor, settings: Settings, guards: Gu
 
     sample, local = images[evenly(n, SAMPLE)], options.pop("local", None)
     local = embed(model, images)[1] if local is None else local
-    before, least = spread(embed_global(model, sample)), guards.min_images
+    before, least = spread(embed(model, sample)[0]), guards.min_images
     different = n - round(duplicates(images, local, SAME) * n)
     measure("images", 0, different, least, f"different ones of {n}", different >= least,
             f"only {different} of {n} images are different without near-duplicates, and {least} are needed "
@@ -100,7 +100,7 @@ def guarded_adapt(model: BNTANet, images: Tensor, settings: Settings, guards: Gu
     except FloatingPointError as error:
         step = rows["loss"][1] if "loss" in rows else 0
         measure("loss", step, math.nan, math.inf, str(error), False, str(error))
-    after = spread(embed_global(result.model, sample))
+    after = spread(embed(result.model, sample)[0])
     # Images that were all alike before have no spread to lose.
     ratio = after / before if before > 1e-6 or math.isnan(after) else 1.0
     measure("spread", len(result.losses), ratio, guards.min_spread,

@@ -27,7 +27,7 @@ from bnta_lib.adaption import LOSSES, adapt, pair_losses
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import Scores, evaluate
 from bnta_lib.files import end_with
-from bnta_lib.model import BNTANet, embed, embed_global
+from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import METHOD_VERSION, Settings, device_of
 from bnta_lib.suite.layers import bn_moments, shift_by_layer, source_sample
@@ -53,7 +53,7 @@ def score(
     """Scores of a model on one split; ``features`` (N, C): of the whole set, if they are known."""
     data, sides = target.data, (split.probe, split.gallery)
     if features is None:
-        both = embed_global(model, data.images[torch.cat(sides)])
+        both = embed(model, data.images[torch.cat(sides)])[0]
         probe, gallery = both.split([len(side) for side in sides])
     else:
         probe, gallery = features[split.probe], features[split.gallery]

@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -79,8 +78,8 @@ def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True
     begin, device, root = time.perf_counter(), device_of(settings.profile), real_root(data)
     path, wanted = weights_path(settings, name, root), model_settings(settings, name)
     processes = launched(device)
-    main = not processes or processes.is_main_process
-    with processes.main_process_first() if processes else nullcontext():
+    main = processes.is_main_process
+    with processes.main_process_first():
         sources = load_sources(wanted, root or "embedded", progress=progress and main)
     checkpoint = checkpoint_path(sources, wanted, name)
     remaining = None if minutes is None else minutes - (time.perf_counter() - begin) / 60
@@ -91,7 +90,7 @@ def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True
             history.round(5).to_csv(temporary, index=False)
         meta = {"model": name, "data": sources.digest, "sources": sources.name, "torch": torch.__version__,
                 "epochs": len(history), "seconds": float(history["seconds"].sum()),
-                "processes": processes.num_processes if processes else 1}
+                "processes": processes.num_processes}
         save_model(model, path, wanted, meta, compact=settings.profile not in AT_SIZE)
         checkpoint.unlink(missing_ok=True)
     return history
@@ -144,21 +143,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if settings.pretrained:  # before images are rendered or decoded, which takes minutes
             load_imagenet(BNTANet(2, settings))
     try:  # the main process alone prints
-        with nullcontext() if not processes or processes.is_main_process else redirect_stdout(None):
+        with nullcontext() if processes.is_main_process else redirect_stdout(None):
             return exit_code(lambda: _train_models(options, settings, processes))
     finally:
-        if processes:
-            processes.end_training()
+        processes.end_training()
 
 
 def _train_models(options: argparse.Namespace, settings: Settings, processes) -> None:
     begin, needed, minutes = time.perf_counter(), -math.inf, None  # every run trains one epoch at least
     for name in options.model:
         if options.minutes is not None:
-            if from_main(processes, partial(is_trained, settings, name, options.data)):
+            if from_main(processes, is_trained(settings, name, options.data)):
                 print(f"{name} is trained with these data and settings", flush=True)
                 continue
-            minutes = from_main(processes, lambda: options.minutes - (time.perf_counter() - begin) / 60)
+            minutes = from_main(processes, options.minutes - (time.perf_counter() - begin) / 60)
             if minutes < needed:
                 raise OutOfTime(f"an epoch of {name} does not fit")
         print(f"training {name}, profile {settings.profile}", flush=True)
