@@ -17,6 +17,7 @@ from bnta_lib.data.sets import ReIDSet, Sample, write_folder
 from bnta_lib.settings import PAPER_SOURCES, ROOT, data_folder, settings
 from bnta_lib.suite import train as training
 from bnta_lib.suite.runs import run_name, training_history, weights_path
+from bnta_lib.training import training_key
 
 PAPER = settings("paper")
 PEOPLE = {"VIPeR": (632, 316), "iLIDS": (119, 59), "PRID": (200, 100), "GRID": (250, 125)}  # all, to train
@@ -203,7 +204,7 @@ def test_mixture_names_what_is_missing(tree, cache, tiny, tmp_path):
     some, everything = load_sources(tiny, part), load_sources(tiny, tree)
     assert some.name.endswith("without CUHK03, DukeMTMC-reID, CUHK-SYSU") and "CUHK02 (" in some.name
     assert "without" not in everything.name and some.digest != everything.digest
-    assert training.training_key(some, tiny) != training.training_key(everything, tiny)
+    assert training_key(some, tiny) != training_key(everything, tiny)
     with pytest.raises(FileNotFoundError, match="none of the targets VIPeR, GRID, iLIDS, PRID.*check"):
         load_targets(tiny, part)
     with pytest.raises(FileNotFoundError, match="nothing to train on, none of the sources CUHK02"):

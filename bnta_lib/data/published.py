@@ -209,22 +209,10 @@ def found_table(found: Mapping[str, Found]) -> pd.DataFrame:
     return table.assign(equal=equal)
 
 
-def official_splits(found: Found) -> list[set[int]]:
-    """The people trained on in each official split. Raises OSError or ValueError without the owner's .mat."""
-    name = SETS[found.name].official
-    mat = next((path for path in files_below(found.folder) if path.name.lower() == name), None)
-    if mat is None:
-        raise FileNotFoundError(f"{name} is not below {found.folder}: take it from the owner's archive")
-    try:
-        return [set(cell[0][0][2][0].tolist()) for cell in scipy.io.loadmat(mat)["trainIdxAll"][0]]
-    except Exception as error:  # what SciPy raises for a damaged file shares no base class
-        raise ValueError(f"{mat} does not hold {found.name}'s splits ({error}): unpack it again") from error
-
-
 def target_splits(found: Found, settings: Settings) -> tuple[tuple[Split, ...], str]:
     """Splits of a target as indices into its samples, and the protocol in a sentence for under a table.
 
-    Raises ValueError for too few people, and as :func:`official_splits`.
+    Raises ValueError for too few people, and OSError or ValueError without the owner's splits of GRID.
     """
     sides = SETS[found.name].sides
     rows = {side: defaultdict(list) for side in sides or ("",)}  # of each person, in order of file names
@@ -253,9 +241,15 @@ def target_splits(found: Found, settings: Settings) -> tuple[tuple[Split, ...], 
 
 def _splits(found: Found, people: Sequence[int]) -> tuple[list[dict], str]:
     """Splits of ``people``, numbered from 1 in this order, and which they are in words."""
-    if SETS[found.name].official:
-        splits = [{"test": [k for k, pid in enumerate(people, 1) if pid not in train]}
-                  for train in official_splits(found)]
+    if name := SETS[found.name].official:
+        mat = next((path for path in files_below(found.folder) if path.name.lower() == name), None)
+        if mat is None:
+            raise FileNotFoundError(f"{name} is not below {found.folder}: take it from the owner's archive")
+        try:
+            trained = [cell[0][0][2][0].tolist() for cell in scipy.io.loadmat(mat)["trainIdxAll"][0]]
+        except Exception as error:  # what SciPy raises for a damaged file shares no base class
+            raise ValueError(f"{mat} does not hold {found.name}'s splits ({error}): unpack again") from error
+        splits = [{"test": [k for k, pid in enumerate(people, 1) if pid not in train]} for train in trained]
         return splits, "the ten official splits"
     file = ROOT / "data" / "splits" / f"{found.name.lower()}.json"
     splits = json.loads(file.read_text(encoding="utf-8"))

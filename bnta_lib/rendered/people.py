@@ -88,7 +88,7 @@ def people(domain: Domain, ids: np.ndarray) -> Parameters:
 
 
 def _draw_bodies(domain: Domain, draw: Draws, p: Parameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shape, width and length of hair; returns who is a woman, and colours (N, 3) of skin and hair."""
+    """Shape, width, height and length of hair; returns women, and colours (N, 3) of skin and hair."""
     shapes = load_bank().shapes
     kinds = [(s.gender, s.age == "old", s.build == "heavy") for s in shapes]
     weights = []
@@ -99,6 +99,7 @@ def _draw_bodies(domain: Domain, draw: Draws, p: Parameters) -> tuple[np.ndarray
         weights.append(weight / kinds.count((gender, old, heavy)))
     shape = draw.choice(weights)
     p["shape"], p["width"] = shape, 1 + draw.normal(0.04)
+    p["metres"] = np.array([s.height_m for s in shapes])[shape]
     woman = np.array([s.gender == "woman" for s in shapes])[shape]
     old = np.array([s.age == "old" for s in shapes])[shape]
     tone = draw.uniform(*domain.tone)[:, None]

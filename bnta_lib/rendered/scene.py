@@ -115,11 +115,6 @@ def _view_turns() -> np.ndarray:
     return np.rint(1e6 * np.array([np.cos(views), np.sin(views)])) / 1e6
 
 
-def _body_heights(p: Parameters) -> np.ndarray:
-    """Metres (N,)."""
-    return np.array([shape.height_m for shape in body_bank.load_bank().shapes])[p["shape"]]
-
-
 def _draw_pose(domain: Domain, s: Parameters, walk: Draws, track: Draws, draw: Draws, who: Parameters,
                azimuth: np.ndarray, steep: np.ndarray) -> None:
     """The body's map: which way the person goes, and in which pose."""
@@ -153,7 +148,7 @@ def _draw_place(domain: Domain, s: Parameters, track: Draws, draw: Draws, cams: 
     foot = s["foot_row"] = furthest + (nearest - furthest) * depth
     s["foot_col"] = 60 + (places.COLS - 120) * (0.9 * track.uniform() + 0.1 * draw.uniform())
     tall, top, middle = (map_frames()[name][s["map"]] for name in ("tall", "top", "middle"))
-    s["scale"] = metre(foot) * _body_heights(who) / tall  # plate pixels a map pixel
+    s["scale"] = metre(foot) * who["metres"] / tall  # plate pixels a map pixel
     s["plate"] = cams * domain.sites + site
 
     # The box, in pixels of the map.
@@ -178,7 +173,7 @@ def _draw_place(domain: Domain, s: Parameters, track: Draws, draw: Draws, cams: 
     apart = np.where(s["other"] == 2, draw.uniform(0.32, 0.62), draw.uniform(0.25, 0.75))
     s["other_col"] = s["foot_col"] + towards * apart * metre(foot)
     tall = map_frames()["tall"][s["other_map"]]
-    s["other_scale"] = metre(s["other_row"]) * _body_heights(stranger) / tall
+    s["other_scale"] = metre(s["other_row"]) * stranger["metres"] / tall
 
     # A trolley case (0), a bench (1) or a post (2) in front, or nothing (-1).
     s["thing"] = np.where(blocked & ~by_person, draw.choice((4, 3, 2)), -1)

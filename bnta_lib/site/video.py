@@ -171,25 +171,18 @@ def _centre(boxes: Boxes) -> np.ndarray:
     return boxes[..., :2] + boxes[..., 2:] / 2
 
 
-def _shared(a: Boxes, b: Boxes) -> np.ndarray:
-    """Areas (n, m) that boxes (n, 4) and (m, 4) share."""
-    a = a[:, None]
-    ends = np.minimum(a[..., :2] + a[..., 2:], b[:, :2] + b[:, 2:])
-    return (ends - np.maximum(a[..., :2], b[:, :2])).clip(0).prod(2)
-
-
 def _covered(boxes: Boxes, others: Boxes) -> np.ndarray:
     """Share (n, m) of each of ``boxes`` that lies in each of ``others``."""
-    return _shared(boxes, others) / boxes[:, 2:].prod(1)[:, None]
+    boxes = boxes[:, None]
+    ends = np.minimum(boxes[..., :2] + boxes[..., 2:], others[:, :2] + others[:, 2:])
+    return (ends - np.maximum(boxes[..., :2], others[:, :2])).clip(0).prod(2) / boxes[..., 2:].prod(2)
 
 
 def _costs(expected: Boxes, boxes: Boxes) -> np.ndarray:
-    """How badly (n, m) boxes fit where tracks should be: 1 - IoU and the way between, in heights."""
+    """Way (n, m) from where tracks should be to boxes, in heights; REFUSED if far, or of another size."""
     height, tall = expected[:, None, 3], boxes[:, 3]
     way = np.linalg.norm(_centre(expected)[:, None] - _centre(boxes), axis=2) / height
-    shared = _shared(expected, boxes)
-    apart = 1 - shared / (expected[:, 2:].prod(1)[:, None] + boxes[:, 2:].prod(1) - shared) + way
-    return np.where((np.maximum(height, tall) / np.minimum(height, tall) > 1.5) | (way > 0.6), REFUSED, apart)
+    return np.where((np.maximum(height, tall) / np.minimum(height, tall) > 1.5) | (way > 0.6), REFUSED, way)
 
 
 def around(box: np.ndarray, size: tuple[int, int], margin: float = 0.05) -> np.ndarray:
