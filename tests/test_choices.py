@@ -14,7 +14,7 @@ from bnta_lib.suite.specs import AFFINE, CHOICES, DIVERGED, TABLES
 
 pytestmark = pytest.mark.usefixtures("style")
 TARGETS = ("VIPeR", "GRID", "iLIDS")
-COUNTS = [f"{word}: values" for word in ("holds", "does not hold", "not resolved", "diverged")]
+COUNTS = [f"{word}: values" for word in ("holds", "does not hold", "not resolved")]
 
 
 def made(gain, targets=TARGETS, splits=5) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def test_survival_counts_what_holds_and_names_what_turns_the_sign():
     everywhere = sum(len(c.values) - 1 for c in CHOICES.values() if c.everywhere)
     viper, grid, ilids = (table.loc["adaption raises rank 1", t] for t in TARGETS)
     assert (grid["under the defaults"], grid["other values"]) == ("holds", all_values)
-    assert grid[COUNTS].tolist() == [all_values - 2, 2, 0, 0]
+    assert grid[COUNTS].tolist() == [all_values - 2, 2, 0]
     assert grid["sign turned by"] == "optimiser: adam 0.005; distance: raw"
     assert (viper["under the defaults"], viper["holds: values"]) == ("does not hold", 1)
     assert viper["sign turned by"] == "momentum: 0.01"
@@ -78,10 +78,6 @@ def test_survival_counts_what_holds_and_names_what_turns_the_sign():
     order = table.loc["γ and β alone do more than μ and σ² alone", "GRID"]
     assert (order["other values"], order["does not hold: values"]) == (12, 1)
     assert order["sign turned by"] == "momentum: 1"
-    # No rate can touch what the statistics do alone, no momentum what gamma and beta do.
-    affine = table.loc["γ and β alone raise rank 1", "GRID"]
-    assert affine["of which choices"] == "optimiser 5, epochs 2"
-    assert table.loc["μ and σ² alone raise rank 1", "GRID"]["other values"] == 5 + 2
 
 
 def test_two_trainings_are_never_resolved_against_each_other():
@@ -100,8 +96,9 @@ def test_value_that_diverges_is_named_and_takes_no_other_with_it():
     assert choices.diverged(rows).values.tolist() == [
         ["optimiser", "sgd 0.05", "all", "GRID"], ["optimiser", "sgd 0.05", "gamma+beta", "GRID"]]
     table = choices.survival(rows).set_index("target", append=True)
-    grid, viper = (table.loc[("adaption raises rank 1", t)] for t in ("GRID", "VIPeR"))
-    assert grid[COUNTS].tolist() == [grid["other values"] - 1, 0, 0, 1] and viper["diverged: values"] == 0
+    grid = table.loc[("adaption raises rank 1", "GRID")]
+    every = sum(len(choice.values) - 1 for choice in CHOICES.values())
+    assert grid[COUNTS].tolist() == [every - 1, 0, 0] and grid["other values"] == every - 1
     drawn = figures.overview_figure(rows)
     assert DIVERGED in [text.get_text() for axis in drawn.axes for text in axis.texts]
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bnta_lib import BNTANet, adapt, settings
+from bnta_lib.adapters import ADAPTERS
 from bnta_lib.settings import model_settings
 from bnta_lib.suite import specs
 from bnta_lib.suite.specs import AFFINE, CHOICES, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLES, Spec
@@ -55,6 +56,11 @@ def test_columns_hold_resolved_defaults_and_only_what_the_adapter_uses():
     for columns, used in ((none, set()), (adabn, set()), (tent, {"epochs", "lr"})):
         assert {name for name in (*specs.SETTINGS, *specs.OPTIONS) if columns[name] is not None} == used
     assert Spec("x").columns(replace(bold, tta_batch=8), 60)["options"] == '{"tta_batch": 8}'
+
+
+def test_every_setting_that_an_adapter_reads_has_a_column():
+    """Without one, rows of two values could not be told apart: add it to SETTINGS."""
+    assert {name for adapter in ADAPTERS.values() for name in adapter.reads} <= set(specs.SETTINGS.values())
 
 
 @pytest.mark.parametrize("given, words", [

@@ -1,7 +1,6 @@
-"""Every row of every table, as data.
+"""Every row of every table, as data. Rows of Tables 2 to 5 are named as in ``data/paper_tables.csv``.
 
-Rows of Tables 2 to 5 are named as in ``data/paper_tables.csv``. The row that is BNTA itself has no options,
-so that all tables share its measurements.
+The row that is BNTA itself has no options, so that all tables share its measurements.
 """
 
 import json
@@ -17,10 +16,6 @@ SETTINGS = {"momentum": "tta_momentum", "epochs": "tta_epochs", "lr": "tta_lr", 
             "margin": "margin", "lambda3": "lambda3", "reduction": "matching_reduction"}
 OPTIONS = ("layers", "quantities", "losses", "reading", "follow_bnneck")
 COLUMNS = ("training", "adapter", "N", "K", *SETTINGS, *OPTIONS, "normalise", "options")
-for _adapter in ADAPTERS.values():
-    if unknown := set(_adapter.reads) - set(SETTINGS.values()):
-        raise ValueError(f"the adapter {_adapter.name} reads {min(unknown)}, for which measured rows have no "
-                         "column: add one to SETTINGS, or make it an option of the adapter")
 DIVERGED = "diverged"  # the only metric of a row whose adaption diverged
 
 
@@ -45,7 +40,6 @@ class Spec:
             raise ValueError(f"{self.method}: only bnta adapts on a sample of N images")
 
     def settings(self, settings: Settings) -> Settings:
-        """The settings of this row."""
         return replace(settings, **self.overrides)
 
     def columns(self, settings: Settings, gallery: int) -> dict:
@@ -76,8 +70,8 @@ def _plain(value):
 class Table:
     """Specs, the targets that they are measured on, and how many adaption seeds on each.
 
-    All seeds of the settings are spent on the paper's own ``target``, and one on each other. If it is not
-    among the targets (a user's folder), each counts as the paper's.
+    All seeds are spent on the paper's own ``target``, one on each other. Without it (a user's folder), each
+    target counts as the paper's.
     """
 
     rows: tuple[Spec, ...] | Callable[[int, int], tuple[Spec, ...]]  # or a function of gallery and settings.K
@@ -142,11 +136,10 @@ TABLE_5 = {reading: (
 def pair_counts(gallery: int, default: int = 128) -> list[int]:
     """The values of K for a gallery: powers of two up to half of it, that half, the default.
 
-    At least one pair in 128 images, and never a single pair, which has no negative. Small galleries have the
-    values half way between the powers too.
+    At least one pair in 128 images, and never a single pair, which has no negative. In small galleries also
+    half way between the powers.
     """
-    largest = gallery // 2
-    smallest = max(2, -(-gallery // 128))
+    largest, smallest = gallery // 2, max(2, -(-gallery // 128))
     counts = [2**i for i in range(1, 64) if smallest <= 2**i <= largest]
     if len(counts) < 6:
         counts += [3 * k // 2 for k in counts if 3 * k // 2 <= largest]
@@ -186,9 +179,7 @@ class Choice:
 
 
 def _numbers(name: str, setting: str, numbers: Sequence[float], default: str, **more) -> Choice:
-    """A choice of a number."""
-    values = tuple(Spec(f"{n:g}", overrides={setting: n}) for n in numbers)
-    return Choice(name, values, default, **more)
+    return Choice(name, tuple(Spec(f"{n:g}", overrides={setting: n}) for n in numbers), default, **more)
 
 
 CHOICES = {choice.name: choice for choice in (
