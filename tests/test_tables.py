@@ -122,29 +122,6 @@ def test_gain_is_over_the_same_training_unadapted(rows_3):
     assert "trained by L_id+L_mat, not adapted" in set(printed["against"])
 
 
-def test_readings_of_table_5_are_told_apart_and_compared_where_both_were_measured(rows_5):
+def test_readings_of_table_5_are_told_apart(rows_5):
     printed = tables.paired_table(tables.gains(rows_5))
     assert set(printed["reading"]) == {"alone", "restore"} and {"μ+σ²", "γ"} < set(printed["method"])
-    table = tables.compare_readings(rows_5)
-    assert table["method"].tolist() == ["mu", "var", "mu+var", "gamma", "beta", "gamma+beta"]
-    assert set(table["target"]) == {"GRID"}
-    alone, restore = (splits_of(rows_5[rows_5["table"] == name], "GRID", "beta")
-                      for name in ("table_5", "table_5_restore"))
-    assert table.set_index("method").loc["beta", "difference"] == pytest.approx((alone - restore).mean())
-
-
-def test_why_table_sets_measurements_beside_the_gain():
-    names = ["rate mean", "pos frozen", "pos adapted"]
-    changes = pd.DataFrame([{"target": t, "split": s, "metric": w, "value": i + s}
-                            for t in ("VIPeR", "GRID") for s in (0, 1) for i, w in enumerate(names)])
-    shift = pd.DataFrame([
-        {"target": t, "model": m, "index": i, "layer": f"bn{i}", "distance": d}
-        for t in ("VIPeR", "GRID")
-        for m, distances in (("frozen", (1.0, 3.0)), ("adapted", (0.5, 3.5)))
-        for i, d in enumerate(distances, 1)])
-    test = pd.DataFrame({"target": ["VIPeR", "GRID"], "difference": [1.5, -2.0]})
-    table = tables.why_table(test, changes, shift)
-    assert table.index.tolist() == ["VIPeR", "GRID"]
-    assert table.loc["GRID", "difference"] == -2
-    assert table.loc["VIPeR", "rate mean"] == 0.5  # the mean over splits
-    assert table.loc["VIPeR", ["distance frozen", "distance adapted", "layers closer"]].tolist() == [2, 2, 50]

@@ -61,16 +61,6 @@ def figure_3_table(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
     return table.rename(columns="S→{}".format).rename_axis(columns=None).reset_index()
 
 
-def paper_overlap(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
-    """Which layers that the paper names are among our top ones: quantity, paper, ours, both (indices)."""
-    rows = []
-    for quantity, paper in PAPER_LAYERS.items():
-        ours = top_layers(rates, quantity, top)
-        rows.append({"quantity": quantity, "paper": list(paper), "ours": ours,
-                     "both": [index for index in paper if index in ours]})
-    return pd.DataFrame(rows)
-
-
 def between_targets(rates: pd.DataFrame) -> pd.DataFrame:
     """How many layers' rates differ between targets, a row a quantity; none for a single target or split.
 
@@ -151,23 +141,14 @@ def _visit_outputs(model: BNTANet, images: Tensor, names: Iterable[str],
         model.local_features(model.stripe_pool(maps))
 
 
-def channel_distances(source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> Tensor:
-    """Distance of each channel (channels,), in the outputs' unit, from means and deviations (channels,)."""
-    (m, s), (n, t) = source, target
-    return ((m - n).square() + (s - t).square()).sqrt()
-
-
-def channel_shift(source: Tensor, target: Tensor) -> Tensor:
-    """Distance of outputs (channels, values) in the channel's source standard deviations: (channels,)."""
-    moments = [(v.double().mean(1), v.double().std(1)) for v in (source, target)]
-    return channel_distances(*moments) / moments[0][1].clamp(min=1e-12)
-
-
 def shift_by_layer(source: dict, target: dict) -> pd.DataFrame:
     """Distance between two results of :func:`bn_moments`, a row a layer: index, layer, distance."""
-    rows = [(index, name, float(channel_distances(moments, target[name]).mean() / moments[1].mean()))
-            for index, (name, moments) in enumerate(source.items(), start=1)]
-    return pd.DataFrame(rows, columns=["index", "layer", "distance"])
+    rows = []
+    for index, (name, (m, s)) in enumerate(source.items(), start=1):
+        n, t = target[name]
+        distance = ((m - n).square() + (s - t).square()).sqrt().mean() / s.mean()
+        rows.append({"index": index, "layer": name, "distance": float(distance)})
+    return pd.DataFrame(rows)
 
 
 def most_shifted_layer(shift: pd.DataFrame) -> str:

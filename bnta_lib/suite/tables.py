@@ -13,7 +13,6 @@ import torch
 from bnta_lib.data.sets import Target
 from bnta_lib.model import BNTANet, layers_of
 from bnta_lib.settings import PAPER_SOURCES, ROOT, TARGETS, Settings
-from bnta_lib.suite.layers import closer_by_target
 from bnta_lib.suite.specs import PAPER_TARGET
 from bnta_lib.suite.stats import METRICS, p_text, paired_test
 
@@ -60,24 +59,24 @@ def reading_of(table: str) -> str:
     return "restore" if table.endswith("_restore") else "alone"
 
 
-def table_1(targets: Mapping[str, Target]) -> pd.DataFrame:
-    """Table 1 as cited and as counted: a row a target, columns ("paper" | "here", count).
+# ---------------------------------------------------------------- tables as printed
 
-    A distractor counts as a person. Counted on the first split; the others have as many.
+
+def table_1(targets: Mapping[str, Target]) -> pd.DataFrame:
+    """Table 1 as cited and as counted on the first split: a row a target, columns ("paper" | "here", count).
+
+    A distractor counts as a person.
     """
-    columns = ["probe people", "gallery people", "probe images", "gallery images"]
-    here = {}
+    columns, here = ["probe people", "gallery people", "probe images", "gallery images"], {}
     for name, target in targets.items():
         sides = target.splits[0].probe, target.splits[0].gallery
-        here[name] = *(_people(target.data.pids[rows]) for rows in sides), *map(len, sides)
+        pids = [target.data.pids[side] for side in sides]
+        people = [len(ids[ids > 0].unique()) + int((ids == 0).sum()) for ids in pids]
+        here[name] = *people, *map(len, sides)
     here = pd.DataFrame.from_dict(here, orient="index", columns=columns)
     cited = paper_numbers().query("table == '1'").pivot(index="dataset", columns="metric", values="value")
     cited = cited.rename_axis(columns=None).astype("Int64").reindex(index=here.index, columns=columns)
     return pd.concat({"paper": cited, "here": here}, axis=1)
-
-
-def _people(pids: torch.Tensor) -> int:
-    return len(pids[pids > 0].unique()) + int((pids == 0).sum())
 
 
 def mean_std(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
@@ -97,36 +96,29 @@ def table_2(rows: pd.DataFrame) -> pd.DataFrame:
         cited = paper_numbers().query("table == '2'")
         columns = pd.MultiIndex.from_product([TARGETS, METRICS])
         values = cited.pivot(index="row", columns=["dataset", "metric"], values="value")
-        values = values.reindex(index=cited["row"].unique()).reindex(columns=columns)
+        values = values.reindex(index=cited["row"].unique(), columns=columns)
         blocks = {CITED: values.fillna("–")} | blocks
     return pd.concat(blocks, names=["", "Method"]).fillna("")
 
 
-def _columns(rows: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.Series]:
-    """Text by method for each (heading, target) of Table 3, 4 or 5.
+def _cited(rows: pd.DataFrame, metric: str) -> pd.Series | None:
+    """The paper's rank 1 for rows of Table 3, 4 or 5, if that was measured on its target."""
+    table = rows["table"].iloc[0].removesuffix("_restore")
+    target = PAPER_TARGET.get(table) if metric == "R1" else None
+    return paper_values(table.removeprefix("table_"), target) if target in set(rows["target"]) else None
 
-    First the paper's numbers, if rank 1 was measured on its target; then ours, on its target before others.
-    """
+
+def _columns(rows: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.Series]:
+    """Text by method for each (heading, target) of Table 3, 4 or 5; the paper's own target before others."""
     cited, columns = _cited(rows, metric), {}
     if cited is not None:
         columns[CITED, cited.name] = cited.map("{:.1f}".format)
     for table, group in rows.groupby("table", sort=False):
         heading = OURS + f": {reading_of(table)}" * table.startswith("table_5")
-        text, paper = mean_std(group, [metric]), _target(table)
+        text, paper = mean_std(group, [metric]), PAPER_TARGET[table.removesuffix("_restore")]
         targets = sorted(group["target"].unique(), key=lambda name: name != paper)
         columns |= {(heading, name): text[name][metric] for name in targets}
     return columns
-
-
-def _target(table: str) -> str | None:
-    return PAPER_TARGET.get(table.removesuffix("_restore"))
-
-
-def _cited(rows: pd.DataFrame, metric: str) -> pd.Series | None:
-    """The paper's rank 1 for rows of Table 3, 4 or 5, if that was measured on its target."""
-    table = rows["table"].iloc[0]
-    if metric == "R1" and _target(table) in set(rows["target"]):
-        return paper_values(table.split("_")[1], _target(table))
 
 
 def table_3(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
@@ -149,11 +141,11 @@ def table_4(rows: pd.DataFrame, model: BNTANet, metric: str = "R1") -> pd.DataFr
     ``model``, the one measured.
     """
     methods, columns = rows["method"].unique(), {}
-    for (heading, target), text in _columns(rows, metric).items():
-        columns[heading, f"{target} {metric}"] = text
     if _cited(rows, metric) is not None:
         sizes = paper_numbers().query("table == '4' and metric == 'size'").set_index("row")["value"]
-        columns = {(CITED, "size"): sizes.reindex(methods).fillna("–")} | columns
+        columns[CITED, "size"] = sizes.reindex(methods).fillna("–")
+    for (heading, target), text in _columns(rows, metric).items():
+        columns[heading, f"{target} {metric}"] = text
     with torch.device("meta"):  # G and M for all of the paper's 18,530 people, without their memory
         full = BNTANet(sum(people for _, people in PAPER_SOURCES.values()), Settings())
     for heading, network in (("full network, counted", full), ("here, counted", model)):
@@ -173,6 +165,9 @@ def table_5(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     ``rows``: of "table_5", "table_5_restore" or both; each reading has a heading.
     """
     return pd.DataFrame(_columns(rows, metric)).rename(index=symbols).rename_axis("updated")
+
+
+# ---------------------------------------------------------------- comparisons
 
 
 def compare(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]] | str, metric: str = "R1") -> pd.DataFrame:
@@ -202,35 +197,10 @@ def gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     return pd.concat(tests, ignore_index=True)
 
 
-def compare_readings(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """Table 5's reading "alone" against "restore" (method: the quantities), on the targets that have both.
-
-    None and all four quantities are the same runs in both readings, and left out.
-    """
-    both = rows[rows.groupby("target")["table"].transform("nunique") == 2]
-    both = both[~both["method"].isin(["None", "mu+var+gamma+beta"])]
-    tests = {method: paired_test(group.assign(method=group["table"]), "table_5", "table_5_restore", metric)
-             for method, group in both.groupby("method", sort=False)}
-    return pd.concat(tests, names=["method"]).droplevel(-1).reset_index()
-
-
 def paired_table(tests: pd.DataFrame) -> pd.DataFrame:
     """Comparisons as they are printed: rows in the paper's words, p with one digit that counts."""
-    table = tests.assign(p=p_text(tests["p"]))
-    for name in {"method", "against"} & set(table):
-        table[name] = table[name].map(row_name)
+    table = tests.assign(p=p_text(tests["p"]), method=tests["method"].map(row_name),
+                         against=tests["against"].map(row_name))
     if "table" in table and table["table"].nunique() > 1:
         table.insert(0, "reading", table["table"].map(reading_of))
     return table.drop(columns="table", errors="ignore").rename(columns={"paper": CITED}).round(4)
-
-
-def why_table(test: pd.DataFrame, changes: pd.DataFrame, shift: pd.DataFrame) -> pd.DataFrame:
-    """What adaption did on each target, beside what it brought: a row a target.
-
-    ``test``: of :func:`compare` for BNTA. ``changes``, ``shift``: rows of ``lab.measure``; their rates,
-    losses and distances are means over splits and layers, "layers closer" is per cent.
-    """
-    means = changes.groupby(["target", "metric"], sort=False)["value"].mean().unstack("metric", sort=False)
-    names = {"frozen": "distance frozen", "adapted": "distance adapted", "closer": "layers closer"}
-    table = test.set_index("target")[["difference"]].join(means)
-    return table.join(closer_by_target(shift).rename(columns=names))
