@@ -9,7 +9,7 @@ from scipy import stats
 
 from bnta_lib import settings
 from bnta_lib.figures import results as figures
-from bnta_lib.suite import choices
+from bnta_lib.suite import sweeps
 from bnta_lib.suite.specs import AFFINE, CHOICES, DIVERGED, TABLES
 
 pytestmark = pytest.mark.usefixtures("style")
@@ -38,7 +38,7 @@ def made(gain, targets=TARGETS, splits=5) -> pd.DataFrame:
 def test_gains_and_their_intervals_agree_with_scipy():
     rows = made(lambda c, v, u, t: 2.0 if v == "0.3" else 0.5)
     keys = ["choice", "value_label", "updated", "target"]
-    gains = choices.gain_rows(rows).set_index(keys)
+    gains = sweeps.gain_rows(rows).set_index(keys)
     row = gains.loc["momentum", "0.3", "all", "GRID"]
     own = rows.query("choice == 'momentum' and value_label == '0.3' and target == 'GRID'")
     by = own.pivot(index="split", columns="updated", values="value")
@@ -63,7 +63,7 @@ def test_survival_counts_what_holds_and_names_what_turns_the_sign():
             return 5.0 if (choice, label) == ("momentum", "1") else 1.0
         return 2.0
 
-    table = choices.survival(made(gain)).set_index("target", append=True)
+    table = sweeps.survival(made(gain)).set_index("target", append=True)
     all_values = sum(len(c.values) - 1 for c in CHOICES.values())
     everywhere = sum(len(c.values) - 1 for c in CHOICES.values() if c.everywhere)
     viper, grid, ilids = (table.loc["adaption raises rank 1", t] for t in TARGETS)
@@ -81,7 +81,7 @@ def test_survival_counts_what_holds_and_names_what_turns_the_sign():
 
 
 def test_two_trainings_are_never_resolved_against_each_other():
-    gains = choices.gain_rows(made(lambda c, v, u, t: 9.0 if v == "other height" else 0.5))
+    gains = sweeps.gain_rows(made(lambda c, v, u, t: 9.0 if v == "other height" else 0.5))
     rows = gains[gains["value_label"] == "other height"]
     assert len(rows) and (rows["more_low"] > 0).all() and (rows["verdict"] == "holds").all()
     assert set(rows["more_verdict"]) == {"not resolved"}
@@ -93,9 +93,9 @@ def test_value_that_diverges_is_named_and_takes_no_other_with_it():
     broken &= rows["target"] == "GRID"
     first = rows[broken & (rows["split"] == 0)].assign(metric=DIVERGED, value=1.0)
     rows = pd.concat([rows[~broken], first], ignore_index=True)
-    assert choices.diverged(rows).values.tolist() == [
+    assert sweeps.diverged(rows).values.tolist() == [
         ["optimiser", "sgd 0.05", "all", "GRID"], ["optimiser", "sgd 0.05", "gamma+beta", "GRID"]]
-    table = choices.survival(rows).set_index("target", append=True)
+    table = sweeps.survival(rows).set_index("target", append=True)
     grid = table.loc[("adaption raises rank 1", "GRID")]
     every = sum(len(choice.values) - 1 for choice in CHOICES.values())
     assert grid[COUNTS].tolist() == [every - 1, 0, 0] and grid["other values"] == every - 1

@@ -20,7 +20,7 @@ from bnta_lib.settings import MODELS, ROOT, WEAKER, model_settings
 from bnta_lib.suite.runner import Measurer, Unit
 from bnta_lib.suite.specs import COLUMNS, Spec
 from bnta_lib.suite.store import SHORT
-from bnta_lib.suite.strength import KINDS
+from bnta_lib.suite.sweeps import KINDS
 from bnta_lib.weights import model_digest
 
 UNITS = pd.read_csv(Path(__file__).with_name("committed_units.csv"), dtype=str, keep_default_na=False)

@@ -8,7 +8,7 @@ from bnta_lib.data.sets import Target
 from bnta_lib.suite import lab as module
 from bnta_lib.suite.lab import Lab
 from bnta_lib.suite.specs import Spec
-from bnta_lib.suite.strength import KINDS
+from bnta_lib.suite.sweeps import KINDS
 from conftest import lab_of
 
 OFF = Spec("off", adapter="none")

@@ -8,13 +8,13 @@ import pandas as pd
 
 from bnta_lib import trained_model
 from bnta_lib.settings import ROOT, settings
-from bnta_lib.suite import choices, claims, grid, layers, stats, strength, tables
+from bnta_lib.suite import claims, layers, stats, sweeps, tables
 from bnta_lib.suite.specs import COLUMNS, TABLES
 
 COMMITTED = ROOT / "figures" / "laptop"
 LAPTOP = settings("laptop")
 GALLERIES = {"VIPeR": 316, "GRID": 900, "iLIDS": 60}  # images of each target's galleries
-PEOPLE = {name: round(4000 * shares[0]) for name, shares in strength.WEAKER.items()} | {"bnta": 4000}
+PEOPLE = {name: round(4000 * shares[0]) for name, shares in sweeps.WEAKER.items()} | {"bnta": 4000}
 
 
 @cache
@@ -127,27 +127,27 @@ def test_figure_3():
 
 def test_figure_4():
     rows = table("figure_4")
-    assert_same(grid.grid_cells(rows), "figure_4", 2)
-    assert_same(grid.time_table(rows), "figure_4_seconds", 2)
-    assert_same(grid.peak_in_k(rows), "figure_4_peak_in_k", 3)
-    assert_same(grid.trend_in_n(rows), "figure_4_trend_in_n", 3)
+    assert_same(sweeps.grid_cells(rows), "figure_4", 2)
+    assert_same(sweeps.time_table(rows), "figure_4_seconds", 2)
+    assert_same(sweeps.peak_in_k(rows), "figure_4_peak_in_k", 3)
+    assert_same(sweeps.trend_in_n(rows), "figure_4_trend_in_n", 3)
 
 
 def test_strength():
     rows = table("strength")
-    assert_same(strength.strength_gains(rows, PEOPLE), "strength", 3)
+    assert_same(sweeps.strength_gains(rows, PEOPLE), "strength", 3)
 
 
 def test_open_choices():
     rows = table("open_choices")
     keys = ["choice", "value_label", "updated", "target"]
-    assert_same(choices.gain_rows(rows), "open_choices_gains", 4, keys)
-    assert_same(choices.survival(rows), "open_choices", 4)
+    assert_same(sweeps.gain_rows(rows), "open_choices_gains", 4, keys)
+    assert_same(sweeps.survival(rows), "open_choices", 4)
 
 
 def test_headroom():
     rows = recorded("headroom")
-    assert_same(strength.headroom_table(rows), "headroom", 1, ["kind", "set"])
+    assert_same(sweeps.headroom_table(rows), "headroom", 1, ["kind", "set"])
 
 
 def test_claims():

@@ -24,9 +24,9 @@ from bnta_lib.figures.results import PAPERS, nk_figure
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.settings import Settings
-from bnta_lib.suite.grid import STAGES
 from bnta_lib.suite.runner import sample_of, score
 from bnta_lib.suite.specs import CHOICES
+from bnta_lib.suite.sweeps import STAGES
 
 KEYS = ["target", "split", "N", "K", "momentum"]  # N = K = 0 and momentum NaN: no adaption
 COLUMNS = [*KEYS, *METRICS, "seconds", "live"]

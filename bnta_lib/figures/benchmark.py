@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from bnta_lib.figures.base import COLOURS, GREY, INK, legend, panels
 from bnta_lib.rendered.benchmark import STATISTICS
-from bnta_lib.suite.strength import KINDS, headroom_scores
+from bnta_lib.suite.sweeps import KINDS, headroom_scores
 
 SOURCE, TARGET = COLOURS["source"], COLOURS["adapted"]
 

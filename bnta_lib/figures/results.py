@@ -12,10 +12,9 @@ from matplotlib.patches import Rectangle
 
 from bnta_lib.figures.base import COLOURS, INK, METRICS, UNMOVED, bars, legend, panels
 from bnta_lib.site.judge import Estimate
-from bnta_lib.suite.choices import VALUE, diverged, gain_rows
-from bnta_lib.suite.grid import grid_cells
 from bnta_lib.suite.specs import AFFINE, ALL, CHOICES, DIVERGED, NONE, Choice
 from bnta_lib.suite.stats import RATE, SHARE, interval, split_gains
+from bnta_lib.suite.sweeps import VALUE, diverged, gain_rows, grid_cells
 from bnta_lib.suite.tables import gains, losses_of, reading_of, symbols
 
 PAPERS = "GRID"  # the target of the paper's Figure 4
@@ -198,7 +197,7 @@ def overview_figure(rows: pd.DataFrame, metric: str = "R1", choices: Iterable[Ch
 def strength_figure(gains: pd.DataFrame, metric: str = "R1") -> Figure:
     """Above: rank 1 without adaption; below: the gain, with its 95 % interval. Target by target.
 
-    ``gains``: of :func:`bnta_lib.suite.strength.strength_gains`.
+    ``gains``: of :func:`bnta_lib.suite.sweeps.strength_gains`.
     """
     targets, shares = list(gains["target"].unique()), sorted(gains["share"].unique())
     figure, axes = panels(2, len(targets), 4.2, 1 if len(targets) > 1 else 0.6, sharex=True, sharey="row")

@@ -15,10 +15,10 @@ import pandas as pd
 from bnta_lib.data.sets import Target
 from bnta_lib.settings import ROOT, TARGETS
 from bnta_lib.suite import layers
-from bnta_lib.suite.grid import peak_in_k, trend_in_n
 from bnta_lib.suite.lab import Lab
 from bnta_lib.suite.runs import caution, exit_code, figures_dir, parse_run, shown
 from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, RATE, SHARE, VERDICTS, describe, paired_test
+from bnta_lib.suite.sweeps import peak_in_k, trend_in_n
 from bnta_lib.suite.tables import paper_values, row_name
 
 # What still is "quite a small, and even negligible effect", points of rank 1: about one probe of
@@ -67,10 +67,10 @@ CLAIMS = read_claims()
 
 
 def claims_on(names: Iterable[str]) -> list[Claim]:
-    """:data:`CLAIMS` on the targets of these names.
+    """:data:`CLAIMS` on these targets.
 
-    On a user's folder: once each claim of Table 2 and of the tables' own targets, but for those that compare
-    targets or belong to the paper's size of gallery and machine.
+    On a user's folder each is made once, but for those that compare targets or belong to the paper's size of
+    gallery and machine.
     """
     names = list(names)
     if set(names) & set(TARGETS):
@@ -93,7 +93,7 @@ def paper_difference(claim: Claim) -> float:
 
 
 def judge(rows: Mapping[str, pd.DataFrame], claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
-    """A verdict on each claim from rows of :func:`gather`, in the claims' order.
+    """A verdict on each claim from rows of :func:`gather`.
 
     Columns: id, where, claim, target, paper, here (the same difference there and here, or a level if the unit
     is one), low, high (the interval here), unit, verdict, note.
@@ -116,7 +116,7 @@ def judge(rows: Mapping[str, pd.DataFrame], claims: Sequence[Claim] = CLAIMS) ->
 
 
 def _greater(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
-    """The rows ``method``, added up, minus the rows ``against``, is within the limits."""
+    """The rows ``method``, added up, minus the rows ``against``."""
     return paired_test(rows, claim.method, claim.against, claim.metric, **limits).iloc[0].to_dict()
 
 
@@ -159,7 +159,7 @@ def _differ(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
 
 
 def _trend(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
-    """A difference over the cells of Figure 4 (see :mod:`bnta_lib.suite.grid`) is above zero."""
+    """A difference over the cells of Figure 4 (see :mod:`bnta_lib.suite.sweeps`) is above zero."""
     tests = pd.concat([peak_in_k(rows, pooled=True), trend_in_n(rows, pooled=True).assign(part="more N")])
     test = tests[tests["part"] == claim.method[0]]
     return {"reason": "too few splits, or values of N and K"} if test.empty else test.iloc[0].to_dict()

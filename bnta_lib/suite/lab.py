@@ -15,7 +15,7 @@ from bnta_lib.settings import model_settings, settings
 from bnta_lib.suite.runner import Measurer, Unit, measure
 from bnta_lib.suite.runs import run_name, versions
 from bnta_lib.suite.specs import TABLES, Spec, Table
-from bnta_lib.suite.strength import KINDS, TARGET
+from bnta_lib.suite.sweeps import KINDS, TARGET
 from bnta_lib.suite.train import trained_model, trained_on
 from bnta_lib.suite.writer import save_rows, save_table
 

@@ -64,8 +64,8 @@ def figure_3_table(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
 def between_targets(rates: pd.DataFrame) -> pd.DataFrame:
     """How many layers' rates differ between targets, a row a quantity; none for a single target or split.
 
-    Columns: quantity, layers (that moved at all; bnneck, which no gradient reaches, may not), share (per cent
-    of them at which an analysis of variance over splits has p < LAYER_LEVEL).
+    Columns: quantity, layers (that moved at all), share (per cent of them at which an analysis of variance
+    over splits has p < LAYER_LEVEL).
     """
     rows = []
     for quantity, group in rates.dropna(subset="rate").groupby("quantity", sort=False):
@@ -151,17 +151,10 @@ def shift_by_layer(source: dict, target: dict) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def most_shifted_layer(shift: pd.DataFrame) -> str:
-    """The layer that Figure 1 shows by default: the largest shift of the *frozen* model's backbone."""
-    backbone = shift[shift["layer"].str.startswith("backbone.")]
-    return str(backbone.loc[backbone["distance"].idxmax(), "layer"])
-
-
 def closer_by_target(shift: pd.DataFrame) -> pd.DataFrame:
-    """Whether adaption brought a target closer: a row a target, in the order given.
+    """Mean distance over layers, frozen and adapted, and the share that came closer (per cent), by target.
 
-    ``shift``: rows of ``lab.measure("shift")``, value renamed distance. Columns: frozen and adapted (mean
-    distance over layers), closer (share of the layers whose distance fell, per cent).
+    ``shift``: rows of ``lab.measure("shift")``, value renamed distance.
     """
     wide = shift.pivot(index=["target", "index"], columns="model", values="distance")
     wide["closer"] = 100.0 * (wide["adapted"] < wide["frozen"])

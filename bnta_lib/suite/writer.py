@@ -24,9 +24,15 @@ def _text(value: object) -> object:
     return "–" if pd.isna(value) else value
 
 
+def _flat(table: pd.DataFrame) -> pd.DataFrame:
+    """The index as columns."""
+    return table.reset_index(names=[name or "" for name in table.index.names],
+                             col_level=table.columns.nlevels - 1)
+
+
 def markdown(table: pd.DataFrame) -> str:
     """A table as GitHub Markdown. Levels of index and columns are joined with a space."""
-    flat = table.reset_index(names=[name or "" for name in table.index.names]).map(_text)
+    flat = _flat(table).map(_text)
     flat.columns = flat.columns.to_flat_index().map(_text)
     # Text stays as it is printed: 48.0 is not 48.
     return flat.to_markdown(index=False, disable_numparse=True)
@@ -49,14 +55,11 @@ def _tex(value: object) -> str:
 
 
 def latex(table: pd.DataFrame) -> str:
-    r"""A table as a LaTeX ``tabular`` (needs booktabs), without a caption.
+    """A table as a LaTeX ``tabular`` (needs booktabs), without a caption.
 
-    Upper levels of the columns become spanning headings. A label of the index that repeats is
-    printed once. Letters beyond Latin and Greek need a LaTeX that reads Unicode.
+    Upper levels of the columns become spanning headings. A label of the index that repeats is printed once.
     """
-    depth = table.index.nlevels
-    flat = table.reset_index(names=[name or "" for name in table.index.names],
-                             col_level=table.columns.nlevels - 1).map(_tex).rename(columns=_tex)
+    depth, flat = table.index.nlevels, _flat(table).map(_tex).rename(columns=_tex)
     numbers = flat.iloc[:, depth:].apply(lambda column: column.str.match(r"[-+]?\d|(--)?$").all())
     # A label is left out if it and all before it are as in the row above.
     labels = flat.iloc[:, :depth - 1]
@@ -68,11 +71,11 @@ def latex(table: pd.DataFrame) -> str:
 
 def provenance(table: pd.DataFrame, run: str, rows: pd.DataFrame | None, images: str | None) -> str:
     """What a table was measured on: profile, images, splits and adaption seeds."""
-    name, _, changes = run.partition("+")
+    name, *changes = run.split("+")
     profile, _, folder = name.partition("_")
     if images is None:
         images = "images of the folder that the run was given" if folder else RENDERED
-    changed = f" with {changes.replace('+', ', ')}" if changes else ""
+    changed = f" with {', '.join(changes)}" if changes else ""
     parts = [f"Profile {profile}{changed}{', ' if images else ''}{images}.", caution(run)]
     if rows is not None:
         for name, numbers in rows.groupby("target", sort=False)[["split", "seed"]].nunique().items():
@@ -89,18 +92,16 @@ def save_table(table: pd.DataFrame, name: str, run: str, note: str = "", rows: p
 
     ``rows``: those that the table was made from. ``images``: on what, if not on what the run's name says.
     """
-    note = f"{note}\n\n{provenance(table, run, rows, images)}".strip()
+    lines = f"{note}\n\n{provenance(table, run, rows, images)}".strip().splitlines()
     # A rounded -0.0 is written as 0.0.
     table = table.apply(lambda column: column + 0.0 if column.dtype.kind == "f" else column)
-    below = "".join(f"{_text(line)}\n" for line in note.splitlines())
-    above = "".join(f"% {line}\n" for line in note.splitlines())
-    texts = {"csv": table.to_csv(), "md": f"{markdown(table)}\n\n{below}", "tex": above + latex(table)}
+    texts = {"csv": table.to_csv(), "md": "\n".join([markdown(table), "", *map(_text, lines), ""]),
+             "tex": "".join(f"% {line}\n" for line in lines) + latex(table)}
     return [_write(figures_dir(run) / f"{name}.{kind}", text) for kind, text in texts.items()]
 
 
 def save_rows(rows: pd.DataFrame, name: str, run: str) -> Path:
-    """Write tidy rows as ``name``.csv under the run's figures, the same bytes on every machine: without
-    seconds, the machine and the day. Returns the path."""
+    """Write tidy rows as ``name``.csv under the run's figures: without seconds, the machine and the day."""
     kept = rows[rows["unit"] != "s"] if "unit" in rows else rows
     kept = kept.drop(columns=["seconds", "machine", "measured_on", "recorded", "table"], errors="ignore")
     return _write(figures_dir(run) / f"{name}.csv", kept.round(6).to_csv(index=False))

@@ -1,0 +1,246 @@
+"""What adaption gains over a sweep: N and K (Figure 4), the open choices, the strength of the features."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bnta_lib.settings import WEAKER
+from bnta_lib.suite.specs import AFFINE, ALL, CHOICES, DIVERGED, NONE, STRENGTH
+from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, VERDICTS, describe_by, split_gains
+
+STAGES = ("features", "pairing", "steps")  # of an adaption, each with its seconds
+# Level of peak_in_k's interval. The choices for the splits lean on each other's values: at 0.95 noise
+# alone clears zero about twice as often as it should, at this level about as often as it should.
+PEAK_LEVEL = 0.975
+VALUE = ["choice", "value_label"]
+DEFAULTS = {choice.name: choice.default for choice in (*CHOICES.values(), AFFINE)}
+# Statements of the paper: updating one thing gives more rank 1 than updating another.
+CONCLUSIONS = {
+    "adaption raises rank 1": (ALL, NONE),
+    "γ and β alone do more than μ and σ² alone": ("gamma+beta", "mu+var"),
+    "all four do more than γ and β alone": (ALL, "gamma+beta"),
+}
+KINDS = HOME, TARGET, NEUTRAL = ("held-out people of a source", "target", "target, neutral camera")
+STRONGEST = "bnta"
+# The trainings of each ladder, weakest first, and their share of the people or of the epochs.
+LADDERS = pd.DataFrame(
+    [(ladder, name, min(shares)) for ladder in ("people", "epochs")
+     for name, shares in (WEAKER | {STRONGEST: (1, 1)}).items() if name.startswith((ladder, STRONGEST))],
+    columns=["ladder", "model", "share"])
+
+
+# ---------------------------------------------------------------- Figure 4
+# ``rows`` are those of ``lab.measure("figure_4")``; N and K are 0 without adaption.
+
+
+def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
+    """A row a cell: target, N, K, value, std, difference, low, high, better, splits, verdict, seconds.
+
+    value and std (per cent) over splits. difference, low, high (points) against no adaption. seconds: of all
+    STAGES, the median over splits, which a busy machine moves least.
+    """
+    scores, keys = split_gains(rows, ["N", "K"], metric=metric), ["target", "N", "K"]
+    cells = scores.groupby(keys, sort=False)["value"].agg(value="mean", std="std").reset_index()
+    seconds = rows[rows["metric"].isin(STAGES)].groupby([*keys, "split"], sort=False)["value"].sum()
+    seconds = seconds.groupby(level=keys, sort=False).median().rename("seconds").reset_index()
+    return cells.merge(describe_by(scores, keys).drop(columns=["p", "reason"])).merge(seconds)
+
+
+def peak_in_k(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
+    """Whether rank 1 rises from the smallest K to a K inside, and declines from it to the largest.
+
+    The best of many noisy values always looks like a peak. So the K inside is chosen for every split on the
+    *other* splits alone. Two rows (``part``: "rise", "decline") for each target and N with three values of K
+    or more. Columns: target, N, part, best (K of the highest mean), inside (neither end), difference (points;
+    positive as the paper has it), low, high (see PEAK_LEVEL), splits, verdict. ``pooled``: averaged over N on
+    every split, with sizes (how many). No row for a single split.
+    """
+    tables = []
+    for target, n, table in _tables(rows, "N", "K", metric, least=3):
+        inner = table.iloc[:, 1:-1].to_numpy()
+        others = inner.sum(0) - inner  # of each K inside, summed over the other splits
+        selected = inner[np.arange(len(inner)), others.argmax(1)]
+        best = table.mean().idxmax()
+        for part, end in (("rise", table.columns[0]), ("decline", table.columns[-1])):
+            tables.append(pd.DataFrame({
+                "target": target, "N": n, "part": part, "best": best,
+                "inside": best not in table.columns[[0, -1]], "difference": selected - table[end]}))
+    keys = ["target", "part"] if pooled else ["target", "N", "part", "best", "inside"]
+    return _tests(tables, keys, pooled, PEAK_LEVEL)
+
+
+def trend_in_n(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
+    """Points of rank 1 that a doubling of N brings at the same K: the slope over log2 N.
+
+    A row for each target and K with two values of N or more: target, K, difference, low, high, splits,
+    verdict. ``pooled``: averaged over K on every split, with sizes (how many).
+    """
+    tables = []
+    for target, k, table in _tables(rows, "K", "N", metric, least=2):
+        slopes = np.polyfit(np.log2(table.columns.to_numpy(float)), table.to_numpy().T, 1)[0]
+        tables.append(pd.DataFrame({"target": target, "K": k, "difference": slopes}, table.index))
+    return _tests(tables, ["target"] if pooled else ["target", "K"], pooled)
+
+
+def _tables(rows: pd.DataFrame, each: str, along: str, metric: str, least: int) -> Iterator[tuple]:
+    """(target, value of ``each``, splits x values of ``along``), of adapted rows alone."""
+    adapted = rows[(rows["metric"] == metric) & (rows["N"] > 0)]
+    for (target, value), group in adapted.groupby(["target", each], sort=False):
+        table = group.pivot_table(index="split", columns=along, values="value")
+        if table.shape[1] >= least and len(table) > 1:
+            yield target, value, table
+
+
+def _tests(tables: list[pd.DataFrame], keys: list[str], pooled: bool, level: float = 0.95) -> pd.DataFrame:
+    """Test of the differences over splits, a row a group; ``pooled``: averaged over sizes on every split."""
+    if not tables:
+        return pd.DataFrame()
+    values = pd.concat(tables).groupby([*keys, "split"], sort=False)["difference"]
+    values = values.agg(difference="mean", sizes="size").reset_index()
+    tests = describe_by(values, [*keys, "sizes"], level=level)
+    return tests.drop(columns=["p", "better", "reason"] + ["sizes"] * (not pooled))
+
+
+def time_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of each cell: target, N, K, features, pairing, steps; medians over splits."""
+    times = rows[rows["metric"].isin(STAGES)].pivot_table(
+        index=["target", "N", "K"], columns="metric", values="value", aggfunc="median", sort=False)
+    return times[list(STAGES)].rename_axis(columns=None).reset_index()
+
+
+# ---------------------------------------------------------------- open choices
+# ``rows`` are those of ``lab.measure("open_choices")``.
+
+
+def _value_gains(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Gain of every value on every split, with a column default (bool)."""
+    gains = split_gains(rows, [*VALUE, "updated"], VALUE, metric)
+    return gains.assign(default=gains["value_label"] == gains["choice"].map(DEFAULTS))
+
+
+def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
+    """Mean gain of every value: a row a value, target and what was updated.
+
+    Columns: choice, updated, value_label, default (bool), target, those of
+    :func:`~bnta_lib.suite.stats.describe` (difference: the gain in points), and more, more_low, more_high,
+    more_verdict: the same of the gain minus that of the choice's default value on the same splits. Between
+    two trainings more_verdict is "not resolved", whatever the interval.
+    """
+    gains, keys = _value_gains(rows, metric), ["choice", "updated", "value_label", "default", "target"]
+    same = [gains[key] for key in ("choice", "updated", "target", "split")]
+    gains["more"] = gains["difference"] - (
+        gains["difference"].where(gains["default"]).groupby(same).transform("first"))
+    names = {"difference": "more", "low": "more_low", "high": "more_high", "verdict": "more_verdict"}
+    table = describe_by(gains, keys).join(describe_by(gains, keys, "more")[[*names]].rename(columns=names))
+    table.loc[table["choice"] == "stripes", "more_verdict"] = OPEN  # one training each
+    return table
+
+
+def choice_table(gains: pd.DataFrame, choice: str) -> pd.DataFrame:
+    """Rows of :func:`gain_rows` of one choice, all quantities updated: a row a target and value."""
+    shown = gains[(gains["choice"] == choice) & (gains["updated"] == ALL)]
+    table = shown.set_index(["target", "value_label"]).sort_index(level="target", sort_remaining=False)
+    return table[["default", "difference", "low", "high", "verdict", "more", "more_low", "more_high",
+                  "more_verdict"]]
+
+
+def diverged(rows: pd.DataFrame) -> pd.DataFrame:
+    """Values with which adaption diverged: choice, value_label, updated, target."""
+    return rows.loc[rows["metric"] == DIVERGED, [*VALUE, "updated", "target"]].drop_duplicates()
+
+
+def survival(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
+    """Which conclusions survive the other values, a row a conclusion and target.
+
+    Columns: target, the verdict under the defaults, the difference there, how many other values were
+    measured, how many give each verdict, and those that turn the sign: they resolve the opposite.
+    """
+    gains = _value_gains(rows, metric).pivot_table(
+        index=[*VALUE, "default", "target", "split"], columns="updated", values="difference", sort=False)
+    gains[NONE], table = 0.0, []
+    for conclusion, (first, second) in CONCLUSIONS.items():
+        differences = (gains[first] - gains[second]).dropna().rename("difference").reset_index()
+        tests_of = describe_by(differences, [*VALUE, "default", "target"]).groupby("target", sort=False)
+        for target, tests in tests_of:
+            default, others = tests[tests["default"]].iloc[0], tests[~tests["default"]]
+            opposite = {HOLDS: FAILS, FAILS: HOLDS}.get(default["verdict"])
+            turning = (others["choice"] + ": " + others["value_label"])[others["verdict"] == opposite]
+            table.append({
+                "conclusion": conclusion, "target": target, "under the defaults": default["verdict"],
+                "points of rank 1": default["difference"], "other values": len(others),
+                **{f"{word}: values": (others["verdict"] == word).sum() for word in VERDICTS},
+                "sign turned by": ("; ".join(turning) or "none") if opposite else "no sign to turn"})
+    return pd.DataFrame(table).set_index("conclusion")
+
+
+# ---------------------------------------------------------------- strength of the features
+# There is one training of each share: how much such trainings vary is in no interval.
+
+
+def rank_1_among(rank, gallery, size: int):
+    """Chance that the only match, of this rank among ``gallery`` images, is first among ``size`` of them.
+
+    None of the rank - 1 nearer ones may be among the size - 1 others, drawn evenly (hypergeometric).
+    """
+    return stats.hypergeom.pmf(0, gallery - 1, rank - 1, size - 1)
+
+
+def headroom_scores(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rank 1 without adaption, in per cent, from rows of ``lab.measure("headroom")``, a probe each.
+
+    Columns: set, kind, probes (over all splits), gallery, R1, std (over splits), R1 common (for galleries of the
+    smallest size).
+    """
+    rows = rows.rename(columns={"target": "set", "part": "kind"})
+    chance = rank_1_among(rows["value"], rows["gallery"], rows["gallery"].min())
+    rows = rows.assign(first=100.0 * (rows["value"] == 1), common=100 * chance)
+    grouped, keys = rows.groupby(["set", "kind"], sort=False), ["set", "kind"]
+    spread = rows.groupby([*keys, "split"], sort=False)["first"].mean().groupby(keys, sort=False).std()
+    return pd.DataFrame({
+        "probes": grouped.size(), "gallery": grouped["gallery"].first(), "R1": grouped["first"].mean(),
+        "std": spread, "R1 common": grouped["common"].mean(),
+    }).reset_index()
+
+
+def headroom_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a set: rank 1, that at a common gallery size, and for targets the gap's parts.
+
+    gap: points of common rank 1 below the mean of the held-out sources; photometric: the part of it that
+    neutral cameras give back (points); share: the same in per cent of the gap (empty if there is no gap).
+    """
+    scores = headroom_scores(rows)
+    common = scores.pivot(index="set", columns="kind", values="R1 common").reindex(columns=list(KINDS))
+    gap, photometric = common[HOME].mean() - common[TARGET], common[NEUTRAL] - common[TARGET]
+    share = 100 * photometric / gap.where(gap > 0)
+    parts = pd.DataFrame({"gap": gap, "photometric": photometric, "share": share}).dropna(axis=1, how="all")
+    table = scores[scores["kind"] != NEUTRAL].join(parts, on="set").set_index(["kind", "set"])
+    return table.rename(columns={"R1 common": f"R1 of {rows['gallery'].min():g}"})
+
+
+def strength_rows(lab) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Rows of the table "strength", and on how many people each training was trained.
+
+    Weaker trainings without weights are left out. Raises FileNotFoundError if those of STRONGEST are absent.
+    """
+    people = {STRONGEST: lab.model(STRONGEST).identities}
+    for name in WEAKER:
+        with suppress(FileNotFoundError):
+            people[name] = lab.model(name).identities
+    rows = lab.measure([spec for spec in STRENGTH if spec.training in people], seeds=1)
+    return rows.assign(table="strength"), people
+
+
+def strength_gains(rows: pd.DataFrame, people: Mapping[str, int], metric: str = "R1") -> pd.DataFrame:
+    """A row a ladder, target and training: what the features are worth, and what adaption adds.
+
+    Columns: ladder, target, model, share, people, frozen (mean, per cent), difference (points), low, high,
+    better, splits, verdict.
+    """
+    gains = split_gains(rows, ["training"], ["training"], metric).rename(columns={"training": "model"})
+    gains, keys = LADDERS.merge(gains, on="model"), ["ladder", "target", "model", "share"]
+    table = describe_by(gains, keys).join(gains.groupby(keys)["frozen"].mean(), on=keys)
+    return table.assign(people=table["model"].map(people))[[
+        *keys, "people", "frozen", "difference", "low", "high", "better", "splits", "verdict"]]
