@@ -157,13 +157,13 @@ def test_layer_slider_shows_every_layer_and_channel(model, targets, own):
     shown = layer_explorer(model, targets, [source], own, images=20)
     index, channel = (w for w in shown.kwargs_widgets if w._kwarg in ("index", "channel"))
     assert index.value == 1 and index.max == len(bn_layers(model))
-    pictures = {shown.pictures[0].data}
+    pictures = {shown.picture.data}
     for number in (2, 54, 57):
         index.value = number
         assert f"{list(bn_layers(model))[number - 1]}, BN layer {number} of 57" in shown.numbers
-        pictures.add(shown.pictures[0].data)
+        pictures.add(shown.picture.data)
         channel.value = 1 + channel.value % 2
-        pictures.add(shown.pictures[0].data)
+        pictures.add(shown.picture.data)
     assert len(pictures) == 7
 
 
@@ -196,6 +196,6 @@ def test_probe_slider_shows_every_probe(model, targets, own):
     order.value = "in the target's order"
     for p in range(8):
         number.value = p + 1
-        pictures.add(shown.pictures[0].data)
+        pictures.add(shown.picture.data)
         assert shown.numbers == f"probe {p}: rank of the first match {before.rank[p]} to {after.rank[p]}"
     assert len(pictures) == 8 and "image/jpeg" in shown._repr_mimebundle_()[0]

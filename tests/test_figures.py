@@ -11,7 +11,7 @@ from scipy import stats
 
 from bnta_lib import BNTANet, settings
 from bnta_lib.evaluation import Ranking
-from bnta_lib.figures import adaption, base, benchmark, network, results
+from bnta_lib.figures import adaption, base, network, results
 from bnta_lib.figures import photos as sheets
 from bnta_lib.pairing import Pairs
 from bnta_lib.site.crops import Site
@@ -162,7 +162,7 @@ def test_training_curves_leave_out_what_was_not_trained():
     epochs = np.arange(1, 9)
     full = pd.DataFrame({"epoch": epochs, "L_id": 8 / epochs, "L_pos": 1 / epochs, "L_mat": 9 / epochs,
                          "accuracy": 1 - 1 / epochs, "lr": [0.1] * 5 + [0.01] * 3})
-    figure = benchmark.training_curves({"bnta": full, "baseline": full.assign(L_pos=0.0, L_mat=0.0)}, 100)
+    figure = network.training_curves({"bnta": full, "baseline": full.assign(L_pos=0.0, L_mat=0.0)}, 100)
     named = [{line.get_label() for line in axis.lines} & {"BNTA", "Baseline"} for axis in figure.axes]
     assert named == [{"BNTA", "Baseline"}, {"BNTA"}, {"BNTA"}, {"BNTA", "Baseline"}]
     lines = {line.get_label(): line for line in figure.axes[0].lines}
@@ -200,12 +200,10 @@ def test_neighbours_that_come_or_go_are_framed(photos):
         sheets.neighbours_figure(photos[:2], photos, before, after, torch.tensor([], dtype=torch.int64))
 
 
-@pytest.mark.parametrize("true", [None, (61.0, 62.0)])
-def test_an_estimate_is_drawn_with_its_interval(true):
+def test_an_estimate_is_drawn_with_its_interval():
     figure = results.estimate_figure(
-        Estimate(30, (90.0, 85.0, 94.0), (92.0, 88.0, 95.0), (2.0, -1.0, 5.0), 3, 1), true)
+        Estimate(30, (90.0, 85.0, 94.0), (92.0, 88.0, 95.0), (2.0, -1.0, 5.0), 3, 1))
     left, right = figure.axes
-    assert left.get_xlabel() == "rank 1, %" and right.get_xlabel() == "after minus before, points"
+    assert left.get_xlabel() == "rank 1 by tracks, %" and right.get_xlabel() == "after minus before, points"
     bars = [tuple(line.get_segments()[0][:, 0]) for line in (*left.collections, *right.collections)]
     assert bars == [(85.0, 94.0), (88.0, 95.0), (-1.0, 5.0)]
-    assert len(figure.legends[0].get_texts()) == (1 if true is None else 2)

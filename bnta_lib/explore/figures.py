@@ -27,19 +27,19 @@ NO_KERNEL = "Sliders: they move in JupyterLab, when this notebook is run there (
 
 
 class Explorer(W.interactive):
-    """``interactive`` around a function that returns a line of numbers and then pictures; shown below."""
+    """``interactive`` around a function that returns a line of numbers and a picture; shown below."""
 
-    def __init__(self, draw: Callable[..., tuple[str, *tuple[Image, ...]]], **controls: W.Widget):
+    def __init__(self, draw: Callable[..., tuple[str, Image]], **controls: W.Widget):
         def show(**values) -> None:
-            self.numbers, *self.pictures = draw(**values)
+            self.numbers, self.picture = draw(**values)
             # Not printed: what is printed may come late, and then stands elsewhere.
-            display(HTML(as_numbers(self.numbers)), *self.pictures)
+            display(HTML(as_numbers(self.numbers)), self.picture)
 
         super().__init__(show, {"manual": False, "auto_display": False}, **controls)
         self.add_class("bnta-explorer")
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-        return with_still(super()._repr_mimebundle_(**kwargs), self.pictures[-1])
+        return with_still(super()._repr_mimebundle_(**kwargs), self.picture)
 
 
 def as_numbers(words: str) -> str:
@@ -54,10 +54,7 @@ def with_still(bundle: dict, still: Image) -> tuple[dict, dict]:
 
 
 def probe_order(before: Ranking, after: Ranking, order: str) -> Tensor:
-    """Probes (P,) sorted by the ratio of the ranks of their first match, as one of ORDERS names it.
-
-    Probes without a match come last.
-    """
+    """Probes (P,) in one of ORDERS by the ratio of the ranks of their first match; last if they have none."""
     if order == ORDERS[2]:
         return torch.arange(len(before.rank))
     ratio = after.rank.double() / before.rank.clamp(min=1) * (1 if order == ORDERS[0] else -1)
@@ -85,8 +82,8 @@ def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Seque
                    settings: Settings, images: int = 200) -> Explorer:
     """Any BN layer: its outputs on source and target, and the change of μ, σ², γ and β.
 
-    Adapts to split 0 of each target with seed 0 and passes at most ``images`` images a side through the
-    models; the sliders then need no network.
+    Adapts to split 0 of each target with seed 0, and passes at most ``images`` images a side through the
+    models; the sliders need no network.
     """
     names, outputs, adapted = list(bn_layers(model)), {}, {}
     of_source = bn_outputs(model, source_sample(sources, max(1, images // len(sources))), names, 400)
@@ -95,16 +92,15 @@ def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Seque
         adapted[name] = adapt(model, target.data.images[parts.gallery], settings, seed=0).model
         both = torch.cat([parts.probe, parts.gallery])
         some = target.data.images[both[:: -(-len(both) // images)]]
-        outputs[name] = {kind: bn_outputs(net, some, names, 400)
-                         for kind, net in (("frozen", model), ("adapted", adapted[name]))}
+        outputs[name] = {"source": of_source, "frozen": bn_outputs(model, some, names, 400),
+                         "adapted": bn_outputs(adapted[name], some, names, 400)}
 
     def draw(target: str, index: int, channel: int) -> tuple[str, Image]:
-        name, label = names[index - 1], f"output of {names[index - 1].removeprefix('backbone.')}"
-        shown = {"source": of_source[name], **{kind: y[name] for kind, y in outputs[target].items()}}
-        number = min(channel, len(shown["source"])) or None
-        if number:
-            label += f", channel {number}"
-            shown = {kind: y[number - 1 : number] for kind, y in shown.items()}
+        name = names[index - 1]
+        number = min(channel, len(of_source[name])) or None
+        channels = slice(number and number - 1, number)
+        shown = {kind: y[name][channels] for kind, y in outputs[target].items()}
+        label = f"output of {name.removeprefix('backbone.')}" + (f", channel {number}" if number else "")
         moments = {kind: {name: (y.mean(1), y.std(1))} for kind, y in shown.items()}
         d = {kind: shift_by_layer(moments["source"], moments[kind])["distance"].item()
              for kind in ("frozen", "adapted")}

@@ -1,7 +1,7 @@
 """N and K explorer: what is measured of N, K and momentum, the pairs themselves, a run while one waits.
 
-A *cell* is one measured setting: target, split, N, K and momentum, with its scores (per cent) and the
-seconds of the adaption. Cells are handed in; nothing is measured here but by the button.
+A *cell* is one measured setting with its scores (per cent) and the seconds of the adaption. Cells are handed
+in; nothing is measured here but by the button.
 """
 
 import math
@@ -25,13 +25,12 @@ from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.settings import Settings
 from bnta_lib.suite.runner import sample_of, score
-from bnta_lib.suite.specs import CHOICES
 from bnta_lib.suite.sweeps import STAGES
 
 KEYS = ["target", "split", "N", "K", "momentum"]  # N = K = 0 and momentum NaN: no adaption
 COLUMNS = [*KEYS, *METRICS, "seconds", "live"]
 NO_CELLS = pd.DataFrame(columns=COLUMNS).astype({"live": bool})
-MOMENTA = [value.overrides["tta_momentum"] for value in CHOICES["momentum"].values]
+MOMENTA = (0, 0.01, 0.05, 0.1, 0.3, 1)
 
 
 class Cancelled(Exception):
@@ -79,8 +78,7 @@ def run_live(model: BNTANet, target: Target, split: int, settings: Settings, n: 
              tick: Callable[[str, float], None] = lambda stage, share: None) -> dict:
     """Adapt on N images with K pairs and this momentum (seed 0), evaluate; a cell (see COLUMNS).
 
-    ``tick(stage, share)`` is called at every stage and step with what is done of the whole (0 to 1);
-    what it raises (:class:`Cancelled`) stops the run there.
+    ``tick`` gets each stage and the share that is done; what it raises (:class:`Cancelled`) stops the run.
     """
     settings, parts = replace(settings, tta_momentum=momentum), target.splits[split]
     steps = math.ceil(k / settings.tta_batch) * settings.tta_epochs
@@ -173,13 +171,11 @@ class NKExplorer(W.VBox):
         """The curves and the pairs of the setting."""
         target, split, n, k, momentum = self.setting()
         images = self.targets[target].data.images[sample_of(self.targets[target].splits[split], n)]
-        at_n, at_k = (curves(self.cells, target, split, momentum, *fixed) for fixed in (("N", n), ("K", k)))
-        frozen = find(self.cells, target, split, 0, 0)
-        curve = nk_figure(at_n, at_k, n, k, find(self.cells, *self.setting()), frozen)
+        lines = (curves(self.cells, target, split, momentum, *fixed) for fixed in (("N", n), ("K", k)))
+        cells = find(self.cells, *self.setting()), find(self.cells, target, split, 0, 0)
         pairs = self.pairs(target, split, n).first(k)
-        couples = pairs_figure(images, pairs, self.settings, closest=6)
-        pictures = [picture(figure, trim=False).data for figure in (curve, couples)]
-        self.curves.value, self.couples.value = pictures
+        figures = nk_figure(*lines, n, k, *cells), pairs_figure(images, pairs, self.settings, closest=6)
+        self.curves.value, self.couples.value = (picture(figure, trim=False).data for figure in figures)
         # Last, so that numbers which have changed stand beside their own pictures.
         self.numbers.value = as_numbers(numbers(self.cells, *self.setting()))
 

@@ -19,20 +19,6 @@ KINDS = {"source": "source", "frozen": "target, frozen", "adapted": "target, ada
 TARGETS = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))  # colour and marker
 
 
-def pair_statistics_figure(pairs: pd.DataFrame) -> Figure:
-    """Distances D and matched parts by kind of pair; ``pairs``: columns kind, distance and part (from 1)."""
-    figure, ((left, right),) = panels(1, 2, 2.3)
-    style = {"data": pairs, "hue": "kind", "palette": [COLOURS["adapted"], "0.75"], "common_norm": False}
-    sns.histplot(x="distance", stat="density", bins=40, element="step", ax=left, **style)
-    left.set(xlabel="distance of the closest part, D", ylabel="density")
-    left.get_legend().set_title(None)
-    sns.histplot(x="part", stat="percent", discrete=True, multiple="dodge", shrink=0.8, ax=right,
-                 legend=False, **style)
-    right.axhline(100 / pairs["part"].nunique(), color="0.35", linewidth=0.8, linestyle=":")
-    right.set(xlabel="matched part n (1 = head)", ylabel="share of pairs, %")
-    return figure
-
-
 def losses_figure(steps: pd.DataFrame, frozen: pd.DataFrame, adapted: pd.DataFrame) -> Figure:
     """The two terms of Eq. (13), step by step, and on the same batches before and after.
 
@@ -52,10 +38,7 @@ def losses_figure(steps: pd.DataFrame, frozen: pd.DataFrame, adapted: pd.DataFra
 
 
 def stages(layers: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Runs of BN layers of one part of the network: (label, first index, last index), from 1.
-
-    ``layers``: names in the order of :func:`bnta_lib.model.bn_layers`.
-    """
+    """Runs of BN layers, by name, of one part of the network: (label, first index, last index), from 1."""
     labels = [layer.removeprefix("backbone.").split(".")[0].replace("bn1", "stem") for layer in layers]
     return [(label, labels.index(label) + 1, labels.index(label) + labels.count(label))
             for label in dict.fromkeys(labels)]
@@ -130,8 +113,8 @@ def distances_figure(shift: pd.DataFrame, layer: str | None = None) -> Figure:
 def changes_figure(changes: pd.DataFrame) -> Figure:
     """Change rate of mu, sigma^2, gamma and beta in every BN layer, from shallow to deep.
 
-    ``changes``: rows of :func:`bnta_lib.adaption.change_rates`, with a column seed if there are several: a
-    dot is the mean over seeds, a line their range. What did not move, or was zero before, has no dot.
+    ``changes``: of :func:`bnta_lib.adaption.change_rates`; a dot is the mean over seeds, a line their range.
+    What did not move, or was zero before, has no dot.
     """
     figure, axes = panels(4, 1, 5.6, sharex=True)
     for axis, (quantity, symbol) in zip(axes.flat, SYMBOLS.items()):
@@ -161,8 +144,7 @@ def _log_rates(axis: Axes, low: pd.Series, high: pd.Series) -> None:
 def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
     """Change rates of the top layers of each quantity: mean over splits and one standard deviation.
 
-    ``rates``: of :func:`bnta_lib.suite.layers.change_rates_by_split`. Layers are chosen by their mean
-    over targets and stand from shallow to deep.
+    ``rates``: of :func:`bnta_lib.suite.layers.change_rates_by_split`. Layers are chosen by their mean.
     """
     means, targets = mean_rates(rates), list(rates["target"].unique())
     figure, axes = panels(2, 2, 4.4)

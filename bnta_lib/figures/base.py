@@ -6,7 +6,6 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from IPython.display import Image
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image as pil
@@ -40,8 +39,7 @@ def use_style() -> None:
 def save_figure(figure: Figure, name: str, run: str, alt: str = "") -> Image:
     """Write ``name``.pdf and .png under the run's figures; returns what a notebook shows.
 
-    ``alt``: what the figure shows, in words, stored in both files. They hold no date: the same figure is the
-    same bytes.
+    ``alt``, in words, is stored in both. They hold no date: the same figure is the same bytes.
     """
     shown, photos, words = picture(figure, alt), photographs(figure), PngInfo()
     words.add_text("Description", alt)
@@ -59,15 +57,10 @@ def save_figure(figure: Figure, name: str, run: str, alt: str = "") -> Image:
 def picture(figure: Figure, alt: str = "", trim: bool = True) -> Image:
     """The figure as a notebook shows it: a JPEG if it holds photographs, or else a PNG of 256 colours.
 
-    Without ``trim`` it keeps its margins and all colours, and is drawn once instead of twice, for sliders.
+    Without ``trim`` it keeps its margins, and is drawn once instead of twice, for sliders.
     """
-    if trim:
-        pixels = _pixels(figure, SCREEN_DPI)
-    else:
-        figure.canvas.draw()
-        pixels = pil.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
     kind, options = ("jpeg", {"quality": 80}) if photographs(figure) else ("png", {"optimize": trim})
-    pixels.save(buffer := io.BytesIO(), kind, **options)
+    _pixels(figure, SCREEN_DPI, trim).save(buffer := io.BytesIO(), kind, **options)
     return Image(buffer.getvalue(), format=kind, alt=alt or None)
 
 
@@ -76,9 +69,10 @@ def photographs(figure: Figure) -> list[AxesImage]:
     return [image for axis in figure.axes for image in axis.images if image.get_array().ndim == 3]
 
 
-def _pixels(figure: Figure, dpi: int) -> pil.Image:
-    """The figure without its margins; in 256 colours if it holds no photograph."""
-    figure.savefig(buffer := io.BytesIO(), format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
+def _pixels(figure: Figure, dpi: int, trim: bool = True) -> pil.Image:
+    """The figure; in 256 colours if it holds no photograph."""
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=dpi, pil_kwargs={"compress_level": 1},
+                   bbox_inches="tight" if trim else figure.bbox_inches)
     pixels = pil.open(buffer).convert("RGB")
     return pixels if photographs(figure) else pixels.quantize(256)
 
@@ -92,9 +86,7 @@ def panels(rows: int, columns: int, height: float, width: float = 1.0, layout: s
 
 def new_figure(width: float, height: float, layout: str = "none") -> Figure:
     """A figure that pyplot does not know: JupyterLab's sliders call back on a thread beside pyplot's."""
-    figure = Figure(figsize=(width, height), dpi=SCREEN_DPI, layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), dpi=SCREEN_DPI, layout=layout)
 
 
 def legend(figure: Figure, side: str = "upper", **options) -> None:

@@ -1,27 +1,29 @@
-"""Figure 2 and what belongs to it: the network with the shapes that pass, and its stripes."""
+"""What adaption starts from: the network (Figure 2), its training, the sets, and the headroom."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont
 from matplotlib.patches import Rectangle
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import draw_bounding_boxes, make_grid
 
 from bnta_lib.figures.base import BAND, COLOURS, GREY, INK, PALE, legend, panels
-from bnta_lib.figures.photos import Photo, photo_sheet
-from bnta_lib.model import BNTANet, bn_layers, layers_of, preserve_modes, stripe_rows
+from bnta_lib.model import BNTANet, bn_layers, layers_of, preserve_modes
+from bnta_lib.rendered.benchmark import STATISTICS
 from bnta_lib.settings import Settings
+from bnta_lib.suite.sweeps import KINDS, headroom_scores
 
-UPDATED, FOLLOWS, NORM = COLOURS["adapted"], "#9ecae1", COLOURS["source"]
+SOURCE, TARGET = COLOURS["source"], COLOURS["adapted"]
+UPDATED, FOLLOWS, NORM = COLOURS["adapted"], "#9ecae1", COLOURS["source"]  # of layers
 # Six stripes from head to feet: dark to light, told apart in grey as well.
 STRIPES = ["#0d0887", "#5b02a3", "#9a179b", "#cb4678", "#eb7852", "#fbb32f"]
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -31,8 +33,8 @@ LAYERS = ("layer1", "layer2", "layer3", "layer4")
 def trace_shapes(model: BNTANet, images: Tensor) -> pd.DataFrame:
     """What comes out of each part in a forward pass of uint8 ``images`` (B, 3, h, w).
 
-    A row a part, in the paper's order: part, shape (of one image, without B), BN and IN layers
-    in it, weights. On torch's meta device nothing is computed. Compact weights hold no FC_M.
+    A row a part, in the paper's order: part, shape (without B), BN and IN layers in it, weights. On torch's
+    meta device nothing is computed.
     """
     backbone, conv = model.backbone, model.parts[0]
     with preserve_modes(model):
@@ -51,7 +53,7 @@ def trace_shapes(model: BNTANet, images: Tensor) -> pd.DataFrame:
         passed |= {"f": (f,), "bnneck": (model.bnneck(f), model.bnneck), "FC_G": (model.fc_g(f), model.fc_g),
                    "stripes f^h": (stripes,), "FC_P": (model.fc_p(stripes), model.fc_p),
                    "Conv of M, each": (local, conv)}
-        for head in model.fc_m[:1]:
+        for head in model.fc_m[:1]:  # compact weights have none
             passed["FC_M, each"] = head(local.flatten(1)), head
     return pd.DataFrame([{"part": part, "shape": tuple(out.shape[1:]),
                           "BN layers": sum(len(bn_layers(module)) for module in modules),
@@ -75,7 +77,7 @@ def network_figure(shapes: pd.DataFrame, settings: Settings, sources: Sequence[T
     """Figure 2: training above, test-time adaption below.
 
     ``shapes``: of :func:`trace_shapes`; ``sources``, ``targets``: a few uint8 images (3, h, w); ``pairs``: a
-    few of Algorithm 1's pairs with their matched stripe.
+    few of Algorithm 1's pairs with their matched stripe, from 0.
     """
     figure, ((axis,),) = panels(1, 1, 5.1)
     axis.set(xlim=(0, 504), ylim=(344, 0))  # points
@@ -85,10 +87,12 @@ def network_figure(shapes: pd.DataFrame, settings: Settings, sources: Sequence[T
         (222, 343, "#f4f9fd", "Test-time adaption on an unlabelled target, Eq. (13) and (14)")):
         axis.axhspan(top, bottom, facecolor=face, edgecolor=PALE, zorder=0)
         axis.text(6, top + 9, title, fontsize=8, weight="bold", va="center", color=INK)
-    edges = np.linspace(0, settings.height - 1, settings.stripes + 1).round()
-    outlined = [draw_bounding_boxes(image, torch.tensor([[0, edges[n], settings.width - 1, edges[n + 1]]]),
-                                    colors=BAND, width=3) for *couple, n in pairs for image in couple]
-    nodes = {"images": _draw_photos(axis, sources, 2, 7, 117, 54),
+    edges, colours = np.linspace(0, settings.height - 1, settings.stripes + 1), _colours(settings.stripes)
+    boxes = torch.tensor([[0, top, settings.width - 1, bottom] for top, bottom in pairwise(edges.round())])
+    striped = [draw_bounding_boxes(image, boxes, colors=colours) for image in sources]
+    outlined = [draw_bounding_boxes(image, boxes[n : n + 1], colors=BAND, width=3)
+                for *couple, n in pairs for image in couple]
+    nodes = {"images": _draw_photos(axis, striped, 2, 7, 117, 54),
              "target": _draw_photos(axis, targets, 3, 7, 285, 58),
              "couples": _draw_photos(axis, outlined, 2, 177, 285, 38)}
     nodes |= _draw_maps(axis, shapes.set_index("part"), settings.stripes)
@@ -176,26 +180,79 @@ def _draw_maps(axis: Axes, parts: pd.DataFrame, stripes: int) -> dict[str, Artis
     return nodes
 
 
-def stripes_figure(images: Tensor, maps: Tensor, stripes: int) -> Figure:
-    """Images (B, 3, h, w) with the rows that each of the H stripes averages, beside their maps' strength.
-
-    ``maps`` (B, C, h', w'): the images' own; the norm over channels, from black to white by image.
-    """
-    (height, width), (rows, columns) = images.shape[2:], maps.shape[2:]
-    strength = maps.float().norm(dim=1, keepdim=True).cpu()
-    low, high = strength.amin((2, 3), keepdim=True), strength.amax((2, 3), keepdim=True)
-    strength = (255 * (strength - low) / (high - low)).byte().expand(-1, 3, -1, -1)
-    boxes = torch.tensor([[0, start * height // rows, width - 1, end * height // rows - 1]
-                          for start, end in stripe_rows(rows, stripes)])
-    cells = []
-    for image, response in zip(images, strength):
-        for shown, title in ((image, f"{height} × {width}"), (response, f"{rows} × {columns} map")):
-            large = F.interpolate(shown[None], (4 * height, 4 * width))[0]
-            cells.append(Photo(draw_bounding_boxes(
-                large, 4 * boxes, [f"f{n + 1}" for n in range(stripes)], _colours(stripes), width=4,
-                font=findfont("DejaVu Sans"), font_size=28, label_colors="white"), heading=title))
-    return photo_sheet([cells])
-
-
 def _colours(stripes: int) -> list[str]:
     return [STRIPES[n % 6] for n in range(stripes)]
+
+
+# ---------------------------------------------------------------- sets, training, headroom
+
+
+def statistics_figure(statistics: pd.DataFrame, targets: Sequence[str]) -> Figure:
+    """How images are spread in each set: median, quartiles and 5-95 %, a panel a statistic.
+
+    ``statistics``: of :func:`bnta_lib.rendered.benchmark.statistics_of`. Ticks are medians of single cameras.
+    """
+    names = list(statistics["set"].unique())
+    cameras = statistics.groupby(["set", "camera"], sort=False)[list(STATISTICS)].median().reset_index()
+    palette = {name: TARGET if name in targets else SOURCE for name in names}
+    figure, (axes,) = panels(1, len(STATISTICS), 0.5 + 0.26 * len(names), sharey=True)
+    for axis, what in zip(axes, STATISTICS):
+        sns.boxplot(statistics, x=what, y="set", hue="set", palette=palette, whis=(5, 95), showfliers=False,
+                    showcaps=False, width=0.3, linecolor=INK, linewidth=0.9, ax=axis)
+        axis.plot(cameras[what], cameras["set"].map(names.index) + 0.35, "|", color=INK, ms=4, mew=0.7)
+        axis.set(title=what, xlabel="", ylabel="")
+        axis.tick_params(axis="y", length=0)
+    axes[len(axes) // 2].set_xlabel("per cent of a pixel's full range")
+    return figure
+
+
+def training_curves(histories: Mapping[str, pd.DataFrame], identities: int) -> Figure:
+    """Losses and accuracy by epoch, a line a model; ``histories`` as recorded by training.
+
+    Terms that a model does not train are left out. A uniform guess is among ``identities``.
+    """
+    titles = {"L_id": r"$L_{id}$ (2)", "L_pos": r"$L_{pos}$ (5)", "L_mat": r"$L_{mat}$ (7)",
+              "accuracy": "G's accuracy, training images"}
+    figure, (axes,) = panels(1, 4, 1.9)
+    axes[0].axhline(np.log(identities), color=INK, lw=0.9, ls=":", label="a uniform guess")
+    for axis, (column, title) in zip(axes, titles.items()):
+        for name, history in histories.items():
+            label = {"bnta": "BNTA", "baseline": "Baseline"}.get(name, name)
+            if history[column].any():
+                colour = COLOURS.get(label, TARGET)
+                axis.plot("epoch", column, data=history, label=label, lw=1.5, color=colour)
+        for history in histories.values():
+            for epoch in history["epoch"][history["lr"].diff() < -0.5 * history["lr"].shift()]:
+                axis.axvline(epoch - 0.5, color=GREY, lw=0.9, ls="--", label="the learning rate falls")
+        axis.set_title(title, fontsize=8)
+        axis.set(xlabel="epoch", ylim=(0, 1 if column == "accuracy" else None))
+    legend(figure, fontsize=7)
+    return figure
+
+
+def headroom_figure(rows: pd.DataFrame) -> Figure:
+    """Rank 1 without adaption, by set: left as evaluated, right at one common gallery size.
+
+    ``rows``: ``lab.measure("headroom")``. A hollow dot is the same target by neutral cameras: the line to it
+    is what is photometric.
+    """
+    (home, away, neutral), scores = KINDS, headroom_scores(rows)
+    names = list(scores.loc[scores["kind"] != neutral, "set"])
+    scores["y"] = scores["set"].map(names.index)
+    figure, ((left, right),) = panels(1, 2, 0.9 + 0.27 * len(names), sharey=True)
+    for kind, colour, fill in ((home, SOURCE, SOURCE), (away, TARGET, TARGET), (neutral, TARGET, "white")):
+        part = scores[scores["kind"] == kind]
+        right.plot(part["R1 common"], part["y"], "o", color=colour, mfc=fill, mew=1.4, ms=5, label=kind)
+        if kind != neutral:
+            left.errorbar(part["R1"], part["y"], xerr=part["std"].fillna(0), fmt="o", color=colour, ms=5,
+                          capsize=2)
+    common = scores.pivot(index="y", columns="kind", values="R1 common").reindex(columns=list(KINDS))
+    right.hlines(common.index, common[away], common[neutral], color=TARGET, lw=1, zorder=0)
+    right.axvline(common[home].mean(), color=SOURCE, lw=0.9, ls="--", label="mean of the sources")
+    left.set_yticks(range(len(names)), names)
+    left.set_ylim(len(names) - 0.4, -0.6)
+    for axis, title in ((left, "as evaluated"), (right, f"galleries of {rows['gallery'].min():g} images")):
+        axis.set(xlim=(-3, 103), xlabel="rank 1, per cent", title=title)
+        axis.tick_params(axis="y", length=0)
+    legend(figure, "lower", fontsize=7)
+    return figure

@@ -90,10 +90,9 @@ def _draw_photo(axis: Axes, photo: Photo, x: float, y: float) -> None:
 
 
 def contact_sheet(data: ReIDSet, title: str = "", rows: int = 2, seed: int = 0) -> Figure:
-    """Images of a few people, a group each, with the cameras below.
+    """Up to four images each of random people who have two or more, over cameras, which are named below.
 
-    Up to four images a person, over as many cameras as saw them; people are drawn with ``seed``
-    among those with two images or more. Distractors fill the last groups.
+    Distractors fill the last groups.
     """
     random = torch.Generator().manual_seed(seed)
     groups, slots = _id_groups("person", data.pids, data.camids, 4, rows, random)
@@ -120,10 +119,7 @@ def _drawn(values: Tensor, count: int, random: torch.Generator) -> Tensor:
 
 def _id_groups(word: str, ids: Tensor, order: Tensor, slots: int, rows: int,
                random: torch.Generator) -> tuple[list[tuple[str, list[int]]], int]:
-    """Random ids above 0, each with at most ``slots`` of its images, evenly spread in their ``order``.
-
-    Fills the rows of a sheet; returns groups, and the slots of a group.
-    """
+    """Rows full of random ids above 0, each with so many of its images in ``order``; and the slots used."""
     names, counts = torch.unique(ids[ids > 0], return_counts=True)
     slots, groups = min(slots, int(counts.max())), []
     for name in _drawn(names[counts >= min(2, slots)], rows * (COLUMNS // slots), random).tolist():
@@ -221,11 +217,8 @@ def _before_after(rows: Sequence[tuple[Tensor, str, list, list]]) -> Figure:
 
 def search_figure(site: Site, before: Tensor, after: Tensor, settings: Settings, probes: Site | None = None,
                   probe_features: tuple[Tensor, Tensor] | None = None) -> Figure:
-    """Examples of nearest crops before and after: of tracks with their right answer, or else of ``probes``
-    or crops with what is new or lost framed.
-
-    ``before`` and ``after``: features (N, C) of the crops; ``probe_features``: those of ``probes``.
-    """
+    """Nearest crops by features (N, C) before and after: of tracks, with their right answer, if there are
+    three, or else of ``probes`` or crops, with what is new or lost framed."""
     tracks = torch.tensor([]) if site.tracks is None else torch.unique(site.tracks, return_counts=True)[1]
     if probes is None and (tracks > 1).sum() >= 3:
         early, late = trial = track_trial(site)

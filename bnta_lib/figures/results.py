@@ -8,7 +8,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from bnta_lib.figures.base import COLOURS, INK, METRICS, UNMOVED, bars, legend, panels
 from bnta_lib.site.judge import Estimate
@@ -44,14 +43,16 @@ def draw_splits(axis: Axes, y: float, values: pd.Series, colour: str, marker: st
 def methods_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     """Above: each method on each split; below: what each adapter adds to the same training unadapted.
 
-    ``rows``: of Table 2; a dot is a split, seeds averaged. Whiskers above are one standard deviation over
-    splits, below the 95 % interval of the paired difference.
+    ``rows``: of Table 2; a dot is a split, seeds averaged.
     """
     levels = rows[rows["metric"] == metric].groupby(["target", "method", "split"], sort=False)["value"].mean()
     added = split_gains(rows, ["method", "training"], ["training"], metric)
     targets, counts = list(rows["target"].unique()), [rows["method"].nunique(), added["method"].nunique()]
     figure, axes = panels(2, len(targets), 1.4 + 0.26 * sum(counts), sharey="row", sharex="row",
                           height_ratios=counts)
+    def deviation(values: pd.Series) -> np.ndarray:
+        return values.mean() + np.array([-1, 1]) * values.std()
+
     for row, table, value, spread, text in (
         (axes[0], levels.reset_index(), "value", deviation, "% (mean ± std over splits)"),
         (axes[1], added, "difference", interval, "points more than without adaption (mean, 95 % interval)")):
@@ -68,16 +69,10 @@ def methods_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     return figure
 
 
-def deviation(values: pd.Series) -> tuple[float, float]:
-    """The mean less, and plus, one standard deviation."""
-    return values.mean() - values.std(), values.mean() + values.std()
-
-
 def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     """What adaption adds in each row of Table 3, 4 or 5: a panel a target, the paper's own first.
 
-    ``rows``: of one table, Table 5 in both readings. A dot is a split, seeds averaged; the bar is mean
-    and 95 % interval of the paired difference from the row without adaption.
+    ``rows``: of one table, Table 5 in both readings. A dot is a split, seeds averaged.
     """
     splits = split_gains(rows, ["table", "method", "training"], ["table", "training"], metric)
     cited = gains(rows, metric).reindex(columns=["target", "method", "paper"]).dropna()
@@ -120,10 +115,7 @@ def _in_symbols(text: str) -> str:
 
 
 def claims_figure(table: pd.DataFrame) -> Figure:
-    """What each claim compares, with its 95 % interval, beside the paper's number.
-
-    ``table``: of :func:`bnta_lib.suite.claims.judge`. A panel for each table or figure of the paper and unit.
-    """
+    """What each claim (of :func:`bnta_lib.suite.claims.judge`) compares, beside the paper's number."""
     groups = table.groupby(["where", "unit"], sort=False)
     heights = groups.size() + 0.5
     figure, axes = panels(len(groups), 1, (0.128 * heights + 0.4).sum() + 0.35, height_ratios=heights)
@@ -146,8 +138,6 @@ def claims_figure(table: pd.DataFrame) -> Figure:
         axis.tick_params(axis="y", length=0)
         axis.tick_params(axis="x", labelsize=7, length=2.5, pad=1.5)
         axis.spines["left"].set_visible(False)
-        axis.grid(axis="y", color="0.93", linewidth=0.6)
-        axis.set_axisbelow(True)
         axis.annotate(where, (0, 1), (-250, 2), "axes fraction", "offset points", weight="bold", size=8)
     legend(figure, fontsize=7.5)
     return figure
@@ -195,10 +185,7 @@ def overview_figure(rows: pd.DataFrame, metric: str = "R1", choices: Iterable[Ch
 
 
 def strength_figure(gains: pd.DataFrame, metric: str = "R1") -> Figure:
-    """Above: rank 1 without adaption; below: the gain, with its 95 % interval. Target by target.
-
-    ``gains``: of :func:`bnta_lib.suite.sweeps.strength_gains`.
-    """
+    """Rank 1 without adaption, and below the gains of :func:`bnta_lib.suite.sweeps.strength_gains`."""
     targets, shares = list(gains["target"].unique()), sorted(gains["share"].unique())
     figure, axes = panels(2, len(targets), 4.2, 1 if len(targets) > 1 else 0.6, sharex=True, sharey="row")
     for (above, below), target in zip(axes.T, targets):
@@ -218,33 +205,23 @@ def strength_figure(gains: pd.DataFrame, metric: str = "R1") -> Figure:
     return figure
 
 
-def estimate_figure(estimate: Estimate, true: tuple[float, float] | None = None) -> Figure:
-    """Rank 1 by tracks before and after with 95 % intervals; right, their paired difference.
-
-    ``true``: rank 1 across cameras before and after, per cent, if it is known.
-    """
-    figure, ((left, right),) = panels(1, 2, 1.7, width_ratios=[1.4, 1])
-    before, after = true or (None, None)
-    for axis, y, measured, colour, truth in ((left, 0, estimate.before, COLOURS["frozen"], before),
-                                             (left, 1, estimate.after, COLOURS["adapted"], after),
-                                             (right, 0, estimate.difference, "0.2", true and after - before)):
-        axis.errorbar(measured[0], y, xerr=bars(*measured), fmt="o", color=colour, capsize=3,
-                      label="by tracks, no labels (95 % interval)")
-        if true is not None:
-            axis.plot(truth, y + 0.22, "D", color=colour, mfc="white", ms=5, label="truth across cameras")
-    left.set(yticks=[0, 1], yticklabels=["before", "after"], ylim=(1.6, -0.6), xlabel="rank 1, %")
-    left.margins(x=0.12)
+def estimate_figure(estimate: Estimate) -> Figure:
+    """Rank 1 by tracks before and after with 95 % intervals; right, their paired difference."""
+    figure, ((left, right),) = panels(1, 2, 1.5, width_ratios=[1.4, 1])
+    for axis, y, measured, colour in ((left, 0, estimate.before, COLOURS["frozen"]),
+                                      (left, 1, estimate.after, COLOURS["adapted"]),
+                                      (right, 0, estimate.difference, "0.2")):
+        axis.errorbar(measured[0], y, xerr=bars(*measured), fmt="o", color=colour, capsize=3)
+    left.set(yticks=[0, 1], yticklabels=["before", "after"], ylim=(1.6, -0.6), xlabel="rank 1 by tracks, %")
     right.axvline(0, color="0.5", linewidth=0.8, linestyle=":")
     right.set(yticks=[], ylim=(1.0, -1.0), xlabel="after minus before, points")
-    legend(figure, fontsize=7)
     return figure
 
 
 def figure_4(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     """Above: retrieval against K, a line each N; below: seconds of the adaption. Target by target.
 
-    ``rows``: of ``lab.measure("figure_4")``. The band is the 95 % interval of the largest N's paired
-    difference from no adaption (dashed), put about the line.
+    The band is the 95 % interval of the largest N's paired difference from no adaption (dashed).
     """
     cells, targets = grid_cells(rows, metric), list(rows["target"].unique())
     frozen = rows[(rows["N"] == 0) & (rows["metric"] == metric)].groupby("target")["value"].mean()
@@ -272,11 +249,10 @@ def figure_4(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     return figure
 
 
-def gain_figure(rows: pd.DataFrame, metric: str = "R1", default: int = 128) -> Figure:
+def gain_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     """Heat maps of the gain over no adaption, N by K, a panel a target, in points.
 
     In brackets: the 95 % interval of the difference includes 0, or there is no spread to judge by.
-    Framed: the whole gallery with K = min(default, N // 2), as in Table 2. Grey: 2K > N.
     """
     cells, targets = grid_cells(rows, metric), list(rows["target"].unique())
     text = cells["difference"].map(lambda v: f"{round(v, 1) + 0.0:+.1f}".replace("-", "−"))  # never -0.0
@@ -291,14 +267,11 @@ def gain_figure(rows: pd.DataFrame, metric: str = "R1", default: int = 128) -> F
                     cbar=False, ax=axis, annot_kws={"fontsize": 7})
         for cell in axis.texts:
             cell.set_fontweight("normal" if cell.get_text().startswith("(") else "bold")
-        framed = values.columns.get_loc(min(default, int(values.index[0]) // 2))
-        axis.add_patch(Rectangle((framed + 0.02, 0.04), 0.96, 0.92, fill=False, edgecolor="black", lw=1.4))
         axis.tick_params(length=0, rotation=0)
         axis.set(xlabel="K, pairs", ylabel="N, images", title=_title(target), facecolor="0.85")
     figure.colorbar(axis.collections[0], ax=axes[:, 0].tolist(), pad=0.015, aspect=35,
                     label=f"{METRICS[metric]}: gain over no adaption, points")
-    figure.supxlabel("in brackets: the 95 % interval includes 0, or there is none; framed: the sample of "
-                     "Table 2; grey: 2K > N", fontsize=8)
+    figure.supxlabel("in brackets: the 95 % interval includes 0, or there is none; grey: 2K > N", fontsize=8)
     return figure
 
 
