@@ -247,7 +247,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 def load_imagenet(model: BNTANet) -> None:
     """Fill E with torchvision's ImageNet ResNet-50 weights, from torch's folder of checkpoints or a download.
 
-    Raises ValueError for a model that is not of full width, and RuntimeError if there are no weights.
+    Raises ValueError for a model that is not of full width, and FileNotFoundError if there are no weights.
     """
     if model.backbone.conv1.out_channels != 64:
         raise ValueError("ImageNet weights fit the full width only: set base_width=64, or train without "
@@ -258,7 +258,7 @@ def load_imagenet(model: BNTANet) -> None:
     try:
         state = weights.get_state_dict(progress=True, check_hash=True)
     except Exception as error:
-        raise RuntimeError(
+        raise FileNotFoundError(
             f"there are no ImageNet weights ({error}): put {weights.url} into "
             f"{torch.hub.get_dir()}/checkpoints ($TORCH_HOME), or train without (pretrained=False, "
             "--scratch, make full SCRATCH=1)") from error

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from bnta_lib.data.published import protocol_note
 from bnta_lib.figures import base
 from bnta_lib.model import BNTANet, bn_layers
 from bnta_lib.settings import Settings, settings
@@ -94,12 +95,21 @@ def damaged(file: bytes) -> list[bytes]:
     return broken
 
 
+def ends(command, *arguments) -> int:
+    """The exit code of a command line."""
+    try:
+        return command([*arguments])
+    except SystemExit as end:
+        return end.code
+
+
 def lab_of(own: Settings, models: dict, targets: dict, sources=()):
     """A lab of these settings, models and targets instead of those that it would load."""
     from bnta_lib.suite.lab import Lab
 
     lab = Lab(own.profile, progress=False)
-    lab.settings, lab.targets, lab.sources, lab.trained_on = own, targets, list(sources), ""
+    lab.settings, lab.targets, lab.sources = own, targets, list(sources)
+    lab.about = protocol_note(targets)
     lab._models = dict(models)
     return lab
 

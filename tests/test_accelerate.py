@@ -201,14 +201,13 @@ def test_all_processes_stop_with_the_same_error(launched, job, sentence):
     assert said.startswith(sentence) and said == other
 
 
-def test_several_processes_need_accelerate(monkeypatch, capsys):
+def test_several_processes_need_accelerate(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ImportError, match="accelerate"):
         train(coloured_people(), tiny(), progress=False)
-    with pytest.raises(SystemExit):
+    with pytest.raises(ImportError, match="accelerate"):
         main(["--profile", "smoke"])
-    assert "accelerate" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")

@@ -12,6 +12,7 @@ from bnta_lib import settings
 from bnta_lib.settings import AT_SIZE, PROFILES, device_of
 from bnta_lib.suite import full
 from bnta_lib.training import OutOfTime
+from conftest import ends
 
 
 @pytest.fixture(autouse=True)
@@ -28,8 +29,7 @@ def test_full_size_without_a_gpu_or_imagenet_weights_is_refused_before_rendering
     for name, value in {"TORCH_HOME": str(tmp_path / "hub"), "https_proxy": "http://127.0.0.1:9",
                         "BNTA_CACHE": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit, match="2"):
-        full.main([])
+    assert full.main([]) == 1
     message = capsys.readouterr().err
     assert "put https://" in message and "--scratch" in message
     monkeypatch.delenv("BNTA_DEVICE")
@@ -50,8 +50,7 @@ def test_rehearsal_is_the_papers_experiment_but_for_its_size():
 @pytest.mark.parametrize("wrong", [["--epochs", "61"], ["--epochs", "0"],
                                    ["--epochs", "few"], ["--profile", "smoke"]])
 def test_wrong_arguments_are_refused(wrong):
-    with pytest.raises(SystemExit, match="2"):
-        full.main(["--profile", "rehearsal", *wrong])
+    assert ends(full.main, "--profile", "rehearsal", *wrong) > 0
 
 
 def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, small, capsys):

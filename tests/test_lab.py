@@ -74,9 +74,10 @@ def test_headroom_has_every_kind_of_the_embedded_sets(lab, dots, monkeypatch):
     assert rows["value"].between(1, 12).all()
 
 
-def test_figure_table_and_rows_are_written_under_the_run(lab, dots, tmp_path):
+def test_figure_table_and_rows_are_written_under_the_run(lab, dots, tmp_path, monkeypatch):
     lab.targets = {"dots": Target(dots.data, dots.splits, "ten random splits")}
-    lab.trained_on = "five sets"
+    del lab.about
+    monkeypatch.setattr(module, "trained_on", lambda *_: "five sets")
     rows = lab.measure([OFF])
     figure, axis = plt.subplots()
     axis.plot([1, 2])
@@ -90,7 +91,6 @@ def test_figure_table_and_rows_are_written_under_the_run(lab, dots, tmp_path):
     text = (folder / "numbers.md").read_text()
     assert "A note. Protocol. dots: ten random splits" in text and "Trained on five sets." in text
     written = pd.read_csv(path)
-    assert set(written["protocol"]) == {"ten random splits"}
     assert "seconds" not in written and "adapter" in written
 
 

@@ -104,7 +104,7 @@ def test_store_that_opens_but_is_damaged_ends_the_export_in_a_sentence(damage, t
         content = path.read_bytes()
         path.write_bytes(content[:8192] + bytes(len(content) - 8192))
     with pytest.raises(ValueError, match="cannot open the results store .*if it is damaged, delete it"):
-        export(tmp_path / "rows.csv")
+        export(tmp_path / "rows.csv", "laptop")
 
 
 FORK = multiprocessing.get_context("fork")  # a process that is here at once

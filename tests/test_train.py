@@ -14,6 +14,7 @@ from bnta_lib.suite import train as suite_train
 from bnta_lib.suite.runs import training_history, weights_path
 from bnta_lib.suite.train import is_trained, main, shortened, trained_model, trained_on
 from bnta_lib.weights import save_model
+from conftest import ends
 
 
 @pytest.fixture
@@ -84,8 +85,7 @@ def test_command_out_of_time_stops_and_continues_to_the_same_weights(quick, monk
     (["--model", "tent"], "invalid choice"), (["--data", "ftp://x/y"], "a folder; got 'ftp://x/y'"),
 ])
 def test_command_refuses_wrong_arguments(wrong, sentence, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["--profile", "smoke", *wrong])
+    assert ends(main, "--profile", "smoke", *wrong) > 0
     assert sentence in capsys.readouterr().err
 
 
@@ -105,7 +105,7 @@ def test_tables_name_a_shorter_training(tmp_path, monkeypatch):
     for name, epochs in (("bnta", current.epochs), ("pos", 2)):
         chosen = shortened(model_settings(current, name), epochs)
         save_model(BNTANet(5, chosen), weights_path(current, name), chosen, {"model": name}, compact=False)
-    assert trained_on(current) == "the embedded sources; pos for 2 of 6 epochs"
+    assert trained_on(current) == "the embedded sources; pos with epochs=2, lr_decay_epoch=1"
     assert protocol_note({}, trained_on(current)) == f"Trained on {trained_on(current)}."
     assert not trained_model(current, "pos").training
     assert trained_on(settings("laptop")) == ""
@@ -117,11 +117,10 @@ def test_tables_name_a_training_from_nothing(monkeypatch, quick, capsys):
                      images=quick.images)
     monkeypatch.setitem(PROFILES, "rehearsal", narrow)
     command = ["--profile", "rehearsal", "--model", "bnta", "--epochs", "1"]
-    with pytest.raises(SystemExit, match="2"):
-        main(command)
+    assert main(command) == 1
     assert "--scratch" in capsys.readouterr().err
     assert main([*command, "--scratch"]) == 0
     current = settings("rehearsal")
     assert current.pretrained and not trained_model(current).training
-    assert trained_on(current) == ("the embedded sources; bnta without ImageNet weights; "
-                                   "bnta for 1 of 6 epochs")
+    assert set(trained_on(current).split("; ")[1].removeprefix("bnta with ").split(", ")) == {
+        "pretrained=False", "epochs=1", "lr_decay_epoch=1"}

@@ -4,7 +4,6 @@ Every sentence that compares two numbers is a row of ``data/paper_claims.csv``. 
 each a verdict (see :func:`bnta_lib.suite.stats.describe`) by its kind, a key of :data:`JUDGES`.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -221,9 +220,7 @@ def check(lab: Lab) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check from the command line; return the exit code, 0 whatever the verdicts."""
-    parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.claims",
-                                     description="Check the claims of the paper's Section 4.3.")
-    options = parse_run(parser, arguments)
+    options = parse_run("claims", "Check the claims of the paper's Section 4.3.", arguments)
     return exit_code(lambda: check(Lab(options.profile, options.data)))
 
 

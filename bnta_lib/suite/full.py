@@ -1,8 +1,8 @@
 """The paper's network at the paper's size, by one command, in parts if time is short.
 
 ``python -m bnta_lib.suite.full`` (``make full``) trains the models of the tables, runs the notebooks, checks
-the paper's claims, and gathers the results in ``full_size/<device>/``. The same command continues what was
-stopped. ``--profile rehearsal`` runs the same code with a small network on few people, without a GPU.
+the paper's claims, and gathers the results in ``full_size/``. The same command continues what was stopped.
+``--profile rehearsal`` runs the same code with a small network on few people, without a GPU.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from bnta_lib.settings import AT_SIZE, MODELS, ROOT, Settings, device_of
 from bnta_lib.settings import settings as load_settings
 from bnta_lib.suite import train
 from bnta_lib.suite.reproduce import EXECUTED, executed_notebooks, find_notebooks
-from bnta_lib.suite.runs import exit_code, figures_dir, usage_errors, weights_path
+from bnta_lib.suite.runs import exit_code, figures_dir, weights_path
 from bnta_lib.suite.store import export
 from bnta_lib.training import OutOfTime
 
@@ -61,8 +61,7 @@ def gather(settings: Settings) -> Path:
     """Copy the results into a folder of the device, whole or not at all; return it."""
     device = device_of(settings.profile)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    name += "" if settings.profile == "paper" else f" {settings.profile}"
-    folder = GATHERED / re.sub(r"\W+", "-", name)
+    folder = GATHERED / re.sub(r"\W+", "-", f"{name} {settings.profile}")
     with atomic_folder(folder) as new:
         shutil.copytree(figures_dir(settings.profile), new / "figures")
         shutil.copytree(EXECUTED / settings.profile, new / "notebooks")
@@ -82,15 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", help="of every training (default: the profile's)")
     parser.add_argument("--scratch", action="store_true", help="train without ImageNet weights")
     options = parser.parse_args(arguments)
-    settings = load_settings(options.profile)
     training = ["--scratch"] * options.scratch + [f"--epochs={options.epochs}"] * bool(options.epochs)
-    with usage_errors(parser):
-        device = device_of(options.profile)
-        if options.profile == "paper" and device.type == "cpu" and not os.environ.get("BNTA_DEVICE"):
-            raise ValueError("the full size needs an NVIDIA GPU, and PyTorch finds none: look at the driver, "
-                             "or run --profile rehearsal; BNTA_DEVICE=cpu insists (weeks)")
+    on_gpu = torch.cuda.is_available() or os.environ.get("BNTA_DEVICE")
+    if options.profile == "paper" and not on_gpu:
+        parser.error("the full size needs an NVIDIA GPU, and PyTorch finds none: look at the driver, or run "
+                     "--profile rehearsal; BNTA_DEVICE=cpu insists (weeks)")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    return exit_code(lambda: run_all(settings, training, options.minutes))
+    return exit_code(lambda: run_all(load_settings(options.profile), training, options.minutes))
 
 
 if __name__ == "__main__":

@@ -23,11 +23,8 @@ from bnta_lib.suite.writer import save_rows, save_table
 class Lab:
     """Settings, data, models and measurements of one run. Sets the suite's style of figures.
 
-    ``data``: "embedded", "real" for the published sets below ``$BNTA_DATA``, or a folder.
-    ``overrides``: settings that differ from the profile's.
-
-    Raises:
-        ValueError: for an unknown profile or setting, or data that is no folder.
+    ``data``: "embedded", "real" for the published sets below ``$BNTA_DATA``, or a folder. ``overrides``:
+    settings that differ from the profile's. Raises ValueError for what does not exist.
     """
 
     def __init__(self, profile: str | None = None, data: str | Path = "embedded", progress: bool = True,
@@ -38,12 +35,11 @@ class Lab:
         self.settings = settings(profile, **overrides)
         self.data, self.progress = data, progress
         # Names what it writes: other settings must not overwrite the profile's own figures and tables.
-        differing = [f"{name}={value}" for name, value in overrides.items()]
-        self.run = "+".join([run_name(self.settings.profile, data), *differing])
+        self.run = "+".join([run_name(self.settings.profile, data),
+                             *(f"{name}={value}" for name, value in overrides.items())])
         self._models: dict[str, BNTANet] = {}
 
     def __str__(self) -> str:
-        """Versions, and the name of the run."""
         return f"{versions()}; {self.run}"
 
     @cached_property
@@ -57,14 +53,9 @@ class Lab:
         return list(load_source_samples(self.settings, self.data, progress=self.progress).values())
 
     @cached_property
-    def trained_on(self) -> str:
-        """The published sets that models were trained on; "" for the embedded ones."""
-        return trained_on(self.settings, self.data)
-
-    @cached_property
     def about(self) -> str:
         """For under a table: protocols and what was trained on; "" if embedded."""
-        return protocol_note(self.targets, self.trained_on)
+        return protocol_note(self.targets, trained_on(self.settings, self.data))
 
     def model(self, name: str = "bnta") -> BNTANet:
         """A trained model in eval mode. Raises FileNotFoundError if its weights are absent."""
@@ -76,12 +67,8 @@ class Lab:
                 targets: Sequence[str] | None = None, splits: Sequence[int] | None = None) -> pd.DataFrame:
         """Rows of a table, of "changes", "shift" or "headroom", or of specs: a row a measured number.
 
-        What the store lacks is measured. Rows of a table have its name in the column ``table``. ``seeds``
-        (how many, or which), ``targets`` and ``splits`` are the table's unless given.
-
-        Raises:
-            ValueError: for an unknown table, target or split.
-            FileNotFoundError: if weights are absent.
+        What the store lacks is measured. ``seeds`` (how many, or which), ``targets`` and ``splits`` are the
+        table's unless given. Raises ValueError if one is unknown, FileNotFoundError if weights are absent.
         """
         if what == "headroom":
             return self._headroom()
@@ -142,8 +129,5 @@ class Lab:
         return frame
 
     def save_rows(self, rows: pd.DataFrame, name: str) -> Path:
-        """Write rows as CSV, with protocols and sources where there are such; returns the path."""
-        protocols = {name: target.protocol for name, target in self.targets.items() if target.protocol}
-        if protocols:
-            rows = rows.assign(protocol=rows["target"].map(protocols), sources=self.trained_on)
+        """Write rows as CSV; returns the path."""
         return save_rows(rows, name, self.run)

@@ -47,10 +47,12 @@ def find_notebooks() -> list[Path]:
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 
 
-def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """The code cells of a notebook, without the cell that papermill injects."""
-    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()
-            and "injected-parameters" not in cell.metadata.get("tags", [])]
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """A notebook without the cell that papermill injects. Raises OSError or ValueError."""
+    notebook = nbformat.read(path, 4)
+    notebook.cells = [cell for cell in notebook.cells
+                      if "injected-parameters" not in cell.metadata.get("tags", [])]
+    return notebook
 
 
 def executed_notebooks(run: str) -> list[Path]:
@@ -58,11 +60,10 @@ def executed_notebooks(run: str) -> list[Path]:
     executed = []
     for source in find_notebooks():
         with suppress(OSError, ValueError):  # not run, or killed while it was written
-            path = EXECUTED / run / source.name
-            done, current = nbformat.read(path, 4), nbformat.read(source, 4)
-            ran, stands = ([cell.source for cell in code_cells(notebook)] for notebook in (done, current))
+            done, current = (read_notebook(path) for path in (EXECUTED / run / source.name, source))
+            ran, stands = ([c.source for c in n.cells if c.cell_type == "code"] for n in (done, current))
             if done.metadata.get("bnta") == METHOD_VERSION and ran == stands:
-                executed.append(path)
+                executed.append(EXECUTED / run / source.name)
     return executed
 
 
@@ -83,11 +84,11 @@ def run_notebook(source: Path, executed: Path, parameters: Mapping) -> None:
             shutdown_kernel="immediate")
     except (PapermillException, RuntimeError) as error:  # a dead kernel is a RuntimeError
         raise ValueError(f"{error}\n{source.name} failed; as far as it ran: {shown(executed)}") from error
-    if any(cell.execution_count is None for cell in code_cells(notebook)):  # sys.exit() in a cell
+    if any(cell.get("execution_count", 0) is None for cell in notebook.cells):  # sys.exit() in a cell
         raise ValueError(f"{source.name} ended before its last cell")
     notebook.metadata["bnta"] = METHOD_VERSION
-    with atomic(executed) as partial:
-        nbformat.write(notebook, partial)
+    with atomic(executed) as temporary:
+        nbformat.write(notebook, temporary)
 
 
 def copy_back(executed: Sequence[Path]) -> None:
@@ -102,8 +103,8 @@ def copy_back(executed: Sequence[Path]) -> None:
                     output.data.pop(WIDGET, None)
             if "outputs" in cell:
                 cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
-        with atomic(NOTEBOOKS / path.name) as partial:
-            nbformat.write(notebook, partial)
+        with atomic(NOTEBOOKS / path.name) as temporary:
+            nbformat.write(notebook, temporary)
 
 
 # ---- the report: notebooks as pages
@@ -131,20 +132,15 @@ def markdown_html(source: str, pages: Collection[str] = ()) -> str:
     return html.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
-def _pages(run: str, notebooks: Sequence[Path]) -> Iterator[tuple[str, str, str]]:
-    """Name, title and HTML of every notebook, with links to the page before and after it."""
+def _pages(run: str, notebooks: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    """Name and HTML of every notebook, with links to the page before and after it."""
     names = [path.stem for path in notebooks]
     exporter = HTMLExporter(template_file=str(Path(__file__).parent / "templates" / "notebook.html.j2"),
                             filters={"markdown2html": partial(markdown_html, pages=names)})
     for index, path in enumerate(notebooks):
-        notebook = nbformat.read(path, 4)
-        notebook.cells = [cell for cell in notebook.cells
-                          if "injected-parameters" not in cell.metadata.get("tags", [])]
-        texts = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-        heading = re.search(r"^#+ +(.+)$", texts, re.MULTILINE)
-        notebook.metadata["title"] = heading[1] if heading else path.stem
-        resources = {"run": run, "before": names[:index][-1:], "after": names[index + 1:index + 2]}
-        yield path.stem, notebook.metadata["title"], exporter.from_notebook_node(notebook, resources)[0]
+        resources = {"run": run, "before": names[:index][-1:], "after": names[index + 1:index + 2],
+                     "metadata": {"name": path.stem}}
+        yield path.stem, exporter.from_notebook_node(read_notebook(path), resources)[0]
 
 
 # ---- the report: its front page
@@ -162,15 +158,15 @@ def _table(file: Path) -> str:
     return table
 
 
-def _front(run: str, figures: Path, titles: dict[str, str]) -> str:
-    """The front page; ``titles``: of the notebooks, by name."""
+def _front(run: str, figures: Path, pages: Sequence[str]) -> str:
+    """The front page; ``pages``: names of notebooks."""
     items = {stem: {file.suffix[1:]: file for file in files}
              for stem, files in groupby(sorted(figures.iterdir()), lambda file: file.stem)}
-    pages = Environment(loader=PackageLoader("bnta_lib.suite"), autoescape=True, trim_blocks=True)
-    pages.filters |= {"alt": _alt, "table": _table}
-    return pages.get_template("front.html.j2").render(
-        run=run, caution=caution(run), items=items, papers=PAPERS, titles=titles,
-        notebooks=[path.stem for path in find_notebooks()])
+    templates = Environment(loader=PackageLoader("bnta_lib.suite"), autoescape=True, trim_blocks=True)
+    templates.filters |= {"alt": _alt, "table": _table}
+    return templates.get_template("front.html.j2").render(
+        run=run, caution=caution(run), items=items, papers=PAPERS, pages=pages,
+        not_run=[path.stem for path in find_notebooks() if path.stem not in pages])
 
 
 def build(run: str, notebooks: Sequence[Path]) -> Path:
@@ -178,36 +174,49 @@ def build(run: str, notebooks: Sequence[Path]) -> Path:
     figures_dir(run).mkdir(parents=True, exist_ok=True)  # the first notebook alone draws nothing
     with atomic_folder(REPORT / run) as new:
         shutil.copytree(figures_dir(run), new / "figures", ignore=shutil.ignore_patterns(".*"))
-        titles = {}
-        for name, title, page in _pages(run, notebooks):
-            titles[name] = title
+        for name, page in _pages(run, notebooks):
             (new / f"{name}.html").write_text(page, encoding="utf-8")
-        (new / "index.html").write_text(_front(run, new / "figures", titles), encoding="utf-8")
+        front = _front(run, new / "figures", [path.stem for path in notebooks])
+        (new / "index.html").write_text(front, encoding="utf-8")
     return REPORT / run / "index.html"
 
 
 # ---- the command
 
 
-def run_all(sources: Sequence[Path], options: argparse.Namespace) -> int:
-    """Run ``sources``, check the claims if the run is whole, write the report; return the exit code."""
-    run, folder = run_name(options.profile, options.data), data_folder(options.data)
-    executed = [EXECUTED / run / source.name for source in sources]
+def run_all(options: argparse.Namespace) -> int:
+    """Run the notebooks, check the claims if all are run, write the report; return the exit code."""
+    sources, run = find_notebooks(), run_name(options.profile, options.data)
+    if options.in_place and (options.data != "embedded" or options.only):
+        raise ValueError("--in-place runs every notebook on the embedded benchmark")
+    for start in options.only or ():
+        if not any(path.name.startswith(start) for path in sources):
+            raise ValueError(f"no notebook begins with {start!r}: look into {shown(NOTEBOOKS)}/")
+    selected = [] if options.report else [
+        path for path in sources if path.name.startswith(tuple(options.only or [""]))]
+    # Kernels run in another folder: relative paths would not hold there.
+    os.environ |= {"BNTA_PROFILE": options.profile, "BNTA_CACHE": str(cache_dir()),
+                   "BNTA_FIGURES": str(figures_dir(run).parent)}
+    executed = [EXECUTED / run / source.name for source in selected]
     # In place, cells count as a reader will count: papermill puts parameters into a cell of its own.
-    given = {} if options.in_place else {"profile": options.profile}
-    parameters = {**given, "data": str(folder)} if folder else given
+    parameters = {} if options.in_place else {"profile": options.profile}
+    if folder := data_folder(options.data):
+        parameters["data"] = str(folder)
     for path in executed:  # an earlier run must not pass for this one
         path.unlink(missing_ok=True)
-    for source, path in zip(bar := tqdm(sources, unit="notebook"), executed):
+    for source, path in zip(bar := tqdm(selected, unit="notebook", disable=not selected), executed):
         bar.set_description(source.stem)
         run_notebook(source, path, parameters)
     if options.in_place:
         copy_back(executed)
         export(recorded_path(options.profile), options.profile)
     finished = executed_notebooks(run)
-    whole = len(finished) == len(find_notebooks())
-    if whole and options.data == "embedded" and (code := claims.main(["--profile", options.profile])):
+    whole = selected and len(finished) == len(sources) and options.data == "embedded"
+    if whole and (code := claims.main(["--profile", options.profile])):
         return code
+    # The committed notebooks are a laptop run.
+    if not (finished := finished or (sources if run == "laptop" else [])):
+        raise ValueError(f"no notebook of {run} was run: make reproduce, with the same PROFILE and DATA")
     print(f"\nFigures and tables: {shown(figures_dir(run))}\nExecuted notebooks: {shown(EXECUTED / run)}\n"
           f"The report, to open in a browser: {shown(build(run, finished))}")
     return 0
@@ -215,32 +224,11 @@ def run_all(sources: Sequence[Path], options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.reproduce",
-                                     description="Run the notebooks in order, and write the report.")
-    parser.add_argument("--only", nargs="+", metavar="NN", help="for example --only 05 08")
-    parser.add_argument("--report", action="store_true", help="the report alone, of what was run before")
-    parser.add_argument("--in-place", action="store_true",
-                        help="copy outputs and measured rows back into the repository")
-    options = parse_run(parser, arguments)
-    if options.in_place and (options.data != "embedded" or options.only):
-        parser.error("--in-place runs every notebook on the embedded benchmark")
-    sources = find_notebooks()
-    for start in options.only or ():
-        if not any(path.name.startswith(start) for path in sources):
-            names = ", ".join(path.stem for path in sources)
-            parser.error(f"no notebook begins with {start!r}: there are {names}")
-    run = run_name(options.profile, options.data)
-    if options.report:
-        # The committed notebooks are a laptop run.
-        finished = executed_notebooks(run) or (sources if run == "laptop" else [])
-        if not finished:
-            parser.error(f"no notebook of {run} was run: make reproduce, with the same PROFILE and DATA")
-        return exit_code(lambda: print(f"Wrote {build(run, finished)}: open it in a browser"))
-    # Kernels run in another folder: relative paths would not hold there.
-    os.environ |= {"BNTA_PROFILE": options.profile, "BNTA_CACHE": str(cache_dir()),
-                   "BNTA_FIGURES": str(figures_dir(options.profile).parent)}
-    selected = [path for path in sources if path.name.startswith(tuple(options.only or [""]))]
-    return exit_code(lambda: run_all(selected, options))
+    options = parse_run("reproduce", "Run the notebooks in order, and write the report.", arguments, {
+        "--only": dict(nargs="+", metavar="NN", help="for example --only 05 08"),
+        "--report": dict(action="store_true", help="the report alone, of what was run before"),
+        "--in-place": dict(action="store_true", help="write outputs and measured rows into the repository")})
+    return exit_code(lambda: run_all(options))
 
 
 if __name__ == "__main__":

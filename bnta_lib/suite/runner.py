@@ -3,10 +3,8 @@
 import copy
 import hashlib
 import json
-import multiprocessing
 import os
 import pickle
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -47,9 +45,8 @@ class Unit:
     seed: int
 
 
-def score(
-    model: BNTANet, target: Target, split: Split, settings: Settings, features: Tensor | None = None
-) -> Scores:
+def score(model: BNTANet, target: Target, split: Split, settings: Settings,
+          features: Tensor | None = None) -> Scores:
     """Scores of a model on one split; ``features`` (N, C): of the whole set, if they are known."""
     data, sides = target.data, (split.probe, split.gallery)
     if features is None:
@@ -62,17 +59,16 @@ def score(
 
 
 def sample_of(split: Split, size: int | None) -> Tensor:
-    """``size`` images of a split's gallery to adapt on; None: the whole gallery, in its order.
+    """``size`` images of a split's gallery to adapt on, a part of every larger sample; None: all, in order.
 
-    They are the first of a fixed shuffle, so that a smaller sample is a part of a larger one.
     Raises ValueError for more images than there are.
     """
-    if size is None or size == len(split.gallery):
+    images = len(split.gallery)
+    if size in (None, images):
         return split.gallery
-    if size > len(split.gallery):
-        raise ValueError(f"a gallery of {len(split.gallery)} images has no {size} to adapt on")
-    order = torch.randperm(len(split.gallery), generator=torch.Generator().manual_seed(0))
-    return split.gallery[order[:size]]
+    if size > images:
+        raise ValueError(f"a gallery of {images} images has no {size} to adapt on")
+    return split.gallery[torch.randperm(images, generator=torch.Generator().manual_seed(0))[:size]]
 
 
 class Measurer:
@@ -83,10 +79,8 @@ class Measurer:
 
     def __init__(self, settings: Settings, models: Mapping[str, BNTANet],
                  targets: Mapping[str, Mapping[str, Target]], sources: Sequence[ReIDSet] = ()):
-        self.settings, self.models, self.targets = settings, dict(models), targets
+        self.settings, self.models, self.targets, self.sources = settings, dict(models), targets, sources
         self.largest_k = 0  # of the units that share a ranking of pairs
-        self.sources = [source.digest[:SHORT] for source in sources] or None
-        self.source_images = source_sample(sources) if sources else None
         self.weights = {name: model_digest(model)[:SHORT] for name, model in models.items()}
         self.shared: dict = {}
 
@@ -103,13 +97,13 @@ class Measurer:
     def columns(self, unit: Unit) -> dict:
         """A unit's columns: what its key is made of, and what says whose rows they are."""
         _, target, split, _ = self.inputs(unit)
+        sources = [source.digest[:SHORT] for source in self.sources] if unit.experiment == "shift" else None
         return {
             "experiment": unit.experiment, "profile": self.settings.profile,
             "target": target.stored_as(unit.target), "split": unit.split, "seed": unit.seed,
             **unit.spec.columns(self.settings, len(split.gallery)),
             "version": METHOD_VERSION, "data": target.data.digest[:SHORT],
-            "weights": self.weights[unit.spec.training],
-            "sample": sample_digest(split, self.sources if unit.experiment == "shift" else None),
+            "weights": self.weights[unit.spec.training], "sample": sample_digest(split, sources),
         }
 
     def once(self, key: tuple, make: Callable[[], Any]) -> tuple[Any, float]:
@@ -136,10 +130,7 @@ class Measurer:
                          lambda: nearest_pairs(local[sample], k))
 
     def measure(self, unit: Unit) -> list[dict]:
-        """A unit's rows. Raises what measuring raises.
-
-        If a rate above the settings' own makes adaption diverge, the only row has the metric DIVERGED.
-        """
+        """A unit's rows: DIVERGED alone if a rate above the settings' own makes adaption diverge."""
         start = time.perf_counter()
         try:
             rows = EXPERIMENTS[unit.experiment](self, unit)
@@ -206,7 +197,7 @@ def _shift(measurer: Measurer, unit: Unit) -> list[dict]:
     model, target, split, settings = measurer.inputs(unit)
     images = target.data.images
     source, _ = measurer.once(("moments", unit.spec.training),
-                              lambda: bn_moments(model, measurer.source_images))
+                              lambda: bn_moments(model, source_sample(measurer.sources)))
     adapted = adapt(model, images[split.gallery], settings, seed=unit.seed, **unit.spec.options).model
     both = images[torch.cat([split.probe, split.gallery])]
     return [{"metric": "distance", "value": row.distance, "unit": "source std", "index": row.index,
@@ -246,14 +237,13 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
     """Yield (key, rows) of each of ``units`` when it is measured: in this process, by joblib's on this
     machine, or by the Dask cluster of ``$DASK_SCHEDULER_ADDRESS``.
 
-    Raises what measuring raises, ConnectionError if no scheduler answers, and BrokenExecutor if one of this
-    machine's processes is killed.
+    Raises what measuring raises, OSError if no scheduler answers, and BrokenExecutor if one of this machine's
+    processes is killed.
     """
     address, profile = os.environ.get("DASK_SCHEDULER_ADDRESS", "").strip(), measurer.settings.profile
     device = device_of(profile)
-    workers = torch.cuda.device_count() if device.type == "cuda" else cpu_count()
-    if profile == "smoke" or device.index is not None:
-        workers = 1  # the smoke profile's work takes less than starting a process
+    # The smoke profile's work takes less than starting a process, and a GPU serves one.
+    workers = cpu_count() if profile != "smoke" and device.type == "cpu" else 1
     if not address and min(workers, len(units)) < 2:
         threads = torch.get_num_threads()
         for key, unit in units.items():
@@ -265,7 +255,9 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
         return
     with ExitStack() as stack:
         if address:
-            client = stack.enter_context(_client(address))
+            from distributed import Client
+
+            client = stack.enter_context(Client(address, set_as_default=False, timeout=PATIENCE))
             # A task of its own: it is made again if its worker dies.
             shared = client.submit(pickle.loads, pickle.dumps(measurer), pure=False)
             executor = client.get_executor(pure=False)
@@ -281,16 +273,6 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
                 future.cancel()
 
 
-def _client(address: str):
-    from distributed import Client
-
-    try:
-        return Client(address, set_as_default=False, timeout=PATIENCE)
-    except (OSError, ValueError) as error:
-        raise ConnectionError(f"no Dask scheduler answers at {address} ({error}): start one, or unset "
-                              "DASK_SCHEDULER_ADDRESS to measure on this machine") from error
-
-
 def _start(pickled: bytes, parent: int) -> None:
     global _measurer
     end_with(parent)
@@ -302,27 +284,18 @@ def _measure(measurer: Measurer | None, unit: Unit) -> list[dict]:
     torch.set_num_threads(1)
     measurer = measurer or _measurer
     for model in measurer.models.values():
-        model.to(_device_here(device_of(measurer.settings.profile)))
+        model.to(device_of(measurer.settings.profile))
     return measurer.measure(unit)
-
-
-def _device_here(device: torch.device) -> torch.device:
-    """This process's own of the GPUs that ``device`` means: joblib numbers its processes."""
-    number = re.search(r"LokyProcess-(\d+)", multiprocessing.current_process().name)
-    if device.type == "cpu" or device.index is not None or not number:
-        return device
-    return torch.device("cuda", int(number[1]) % torch.cuda.device_count())
 
 
 # ---- rows
 
 
 def measure(measurer: Measurer, units: Sequence[Unit], progress: bool, title: str) -> pd.DataFrame:
-    """Rows of the units in their order, from the store, where those that it lacks are measured first.
+    """Rows of the units in their order, from the store; those that it lacks are measured first.
 
-    Columns: the caller's name of the target, ``method``, the spec's labels, and those of the store; details
-    that no row has are left out. If a spec diverged on any split of a target, its only rows there have the
-    metric DIVERGED.
+    Columns: the caller's name of the target, ``method``, the spec's labels, and those of the store without
+    details that no row has. A spec that diverged on a split of a target has only the metric DIVERGED there.
     """
     columns = [measurer.columns(unit) for unit in units]
     measurer.largest_k = max(unit_columns["K"] for unit_columns in columns)

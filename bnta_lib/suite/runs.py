@@ -7,17 +7,15 @@ import os
 import platform
 import re
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
 from bnta_lib.data import real_root
 from bnta_lib.data.sets import ReIDSet
-from bnta_lib.settings import ROOT, Settings, cache_dir, data_folder, model_settings
+from bnta_lib.settings import ROOT, Settings, cache_dir, data_folder, device_of, model_settings
 from bnta_lib.settings import settings as load_settings
 from bnta_lib.training import OutOfTime, training_key
 
@@ -82,34 +80,27 @@ def versions() -> str:
     return ", ".join([own, python, *others, machine])
 
 
-# ---- command lines
+def parse_run(module: str, purpose: str, arguments: Sequence[str] | None,
+              more: Mapping[str, dict] = {}) -> argparse.Namespace:
+    """Parse a command's options: ``--profile``, ``--data``, and ``more`` by name, as argparse takes them.
 
-
-@contextmanager
-def usage_errors(parser: argparse.ArgumentParser) -> Iterator[None]:
-    """Within the block, what is not there or does not fit is an error of usage: exit code 2."""
-    try:
-        yield
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        parser.error(str(error))
-
-
-def parse_run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse ``arguments``, ``--profile`` and ``--data`` among them. Exit with 2 if they do not exist."""
+    Exit with 2 if profile, folder or device do not exist.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m bnta_lib.suite.{module}", description=purpose)
     parser.add_argument("--profile", help="smoke, laptop or paper (default: $BNTA_PROFILE, laptop)")
     parser.add_argument("--data", default="embedded",
                         help='"embedded" (default), "real" ($BNTA_DATA) or a folder')
-    options = parser.parse_args(arguments)
-    with usage_errors(parser):
-        options.profile = load_settings(options.profile).profile
-        if (folder := data_folder(options.data)) is not None and not folder.is_dir():
+    for name, options in more.items():
+        parser.add_argument(name, **options)
+    parsed = parser.parse_args(arguments)
+    try:
+        parsed.profile = load_settings(parsed.profile).profile
+        device_of(parsed.profile)
+        if (folder := data_folder(parsed.data)) is not None and not folder.is_dir():
             raise ValueError(f'no folder {folder}: --data takes "embedded", "real" or a folder of images')
-        try:
-            cache_dir().mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=cache_dir()).close()
-        except OSError as error:
-            raise ValueError(f"{error}: set BNTA_CACHE to a folder that you may write to") from error
-    return options
+    except ValueError as error:
+        parser.error(str(error))
+    return parsed
 
 
 def exit_code(work: Callable[[], int | None]) -> int:
@@ -119,7 +110,9 @@ def exit_code(work: Callable[[], int | None]) -> int:
     except OutOfTime as error:
         print(f"out of time: {error}; the same command continues")
         return 3
-    except (ValueError, OSError, FloatingPointError, BrokenExecutor, KeyboardInterrupt) as error:
-        print(f"\n{str(error) or 'stopped'}\nWhat is done is kept, and the same command continues.",
-              file=sys.stderr)
-        return 130 if isinstance(error, KeyboardInterrupt) else 1
+    except KeyboardInterrupt:
+        print("\nStopped. What is done is kept: the same command continues.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError, FloatingPointError, BrokenExecutor) as error:
+        print(error, file=sys.stderr)
+        return 1

@@ -16,6 +16,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -68,11 +69,11 @@ def open_store(path: Path | None = None) -> Iterator["Store"]:
                          "recorded rows come back and others are measured again") from error
 
 
+@dataclass
 class Store:
     """The rows behind an open connection."""
 
-    def __init__(self, connection: sqlite3.Connection):
-        self.connection = connection
+    connection: sqlite3.Connection
 
     def fill(self, profile: str) -> None:
         """Insert the rows that are recorded with the suite, unless they are there."""
@@ -104,12 +105,12 @@ class Store:
             self.connection.executemany(f"INSERT OR IGNORE INTO rows VALUES ({places})",
                                         rows.where(rows.notna(), None).values.tolist())
 
-    def rows(self, keys: Sequence[str] | None = None, profile: str | None = None) -> pd.DataFrame:
-        """Rows of these units, or of a profile, or all: ``key``, :data:`COLUMNS`. Missing text is ""."""
-        where, values = ("profile = ?", [profile]) if profile else ("1", [])
+    def rows(self, keys: Sequence[str] | None = None) -> pd.DataFrame:
+        """Rows of these units, or all: ``key``, :data:`COLUMNS`. Missing text is ""."""
+        query, values = "SELECT * FROM rows ORDER BY rowid", []
         if keys is not None:
-            where, values = "key IN (SELECT value FROM json_each(?))", [json.dumps(list(keys))]
-        query = f"SELECT * FROM rows WHERE {where} ORDER BY rowid"
+            query = "SELECT * FROM rows WHERE key IN (SELECT value FROM json_each(?)) ORDER BY rowid"
+            values = [json.dumps(list(keys))]
         table = pd.read_sql(query, self.connection, params=values)
         for name in COLUMNS:
             table[name] = pd.to_numeric(table[name]) if name in NUMBERS else table[name].fillna("")
@@ -128,15 +129,16 @@ def machine(gpu: bool = True) -> str:
     return ", ".join([*names, threads, f"torch {torch.__version__}"])
 
 
-def export(path: str | Path, profile: str | None = None) -> int:
-    """Write the rows of METHOD_VERSION but those of users' own folders; returns their number.
+def export(path: str | Path, profile: str) -> int:
+    """Write a profile's rows of METHOD_VERSION but those of users' own folders; returns their number.
 
     CSV, gzipped if the name ends in .gz: the same rows are the same bytes.
     """
     with open_store() as store:
-        store.fill(profile or "laptop")
-        rows = store.rows(profile=profile)
-    rows = rows[(rows["version"] == METHOD_VERSION) & ~rows["target"].str.endswith(", own folder")]
+        store.fill(profile)
+        rows = store.rows()
+    rows = rows[(rows["version"] == METHOD_VERSION) & ~rows["target"].str.endswith(", own folder")
+                & (rows["profile"] == profile)]
     rows = rows.sort_values([*COLUMNS[:13]], kind="stable").drop(columns=["key", "recorded"])
     text = rows.astype({name: "Int64" for name in WHOLE if name in rows}).to_csv(index=False).encode()
     with atomic(path) as temporary:

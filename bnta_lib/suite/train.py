@@ -21,7 +21,7 @@ from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet, load_imagenet
 from bnta_lib.settings import AT_SIZE, METHOD_VERSION, MODELS, WEAKER, Settings, device_of, model_settings
 from bnta_lib.settings import settings as load_settings
-from bnta_lib.suite.runs import checkpoint_path, exit_code, parse_run, usage_errors, weights_path
+from bnta_lib.suite.runs import checkpoint_path, exit_code, parse_run, weights_path
 from bnta_lib.training import OutOfTime, from_main, launched, train
 from bnta_lib.weights import REMEDY, differences, load_model, read_weights, save_model
 
@@ -97,17 +97,14 @@ def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True
 
 
 def trained_on(settings: Settings, data: str | Path = "embedded") -> str:
-    """The published sets that models were trained on, and trainings with fewer epochs or from nothing."""
-    root, notes = real_root(data), []
-    records = {name: read_weights(path)[0] for name in MODELS
-               if (path := weights_path(settings, name, root)).is_file()}
-    for name, record in records.items():
-        if settings.pretrained and not record["settings"]["pretrained"]:
-            notes.append(f"{name} without ImageNet weights")
-        if (epochs := record["settings"]["epochs"]) < settings.epochs:
-            notes.append(f"{name} for {epochs} of {settings.epochs} epochs")
-    sources = [records["bnta"]["sources"]] if root else ["the embedded sources"] * bool(notes)
-    return "; ".join(sources + notes)
+    """The published sets that models were trained on, and settings that differ from ``settings``."""
+    root = real_root(data)
+    paths = {name: weights_path(settings, name, root) for name in MODELS}
+    notes = [f"{name} with {', '.join(odd)}" for name, path in paths.items() if path.is_file()
+             and (odd := differences(read_weights(path)[0], model_settings(settings, name)))]
+    if root:
+        return "; ".join([read_weights(paths["bnta"])[0]["sources"], *notes])
+    return "; ".join(["the embedded sources", *notes]) if notes else ""
 
 
 def shortened(settings: Settings, epochs: int | None) -> Settings:
@@ -124,33 +121,29 @@ def shortened(settings: Settings, epochs: int | None) -> Settings:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train from the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.train",
-                                     description="Train the models of a profile; resumable.")
-    parser.add_argument("--model", nargs="+", choices=[*MODELS, *WEAKER], default=list(MODELS),
-                        help="default: those of the tables")
-    parser.add_argument("--minutes", type=float,
-                        help="stop, with exit code 3, if the next epoch would end later; the same command "
-                        "continues, and passes over models that are trained")
-    parser.add_argument("--epochs", type=int, help="a shorter schedule; tables name it")
-    parser.add_argument("--scratch", action="store_true", help="no ImageNet weights; tables name it")
-    options = parse_run(parser, arguments)
-    with usage_errors(parser):
-        settings = shortened(load_settings(options.profile), options.epochs)
-        settings = replace(settings, pretrained=settings.pretrained and not options.scratch)
-        if options.data != "embedded" and real_root(options.data) is None:
-            raise ValueError(f"--data: {options.data} is no folder of published data sets")
-        processes = launched(device_of(settings.profile))
-        if settings.pretrained:  # before images are rendered or decoded, which takes minutes
-            load_imagenet(BNTANet(2, settings))
+    options = parse_run("train", "Train the models of a profile; resumable.", arguments, {
+        "--model": dict(nargs="+", choices=[*MODELS, *WEAKER], default=list(MODELS),
+                        help="default: those of the tables"),
+        "--minutes": dict(type=float, help="stop, with exit code 3, if the next epoch would end later; the "
+                          "same command continues, and passes over models that are trained"),
+        "--epochs": dict(type=int, help="a shorter schedule; tables name it"),
+        "--scratch": dict(action="store_true", help="train without ImageNet weights; tables name it")})
+    processes = launched(device_of(options.profile))
     try:  # the main process alone prints
         with nullcontext() if processes.is_main_process else redirect_stdout(None):
-            return exit_code(lambda: _train_models(options, settings, processes))
+            return exit_code(lambda: _train_models(options, processes))
     finally:
         processes.end_training()
 
 
-def _train_models(options: argparse.Namespace, settings: Settings, processes) -> None:
+def _train_models(options: argparse.Namespace, processes) -> None:
     begin, needed, minutes = time.perf_counter(), -math.inf, None  # every run trains one epoch at least
+    settings = shortened(load_settings(options.profile), options.epochs)
+    settings = replace(settings, pretrained=settings.pretrained and not options.scratch)
+    if options.data != "embedded" and real_root(options.data) is None:
+        raise ValueError(f"--data: {options.data} is no folder of published data sets")
+    if settings.pretrained:  # before images are rendered or decoded, which takes minutes
+        load_imagenet(BNTANet(2, settings))
     for name in options.model:
         if options.minutes is not None:
             if from_main(processes, is_trained(settings, name, options.data)):
