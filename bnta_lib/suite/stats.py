@@ -54,39 +54,32 @@ def describe_by(table: pd.DataFrame, keys: Sequence[str], column="difference", *
 def split_gains(rows: pd.DataFrame, keys: Sequence[str], network: Sequence[str] = (), metric: str = "R1"):
     """What adaption adds on every split: ``keys``, target, split, value, frozen (without it), difference.
 
-    ``network``: those of ``keys`` that name a network, each compared with its own rows without adaption.
+    Those of ``keys`` in ``network`` name a network, each compared with its own rows without adaption.
     """
-    rows, split = rows[rows["metric"] == metric], ["target", "split"]
-    adapted, frozen = rows[rows["adapter"] != "none"], rows[rows["adapter"] == "none"]
-    frozen = frozen.groupby([*network, *split])["value"].mean().rename("frozen")
-    gains = adapted.groupby([*keys, *split], sort=False)["value"].mean().reset_index()
-    gains = gains.join(frozen, on=[*network, *split])
+    rows, pair = rows[rows["metric"] == metric], [*network, "target", "split"]
+    frozen = rows[rows["adapter"] == "none"].groupby(pair)["value"].mean().rename("frozen")
+    adapted = rows[rows["adapter"] != "none"].groupby([*keys, "target", "split"], sort=False)["value"].mean()
+    gains = adapted.reset_index().join(frozen, on=pair)
     return gains.assign(difference=gains["value"] - gains["frozen"])
-
-
-def differences(rows: pd.DataFrame, method: str | Sequence[str], against: str | Sequence[str],
-                metric: str = "R1") -> pd.DataFrame:
-    """Method minus against (one, or several added up) on the same splits: target, split, difference."""
-    values = rows[rows["metric"] == metric].groupby(["target", "split", "method"], sort=False)["value"]
-    table = values.mean().unstack("method")
-    first, second = (table[np.atleast_1d(side)].sum(axis=1, skipna=False) for side in (method, against))
-    return (first - second).rename("difference").reset_index()
 
 
 def paired_test(rows: pd.DataFrame, method: str | Sequence[str], against: str | Sequence[str],
                 metric: str = "R1", **limits) -> pd.DataFrame:
-    """Test of :func:`differences`: a row a target.
+    """Test of method minus against (one each, or several added up) on the same splits: a row a target.
 
     Columns: target, those of :func:`describe` with these ``limits``, and seed_std (points: the spread of
     ``method`` over adaption seeds, mean over splits). Nothing is resolved between trainings with one set of
     weights each: how much such trainings vary is in no interval.
     """
-    tests = describe_by(differences(rows, method, against, metric), ["target"], **limits)
-    ours, theirs = (rows["method"].isin(np.atleast_1d(side)) for side in (method, against))
-    times = rows[ours | theirs].groupby("training")["weights"].nunique()
+    values = rows[rows["metric"] == metric].groupby(["target", "split", "method"], sort=False)["value"]
+    table = values.mean().unstack("method")
+    ours, theirs = np.atleast_1d(method), np.atleast_1d(against)
+    first, second = (table[side].sum(axis=1, skipna=False) for side in (ours, theirs))
+    tests = describe_by((first - second).rename("difference").reset_index(), ["target"], **limits)
+    times = rows[rows["method"].isin([*ours, *theirs])].groupby("training")["weights"].nunique()
     if len(times) > 1 and times.min() < 2:
         tests = tests.assign(verdict=OPEN, reason=ONE_EACH)
-    spread = rows[ours & (rows["metric"] == metric)].groupby(["target", "split"])["value"].std()
+    spread = values.std()[lambda std: std.index.get_level_values("method").isin(ours)]
     return tests.assign(seed_std=tests["target"].map(spread.groupby("target").mean()))
 
 

@@ -191,8 +191,8 @@ def rank_1_among(rank, gallery, size: int):
 def headroom_scores(rows: pd.DataFrame) -> pd.DataFrame:
     """Rank 1 without adaption, in per cent, from rows of ``lab.measure("headroom")``, a probe each.
 
-    Columns: set, kind, probes (over all splits), gallery, R1, std (over splits), R1 common (for galleries of the
-    smallest size).
+    Columns: set, kind, probes (over all splits), gallery, R1, std (over splits), and R1 common: that for
+    galleries of the smallest set's size.
     """
     rows = rows.rename(columns={"target": "set", "part": "kind"})
     chance = rank_1_among(rows["value"], rows["gallery"], rows["gallery"].min())
