@@ -91,7 +91,7 @@ def test_cells_hold_the_gain_over_no_adaption_and_the_whole_time():
     assert len(cells) == len(NS) * len(KS)
     assert cells["difference"].to_numpy() == pytest.approx(5, abs=0.2) and (cells["low"] > 0).all()
     assert cells["seconds"].to_numpy() == pytest.approx(0.6)
-    assert sweeps.time_table(rows)[list(sweeps.STAGES)].iloc[0].tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert cells[list(sweeps.STAGES)].iloc[0].tolist() == pytest.approx([0.1, 0.2, 0.3])
 
 
 @pytest.mark.usefixtures("style")

@@ -1,15 +1,13 @@
 """Which BN layers move (Figure 3), and how far their outputs lie from the source's (Figure 1)."""
 
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from bnta_lib import adapt
 from bnta_lib.adaption import QUANTITIES
-from bnta_lib.data.sets import ReIDSet, Split, Target
+from bnta_lib.data.sets import ReIDSet
 from bnta_lib.model import bn_layers
 from bnta_lib.suite import layers
 from bnta_lib.suite.layers import bn_moments, bn_outputs, shift_by_layer
@@ -53,16 +51,6 @@ def test_targets_that_differ_are_told_from_splits_that_do():
     assert (alike["share"] < 15).all()
     # Layers that never move are not counted.
     assert alike["layers"].to_dict() == {"mean": 59, "var": 59, "gamma": 59, "beta": 58}
-
-
-@pytest.mark.parametrize("changed", [{}, {"tta_batch": 4, "tta_epochs": 2}, {"tta_batch": 2, "K": 3}])
-def test_steps_are_those_that_adaption_takes(model, images, small, changed):
-    own = replace(small, **changed)
-    labels = torch.ones(10, dtype=torch.int64)
-    target = Target(ReIDSet("noise", images, labels, labels),
-                    (Split(torch.arange(1), torch.arange(1, 10)),))
-    taken = len(adapt(model, images[1:], own).losses)
-    assert layers.steps_at({"noise": target}, own) == {"noise": taken}
 
 
 # ---- distance from the source

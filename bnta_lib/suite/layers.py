@@ -6,7 +6,7 @@ outputs y of Eq. (12), in units of the source's mean standard deviation.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 import torch
@@ -14,9 +14,8 @@ from scipy import stats
 from torch import Tensor
 
 from bnta_lib.adaption import QUANTITIES
-from bnta_lib.data.sets import ReIDSet, Target
+from bnta_lib.data.sets import ReIDSet
 from bnta_lib.model import BNTANet, bn_layers
-from bnta_lib.settings import Settings
 
 # The layers that the paper names in Section 4.3, by its index "from shallow to deep".
 PAPER_LAYERS = {"mean": (1, 52, 57, 58, 60), "var": (1, 52, 57, 58, 60),
@@ -76,12 +75,6 @@ def between_targets(rates: pd.DataFrame) -> pd.DataFrame:
             differing = stats.f_oneway(*targets).pvalue < LAYER_LEVEL
             rows.append({"quantity": quantity, "layers": len(differing), "share": 100 * differing.mean()})
     return pd.DataFrame(rows, columns=["quantity", "layers", "share"])
-
-
-def steps_at(targets: Mapping[str, Target], settings: Settings) -> dict[str, int]:
-    """Steps of Eq. (14) on each target's first split: the statistics move once in each."""
-    pairs = {name: min(settings.K, len(t.splits[0].gallery) // 2) for name, t in targets.items()}
-    return {name: settings.tta_epochs * -(-k // settings.tta_batch) for name, k in pairs.items()}
 
 
 # ---------------------------------------------------------------- outputs, and their distance from the source

@@ -60,7 +60,6 @@ class Spec:
 
 
 def _plain(value):
-    """A value as a column holds it: lists joined, truth as 0 or 1."""
     if isinstance(value, (tuple, list)):
         return "+".join(value)
     return int(value) if isinstance(value, bool) else value
@@ -70,12 +69,11 @@ def _plain(value):
 class Table:
     """Specs, the targets that they are measured on, and how many adaption seeds on each.
 
-    All seeds are spent on the paper's own ``target``, one on each other. Without it (a user's folder), each
-    target counts as the paper's.
+    Without the paper's own target (on a user's folder) each counts as the paper's.
     """
 
     rows: tuple[Spec, ...] | Callable[[int, int], tuple[Spec, ...]]  # or a function of gallery and settings.K
-    target: str | None = None  # None: all seeds on all targets
+    target: str | None = None  # the paper's: all seeds there, one on others; None: all seeds on all
     everywhere: bool = True  # or on the paper's own target alone
     seeds: int | None = None  # at most so many
     experiment: str = "retrieval"  # what is measured: retrieval, changes or shift
@@ -92,9 +90,6 @@ class Table:
 
 
 # ---------------------------------------------------------------- Tables 2 to 5
-
-# The target that the paper reports a table on.
-PAPER_TARGET = {"table_3": "VIPeR", "table_4": "GRID", "table_5": "GRID"}
 
 TABLE_2 = (
     Spec("Baseline", "baseline", "none"),
@@ -147,10 +142,7 @@ def pair_counts(gallery: int, default: int = 128) -> list[int]:
 
 
 def grid_specs(gallery: int, default: int = 128) -> tuple[Spec, ...]:
-    """No adaption, and every cell of Figure 4: N by sixths of the gallery, K by :func:`pair_counts`, 2K <= N.
-
-    Raises ValueError for fewer than 4 images.
-    """
+    """No adaption, and the cells of Figure 4: N by sixths of the gallery, K by :func:`pair_counts`."""
     check_sizes(gallery, 2)
     sizes = sorted({round(gallery * i / 6) for i in range(1, 7)})
     return (TABLE_2[1], *(Spec(f"N={n}, K={k}", N=n, options={"K": k})
@@ -235,13 +227,13 @@ STRENGTH = tuple(Spec(f"{name}; {adapter}", name, adapter)
 
 TABLES: dict[str, tuple[Table, ...]] = {
     "table_2": (Table(TABLE_2),),
-    "table_3": (Table(TABLE_3, PAPER_TARGET["table_3"]),),
-    "table_4": (Table(TABLE_4, PAPER_TARGET["table_4"]),),
-    "table_5": (Table(TABLE_5["alone"], PAPER_TARGET["table_5"]),),
-    "table_5_restore": (Table(TABLE_5["restore"], PAPER_TARGET["table_5"], everywhere=False),),
+    "table_3": (Table(TABLE_3, "VIPeR"),),
+    "table_4": (Table(TABLE_4, "GRID"),),
+    "table_5": (Table(TABLE_5["alone"], "GRID"),),
+    "table_5_restore": (Table(TABLE_5["restore"], "GRID", everywhere=False),),
     "figure_4": (Table(grid_specs, seeds=1),),
     "open_choices": (Table(tuple(_choice_rows(True)), seeds=1),
-                     Table(tuple(_choice_rows(False)), PAPER_TARGET["table_5"], everywhere=False, seeds=1)),
+                     Table(tuple(_choice_rows(False)), "GRID", everywhere=False, seeds=1)),
     "strength": (Table(STRENGTH, seeds=1),),
     "changes": (Table((Spec("BNTA"),), seeds=1, experiment="changes"),),
     "shift": (Table((Spec("BNTA"),), seeds=1, experiment="shift", splits=(0,)),),

@@ -37,15 +37,16 @@ LADDERS = pd.DataFrame(
 
 
 def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """A row a cell: target, N, K, value, std, difference, low, high, better, splits, verdict, seconds.
+    """A row a cell: target, N, K, value, std, difference, low, high, better, splits, verdict, and seconds.
 
-    value and std (per cent) over splits. difference, low, high (points) against no adaption. seconds: of all
-    STAGES, the median over splits, which a busy machine moves least.
+    value and std (per cent) over splits. difference, low, high (points) against no adaption. Seconds of each
+    stage and of all: the median over splits, which a busy machine moves least.
     """
     scores, keys = split_gains(rows, ["N", "K"], metric=metric), ["target", "N", "K"]
     cells = scores.groupby(keys, sort=False)["value"].agg(value="mean", std="std").reset_index()
-    seconds = rows[rows["metric"].isin(STAGES)].groupby([*keys, "split"], sort=False)["value"].sum()
-    seconds = seconds.groupby(level=keys, sort=False).median().rename("seconds").reset_index()
+    seconds = rows[rows["metric"].isin(STAGES)].pivot_table(
+        index=[*keys, "split"], columns="metric", values="value")[list(STAGES)]
+    seconds = seconds.assign(seconds=seconds.sum(axis=1)).groupby(level=keys).median().reset_index()
     return cells.merge(describe_by(scores, keys).drop(columns=["p", "reason"])).merge(seconds)
 
 
@@ -102,13 +103,6 @@ def _tests(tables: list[pd.DataFrame], keys: list[str], pooled: bool, level: flo
     values = values.agg(difference="mean", sizes="size").reset_index()
     tests = describe_by(values, [*keys, "sizes"], level=level)
     return tests.drop(columns=["p", "better", "reason"] + ["sizes"] * (not pooled))
-
-
-def time_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of each cell: target, N, K, features, pairing, steps; medians over splits."""
-    times = rows[rows["metric"].isin(STAGES)].pivot_table(
-        index=["target", "N", "K"], columns="metric", values="value", aggfunc="median", sort=False)
-    return times[list(STAGES)].rename_axis(columns=None).reset_index()
 
 
 # ---------------------------------------------------------------- open choices

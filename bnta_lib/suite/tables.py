@@ -13,7 +13,7 @@ import torch
 from bnta_lib.data.sets import Target
 from bnta_lib.model import BNTANet, layers_of
 from bnta_lib.settings import PAPER_SOURCES, ROOT, TARGETS, Settings
-from bnta_lib.suite.specs import PAPER_TARGET
+from bnta_lib.suite.specs import TABLES
 from bnta_lib.suite.stats import METRICS, p_text, paired_test
 
 CITED, OURS = "paper, cited", "here, measured"
@@ -103,9 +103,9 @@ def table_2(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _cited(rows: pd.DataFrame, metric: str) -> pd.Series | None:
     """The paper's rank 1 for rows of Table 3, 4 or 5, if that was measured on its target."""
-    table = rows["table"].iloc[0].removesuffix("_restore")
-    target = PAPER_TARGET.get(table) if metric == "R1" else None
-    return paper_values(table.removeprefix("table_"), target) if target in set(rows["target"]) else None
+    table = rows["table"].iloc[0]
+    target = TABLES[table][0].target if metric == "R1" else None
+    return paper_values(table.split("_")[1], target) if target in set(rows["target"]) else None
 
 
 def _columns(rows: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.Series]:
@@ -115,7 +115,7 @@ def _columns(rows: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.Series
         columns[CITED, cited.name] = cited.map("{:.1f}".format)
     for table, group in rows.groupby("table", sort=False):
         heading = OURS + f": {reading_of(table)}" * table.startswith("table_5")
-        text, paper = mean_std(group, [metric]), PAPER_TARGET[table.removesuffix("_restore")]
+        text, paper = mean_std(group, [metric]), TABLES[table][0].target
         targets = sorted(group["target"].unique(), key=lambda name: name != paper)
         columns |= {(heading, name): text[name][metric] for name in targets}
     return columns
