@@ -161,23 +161,19 @@ def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], photometric
     if the file cannot be written.
     """
     path = cache_dir() / "sets" / f"{_key(domain, plan, size, photometric)}.npy"
-    shape = len(plan[0]), 3, *size
-    if (images := _read(path, shape)) is not None:
+    if (images := _read(path)) is not None:
         return images
+    shape = len(plan[0]), 3, *size
     parts = [slice(k, k + BLOCK) for k in range(0, shape[0], BLOCK)]
-    jobs = (delayed(render)(domain, *(column[part] for column in plan), size, photometric)
-            for part in parts)
+    jobs = (delayed(render)(domain, *(column[part] for column in plan), size, photometric) for part in parts)
     # A process that was started for other work has its share of the cores already.
-    few = shape[0] < MANY
-    alone = few or multiprocessing.parent_process() is not None
-    workers = 1 if alone else min(MAX_WORKERS, cpu_count(), len(parts))
-    with (atomic(path) as temporary, open(temporary, "wb") as file, in_processes(jobs, workers) as blocks,
-          tqdm(total=shape[0], desc=domain.name, unit="image", disable=few or not progress) as bar):
+    few, started = shape[0] < MANY, multiprocessing.parent_process() is not None
+    workers = 1 if few or started else min(MAX_WORKERS, cpu_count(), len(parts))
+    with atomic(path) as temporary, open(temporary, "wb") as file, in_processes(jobs, workers) as blocks:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for block in blocks:
+        for block in tqdm(blocks, domain.name, len(parts), disable=few or not progress):
             file.write(block.numpy())
-            bar.update(len(block))
-    return _read(path, shape)
+    return _read(path)
 
 
 def _key(domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool) -> str:
@@ -189,13 +185,12 @@ def _key(domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool) -
     return f"{domain.name}-{len(plan[0])}-{size[0]}x{size[1]}-{sha.hexdigest()[:16]}"
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> torch.Tensor | None:
-    """Images of a kept set; None if there is none of this shape."""
+def _read(path: Path) -> torch.Tensor | None:
+    """Images of a kept set; None if there is none."""
     try:
-        images = np.load(path, mmap_mode="c")  # copied where it is written to, as torch requires
+        return torch.from_numpy(np.load(path, mmap_mode="c"))  # writable, as torch requires
     except (OSError, ValueError):  # none, or cut short
         return None
-    return torch.from_numpy(images) if images.shape == shape and images.dtype == np.uint8 else None
 
 
 def mixed(sets: Sequence[ReIDSet], name: str) -> ReIDSet:
