@@ -18,7 +18,7 @@ COUNTS = [f"{word}: values" for word in ("holds", "does not hold", "not resolved
 
 
 def made(gain, targets=TARGETS, splits=5) -> pd.DataFrame:
-    """Rows of the table; gain(choice, label, updated, target) in points.
+    """Rows of the table; gain(choice, label, target) in points.
 
     The splits of a value deviate from it by noise of zero mean, so that its mean is exact and no
     difference is without spread.
@@ -36,37 +36,33 @@ def made(gain, targets=TARGETS, splits=5) -> pd.DataFrame:
 
 
 def test_gains_and_their_intervals_agree_with_scipy():
-    rows = made(lambda c, v, u, t: 2.0 if v == "0.3" else 0.5)
-    keys = ["choice", "value_label", "updated", "target"]
+    rows = made(lambda c, v, t: 2.0 if v == "0.3" else 0.5)
+    keys = ["choice", "value_label", "target"]
     gains = sweeps.gain_rows(rows).set_index(keys)
-    row = gains.loc["momentum", "0.3", "all", "GRID"]
+    row = gains.loc["momentum", "0.3", "GRID"]
     own = rows.query("choice == 'momentum' and value_label == '0.3' and target == 'GRID'")
-    by = own.pivot(index="split", columns="updated", values="value")
-    oracle = stats.ttest_rel(by["all"], by["none"])
+    by = own.pivot(index="split", columns="adapter", values="value")
+    oracle = stats.ttest_rel(by["bnta"], by["none"])
     interval = oracle.confidence_interval(0.95)
     assert row["difference"] == pytest.approx(2.0)
     assert (row["low"], row["high"], row["p"]) == pytest.approx((*interval, oracle.pvalue))
     assert row["more"] == pytest.approx(1.5) and not row["default"]
-    assert gains.loc["momentum", "0.1", "all", "GRID"]["more"] == 0
+    assert gains.loc["momentum", "0.1", "GRID"]["more"] == 0
     assert (row["verdict"], row["more_verdict"]) == ("holds", "holds")
 
 
 def test_survival_counts_what_holds_and_names_what_turns_the_sign():
-    def gain(choice, label, updated, target):
-        if updated == "all":
-            if target == "VIPeR":
-                return -1.0 if (choice, label) != ("momentum", "0.01") else 1.0
-            if target == "iLIDS":
-                return 0.0
-            return -2.0 if label in ("adam 0.005", "raw") else 3.0
-        if updated == "mu+var":
-            return 5.0 if (choice, label) == ("momentum", "1") else 1.0
-        return 2.0
+    def gain(choice, label, target):
+        if target == "VIPeR":
+            return -1.0 if (choice, label) != ("momentum", "0.01") else 1.0
+        if target == "iLIDS":
+            return 0.0
+        return -2.0 if label in ("adam 0.005", "raw") else 3.0
 
-    table = sweeps.survival(made(gain)).set_index("target", append=True)
+    table = sweeps.survival(sweeps.gain_rows(made(gain)))
     all_values = sum(len(c.values) - 1 for c in CHOICES.values())
     everywhere = sum(len(c.values) - 1 for c in CHOICES.values() if c.everywhere)
-    viper, grid, ilids = (table.loc["adaption raises rank 1", t] for t in TARGETS)
+    viper, grid, ilids = (table.loc[target] for target in TARGETS)
     assert (grid["under the defaults"], grid["other values"]) == ("holds", all_values)
     assert grid[COUNTS].tolist() == [all_values - 2, 2, 0]
     assert grid["sign turned by"] == "optimiser: adam 0.005; distance: raw"
@@ -74,14 +70,10 @@ def test_survival_counts_what_holds_and_names_what_turns_the_sign():
     assert viper["sign turned by"] == "momentum: 0.01"
     assert (ilids["under the defaults"], ilids["sign turned by"]) == ("not resolved", "no sign to turn")
     assert ilids["not resolved: values"] == ilids["other values"] == everywhere
-    # Asked with the momentum's five values, the epochs' two, the rates' five.
-    order = table.loc["γ and β alone do more than μ and σ² alone", "GRID"]
-    assert (order["other values"], order["does not hold: values"]) == (12, 1)
-    assert order["sign turned by"] == "momentum: 1"
 
 
 def test_two_trainings_are_never_resolved_against_each_other():
-    gains = sweeps.gain_rows(made(lambda c, v, u, t: 9.0 if v == "other height" else 0.5))
+    gains = sweeps.gain_rows(made(lambda c, v, t: 9.0 if v == "other height" else 0.5))
     rows = gains[gains["value_label"] == "other height"]
     assert len(rows) and (rows["more_low"] > 0).all() and (rows["verdict"] == "holds").all()
     assert set(rows["more_verdict"]) == {"not resolved"}
@@ -89,14 +81,11 @@ def test_two_trainings_are_never_resolved_against_each_other():
 
 def test_value_that_diverges_is_named_and_takes_no_other_with_it():
     rows = made(lambda *_: 1.0)
-    broken = (rows["value_label"] == "sgd 0.05") & rows["updated"].isin(["all", "gamma+beta"])
-    broken &= rows["target"] == "GRID"
+    broken = (rows["value_label"] == "sgd 0.05") & (rows["adapter"] == "bnta") & (rows["target"] == "GRID")
     first = rows[broken & (rows["split"] == 0)].assign(metric=DIVERGED, value=1.0)
     rows = pd.concat([rows[~broken], first], ignore_index=True)
-    assert sweeps.diverged(rows).values.tolist() == [
-        ["optimiser", "sgd 0.05", "all", "GRID"], ["optimiser", "sgd 0.05", "gamma+beta", "GRID"]]
-    table = sweeps.survival(rows).set_index("target", append=True)
-    grid = table.loc[("adaption raises rank 1", "GRID")]
+    assert sweeps.diverged(rows).values.tolist() == [["optimiser", "sgd 0.05", "GRID"]]
+    grid = sweeps.survival(sweeps.gain_rows(rows)).loc["GRID"]
     every = sum(len(choice.values) - 1 for choice in CHOICES.values())
     assert grid[COUNTS].tolist() == [every - 1, 0, 0] and grid["other values"] == every - 1
     drawn = figures.overview_figure(rows)
@@ -104,7 +93,7 @@ def test_value_that_diverges_is_named_and_takes_no_other_with_it():
 
 
 def test_the_overview_shows_the_mean_of_each_value_and_the_papers_gain_beside_the_puzzle():
-    rows = made(lambda c, v, u, t: float(v) if c == "margin" else 2.0 if c == "affine" else 0.0)
+    rows = made(lambda c, v, t: float(v) if c == "margin" else 2.0 if c == "affine" else 0.0)
     (axis,) = figures.overview_figure(rows, choices=[CHOICES["margin"]]).axes
     shown = [point for container in axis.containers for point in container[0].get_xdata()]
     assert shown == pytest.approx([0.3, 0.0, 0.1, 1.0, 3.0])  # the default first

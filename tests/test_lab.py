@@ -61,8 +61,9 @@ def test_every_value_of_an_open_choice_has_its_reference_on_targets_of_its_size(
         measurer.columns(unit) | {"metric": "R1", "value": float(unit.spec.adapter == "bnta"), "unit": "%"}])
     rows = lab.measure("open_choices")
     keys = ["choice", "value_label", "target", "split"]
-    both = rows.groupby([*keys, "updated"])["value"].mean().unstack("updated")
-    assert (both["none"] == 0).all() and set(rows["choice"]) >= {"momentum", "affine"}
+    both = rows.groupby([*keys, "adapter"])["value"].mean().unstack("adapter")
+    assert (both["none"] == 0).all() and (both["bnta"] == 1).all()
+    assert set(rows["choice"]) >= {"momentum", "affine"}
     assert heights == [lab.settings.other_height]
 
 

@@ -140,9 +140,9 @@ def test_strength():
 
 def test_open_choices():
     rows = table("open_choices")
-    keys = ["choice", "value_label", "updated", "target"]
-    assert_same(sweeps.gain_rows(rows), "open_choices_gains", 4, keys)
-    assert_same(sweeps.survival(rows), "open_choices", 4)
+    gains = sweeps.gain_rows(rows)
+    assert_same(gains, "open_choices_gains", 4, ["choice", "value_label", "target"])
+    assert_same(sweeps.survival(gains), "open_choices", 4)
 
 
 def test_headroom():

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from bnta_lib.figures.base import COLOURS, INK, METRICS, UNMOVED, bars, legend, panels
 from bnta_lib.site.judge import Estimate
-from bnta_lib.suite.specs import AFFINE, ALL, CHOICES, DIVERGED, NONE, Choice
+from bnta_lib.suite.specs import CHOICES, DIVERGED, Choice
 from bnta_lib.suite.stats import RATE, SHARE, interval, split_gains
 from bnta_lib.suite.sweeps import VALUE, diverged, gain_rows, grid_cells
 from bnta_lib.suite.tables import gains, losses_of, reading_of, symbols
@@ -152,8 +152,6 @@ def overview_figure(rows: pd.DataFrame, metric: str = "R1", choices: Iterable[Ch
     blocks = {choice.name: [value.method for value in choice.values] for choice in choices}
     keys = pd.MultiIndex.from_tuples([(name, value) for name, values in blocks.items() for value in values])
     heights = pd.Series(np.arange(len(keys)) + 0.7 * keys.get_level_values(0).factorize()[0], keys)
-    # Of AFFINE only gamma and beta are updated, of the others all four.
-    rows = rows[(rows["updated"].isin([ALL, NONE]) | (rows["choice"] == AFFINE.name))]
     gains, lost = gain_rows(rows, metric).set_index(VALUE), diverged(rows).set_index(VALUE)
     gains = gains[gains.index.isin(keys)]
     targets, colour = list(gains["target"].unique()), COLOURS["BNTA"]

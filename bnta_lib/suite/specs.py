@@ -151,13 +151,6 @@ def grid_specs(gallery: int, default: int = 128) -> tuple[Spec, ...]:
 
 # ---------------------------------------------------------------- open choices
 
-# What a row updates: all four quantities, none, or a pair of them alone as Table 5 has it.
-ALL, NONE = "all", "none"
-PARTS = {"mu+var": ("mean", "var"), "gamma+beta": ("gamma", "beta")}
-# What cannot change a pair alone: without gamma and beta there is no gradient step, without mu and sigma^2 no
-# running average.
-_IDLE = {"mu+var": ("tta_optimizer", "tta_lr"), "gamma+beta": ("tta_momentum",)}
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -167,7 +160,6 @@ class Choice:
     values: tuple[Spec, ...]
     default: str  # the label of the value that the suite takes
     everywhere: bool = True  # on all targets; otherwise on the paper's own target alone
-    in_parts: bool = False  # with each of PARTS alone too, on the paper's own target
 
 
 def _numbers(name: str, setting: str, numbers: Sequence[float], default: str, **more) -> Choice:
@@ -175,12 +167,12 @@ def _numbers(name: str, setting: str, numbers: Sequence[float], default: str, **
 
 
 CHOICES = {choice.name: choice for choice in (
-    _numbers("momentum", "tta_momentum", (0, 0.01, 0.05, 0.1, 0.3, 1), "0.1", in_parts=True),
+    _numbers("momentum", "tta_momentum", (0, 0.01, 0.05, 0.1, 0.3, 1), "0.1"),
     Choice("optimiser", tuple(
         Spec(f"{kind} {rate:g}", overrides={"tta_optimizer": kind, "tta_lr": rate})
         for kind, rates in (("adam", (5e-5, 5e-4, 5e-3)), ("sgd", (5e-4, 5e-3, 5e-2))) for rate in rates),
-        "adam 0.0005", in_parts=True),
-    _numbers("epochs", "tta_epochs", (1, 2, 4), "1", in_parts=True),
+        "adam 0.0005"),
+    _numbers("epochs", "tta_epochs", (1, 2, 4), "1"),
     Choice("bnneck", (Spec("follow"), Spec("stay", options={"follow_bnneck": False})), "follow"),
     Choice("distance", (Spec("L2-normalised"), Spec("raw", overrides={"normalise_features": False})),
            "L2-normalised"),
@@ -193,31 +185,19 @@ CHOICES = {choice.name: choice for choice in (
 # Can gamma and beta alone do what Table 5 says of them? Adam moves a parameter by about the rate at
 # a step, so that rates and epochs here take them from a thousandth to the whole of their size.
 AFFINE = Choice("affine", tuple(
-    Spec(f"{kind} {rate:g}, {n} epoch{'s' * (n > 1)}", options={"quantities": PARTS["gamma+beta"]},
+    Spec(f"{kind} {rate:g}, {n} epoch{'s' * (n > 1)}", options={"quantities": ("gamma", "beta")},
          overrides={"tta_optimizer": kind, "tta_lr": rate, "tta_epochs": n})
     for kind, rates in (("adam", (5e-4, 5e-3, 5e-2)), ("sgd", (5e-2, 5e-1)))
     for rate in rates for n in (1, 4)), "adam 0.0005, 1 epoch", everywhere=False)
 
 
-def alone(spec: Spec, part: str) -> Spec:
-    """The row with only one of PARTS free, less the settings that are idle then."""
-    overrides = {name: value for name, value in spec.overrides.items() if name not in _IDLE[part]}
-    return replace(spec, options={"quantities": PARTS[part]}, overrides=overrides)
-
-
 def _choice_rows(everywhere: bool) -> Iterator[Spec]:
     """Each value of the choices, each with its row without adaption, of the same network and distance."""
     for choice in (*CHOICES.values(), AFFINE):
-        for value in choice.values:
-            rows = {}
-            if choice.everywhere == everywhere:
-                updated = "gamma+beta" if choice is AFFINE else ALL
-                rows = {updated: value, NONE: replace(value, adapter="none", options={})}
-            if choice.in_parts and not everywhere:
-                rows |= {part: alone(value, part) for part in PARTS}
-            for updated, spec in rows.items():
-                yield replace(spec, method=f"{choice.name}: {value.method}; {updated}", labels={
-                    "choice": choice.name, "value_label": value.method, "updated": updated})
+        for value in choice.values if choice.everywhere == everywhere else ():
+            labels = {"choice": choice.name, "value_label": value.method}
+            spec = replace(value, method=f"{choice.name}: {value.method}", labels=labels)
+            yield from (spec, replace(spec, method=f"{spec.method}; none", adapter="none", options={}))
 
 
 # ---------------------------------------------------------------- all of them
