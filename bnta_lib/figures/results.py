@@ -138,6 +138,8 @@ def claims_figure(table: pd.DataFrame) -> Figure:
         axis.tick_params(axis="y", length=0)
         axis.tick_params(axis="x", labelsize=7, length=2.5, pad=1.5)
         axis.spines["left"].set_visible(False)
+        axis.grid(axis="y", color="0.93", linewidth=0.6)
+        axis.set_axisbelow(True)
         axis.annotate(where, (0, 1), (-250, 2), "axes fraction", "offset points", weight="bold", size=8)
     legend(figure, fontsize=7.5)
     return figure
