@@ -13,12 +13,13 @@ import ipywidgets as W
 import numpy as np
 from common import Row
 
-from bnta_lib import adapt, settings, trained_model
+from bnta_lib import adapt, settings
 from bnta_lib.data import load_source_samples, load_targets
 from bnta_lib.evaluation import top_gallery
 from bnta_lib.explore import NKExplorer, layer_explorer, nk, retrieval_explorer
 from bnta_lib.model import embed
 from bnta_lib.suite.lab import Lab
+from bnta_lib.suite.train import trained_model
 
 MOVES = 24  # of each control, at most
 SLIDERS = (W.SelectionSlider, W.Dropdown, W.ToggleButtons, W.FloatSlider, W.IntSlider)

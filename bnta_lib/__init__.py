@@ -16,15 +16,6 @@ from bnta_lib.weights import Delta
 
 __all__ = [
     "Adaption", "AdaptionStopped", "BNTANet", "Delta", "Guards", "Pairs", "Scores",
-    "Settings", "adapt", "embed", "evaluate", "nearest_pairs", "settings", "train", "trained_model",
+    "Settings", "adapt", "embed", "evaluate", "nearest_pairs", "settings", "train",
 ]
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str):
-    """Import `trained_model` when it is needed: `python -m bnta_lib.suite.train` would find it imported."""
-    if name != "trained_model":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from bnta_lib.suite.train import trained_model
-
-    return trained_model

@@ -6,14 +6,14 @@ An adapter is a function ``(model, images, settings, *, seed=0, **options)`` tha
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from bnta_lib.adaption import READS, adapt, require_finite
-from bnta_lib.model import BNTANet, bn_layers, preserve_modes
+from bnta_lib.model import BNTANet, batches, bn_layers, preserve_modes
 from bnta_lib.settings import Settings
 from bnta_lib.weights import load_bn_tensors
 
@@ -84,7 +84,8 @@ def adabn(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0,
             layer.train()
             layer.reset_running_stats()
             layer.momentum = None  # the cumulative average
-        for index in batches(len(images), batch or 2 * settings.tta_batch, seed):
+        random = torch.Generator().manual_seed(seed)
+        for index in batches(len(images), batch or 2 * settings.tta_batch, random):
             maps = adapted.forward_features(images[index])
             adapted.bnneck(adapted.global_pool(maps))
             adapted.local_features(adapted.stripe_pool(maps))
@@ -125,7 +126,7 @@ def tent(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0,
         parameters = [p for layer in layers for p in layer.train().requires_grad_(True).parameters()]
         optimiser = torch.optim.Adam(parameters, lr=settings.tta_lr)
         for epoch in range(settings.tta_epochs):
-            for index in batches(len(images), size, seed + epoch):
+            for index in batches(len(images), size, torch.Generator().manual_seed(seed + epoch)):
                 maps = adapted.forward_features(images[index])
                 loss = entropy(adapted.fc_g(adapted.bnneck(adapted.global_pool(maps)))).mean()
                 optimiser.zero_grad()
@@ -139,9 +140,3 @@ def entropy(logits: Tensor) -> Tensor:
     """Entropy in nats of the softmax of each row: (B, M) to (B,)."""
     log = F.log_softmax(logits, dim=1)
     return -(log.exp() * log).sum(1)
-
-
-def batches(n: int, size: int, seed: int) -> Sequence[Tensor]:
-    """Shuffled indices in batches as even as can be, none of one image (BN cannot train on it)."""
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    return order.tensor_split(max(1, min(-(-n // size), n // 2)))

@@ -7,7 +7,7 @@ ImageNet weights fit ``model.backbone``.
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -199,6 +199,11 @@ def embed(model: BNTANet, images: Tensor, batch: int = 64) -> tuple[Tensor, Tens
             features.append(model.bnneck(model.global_pool(maps)).float().cpu())
             local.append(model.local_features(model.stripe_pool(maps)).float().cpu())
     return torch.cat(features), torch.cat(local)
+
+
+def batches(n: int, size: int, random: torch.Generator) -> Sequence[Tensor]:
+    """Shuffled indices in batches as even as can be, none of one image (BN cannot train on it)."""
+    return torch.randperm(n, generator=random).tensor_split(max(1, min(-(-n // size), n // 2)))
 
 
 def fused(backbone: nn.Module) -> nn.Module:

@@ -4,9 +4,9 @@ D(i, j) is the smallest, over the H parts, of the Euclidean distances of the par
 pairs are taken greedily from the smallest D; an image enters one pair at most. Ties go to the
 smaller (i, j), i < j, and the smaller part.
 
-The pairs are those of the full matrix of float64 distances by direct difference, which is never held.
-Float32 products less a bound on their rounding give a lower bound of each row of D. A row is measured
-exactly when its turn comes, and again if its nearest image was taken before.
+The pairs are those of the full matrix of float64 distances, which is never held. Float32 products less a
+bound on their rounding give a lower bound of each row of D. A row is measured exactly when its turn comes,
+and again if its nearest image was taken before.
 """
 
 import heapq
@@ -76,12 +76,6 @@ def nearest_pairs(local: Tensor, k: int, block: int = 256) -> Pairs:
     squared, first, second, part = zip(*pairs, strict=True)
     distance = torch.tensor(squared, dtype=torch.float64).sqrt()
     return Pairs(torch.tensor([first, second]).T.contiguous(), torch.tensor(part), distance)
-
-
-def part_distances(local: Tensor, index: Tensor) -> Tensor:
-    """Float64 distances (K, H) of the parts of pairs ``index`` (K, 2); D is their minimum over parts."""
-    features = local.detach().double()
-    return torch.linalg.vector_norm(features[index[:, 0]] - features[index[:, 1]], dim=2)
 
 
 class _Rows:

@@ -29,7 +29,7 @@ TARGETS = ("VIPeR", "GRID", "iLIDS")
 CHOICES = {"last_stride": (1, 2), "tta_optimizer": ("adam", "sgd"), "matching_reduction": ("sum", "mean"),
            "viper_probe": ("cam_a", "cam_b", "both"), "ilids_images": ("single", "multi")}
 RANGES = {"batch": (2, math.inf), "tta_momentum": (0, 1), "people_share": (0, 1), **dict.fromkeys(
-    ("seed", "tta_epochs", "warmup_epochs", "lr_decay_epoch", "instances", "pad"), (0, math.inf))}
+    ("seed", "tta_epochs", "warmup_epochs", "lr_decay_epoch", "pad"), (0, math.inf))}
 
 # The trainings by name, and the settings that they change. Table 3 has the first six. "other_stripes" has the
 # input height `other_height`, whose maps six stripes do not divide: their bins overlap.
@@ -87,8 +87,6 @@ class Settings:
     lr_decay_epoch: int = 40
     warmup_epochs: int = 0
     batch: int = 64  # of all processes together, where several train
-    sync_bn: bool = False  # batch statistics over all GPUs that train, not each one's own [O]
-    instances: int = 0  # images a person in a batch (PK); 0 draws plain batches [O]
     label_smoothing: float = 0.1  # [O] DualNorm's
     pad: int = 10  # random crop after this padding, pixels at height 256 [O] DualNorm's
 

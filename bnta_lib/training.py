@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from bnta_lib.files import atomic
 from bnta_lib.losses import identity_loss, matching_train_loss, positioning_loss, triplet_loss
-from bnta_lib.model import BNTANet, load_imagenet
+from bnta_lib.model import BNTANet, batches, load_imagenet
 from bnta_lib.settings import METHOD_VERSION, Settings
 from bnta_lib.weights import training_settings
 
@@ -46,8 +46,8 @@ def train(
     images, and seconds.
 
     A continued training gives the weights of an uninterrupted one. Several processes follow the mean gradient
-    over each batch. Batch statistics (unless ``settings.sync_bn``, on GPUs) and triplets are local to a
-    process's rows, and the running statistics are the main process's, which alone writes and reads files.
+    over each batch. Batch statistics and triplets are local to a process's rows, and the running statistics
+    are the main process's, which alone writes and reads files.
 
     Raises:
         ValueError: for pids that are not 1..M, too many processes, or a checkpoint of another training.
@@ -62,8 +62,12 @@ def train(
     key = training_key(sources, settings)
     processes = launched(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
                          some_unused=0 in (settings.loss_id, settings.lambda1, settings.lambda2))
-    _check_processes(processes, key, epoch_batches(sources.pids, settings, torch.Generator()), settings)
-    model = _new_model(people, settings, processes)
+    _check_processes(processes, key, len(sources.pids), settings)
+    torch.manual_seed(settings.seed)
+    model = BNTANet(people, settings)
+    if settings.pretrained:
+        load_imagenet(model)
+    model.to(processes.device)
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=(0.9, 0.999))
     random, history = torch.Generator().manual_seed(settings.seed), []
     path = Path(checkpoint) if checkpoint and processes.is_main_process else None
@@ -86,10 +90,9 @@ def train(
         if late and epoch + 1 < settings.epochs:
             raise OutOfTime(f"another epoch does not fit after epoch {epoch + 1} of {settings.epochs}, which "
                             "is saved")
-    state = from_main(processes, {name: tensor.cpu() for name, tensor in model.state_dict().items()})
-    trained = BNTANet(people, settings)  # without SyncBatchNorm
-    trained.load_state_dict(state)
-    return trained.eval(), pd.DataFrame(history)
+    state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
+    model.load_state_dict(from_main(processes, state))
+    return model.cpu().eval(), pd.DataFrame(history)
 
 
 def train_epoch(
@@ -97,15 +100,16 @@ def train_epoch(
     epoch: int, random: torch.Generator, processes: Any, progress: bool = False,
 ) -> dict[str, float]:
     """Train one epoch, counted from 0, and return its row of :func:`train`."""
-    start, device, batches = time.perf_counter(), processes.device, epoch_batches(pids, settings, random)
+    start, device, n = time.perf_counter(), processes.device, len(pids)
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(epoch, settings)
     objective.train()
     sums: dict[str, Tensor] = {}
-    bar = tqdm(batches, f"epoch {epoch + 1} of {settings.epochs}", mininterval=1,
+    bar = tqdm(batches(n, settings.batch, random), f"epoch {epoch + 1} of {settings.epochs}", mininterval=1,
                disable=not (progress and processes.is_main_process))
+    first, last = (processes.process_index + end for end in (0, 1))
     for batch in bar:
-        rows = share(len(batch), settings.instances, processes.process_index, processes.num_processes)
+        rows = slice(*(len(batch) * end // processes.num_processes for end in (first, last)))
         index = batch[rows]
         raw, labels = images[index.to(images.device)].to(device), (pids[index] - 1).to(device)
         augmented = augment(raw, settings, random, rows, len(batch))
@@ -114,9 +118,8 @@ def train_epoch(
         losses = training_step(objective, optimiser, augmented, labels, weight)
         sums = {name: sums.get(name, 0.0) + value.detach() * len(index) for name, value in losses.items()}
     totals = processes.reduce(torch.stack([value.float() for value in sums.values()]), "sum").tolist()
-    size = sum(map(len, batches))  # more than the images if PK repeats some
     row = {"epoch": epoch + 1, "lr": learning_rate(epoch, settings)}
-    row |= {name: total / size for name, total in zip(sums, totals, strict=True)}
+    row |= {name: total / n for name, total in zip(sums, totals, strict=True)}
     bar.set_postfix(loss=f"{row['total']:.2f}", accuracy=f"{row['accuracy']:.2f}")
     bar.close()
     if not math.isfinite(row["total"]):
@@ -162,24 +165,6 @@ def learning_rate(epoch: int, settings: Settings) -> float:
     if epoch < settings.warmup_epochs:
         return settings.lr * (epoch + 1) / (settings.warmup_epochs + 1)
     return settings.lr * (0.1 if epoch >= settings.lr_decay_epoch else 1.0)
-
-
-def epoch_batches(pids: Tensor, settings: Settings, random: torch.Generator) -> list[Tensor]:
-    """Indices of an epoch's batches: plain, or ``instances`` images of each person (PK).
-
-    Every image comes once; PK fills a person's last group by repeating and never cuts a group. Batches are as
-    even as possible, so that none has a single image.
-    """
-    order = torch.randperm(len(pids), generator=random)
-    if settings.instances > 1:
-        k, groups = settings.instances, []
-        order = order[torch.argsort(pids[order], stable=True)]
-        for person in order.split(torch.bincount(pids)[pids.unique()].tolist()):
-            groups += person.repeat(k)[: -(-len(person) // k) * k].split(k)
-        mixed = torch.stack(groups)[torch.randperm(len(groups), generator=random)]
-        count = -(-len(groups) // max(1, settings.batch // k))
-        return [batch.flatten() for batch in mixed.tensor_split(count)]
-    return list(order.tensor_split(max(1, min(-(-len(order) // settings.batch), len(order) // 2))))
 
 
 def augment(images: Tensor, settings: Settings, random: torch.Generator, rows: slice = slice(None),
@@ -260,30 +245,14 @@ def from_main(processes: Any, value: Any) -> Any:
     return broadcast_object_list([value])[0]
 
 
-def share(size: int, instances: int, rank: int, count: int) -> slice:
-    """A process's rows of a batch: whole groups of a person, and as many as the others' or one more."""
-    group = max(1, instances)
-    return slice(*(size // group * start // count * group for start in (rank, rank + 1)))
-
-
-def _check_processes(processes: Any, key: str, batches: list[Tensor], settings: Settings) -> None:
+def _check_processes(processes: Any, key: str, images: int, settings: Settings) -> None:
     if processes.num_processes == 1:
         return
     from accelerate.utils import gather_object
 
     if len(set(gather_object([key]))) > 1:
         raise ValueError("the processes have different data or settings: give every machine the same")
-    fewest = min(share(len(batch), settings.instances, 0, processes.num_processes).stop for batch in batches)
-    if fewest < 2:
+    smallest = min(map(len, batches(images, settings.batch, torch.Generator())))
+    if (fewest := smallest // processes.num_processes) < 2:
         raise ValueError(f"batches of {settings.batch} images are too small for {processes.num_processes} "
                          f"processes: one has {fewest}, and batch norm needs 2; raise batch, or launch fewer")
-
-
-def _new_model(people: int, settings: Settings, processes: Any) -> BNTANet:
-    torch.manual_seed(settings.seed)
-    model = BNTANet(people, settings)
-    if settings.pretrained:
-        load_imagenet(model)
-    if settings.sync_bn and processes.num_processes > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    return model.to(processes.device)

@@ -27,7 +27,6 @@ from bnta_lib.settings import METHOD_VERSION, ROOT, Settings
 QUANTITIES = {"mean": "running_mean", "var": "running_var", "gamma": "weight", "beta": "bias"}
 REMEDY = "train again with `python -m bnta_lib.suite.train` (make train), or restore the committed file"
 REGISTRY = ROOT / "data" / "weights" / "registry.json"
-NETWORK = ("height", "width", "base_width", "last_stride", "stripes", "local_dim")
 # Settings that no training depends on, beside all that begin with "tta_".
 UNTRAINED = ("K", "margin", "lambda3", "matching_reduction", "normalise_features", "splits", "heldout",
              "other_height", "viper_probe", "ilids_images")
@@ -60,8 +59,8 @@ def save_model(model: BNTANet, path: str | Path, settings: Settings, meta: Mappi
         if name.endswith("num_batches_tracked") or (compact and name.startswith("fc_m.")):
             continue
         if compact and tensor.ndim >= 2:
-            tensors[f"{name}.scale"] = tensor.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
-            tensor = (tensor / _as_factor(tensors[f"{name}.scale"], tensor)).round().to(torch.int8)
+            tensors[f"{name}.scale"] = scale = tensor.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
+            tensor = (tensor / scale.view(-1, *[1] * (tensor.ndim - 1))).round().to(torch.int8)
         tensors[name] = tensor
     record = {**meta, "version": METHOD_VERSION, "settings": training_settings(settings),
               "fingerprint": fingerprint(_network(tensors, settings))}
@@ -71,13 +70,12 @@ def save_model(model: BNTANet, path: str | Path, settings: Settings, meta: Mappi
 def load_model(path: str | Path, settings: Settings) -> BNTANet:
     """The model of a weights file, in eval mode.
 
-    Raises FileNotFoundError if it is absent, ValueError if it is damaged, of another network than that of
-    ``settings``, or gives other features than when it was trained.
+    Raises FileNotFoundError if it is absent, ValueError if it is damaged, was trained with other settings, or
+    gives other features than when it was trained.
     """
     record, tensors = read_weights(path)
-    if odd := [text for text in differences(record, settings) if text.partition("=")[0] in NETWORK]:
-        raise ValueError(f"{path} was trained with {', '.join(odd)}, profile {settings.profile!r} has other "
-                         "settings: choose those of the weights, or train again")
+    if odd := differences(record, settings):
+        raise ValueError(f"{path} was trained with {', '.join(odd)}: choose these settings, or {REMEDY}")
     model = _network(tensors, settings)
     for kind, values in fingerprint(model).items():
         recorded = record["fingerprint"][kind]
@@ -115,19 +113,14 @@ def _network(stored: Mapping[str, Tensor], settings: Settings) -> BNTANet:
     tensors = {}
     for name, tensor in stored.items():
         if tensor.dtype == torch.int8:
-            tensor = tensor.float() * _as_factor(stored[f"{name}.scale"], tensor)
+            tensor = tensor.float() * stored[f"{name}.scale"].view(-1, *[1] * (tensor.ndim - 1))
         if not name.endswith(".scale"):
             tensors[re.sub(r"^fn\.", "bnneck.", name)] = tensor  # what older files call it
     model = BNTANet(len(tensors["fc_g.weight"]), settings)
     if not any(name.startswith("fc_m.") for name in tensors):
         model.fc_m = nn.ModuleList()
-    counts = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
-    model.load_state_dict({**counts, **tensors})
+    model.load_state_dict(tensors)
     return model.eval()
-
-
-def _as_factor(scale: Tensor, tensor: Tensor) -> Tensor:
-    return scale.view(-1, *[1] * (tensor.ndim - 1))
 
 
 # ---- batch-norm deltas

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bnta_lib.model import BNTANet
+from bnta_lib.model import BNTANet, batches
 from bnta_lib.settings import ROOT, settings
 from bnta_lib.suite.train import main
-from bnta_lib.training import Objective, augment, epoch_batches, learning_rate, train
+from bnta_lib.training import Objective, augment, learning_rate, train
 from conftest import coloured_people, identical
 
 # Sums of float32 in another order, through a few steps of Adam.
@@ -65,19 +65,19 @@ def tiny(**changes):
 SHARED = {
     "even": tiny(batch=10),
     "uneven": tiny(),
-    "groups": tiny(instances=2, batch=14, loss_tri=0.5),
+    "triplets": tiny(batch=14, loss_tri=0.5),
     "baseline": tiny(lambda1=0.0, lambda2=0.0),
     "parts": tiny(loss_id=0.0, lambda1=0.0),
 }
 
 
-def launch(*command, folder, gpus=False):
-    """``accelerate launch`` of a command in two processes, on CPUs unless ``gpus``."""
+def launch(*command, folder):
+    """``accelerate launch`` of a command in two processes, on CPUs."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
                "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
                "--main_process_port", "0", *map(str, command)]
     # No GPU, nor the configuration of whoever runs the tests.
-    own = {**({} if gpus else {"CUDA_VISIBLE_DEVICES": ""}), "HF_HOME": str(folder), "OMP_NUM_THREADS": "1",
+    own = {"CUDA_VISIBLE_DEVICES": "", "HF_HOME": str(folder), "OMP_NUM_THREADS": "1",
            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(command, env=os.environ | own, cwd=folder, capture_output=True, text=True,
                           timeout=900)
@@ -119,13 +119,13 @@ def by_hand(sources, chosen, parts):
     model = BNTANet(int(sources.pids.max()), chosen).to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(model.parameters())
     random = torch.Generator().manual_seed(chosen.seed)
-    group, rows = max(1, chosen.instances), []
+    rows = []
     for epoch in range(chosen.epochs):
         optimiser.param_groups[0]["lr"] = learning_rate(epoch, chosen)
         sums, size = {}, 0
-        for index in epoch_batches(sources.pids, chosen, random):
+        for index in batches(len(sources.pids), chosen.batch, random):
             batch = augment(sources.images[index], chosen, random)
-            bounds = [len(index) // group * part // parts * group for part in range(parts + 1)]
+            bounds = [len(index) * part // parts for part in range(parts + 1)]
             copies = [model.train()] + [copy.deepcopy(model).train() for _ in range(parts - 1)]
             for own, start, stop in zip(copies, bounds, bounds[1:]):
                 values = Objective(own, chosen)(batch[start:stop], sources.pids[index[start:stop]] - 1)
@@ -145,7 +145,7 @@ def by_hand(sources, chosen, parts):
 
 def test_one_process_gives_the_bits_of_a_plain_loop_without_accelerate(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)  # it cannot be imported
-    for chosen in (tiny(), tiny(sync_bn=True), tiny(instances=2)):
+    for chosen in (tiny(), tiny(loss_tri=0.5)):
         model, history = train(coloured_people(), chosen, progress=False)
         expected, rows = by_hand(coloured_people(), chosen, 1)
         assert identical(model, expected)
@@ -208,19 +208,3 @@ def test_several_processes_need_accelerate(monkeypatch):
         train(coloured_people(), tiny(), progress=False)
     with pytest.raises(ImportError, match="accelerate"):
         main(["--profile", "smoke"])
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
-def test_synchronised_batch_norm_gives_the_weights_of_whole_batches(tmp_path):
-    chosen = tiny(sync_bn=True)
-    (tmp_path / "script.py").write_text(SCRIPT.replace('torch.device("cpu")', 'torch.device("cuda")'))
-    torch.save([("synchronised", coloured_people(), chosen, {})], tmp_path / "jobs.pt")
-    for rank in range(2):
-        (tmp_path / f"machine {rank}").mkdir()
-    done = launch("script.py", tmp_path, -1, folder=tmp_path, gpus=True)
-    assert done.returncode == 0, done.stderr
-    model, _ = torch.load(tmp_path / "found 0.pt", weights_only=False)["synchronised"]
-    alone, _ = train(coloured_people(), chosen, progress=False)
-    assert [type(m) for m in model.modules()] == [type(m) for m in alone.modules()]
-    for name, tensor in alone.state_dict().items():
-        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0.05, atol=0.01)

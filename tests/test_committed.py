@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bnta_lib import settings, trained_model
+from bnta_lib import settings
 from bnta_lib.data import load_source, load_source_samples, load_targets
 from bnta_lib.rendered.benchmark import target as load_target
 from bnta_lib.settings import MODELS, ROOT, WEAKER, model_settings
@@ -21,6 +21,7 @@ from bnta_lib.suite.runner import Measurer, Unit
 from bnta_lib.suite.specs import COLUMNS, Spec
 from bnta_lib.suite.store import SHORT
 from bnta_lib.suite.sweeps import KINDS
+from bnta_lib.suite.train import trained_model
 from bnta_lib.weights import model_digest
 
 UNITS = pd.read_csv(Path(__file__).with_name("committed_units.csv"), dtype=str, keep_default_na=False)

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bnta_lib import settings as profile
-from bnta_lib import trained_model
 from bnta_lib.adapters import adabn, tent
 from bnta_lib.adaption import adapt, pair_losses
 from bnta_lib.data import load_targets
@@ -29,6 +28,7 @@ from bnta_lib.site.guards import Guards, guarded_adapt
 from bnta_lib.suite.layers import bn_moments, bn_outputs
 from bnta_lib.suite.runner import Measurer, Unit, score
 from bnta_lib.suite.specs import Spec, grid_specs
+from bnta_lib.suite.train import trained_model
 from bnta_lib.weights import Delta, load_model, model_digest, save_model
 from conftest import lab_of
 

@@ -42,7 +42,7 @@ def test_full_size_without_a_gpu_or_imagenet_weights_is_refused_before_rendering
 def test_rehearsal_is_the_papers_experiment_but_for_its_size():
     paper, rehearsal = settings("paper"), settings("rehearsal")
     assert AT_SIZE == ("paper", "rehearsal") and device_of("rehearsal") == device_of("paper")
-    for name in ("K", "tta_batch", "tta_lr", "tta_momentum", "batch", "instances", "stripes", "last_stride",
+    for name in ("K", "tta_batch", "tta_lr", "tta_momentum", "batch", "stripes", "last_stride",
                  "loss_tri", "lambda1", "lambda2", "warmup_epochs", "label_smoothing"):
         assert getattr(paper, name) == getattr(rehearsal, name), name
 

@@ -16,6 +16,7 @@ from bnta_lib.model import (
     Backbone,
     BNTANet,
     InstanceNorm,
+    batches,
     bn_layers,
     count_parameters,
     embed,
@@ -239,3 +240,15 @@ def test_absent_imagenet_weights_and_a_narrow_model_are_refused(wide, model, tmp
         load_imagenet(wide)
     with pytest.raises(ValueError, match="fit the full width only: set base_width=64"):
         load_imagenet(model)
+
+
+@pytest.mark.parametrize("n", [2, 4, 5, 7, 64, 65, 129, 200])
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 64])
+def test_every_image_is_in_one_of_even_batches_of_at_least_two(n, size):
+    random = torch.Generator().manual_seed(0)
+    first, second = (batches(n, size, random) for _ in range(2))
+    for drawn in (first, second):
+        assert sorted(torch.cat(list(drawn)).tolist()) == list(range(n))
+        lengths = [len(batch) for batch in drawn]
+        assert min(lengths) >= 2 and max(lengths) - min(lengths) <= 1 and max(lengths) <= max(size, 3)
+    assert n < 7 or not torch.equal(torch.cat(list(first)), torch.cat(list(second)))

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from bnta_lib import trained_model
 from bnta_lib.settings import ROOT, settings
 from bnta_lib.suite import claims, layers, stats, sweeps, tables
 from bnta_lib.suite.specs import COLUMNS, TABLES
+from bnta_lib.suite.train import trained_model
 
 COMMITTED = ROOT / "figures" / "laptop"
 LAPTOP = settings("laptop")

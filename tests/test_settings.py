@@ -65,7 +65,7 @@ def test_folders_do_not_depend_on_the_working_directory(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [
-    {"tta_batch": 0}, {"K": 2.5}, {"sync_bn": 1}, {"viper_probe": "cam_c"}, {"margin": -1}, {"batch": 1},
+    {"tta_batch": 0}, {"K": 2.5}, {"pretrained": 1}, {"viper_probe": "cam_c"}, {"margin": -1}, {"batch": 1},
     {"lr": float("nan")}, {"tta_momentum": 2}, {"tta_momentum": "x"},
     {"last_stride": 3}, {"tta_optimizer": "lbfgs"}, {"stripes": 0}, {"people": {"CUHK02": 3}},
 ])  # fmt: skip

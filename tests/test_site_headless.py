@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from bnta_lib import embed, settings, trained_model
+from bnta_lib import embed, settings
 from bnta_lib.adaption import Delta
 from bnta_lib.settings import ROOT
 from bnta_lib.site.crops import load_site, read_crops
 from bnta_lib.suite.reproduce import run_notebook
 from bnta_lib.suite.runs import figures_dir, run_name
+from bnta_lib.suite.train import trained_model
 from conftest import crop
 
 NOTEBOOK = ROOT / "notebooks" / "11_your_own_gallery.ipynb"

@@ -11,7 +11,7 @@ from bnta_lib.data.sets import ReIDSet
 from bnta_lib.losses import triplet_loss
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import settings
-from bnta_lib.training import Objective, OutOfTime, augment, epoch_batches, learning_rate, train
+from bnta_lib.training import Objective, OutOfTime, augment, learning_rate, train
 from conftest import coloured_people, identical
 
 
@@ -61,9 +61,7 @@ def interrupted(after: int, *arguments):
         hook.remove()
 
 
-@pytest.mark.parametrize("instances", [0, 2])
-def test_resumed_training_gives_the_weights_of_an_uninterrupted_one(people, quick, tmp_path, instances):
-    quick = replace(quick, instances=instances)
+def test_resumed_training_gives_the_weights_of_an_uninterrupted_one(people, quick, tmp_path):
     whole, history = train(people, quick, progress=False)
     path = tmp_path / "checkpoint.pt"
     interrupted(2, people, quick, path)
@@ -134,34 +132,6 @@ def test_learning_rate_follows_the_papers_schedule():
     assert rates == pytest.approx([0.005] * 40 + [0.0005] * 20)
     warm = replace(paper, lr=0.004, warmup_epochs=3)
     assert [learning_rate(e, warm) for e in range(4)] == pytest.approx([0.001, 0.002, 0.003, 0.004])
-
-
-@pytest.mark.parametrize("n", [2, 7, 20, 65, 129, 200])
-@pytest.mark.parametrize("batch", [2, 8, 64])
-def test_plain_epoch_has_every_image_once_and_no_batch_of_one(quick, n, batch):
-    random = torch.Generator().manual_seed(0)
-    pids = torch.arange(n) % 4 + 1
-    first, second = (epoch_batches(pids, replace(quick, batch=batch), random) for _ in range(2))
-    for drawn in (first, second):
-        assert sorted(torch.cat(drawn).tolist()) == list(range(n))
-        assert min(map(len, drawn)) >= 2 and max(map(len, drawn)) <= max(batch, 3)
-    assert n < 7 or not torch.equal(torch.cat(first), torch.cat(second))
-
-
-@pytest.mark.parametrize("instances", [2, 3, 4])
-@pytest.mark.parametrize("batch", [8, 16, 30])
-def test_pk_batches_hold_whole_groups_and_every_image(quick, instances, batch):
-    pids = torch.tensor([1] + [2] * 3 + [3] * 4 + [4] * 9 + [5] * 2 + [6] * 17)
-    pids = pids[torch.randperm(len(pids), generator=torch.Generator().manual_seed(0))]
-    chosen = replace(quick, instances=instances, batch=batch)
-    drawn = epoch_batches(pids, chosen, torch.Generator().manual_seed(0))
-    assert set(torch.cat(drawn).tolist()) == set(range(len(pids)))
-    for indices in drawn:
-        assert len(indices) <= batch
-        assert (torch.bincount(pids[indices]) % instances == 0).all()
-    # No more repeats than fill a person's last group.
-    expected = sum(-(-c // instances) * instances for c in torch.bincount(pids).tolist())
-    assert sum(map(len, drawn)) == expected
 
 
 def test_augmented_images_are_crops_and_flips_drawn_apart(quick):

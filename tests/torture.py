@@ -28,7 +28,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from bnta_lib import BNTANet, settings, trained_model
+from bnta_lib import BNTANet, settings
 from bnta_lib.data.__main__ import prepare
 from bnta_lib.data.packed import pack as make_pack
 from bnta_lib.data.published import Found
@@ -37,6 +37,7 @@ from bnta_lib.rendered import benchmark
 from bnta_lib.settings import ROOT, SOURCES
 from bnta_lib.suite.runs import figures_dir, run_name, training_history, weights_path
 from bnta_lib.suite.specs import Spec
+from bnta_lib.suite.train import trained_model
 from conftest import crop, lab_of, target_of_dots
 
 PATIENCE = 600  # seconds after which the last run counts as stuck

@@ -46,7 +46,7 @@ def trained_model(settings: Settings, name: str = "bnta", progress: bool = True,
                        pretrained=wanted.pretrained and record["settings"]["pretrained"])
     if misfit := _misfit(record, accepted, root):
         raise ValueError(f"{path} was trained {misfit}: choose these settings and sets, or {REMEDY}")
-    return load_model(path, wanted).to(device)
+    return load_model(path, accepted).to(device)
 
 
 def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> bool:
