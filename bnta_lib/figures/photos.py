@@ -1,7 +1,6 @@
 """Pictures of images: contact sheets, pairs of Algorithm 1, and retrieval before and after adaption."""
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -137,13 +136,6 @@ def _group_sheet(images: Tensor, groups: Sequence[tuple[str, Sequence[int]]], sl
               for k, i in enumerate(index)] + [0.3] for label, index in groups]
     across = COLUMNS // slots
     return photo_sheet([sum(cells[i : i + across], []) for i in range(0, len(cells), across)], title, 0.01)
-
-
-def columns_sheet(columns: Mapping[str, Sequence[Tensor]]) -> Figure:
-    """A named column of images (3, h, w) each."""
-    names = [textwrap.fill(name, 8, break_long_words=False) for name in columns]
-    return photo_sheet([[Photo(image, heading="" if row else name) for name, image in zip(names, images)]
-                        for row, images in enumerate(zip(*columns.values()))])
 
 
 # ---------------------------------------------------------------- pairs

@@ -10,7 +10,6 @@ import hashlib
 import json
 import multiprocessing
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ from bnta_lib.rendered.bank import read_bank
 from bnta_lib.rendered.domains import DOMAINS, Domain
 from bnta_lib.rendered.people import VERSION, generator
 from bnta_lib.rendered.render import render
-from bnta_lib.rendered.scene import NEUTRAL
 from bnta_lib.settings import cache_dir
 
 HELD_OUT = 1 << 20  # numbers of held-out people start here
@@ -223,19 +221,3 @@ def statistics_of(sets: dict[str, ReIDSet], limit: int = 1000) -> pd.DataFrame:
             table = pd.DataFrame(torch.stack(columns, dim=1).numpy(), columns=list(STATISTICS))
             tables.append(table.assign(set=name, camera=data.camids[rows].numpy()))
     return pd.concat(tables, ignore_index=True)
-
-
-def through_cameras(home: str, people: Sequence[int], size: tuple[int, int]) -> dict[str, torch.Tensor]:
-    """The same ``people`` of one domain in its own place, by a camera of every domain.
-
-    Its first camera keeps place, viewpoint and crop; colour, contrast, haze and detail are drawn from the
-    other domain's ranges. Returns uint8 (P, 3, H, W) by domain, first of all "neutral": true colours, no
-    blur, no noise.
-    """
-    ids, fields = np.array(people), (*NEUTRAL, "cast", "haze_colour")
-    shot = ids, 0 * ids, 0 * ids
-    pictures = {"neutral": render(DOMAINS[home], *shot, size, photometric=False)}
-    for name, other in DOMAINS.items():
-        seen = replace(DOMAINS[home], **{field: getattr(other, field) for field in fields})
-        pictures[name] = render(seen, *shot, size)
-    return pictures
