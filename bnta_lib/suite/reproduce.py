@@ -198,15 +198,12 @@ def run_all(options: argparse.Namespace) -> int:
     os.environ |= {"BNTA_PROFILE": options.profile, "BNTA_CACHE": str(cache_dir()),
                    "BNTA_FIGURES": str(figures_dir(run).parent)}
     executed = [EXECUTED / run / source.name for source in selected]
-    # In place, cells count as a reader will count: papermill puts parameters into a cell of its own.
-    parameters = {} if options.in_place else {"profile": options.profile}
-    if folder := data_folder(options.data):
-        parameters["data"] = str(folder)
+    folder = data_folder(options.data)
     for path in executed:  # an earlier run must not pass for this one
         path.unlink(missing_ok=True)
     for source, path in zip(bar := tqdm(selected, unit="notebook", disable=not selected), executed):
         bar.set_description(source.stem)
-        run_notebook(source, path, parameters)
+        run_notebook(source, path, {"data": str(folder)} if folder else {})
     if options.in_place:
         copy_back(executed)
         export(recorded_path(options.profile), options.profile)

@@ -97,13 +97,16 @@ class Measurer:
     def columns(self, unit: Unit) -> dict:
         """A unit's columns: what its key is made of, and what says whose rows they are."""
         _, target, split, _ = self.inputs(unit)
+        # The images that are compared, with one another and with sources.
         sources = [source.digest[:SHORT] for source in self.sources] if unit.experiment == "shift" else None
+        sample = json.dumps([split.probe.tolist(), split.gallery.tolist(), sources])
         return {
             "experiment": unit.experiment, "profile": self.settings.profile,
             "target": target.stored_as(unit.target), "split": unit.split, "seed": unit.seed,
             **unit.spec.columns(self.settings, len(split.gallery)),
             "version": METHOD_VERSION, "data": target.data.digest[:SHORT],
-            "weights": self.weights[unit.spec.training], "sample": sample_digest(split, sources),
+            "weights": self.weights[unit.spec.training],
+            "sample": hashlib.sha256(sample.encode()).hexdigest()[:SHORT],
         }
 
     def once(self, key: tuple, make: Callable[[], Any]) -> tuple[Any, float]:
@@ -141,12 +144,6 @@ class Measurer:
         origin = {"seconds": round(time.perf_counter() - start, 3), "measured_on": date.today().isoformat(),
                   "machine": machine(device_of(self.settings.profile).type == "cuda")}
         return [{"unit": ""} | self.columns(unit) | row | origin for row in rows]
-
-
-def sample_digest(split: Split, sources: Sequence[str] | None = None) -> str:
-    """Of probe, gallery, and the sources that they are compared with."""
-    text = json.dumps([split.probe.tolist(), split.gallery.tolist(), sources])
-    return hashlib.sha256(text.encode()).hexdigest()[:SHORT]
 
 
 # ---- what a unit gives
@@ -302,7 +299,7 @@ def measure(measurer: Measurer, units: Sequence[Unit], progress: bool, title: st
     keys = [key_of(unit_columns) for unit_columns in columns]
     with open_store() as store:
         store.fill(measurer.settings.profile)
-        known = store.known(keys)
+        known = {*store.rows(keys)["key"]}
         missing = {key: unit for key, unit in zip(keys, units) if key not in known}
         count = len({*keys})
         with tqdm(total=count, initial=count - len(missing), disable=not progress, desc=title) as bar:

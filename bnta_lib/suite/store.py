@@ -88,11 +88,6 @@ class Store:
         rows = rows.merge(units, on=[*KEY])
         self._insert(rows.assign(number=rows.groupby("key").cumcount()))
 
-    def known(self, keys: Sequence[str]) -> set[str]:
-        """Those of ``keys`` that have rows."""
-        query = "SELECT DISTINCT key FROM rows WHERE key IN (SELECT value FROM json_each(?))"
-        return {key for key, in self.connection.execute(query, (json.dumps(list(keys)),))}
-
     def add(self, key: str, rows: Iterable[dict]) -> None:
         """Insert a unit's rows in one transaction; one that is there already stays as it is."""
         rows = pd.DataFrame(rows).reindex(columns=[*COLUMNS])
@@ -130,10 +125,8 @@ def machine(gpu: bool = True) -> str:
 
 
 def export(path: str | Path, profile: str) -> int:
-    """Write a profile's rows of METHOD_VERSION but those of users' own folders; returns their number.
-
-    CSV, gzipped if the name ends in .gz: the same rows are the same bytes.
-    """
+    """Write a profile's rows of METHOD_VERSION but those of users' own folders as gzipped CSV, always with
+    the same bytes; returns their number."""
     with open_store() as store:
         store.fill(profile)
         rows = store.rows()
@@ -142,5 +135,5 @@ def export(path: str | Path, profile: str) -> int:
     rows = rows.sort_values([*COLUMNS[:13]], kind="stable").drop(columns=["key", "recorded"])
     text = rows.astype({name: "Int64" for name in WHOLE if name in rows}).to_csv(index=False).encode()
     with atomic(path) as temporary:
-        temporary.write_bytes(gzip.compress(text, mtime=0) if Path(path).suffix == ".gz" else text)
+        temporary.write_bytes(gzip.compress(text, mtime=0))
     return len(rows)

@@ -30,11 +30,8 @@ def trained_model(settings: Settings, name: str = "bnta", progress: bool = True,
                   data: str | Path = "embedded") -> BNTANet:
     """A training's model, on the profile's device, from its weights file; smoke trains what is out of date.
 
-    If ``data`` names published sets, it is the model trained on their sources.
-
-    Raises:
-        FileNotFoundError: if the weights are absent.
-        ValueError: if they were trained with other settings or on other sets, or BNTA_DEVICE is wrong.
+    If ``data`` names published sets, it is trained on their sources. Raises FileNotFoundError if the weights
+    are absent, ValueError if they were trained with other settings or on other sets.
     """
     device, root = device_of(settings.profile), real_root(data)
     path, wanted = weights_path(settings, name, root), model_settings(settings, name)
