@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from bnta_lib.data.sets import files_below, open_rgb, picture_keys, resized
 from bnta_lib.rendered.benchmark import cached_images
@@ -94,7 +95,7 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
     if tracks not in (None, "folders"):
         raise ValueError(f"tracks is None or 'folders', not {tracks!r}")
     folder, skipped, files, images = Path(folder).expanduser(), {}, [], []
-    for file in files_below(folder):
+    for file in tqdm(files_below(folder), "crops", unit="file", delay=5):
         name = shown_name(file.relative_to(folder))
         if (kind := file.suffix.lower()) not in IMAGES:
             skipped[name] = "a video among images: give it by itself" if kind in VIDEOS else "no image"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
+from tqdm.auto import tqdm
 
 from bnta_lib.data.sets import resized
 
@@ -77,10 +78,12 @@ def find_people(path: Path, size: tuple[int, int]) -> tuple[list[list[Crop]], in
     rate, total = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
     rate, total = rate if 0 < rate < 1000 else 25.0, int(total) if 0 < total < 1e9 else 0  # some have none
     finder, tracks, frames = _Finder(rate, size), [], 0
-    while (read := capture.read())[0]:
-        if frames % finder.step == 0:
-            tracks += finder.look(read[1], frames)
-        frames += 1
+    with tqdm(total=total or None, desc="video", unit="frame", delay=5) as bar:
+        while (read := capture.read())[0]:
+            if frames % finder.step == 0:
+                tracks += finder.look(read[1], frames)
+            frames += 1
+            bar.update()
     tracks += finder.people(finder.active)
     if not tracks:
         raise ValueError(
