@@ -1,7 +1,6 @@
 """Adapters: ways to fit a trained model to unlabelled images of a new place, by name.
 
-An adapter is a function ``(model, images, settings, *, seed=0, **options)`` that returns an adapted copy.
-:func:`adapter` registers it in :data:`ADAPTERS`. To add one, write it below with its source.
+To add one, write a function as below, with its source.
 """
 
 import copy
@@ -30,11 +29,7 @@ class Adapter:
                         if p.kind is p.KEYWORD_ONLY and p.name not in _NO_OPTIONS}
 
     def __call__(self, model: BNTANet, images: Tensor, settings: Settings, **options) -> BNTANet:
-        """An adapted copy of ``model``.
-
-        Raises ValueError for fewer than 4 images or ones that are not uint8 (N, 3, h, w) of the model's
-        size, and FloatingPointError for a result that is not finite.
-        """
+        """An adapted copy of ``model``. Raises ValueError and FloatingPointError as :func:`adapt`."""
         model.check_images(images)
         if len(images) < 4:
             raise ValueError(f"adaption needs at least 4 images, got N = {len(images)}")
@@ -49,11 +44,7 @@ ADAPTERS: dict[str, Adapter] = {}
 
 def adapter(name: str, *reads: str) -> Callable[[Callable[..., BNTANet]], Adapter]:
     """Register an adapter whose result depends on the settings ``reads``, and on tta_batch."""
-    def register(function: Callable[..., BNTANet]) -> Adapter:
-        ADAPTERS[name] = Adapter(name, function, reads)
-        return ADAPTERS[name]
-
-    return register
+    return lambda function: ADAPTERS.setdefault(name, Adapter(name, function, reads))
 
 
 @adapter("none")
@@ -114,10 +105,9 @@ def tent(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0,
          batch: int | None = None) -> BNTANet:
     """Tent (Wang et al., 2021): gamma and beta follow the entropy of G's output.
 
-    As published, every batch is normalised by its own statistics while Adam lowers the mean entropy of
-    the predictions, one step a batch, at the rate tta_lr. Two things differ, because retrieval compares
-    features across batches. It runs for tta_epochs over the images before inference instead of during
-    it, and inference uses stored statistics, estimated from the same images by :func:`adabn`.
+    As published, every batch is normalised by its own statistics while Adam lowers the mean entropy of the
+    predictions, one step a batch, at the rate tta_lr. Retrieval compares features across batches, so it runs
+    for tta_epochs before inference instead of during it, and inference uses the statistics of :func:`adabn`.
     """
     adapted, size = copy.deepcopy(model), batch or 2 * settings.tta_batch
     with preserve_modes(adapted):

@@ -1,8 +1,7 @@
 """Batch-norm test-time adaption: Section 3.6 of the paper.
 
-:func:`adapt` forms the adaption sample set by Algorithm 1 and takes a few steps of Eq. (14) on a copy of
-the model. Two things move in its batch-norm layers: the statistics mu and sigma^2 follow the batches as
-running averages, and the affine gamma and beta of Eq. (12) follow the gradient of Eq. (13).
+In the batch-norm layers the statistics mu and sigma^2 follow the batches as running averages, and the affine
+gamma and beta of Eq. (12) follow the gradient of Eq. (13).
 """
 
 import copy
@@ -24,7 +23,6 @@ from bnta_lib.settings import METHOD_VERSION, Settings
 from bnta_lib.weights import QUANTITIES, Delta, bn_tensors, load_bn_tensors, model_digest
 
 LOSSES = ("pos", "mat")
-READINGS = ("alone", "restore")
 # The settings that decide the result; tta_batch too, but that is the batch of every adapter.
 READS = ("tta_momentum", "tta_epochs", "tta_lr", "tta_optimizer", "margin", "lambda3", "matching_reduction")
 OPTIMISERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
@@ -43,7 +41,7 @@ class Adaption:
 
     @cached_property
     def changes(self) -> pd.DataFrame:
-        """How far each quantity of each BN layer moved: see :func:`change_rates`."""
+        """The :func:`change_rates` of the BN layers."""
         return change_rates(self.before, self.model)
 
     @property
@@ -128,7 +126,7 @@ def adapt(
 
 def _check_options(n, layers, quantities, losses, reading, local, pairs) -> None:
     for name, value, known in (("layers", layers, LAYERS), ("quantities", quantities, QUANTITIES),
-                               ("losses", losses, LOSSES), ("reading", [reading], READINGS)):
+                               ("losses", losses, LOSSES), ("reading", [reading], ("alone", "restore"))):
         if isinstance(value, str) or not set(value) <= set(known):
             raise ValueError(f"{name}: any of {', '.join(known)}; got {value!r}")
     if (local is not None and len(local) != n) or (pairs is not None and pairs.index.max() >= n):

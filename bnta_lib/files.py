@@ -1,7 +1,4 @@
-"""Files and folders that are whole or absent: written beside their place, then moved there.
-
-Also the processes that make what is written.
-"""
+"""Files and folders that are whole or absent, and the processes that make them."""
 
 import errno
 import os
@@ -20,10 +17,7 @@ REST = ".unfinished-"  # how the names of temporary files and folders begin
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path for a file, which is moved to ``path`` if the block ends well.
-
-    Raises OSError, naming ``path``, on a full disk.
-    """
+    """A temporary path for a file, moved to ``path`` if the block ends well. OSError on a full disk."""
     with _beside(Path(path)) as new:
         yield new
         os.replace(new, path)

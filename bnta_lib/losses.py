@@ -16,8 +16,7 @@ def identity_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
 def triplet_loss(features: Tensor, labels: Tensor, margin: float = 0.3) -> Tensor:
     """L_tri, Eq. (3): batch-hard triplets on features (B, C), mean over anchors.
 
-    Each anchor takes its farthest positive and its closest negative. Anchors without a positive
-    or without a negative in the batch are left out; with none left the loss is 0.
+    Anchors without a positive or without a negative in the batch are left out; with none left it is 0.
     """
     distance = safe_norm(features[:, None] - features)
     same = labels[:, None] == labels

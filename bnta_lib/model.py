@@ -1,8 +1,7 @@
 """The network: DualNorm-ResNet-50 E, the identity head G, and the two part heads P and M (Sections 3.2-3.4).
 
 Instance normalisation is placed as in DualNorm (Jia, Ruan and Hospedales, 2019): in the last block of layer1,
-layer2 and layer3, after the residual sum and before the ReLU. Module names are torchvision's, so that its
-ImageNet weights fit ``model.backbone``.
+layer2 and layer3, after the residual sum. Module names are torchvision's, so that its ImageNet weights fit.
 """
 
 import copy
@@ -255,16 +254,13 @@ def load_imagenet(model: BNTANet) -> None:
     Raises ValueError for a model that is not of full width, and FileNotFoundError if there are no weights.
     """
     if model.backbone.conv1.out_channels != 64:
-        raise ValueError("ImageNet weights fit the full width only: set base_width=64, or train without "
-                         "(pretrained=False, --scratch)")
+        raise ValueError("ImageNet weights fit base_width=64 only: set that, or pretrained=False (--scratch)")
     from torchvision.models import ResNet50_Weights  # 160 MB, which no other function needs
 
     weights = ResNet50_Weights.IMAGENET1K_V1
     try:
         state = weights.get_state_dict(progress=True, check_hash=True)
     except Exception as error:
-        raise FileNotFoundError(
-            f"there are no ImageNet weights ({error}): put {weights.url} into "
-            f"{torch.hub.get_dir()}/checkpoints ($TORCH_HOME), or train without (pretrained=False, "
-            "--scratch, make full SCRATCH=1)") from error
+        raise FileNotFoundError(f"no ImageNet weights ({error}): put {weights.url} into {torch.hub.get_dir()}"
+                                "/checkpoints, or train without (--scratch, SCRATCH=1)") from error
     model.backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")}, strict=False)

@@ -37,7 +37,7 @@ class Pairs:
 
 
 def check_sizes(n: int, k: int) -> None:
-    """Raise ValueError if no K non-overlapping pairs can be formed from N images, TypeError for no number."""
+    """Raise ValueError if no K non-overlapping pairs can be formed from N images."""
     if n < 4:
         raise ValueError(f"pairing needs at least 4 images, got N = {n}")
     if operator.index(k) < 1 or 2 * k > n:

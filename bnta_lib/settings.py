@@ -25,7 +25,7 @@ PAPER_SOURCES = {"CUHK02": (7_264, 1_816), "CUHK03": (14_097, 1_467), "Market-15
 SOURCES = tuple(PAPER_SOURCES)
 TARGETS = ("VIPeR", "GRID", "iLIDS")
 
-# What settings may be, beside finite numbers of at least 0 and whole ones of at least 1.
+# What settings may be, beside finite numbers from 0 on and whole ones from 1 on.
 CHOICES = {"last_stride": (1, 2), "tta_optimizer": ("adam", "sgd"), "matching_reduction": ("sum", "mean"),
            "viper_probe": ("cam_a", "cam_b", "both"), "ilids_images": ("single", "multi")}
 RANGES = {"batch": (2, math.inf), "tta_momentum": (0, 1), "people_share": (0, 1), **dict.fromkeys(
@@ -33,7 +33,7 @@ RANGES = {"batch": (2, math.inf), "tta_momentum": (0, 1), "people_share": (0, 1)
 
 # The trainings by name, and the settings that they change. Table 3 has the first six. "other_stripes" has the
 # input height `other_height`, whose maps six stripes do not divide: their bins overlap.
-MODELS: dict[str, dict[str, float]] = {
+MODELS: dict[str, dict[str, Any]] = {
     "bnta": {},
     "baseline": {"lambda1": 0.0, "lambda2": 0.0},
     "pos": {"loss_id": 0.0, "lambda2": 0.0},
@@ -171,13 +171,12 @@ def model_settings(settings: Settings, name: str) -> Settings:
         return replace(settings, people_share=people, epochs=epochs, lr_decay_epoch=decay)
     if name == "other_stripes":
         return replace(settings, height=settings.other_height)
-    changes: dict[str, Any] = MODELS[name]
-    return replace(settings, **changes)
+    return replace(settings, **MODELS[name])
 
 
 def cache_dir() -> Path:
     """Folder of rendered sets, checkpoints and measured rows: ``$BNTA_CACHE``, else .cache."""
-    return _folder(os.environ.get("BNTA_CACHE") or ROOT / ".cache", "BNTA_CACHE")
+    return Path(os.environ.get("BNTA_CACHE") or ROOT / ".cache").expanduser().resolve()
 
 
 def data_folder(data: str | Path) -> Path | None:
@@ -190,18 +189,10 @@ def data_folder(data: str | Path) -> Path | None:
     if data == "real":
         data = os.environ.get("BNTA_DATA", "")
         if not data.strip():
-            raise ValueError('data="real" needs the environment variable BNTA_DATA, which is not set: set it '
-                             "to the folder that holds the published data sets")
+            raise ValueError("BNTA_DATA is not set: set it to the folder of the published sets")
     if not str(data).strip() or "://" in str(data):
         raise ValueError(f'data is "embedded", "real" or a folder; got {str(data)!r}')
-    return _folder(data, "data")
-
-
-def _folder(path: str | Path, name: str) -> Path:
-    try:
-        return Path(path).expanduser().resolve()
-    except (RuntimeError, OSError) as error:  # an unknown ~user, or a link to itself
-        raise ValueError(f"{name} is {str(path)!r}, which is no path of this machine: {error}") from error
+    return Path(data).expanduser().resolve()
 
 
 def device_of(profile: str) -> torch.device:

@@ -1,7 +1,6 @@
 """Training on the labelled sources: Eq. (9) and (10).
 
-One process trains by itself. Several, started by ``accelerate launch``, share each batch through
-Accelerate, which is not imported otherwise (docs/training_on_more.md).
+Several processes, started by ``accelerate launch``, share each batch (docs/training_on_more.md).
 """
 
 import hashlib
@@ -41,13 +40,10 @@ def train(
 ) -> tuple[BNTANet, pd.DataFrame]:
     """Train from nothing, or continue ``checkpoint``; return the model on the CPU and one row an epoch.
 
-    ``sources`` holds uint8 images (N, 3, h, w) and pids 1..M. ``device`` is a GPU if there is one; the
-    forward pass is bf16 autocast there. The rows hold epoch, lr, mean losses, accuracy of G on the augmented
-    images, and seconds.
-
-    A continued training gives the weights of an uninterrupted one. Several processes follow the mean gradient
-    over each batch. Batch statistics and triplets are local to a process's rows, and the running statistics
-    are the main process's, which alone writes and reads files.
+    ``sources`` holds uint8 images (N, 3, h, w) and pids 1..M. ``device`` is a GPU if there is one, which
+    computes in bf16. A continued training gives the weights of an uninterrupted one. Several processes follow
+    the mean gradient over each batch; batch statistics are of a process's rows, and the running statistics
+    those of the main process, which alone writes and reads files.
 
     Raises:
         ValueError: for pids that are not 1..M, too many processes, or a checkpoint of another training.
@@ -88,8 +84,7 @@ def train(
         # The main process decides, since clocks differ.
         late = minutes is not None and from_main(processes, seconds > 60 * minutes)
         if late and epoch + 1 < settings.epochs:
-            raise OutOfTime(f"another epoch does not fit after epoch {epoch + 1} of {settings.epochs}, which "
-                            "is saved")
+            raise OutOfTime(f"another epoch does not fit after epoch {epoch + 1} of {settings.epochs}")
     state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     model.load_state_dict(from_main(processes, state))
     return model.cpu().eval(), pd.DataFrame(history)
@@ -200,7 +195,7 @@ def write_checkpoint(path: str | Path, key: str, model: BNTANet, optimiser: torc
 
 
 def read_checkpoint(path: str | Path, key: str) -> dict | None:
-    """The state in a checkpoint; None if there is none. Raises ValueError if it is damaged or another's."""
+    """The state in a checkpoint, None without one. Raises ValueError if it is damaged or another's."""
     if not Path(path).is_file():
         return None
     try:
@@ -216,10 +211,7 @@ def read_checkpoint(path: str | Path, key: str) -> dict | None:
 
 
 def launched(device: torch.device, some_unused: bool = False) -> Any:
-    """The Accelerator of the processes that a launcher started, which needs Accelerate.
-
-    For one process, a stand-in. ``some_unused``: some parameters get no gradient.
-    """
+    """The Accelerator of several processes, or a stand-in for one. Some parameters may get no gradient."""
     if int(os.environ.get("WORLD_SIZE") or 1) == 1:
         return SimpleNamespace(
             device=device, is_main_process=True, process_index=0, num_processes=1,

@@ -67,8 +67,7 @@ def test_command_out_of_time_stops_and_continues_to_the_same_weights(quick, monk
     for run in range(4):
         assert main([*command, "--minutes", "1e-9"]) == (3 if run < 3 else 0)
         printed.append(capsys.readouterr().out)
-    sentence = ("out of time: another epoch does not fit after epoch 1 of 2, which is saved; "
-                "the same command continues")
+    sentence = "out of time: another epoch does not fit after epoch 1 of 2; the same command continues"
     assert sentence in printed[0] and sentence in printed[2]
     assert "out of time: an epoch of pos does not fit" in printed[1]
     assert all("baseline is trained with these data and settings" in text for text in printed[2:])
