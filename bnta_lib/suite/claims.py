@@ -46,20 +46,15 @@ class Claim:
     kind: str  # a key of JUDGES
     metric: str
     method: tuple[str, ...]  # rows of the table; of "layers" and "differ" the quantity that moves
-    against: tuple[str, ...] = ()  # rows that it is compared with
+    against: tuple[str, ...] = ()  # rows that it is compared with; of "highest" all others
 
 
 def read_claims() -> tuple[Claim, ...]:
     """The claims of ``data/paper_claims.csv``. Several rows of a table are joined there by " | "."""
     table = pd.read_csv(ROOT / "data" / "paper_claims.csv", keep_default_na=False)
-    claims = []
-    for row in table.to_dict("records"):
-        row |= {side: tuple(filter(None, row[side].split(" | "))) for side in ("method", "against")}
-        if row["kind"] == "highest":
-            names = paper_values(row["where"].removeprefix("Table "), row["target"]).index
-            row["against"] = tuple(names.drop(list(row["method"])))
-        claims.append(Claim(**row))
-    return tuple(claims)
+    for side in ("method", "against"):
+        table[side] = table[side].map(lambda names: tuple(filter(None, names.split(" | "))))
+    return tuple(Claim(**row) for row in table.to_dict("records"))
 
 
 CLAIMS = read_claims()
@@ -88,7 +83,8 @@ def paper_difference(claim: Claim) -> float:
     method, against = value[list(claim.method)], value[list(claim.against)]
     if claim.kind == "at most":
         return float(method.iloc[0] / against.iloc[0] if len(against) else method.iloc[0])
-    return round(float(method.sum() - (against.max() if claim.kind == "highest" else against.sum())), 1)
+    best = value.drop(list(claim.method)).max() if claim.kind == "highest" else against.sum()
+    return round(float(method.sum() - best), 1)
 
 
 def judge(rows: Mapping[str, pd.DataFrame], claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
@@ -122,7 +118,7 @@ def _greater(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
 def _highest(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
     """The row is above every other row of its table. One resolved above it refutes it."""
     tests = [_greater(replace(claim, against=(name,)), rows, **limits) | {"note": f"against {row_name(name)}"}
-             for name in claim.against]
+             for name in rows["method"].unique() if name not in claim.method]
     above = [test for test in tests if test["verdict"] == FAILS]
     # The row that decides: the best of those above it, or else the closest.
     closest = min(above or tests, key=lambda test: test["difference"])
