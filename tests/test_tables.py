@@ -118,8 +118,8 @@ def test_gain_is_over_the_same_training_unadapted(rows_3):
     assert row["paper"] == pytest.approx(55.6 - 52.3)
     assert gains.loc[gains["target"] != "VIPeR", "paper"].isna().all()
     printed = tables.paired_table(gains)
-    assert "trained by L_id+L_mat, adapted by L_mat^tta" in set(printed["method"])
-    assert "trained by L_id+L_mat, not adapted" in set(printed["against"])
+    assert "L_id+L_mat → L_mat^tta" in set(printed["method"])
+    assert "L_id+L_mat → None" in set(printed["against"])
 
 
 def test_readings_of_table_5_are_told_apart(rows_5):

@@ -14,7 +14,7 @@ from bnta_lib.site.judge import Estimate
 from bnta_lib.suite.specs import CHOICES, DIVERGED, Choice
 from bnta_lib.suite.stats import RATE, SHARE, interval, split_gains
 from bnta_lib.suite.sweeps import VALUE, diverged, gain_rows, grid_cells
-from bnta_lib.suite.tables import gains, losses_of, reading_of, symbols
+from bnta_lib.suite.tables import gains, reading_of, row_name
 
 PAPERS = "GRID"  # the target of the paper's Figure 4
 # The two readings of "only mu" in Table 5; the other tables have the first alone.
@@ -97,11 +97,9 @@ def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
             axis.plot(paper["paper"], paper["method"].map(methods.index) + 0.36, **PAPER,
                       label="the paper's difference, cited")
         axis.set(title=f"{target}, the paper's target" if len(paper) else target)
-    kind, names = "updated at the target", map(symbols, methods)
-    if "; tta " in methods[0]:
-        kind = "losses of training → of adaption"
-        names = [" → ".join(map(symbols, losses_of(method))) for method in methods]
-    axes[0].set_yticks(range(len(methods)), map(_in_symbols, names))
+    names = [row_name(method, ", ") for method in methods]
+    kind = "updated at the target" if len(names[0]) == 1 else "losses of training → of adaption"
+    axes[0].set_yticks(range(len(methods)), [_in_symbols(" → ".join(name)) for name in names])
     axes[0].set(ylim=(len(methods) - 0.5, -0.5), ylabel=kind)
     figure.supxlabel(f"{METRICS[metric]}: difference from no adaption, points", fontsize=9)
     legend(figure, ncols=3, fontsize=8)

@@ -117,7 +117,8 @@ def _greater(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
 
 def _highest(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
     """The row is above every other row of its table. One resolved above it refutes it."""
-    tests = [_greater(replace(claim, against=(name,)), rows, **limits) | {"note": f"against {row_name(name)}"}
+    tests = [_greater(replace(claim, against=(name,)), rows, **limits)
+             | {"note": f"against {' → '.join(row_name(name))}"}
              for name in rows["method"].unique() if name not in claim.method]
     above = [test for test in tests if test["verdict"] == FAILS]
     # The row that decides: the best of those above it, or else the closest.

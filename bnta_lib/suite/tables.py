@@ -35,23 +35,11 @@ def paper_values(table: str, target: str, metric: str = "R1") -> pd.Series:
     return cited.set_index("row")["value"].astype(float).rename(target)
 
 
-def losses_of(method: str) -> list[str]:
-    """Losses of training and of adaption of a row of Table 3: ["id+mat", "mat^tta"]."""
-    training, adaption = method.removeprefix("train ").split("; tta ")
-    return [training, adaption.replace("mat", "mat^tta")]
-
-
-def symbols(names: str, join: str = ", ") -> str:
-    """Losses, quantities or layers, "mu+var", in symbols."""
-    return join.join(SYMBOLS.get(name, name) for name in names.split("+"))
-
-
-def row_name(method: str) -> str:
-    """A row of Tables 2-5 in the paper's words: "mu+var" is μ+σ²; Table 3's name both losses."""
-    if "; tta " not in method:
-        return symbols(method, "+")
-    training, adaption = (symbols(names, "+") for names in losses_of(method))
-    return f"trained by {training}, " + ("not adapted" if adaption == "None" else f"adapted by {adaption}")
+def row_name(method: str, join: str = "+") -> tuple[str, ...]:
+    """A row in symbols: μ+σ²; in Table 3 the losses of training and of adaption, (L_id+L_mat, L_mat^tta)."""
+    training, _, adaption = method.removeprefix("train ").partition("; tta ")
+    sides = (training, adaption.replace("mat", "mat^tta")) if adaption else (method,)
+    return tuple(join.join(SYMBOLS.get(name, name) for name in side.split("+")) for side in sides)
 
 
 def reading_of(table: str) -> str:
@@ -128,7 +116,7 @@ def table_3(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """
     blocks = {}
     for key, text in _columns(rows, metric).items():
-        training, adaption = zip(*([*map(symbols, losses_of(method))] for method in text.index))
+        training, adaption = zip(*(row_name(method, ", ") for method in text.index))
         cells = text.set_axis(pd.MultiIndex.from_arrays([training, adaption])).unstack(fill_value="–")
         blocks[key] = cells.loc[[*dict.fromkeys(training)], [*dict.fromkeys(adaption)]]
     return pd.concat(blocks, names=["", "target", "training"])
@@ -164,7 +152,8 @@ def table_5(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 
     ``rows``: of "table_5", "table_5_restore" or both; each reading has a heading.
     """
-    return pd.DataFrame(_columns(rows, metric)).rename(index=symbols).rename_axis("updated")
+    table = pd.DataFrame(_columns(rows, metric)).rename_axis("updated")
+    return table.rename(index=lambda method: row_name(method, ", ")[0])
 
 
 # ---------------------------------------------------------------- comparisons
@@ -198,9 +187,10 @@ def gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 
 
 def paired_table(tests: pd.DataFrame) -> pd.DataFrame:
-    """Comparisons as they are printed: rows in the paper's words, p with one digit that counts."""
-    table = tests.assign(p=p_text(tests["p"]), method=tests["method"].map(row_name),
-                         against=tests["against"].map(row_name))
+    """Comparisons as they are printed: rows in symbols, training → adaption; p with one digit that counts."""
+    table = tests.assign(p=p_text(tests["p"]))
+    for name in ("method", "against"):
+        table[name] = table[name].map(row_name).str.join(" → ")
     if "table" in table and table["table"].nunique() > 1:
         table.insert(0, "reading", table["table"].map(reading_of))
     return table.drop(columns="table", errors="ignore").rename(columns={"paper": CITED}).round(4)
