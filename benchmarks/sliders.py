@@ -16,7 +16,8 @@ from common import Row
 from bnta_lib import adapt, settings
 from bnta_lib.data import load_source_samples, load_targets
 from bnta_lib.evaluation import top_gallery
-from bnta_lib.explore import NKExplorer, layer_explorer, nk, retrieval_explorer
+from bnta_lib.explore import nk
+from bnta_lib.explore.figures import layer_explorer, retrieval_explorer
 from bnta_lib.model import embed
 from bnta_lib.suite.lab import Lab
 from bnta_lib.suite.train import trained_model
@@ -60,10 +61,10 @@ def rows(device: str, quick: bool) -> Iterator[Row]:
     model = trained_model(current, progress=False)
     targets = load_targets(current, progress=False)
     if quick:
-        yield moved("N and K", NKExplorer(nk.NO_CELLS, model, targets, current), 2)
+        yield moved("N and K", nk.NKExplorer(nk.NO_CELLS, model, targets, current), 2)
         return
     cells = nk.cells_of(Lab("laptop").measure("figure_4"))
-    yield moved("N and K", NKExplorer(cells, model, targets, current))
+    yield moved("N and K", nk.NKExplorer(cells, model, targets, current))
     sources = list(load_source_samples(current, progress=False).values())
     yield moved("layers", layer_explorer(model, targets, sources, current))
     target = next(iter(targets.values()))

@@ -87,9 +87,10 @@ def network_figure(shapes: pd.DataFrame, settings: Settings, sources: Sequence[T
         (222, 343, "#f4f9fd", "Test-time adaption on an unlabelled target, Eq. (13) and (14)")):
         axis.axhspan(top, bottom, facecolor=face, edgecolor=PALE, zorder=0)
         axis.text(6, top + 9, title, fontsize=8, weight="bold", va="center", color=INK)
-    edges, colours = np.linspace(0, settings.height - 1, settings.stripes + 1), _colours(settings.stripes)
+    edges = np.linspace(0, settings.height - 1, settings.stripes + 1)
     boxes = torch.tensor([[0, top, settings.width - 1, bottom] for top, bottom in pairwise(edges.round())])
-    striped = [draw_bounding_boxes(image, boxes, colors=colours) for image in sources]
+    striped = [draw_bounding_boxes(image, boxes, colors=list(np.resize(STRIPES, len(boxes))))
+               for image in sources]
     outlined = [draw_bounding_boxes(image, boxes[n : n + 1], colors=BAND, width=3)
                 for *couple, n in pairs for image in couple]
     nodes = {"images": _draw_photos(axis, striped, 2, 7, 117, 54),
@@ -172,16 +173,12 @@ def _draw_maps(axis: Axes, parts: pd.DataFrame, stripes: int) -> dict[str, Artis
         ("local", 406, 119, 18, 51, 1, 1.5)):
         axis.pcolormesh(np.linspace(x, x + width, columns + 1), np.linspace(y, y + height, stripes + 1),
                         np.tile(np.arange(stripes)[:, None], columns), edgecolors="#fafafa", linewidth=line,
-                        cmap=ListedColormap(_colours(stripes)))
+                        cmap=ListedColormap(np.resize(STRIPES, stripes)))
         nodes[name] = axis.add_patch(Rectangle((x, y), width, height, fill=False, linewidth=0))
     for n in range(stripes):
         axis.text(285, 84 + 65 * (n + 0.5) / stripes, rf"$f^{n + 1}$", fontsize=6.2, ha="center", va="center",
                   color="white" if n % 6 < 4 else INK)
     return nodes
-
-
-def _colours(stripes: int) -> list[str]:
-    return [STRIPES[n % 6] for n in range(stripes)]
 
 
 # ---------------------------------------------------------------- sets, training, headroom
