@@ -79,7 +79,8 @@ def train(
         history.append(train_epoch(objective, optimiser, images, sources.pids, settings, epoch, random,
                                    processes, progress))
         if path:
-            write_checkpoint(path, key, model, optimiser, random, history)
+            write_checkpoint(path, key=key, model=model.state_dict(), optimiser=optimiser.state_dict(),
+                             random=random.get_state(), history=history)
         seconds = time.perf_counter() - begin + history[-1]["seconds"]
         # The main process decides, since clocks differ.
         late = minutes is not None and from_main(processes, seconds > 60 * minutes)
@@ -185,11 +186,8 @@ def training_key(sources: "ReIDSet", settings: Settings) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_checkpoint(path: str | Path, key: str, model: BNTANet, optimiser: torch.optim.Optimizer,
-                     random: torch.Generator, history: list[dict]) -> None:
+def write_checkpoint(path: str | Path, **state) -> None:
     """Write all that :func:`train` needs to continue, whole or not at all."""
-    state = {"key": key, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
-             "random": random.get_state(), "history": history}
     with atomic(path) as temporary, open(temporary, "wb") as file:
         torch.save(state, file)  # into an open file: its own writer hides a full disk
 
@@ -238,11 +236,8 @@ def from_main(processes: Any, value: Any) -> Any:
 
 
 def _check_processes(processes: Any, key: str, images: int, settings: Settings) -> None:
-    if processes.num_processes == 1:
-        return
-    from accelerate.utils import gather_object
-
-    if len(set(gather_object([key]))) > 1:
+    differs = torch.tensor([from_main(processes, key) != key], dtype=torch.int, device=processes.device)
+    if processes.reduce(differs, "sum").any():
         raise ValueError("the processes have different data or settings: give every machine the same")
     smallest = min(map(len, batches(images, settings.batch, torch.Generator())))
     if (fewest := smallest // processes.num_processes) < 2:
