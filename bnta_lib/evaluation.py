@@ -5,7 +5,7 @@ probe's person by the probe's camera are left out (the standard protocol), and s
 distractors, whose pid is 0 or less. Ties go to the image that comes first in the gallery.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +49,7 @@ def distances(probe: Tensor, gallery: Tensor, normalise: bool = True) -> Tensor:
 
 def evaluate(
     probe: Tensor, gallery: Tensor, probe_pids: Tensor, gallery_pids: Tensor,
-    probe_camids: Tensor, gallery_camids: Tensor, normalise: bool = True, block: int = 256,
+    probe_camids: Tensor, gallery_camids: Tensor, normalise: bool = True, block: int = 128,
 ) -> Scores:
     """Scores of probe features (P, C) against gallery features (G, C) and their labels.
 
@@ -65,10 +65,10 @@ def evaluate(
                              f"got {len(pids)} and {len(camids)}")
         if not features.isfinite().all():
             raise FloatingPointError("features hold NaN or infinite values: the model or images are broken")
-    ranker = _Ranker(gallery.detach().cpu(), gallery_pids, gallery_camids, normalise)
-    sides, rows = (probe.detach().cpu(), probe_pids.cpu(), probe_camids.cpu()), []
-    for features, pids, camids in zip(*(side.split(block) for side in sides), strict=True):
-        for ranks in ranker(features, pids.tolist(), camids.tolist()):
+    candidates = _candidates(probe_pids, gallery_pids, probe_camids, gallery_camids)
+    ranker, rows = _Ranker(probe.detach().cpu(), gallery.detach().cpu(), normalise), []
+    for chunk in torch.arange(len(probe)).split(block):
+        for ranks in ranker(chunk, *zip(*(candidates[i] for i in chunk.tolist()), strict=True)):
             if len(ranks):
                 ranks, hits = np.sort(ranks), np.arange(1, len(ranks) + 1)
                 rows.append(((hits / ranks).mean(), ranks[0]))
@@ -78,53 +78,70 @@ def evaluate(
     return Scores(ap, rank, len(probe) - len(rows))
 
 
+def _candidates(probe_pids: Tensor, gallery_pids: Tensor, probe_camids: Tensor,
+                gallery_camids: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each probe the gallery rows of its person by other cameras (matches) and by its own (junk)."""
+    pids, camids = gallery_pids.cpu().numpy(), gallery_camids.cpu().numpy()
+    order = np.argsort(pids, kind="stable")
+    candidates = []
+    for pid, camid in zip(probe_pids.tolist(), probe_camids.tolist(), strict=True):
+        first, last = np.searchsorted(pids, [pid, pid + 1], sorter=order) if pid > 0 else (0, 0)
+        same = order[first:last]
+        candidates.append((same[camids[same] != camid], same[camids[same] == camid]))
+    return candidates
+
+
 class _Ranker:
     """Ranks of matches by float64 distances, computed only if a float32 product leaves them open."""
 
-    def __init__(self, gallery: Tensor, pids: Tensor, camids: Tensor, normalise: bool):
-        self.gallery, self.normalise = gallery, normalise
-        self.pids, self.camids = pids.cpu().numpy(), camids.cpu().numpy()
+    def __init__(self, probe: Tensor, gallery: Tensor, normalise: bool):
+        self.probe, self.gallery, self.normalise = probe, gallery, normalise
         self.centre = _float64(gallery[:BLOCK], normalise).mean(0)  # rounding grows far from the origin
         self.fast = torch.cat([(_float64(rows, normalise) - self.centre).float()
                                for rows in gallery.split(BLOCK)])
         squares = torch.cat([rows.double().square().sum(1) for rows in self.fast.split(BLOCK)])
         self.squares, self.largest = squares.float(), squares.max().sqrt()
 
-    def __call__(self, probes: Tensor, pids: list[int], camids: list[int]) -> Iterator[np.ndarray]:
-        """Ranks, from 1, of the matches of each of the ``probes`` (P, C)."""
-        probes = _float64(probes, self.normalise)
+    def __call__(self, rows: Tensor, matches: Sequence[np.ndarray],
+                 junk: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Ranks, from 1, of the matches of each of the probes ``rows``."""
+        probes = _float64(self.probe[rows], self.normalise)
         fast = (probes - self.centre).float()
         squares = fast.double().square().sum(1, keepdim=True)
         # 2 p.g in float32 is off by C/2 eps |2 p| |g| at most, in any order of summation, and 4 |p| |g| is no
-        # more than (|p| + |g|)^2. 10 more for the rounding of features, norms, sums and bounds. Two images
-        # are in the right order if they are two such errors apart.
+        # more than (|p| + |g|)^2. 8 more for the rounding of features, norms and sums.
         float32, scale = torch.finfo(torch.float32), (squares.sqrt() + self.largest).square()
-        apart = 2 * ((fast.shape[1] / 4 + 10) * float32.eps * scale + float32.tiny).float().numpy()
-        near = torch.addmm(self.squares, fast, self.fast.T, alpha=-2).numpy()  # less the probe's own square
-        for probe, pid, camid, row, bound in zip(probes, pids, camids, near, apart, strict=True):
-            same = np.flatnonzero(self.pids == pid) if pid > 0 else np.arange(0)
-            elsewhere = self.camids[same] != camid
-            row[same[~elsewhere]] = np.inf
-            yield self._ranks(probe, row, same[elsewhere], bound)
+        error = ((fast.shape[1] / 4 + 8) * float32.eps * scale + float32.tiny)[:, 0].tolist()
+        near = torch.addmm(self.squares, fast, self.fast.T, alpha=-2).add_(squares.float())
+        measured, states = self._exact(probes, matches), []
+        for row, bound, exact, match, other in zip(near.numpy(), error, measured, matches, junk, strict=True):
+            row[other] = np.inf
+            low, high = ((exact**2 + offset).astype(np.float32) for offset in (-bound, bound))
+            columns = np.flatnonzero(row <= high.max(initial=-np.inf))
+            row = row[columns]
+            ordered = np.sort(row)
+            nearer = ordered.searchsorted(low)
+            within = ordered.searchsorted(high, "right") - nearer
+            tied = np.flatnonzero(within > 1)  # more than the match itself is within the bound
+            band = np.zeros(len(row), bool)
+            for k in tied:
+                band |= (row >= low[k]) & (row <= high[k])
+            states.append((nearer, tied, low[tied, None], exact[tied, None], match[tied, None], columns[band],
+                           row[band]))
+        for (nearer, tied, low, exact, match, columns, row), distance in zip(
+                states, self._exact(probes, [state[5] for state in states]), strict=True):
+            ahead = (distance < exact) | ((distance == exact) & (columns < match))
+            nearer[tied] += (ahead & (row >= low)).sum(1)
+        return [1 + state[0] for state in states]
 
-    def _ranks(self, probe: Tensor, row: np.ndarray, match: np.ndarray, bound: np.ndarray) -> np.ndarray:
-        """Ranks of the images ``match`` in a ``row`` (G,) of approximate squared distances."""
-        low, high = row[match] - bound, row[match] + bound
-        columns = np.flatnonzero(row <= high.max(initial=-np.inf))
-        row = row[columns]
-        ordered = np.sort(row)
-        ranks = 1 + ordered.searchsorted(low)
-        tied = np.flatnonzero(ordered.searchsorted(high, "right") > ranks)  # with more than itself
-        band = np.zeros(len(row), bool)
-        for k in tied:
-            band |= (row >= low[k]) & (row <= high[k])
-        columns, row, match, low = columns[band], row[band], match[tied, None], low[tied, None]
-        images = _float64(self.gallery[torch.from_numpy(columns)], self.normalise)
-        distance = _direct(probe[None], images)[0].numpy()
-        exact = distance[columns.searchsorted(match)]
-        ahead = (distance < exact) | ((distance == exact) & (columns < match))
-        ranks[tied] += (ahead & (row >= low)).sum(1)
-        return ranks
+    def _exact(self, probes: Tensor, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Distances of each of ``probes`` (P, C) to its ``columns`` of the gallery."""
+        counts = [len(some) for some in columns]
+        probe = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        image = torch.from_numpy(np.concatenate(columns))
+        blocks = [_direct(probes[p, None], _float64(self.gallery[g], self.normalise)[:, None])[:, 0, 0]
+                  for p, g in zip(probe.split(BLOCK), image.split(BLOCK), strict=True)]
+        return np.split(torch.cat(blocks).numpy(), np.cumsum(counts)[:-1])
 
 
 def _float64(features: Tensor, normalise: bool) -> Tensor:
