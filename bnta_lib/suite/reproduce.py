@@ -107,7 +107,7 @@ def copy_back(executed: Sequence[Path]) -> None:
             nbformat.write(notebook, temporary)
 
 
-# ---- the report: notebooks as pages
+# ---- the report
 
 
 class _Renderer(IPythonRenderer):
@@ -143,9 +143,6 @@ def _pages(run: str, notebooks: Sequence[Path]) -> Iterator[tuple[str, str]]:
         yield path.stem, exporter.from_notebook_node(read_notebook(path), resources)[0]
 
 
-# ---- the report: its front page
-
-
 def _alt(picture: Path) -> str:
     with Image.open(picture) as image:
         return image.info.get("Description", picture.stem)
@@ -179,9 +176,6 @@ def build(run: str, notebooks: Sequence[Path]) -> Path:
         front = _front(run, new / "figures", [path.stem for path in notebooks])
         (new / "index.html").write_text(front, encoding="utf-8")
     return REPORT / run / "index.html"
-
-
-# ---- the command
 
 
 def run_all(options: argparse.Namespace) -> int:

@@ -219,7 +219,7 @@ def _headroom(measurer: Measurer, unit: Unit) -> list[dict]:
 EXPERIMENTS = {"retrieval": _retrieval, "changes": _changes, "shift": _shift, "headroom": _headroom}
 
 
-# ---- side by side: results do not depend on how many processes there are
+# ---- side by side, with the same results for any number of processes, and into the store
 
 
 PATIENCE = 20  # seconds that a scheduler has to answer
@@ -284,9 +284,6 @@ def _measure(measurer: Measurer | None, unit: Unit) -> list[dict]:
     for model in measurer.models.values():
         model.to(device_of(measurer.settings.profile))
     return measurer.measure(unit)
-
-
-# ---- rows
 
 
 def measure(measurer: Measurer, units: Sequence[Unit], progress: bool, title: str) -> pd.DataFrame:

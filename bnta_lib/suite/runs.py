@@ -21,10 +21,7 @@ from bnta_lib.training import OutOfTime, training_key
 
 
 def run_name(profile: str, data: str | Path = "embedded") -> str:
-    """Name of a run's files: the profile, and for other images than the embedded ones also their folder.
-
-    A few digits of the whole path tell folders of the same name apart.
-    """
+    """Name of a run's files: the profile, and for a folder of images its name and some digits of its path."""
     path = data_folder(data)
     if path is None:
         return profile
@@ -82,10 +79,7 @@ def versions() -> str:
 
 def parse_run(module: str, purpose: str, arguments: Sequence[str] | None,
               more: Mapping[str, dict] = {}) -> argparse.Namespace:
-    """Parse a command's options: ``--profile``, ``--data``, and ``more`` by name, as argparse takes them.
-
-    Exit with 2 if profile, folder or device do not exist.
-    """
+    """Parse a command's options: ``--profile``, ``--data``, and ``more`` by name, as argparse takes them."""
     parser = argparse.ArgumentParser(prog=f"python -m bnta_lib.suite.{module}", description=purpose)
     parser.add_argument("--profile", help="smoke, laptop or paper (default: $BNTA_PROFILE, laptop)")
     parser.add_argument("--data", default="embedded",

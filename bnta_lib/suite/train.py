@@ -105,10 +105,7 @@ def trained_on(settings: Settings, data: str | Path = "embedded") -> str:
 
 
 def shortened(settings: Settings, epochs: int | None) -> Settings:
-    """The same schedule in fewer epochs (None: in all): the rate falls after the same share of them.
-
-    Raises ValueError for none, or for more than there are.
-    """
+    """The same schedule in fewer epochs (None: in all). Raises ValueError for 0, or more than there are."""
     epochs = settings.epochs if epochs is None else epochs
     if not 1 <= epochs <= settings.epochs:
         raise ValueError(f"train for 1 to {settings.epochs} epochs, the whole schedule; got {epochs}")
