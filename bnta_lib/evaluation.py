@@ -82,11 +82,9 @@ def _candidates(probe_pids: Tensor, gallery_pids: Tensor, probe_camids: Tensor,
                 gallery_camids: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each probe the gallery rows of its person by other cameras (matches) and by its own (junk)."""
     pids, camids = gallery_pids.cpu().numpy(), gallery_camids.cpu().numpy()
-    order = np.argsort(pids, kind="stable")
     candidates = []
     for pid, camid in zip(probe_pids.tolist(), probe_camids.tolist(), strict=True):
-        first, last = np.searchsorted(pids, [pid, pid + 1], sorter=order) if pid > 0 else (0, 0)
-        same = order[first:last]
+        same = np.flatnonzero(pids == pid) if pid > 0 else np.arange(0)
         candidates.append((same[camids[same] != camid], same[camids[same] == camid]))
     return candidates
 

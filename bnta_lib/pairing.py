@@ -38,10 +38,8 @@ class Pairs:
 
 def check_sizes(n: int, k: int) -> None:
     """Raise ValueError if no K non-overlapping pairs can be formed from N images."""
-    if n < 4:
-        raise ValueError(f"pairing needs at least 4 images, got N = {n}")
-    if operator.index(k) < 1 or 2 * k > n:
-        raise ValueError(f"K non-overlapping pairs need 2K <= N images and K >= 1: got K = {k}, N = {n}")
+    if n < 4 or operator.index(k) < 1 or 2 * k > n:
+        raise ValueError(f"pairs need at least 4 images, K >= 1 and 2K <= N: got K = {k}, N = {n}")
 
 
 def nearest_pairs(local: Tensor, k: int, block: int = 256) -> Pairs:

@@ -78,7 +78,7 @@ def test_given_model_and_random_state_are_untouched(used, images, settings):
     (FloatingPointError, "the adaption loss at step 2 is not finite", dict(tta_lr=1e38), {}),
     (FloatingPointError, "a tensor after the last step is not finite",
      dict(tta_lr=1e38, tta_batch=5, lambda3=1e6, margin=2.0), {}),
-    (ValueError, "2K <= N images .* got K = 6, N = 10", {}, dict(K=6)),
+    (ValueError, "2K <= N: got K = 6, N = 10", {}, dict(K=6)),
     (ValueError, "layers: any of bn, in, conv; got 'bn'", {}, dict(layers="bn")),
     (ValueError, "quantities: any of mean, var, gamma, beta", {}, dict(quantities=("mu",))),
     (ValueError, "losses: any of pos, mat", {}, dict(losses=("entropy",))),

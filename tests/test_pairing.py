@@ -125,9 +125,9 @@ def with_one(value):
 
 
 @pytest.mark.parametrize("local, k, sentence", [
-    (torch.zeros(3, 6, 8), 1, "at least 4 images, got N = 3"),
-    (torch.zeros(9, 6, 8), 5, "2K <= N images and K >= 1: got K = 5, N = 9"),
-    (torch.zeros(9, 6, 8), 0, "2K <= N images and K >= 1: got K = 0, N = 9"),
+    (torch.zeros(3, 6, 8), 1, "at least 4 images, .* got K = 1, N = 3"),
+    (torch.zeros(9, 6, 8), 5, "K >= 1 and 2K <= N: got K = 5, N = 9"),
+    (torch.zeros(9, 6, 8), 0, "K >= 1 and 2K <= N: got K = 0, N = 9"),
     *((with_one(bad), 2, "^local features hold NaN or infinite values: the model or the images are broken$")
       for bad in (torch.nan, torch.inf, 1e200)),
     (torch.zeros(8, 6, 4), 2.0, "cannot be interpreted as an integer"),
