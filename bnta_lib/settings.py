@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 
@@ -25,9 +25,7 @@ PAPER_SOURCES = {"CUHK02": (7_264, 1_816), "CUHK03": (14_097, 1_467), "Market-15
 SOURCES = tuple(PAPER_SOURCES)
 TARGETS = ("VIPeR", "GRID", "iLIDS")
 
-# What settings may be, beside finite numbers from 0 on and whole ones from 1 on.
-CHOICES = {"last_stride": (1, 2), "tta_optimizer": ("adam", "sgd"), "matching_reduction": ("sum", "mean"),
-           "viper_probe": ("cam_a", "cam_b", "both"), "ilids_images": ("single", "multi")}
+# Ranges of settings. Other finite numbers are from 0 on, and whole ones from 1 on.
 RANGES = {"batch": (2, math.inf), "tta_momentum": (0, 1), "people_share": (0, 1), **dict.fromkeys(
     ("seed", "tta_epochs", "warmup_epochs", "lr_decay_epoch", "pad"), (0, math.inf))}
 
@@ -71,7 +69,7 @@ class Settings:
 
     # ---- network
     base_width: int = 64  # channels of the stem; 64 is ResNet-50, C = 32 * base_width
-    last_stride: int = 1  # stride of layer4 [O]
+    last_stride: Literal[1, 2] = 1  # stride of layer4 [O]
     stripes: int = 6  # H
     local_dim: int = 256  # C_l
     pretrained: bool = True  # start from torchvision's ImageNet weights
@@ -95,23 +93,23 @@ class Settings:
     tta_batch: int = 32  # pairs a batch
     tta_epochs: int = 1
     tta_lr: float = 0.0005  # eta_tta
-    tta_optimizer: str = "adam"  # [O] adam | sgd
+    tta_optimizer: Literal["adam", "sgd"] = "adam"  # [O]
     tta_momentum: float = 0.1  # of the running statistics mu and sigma^2 [O]
     margin: float = 0.3  # phi
     lambda3: float = 1.0  # weight of L_mat^tta
-    matching_reduction: str = "sum"  # of (8) over the pairs of a batch [O] sum | mean
+    matching_reduction: Literal["sum", "mean"] = "sum"  # of (8) over the pairs of a batch [O]
     tta_seeds: int = 3  # adaption seeds a table averages over
 
     # ---- evaluation
     normalise_features: bool = True  # Euclidean distance on L2-normalised features [O]
-    viper_probe: str = "cam_a"  # which camera of the published VIPeR probes: cam_a | cam_b | both [O]
-    ilids_images: str = "single"  # of a person in the published iLIDS's gallery: single | multi [O]
+    viper_probe: Literal["cam_a", "cam_b", "both"] = "cam_a"  # camera of the published VIPeR that probes [O]
+    ilids_images: Literal["single", "multi"] = "single"  # of a person in the published iLIDS's gallery [O]
 
     def __post_init__(self) -> None:
         for item in fields(self):
             name, value, kind = item.name, getattr(self, item.name), item.type
-            if name in CHOICES:
-                good, wanted = value in CHOICES[name], f"one of {CHOICES[name]}"
+            if get_origin(kind) is Literal:
+                good, wanted = value in get_args(kind), f"one of {get_args(kind)}"
             elif kind in (int, float):
                 least, most = RANGES.get(name, (int(kind is int), math.inf))
                 good = isinstance(value, (int, kind)) and math.isfinite(value) and least <= value <= most

@@ -10,7 +10,6 @@ from uuid import uuid4
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-import torch
 
 from bnta_lib import training
 from bnta_lib.figures import base
