@@ -16,7 +16,7 @@ from bnta_lib.model import BNTANet, batches, bn_layers, preserve_modes
 from bnta_lib.settings import Settings
 from bnta_lib.weights import load_bn_tensors
 
-_NO_OPTIONS = ("seed", "batch", "local", "pairs", "on_step")  # they choose no method
+_NO_OPTIONS = ("seed", "local", "pairs", "on_step")  # they choose no method
 
 
 class Adapter:
@@ -61,12 +61,10 @@ def bnta(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0, *
 
 @adapter("adabn")
 @torch.no_grad()
-def adabn(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0,
-          batch: int | None = None) -> BNTANet:
+def adabn(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0) -> BNTANet:
     """AdaBN (Li et al., 2018): the statistics of every BN layer become those of the images.
 
-    One pass over the shuffled images in batches (default: of 2 * tta_batch); mean and variance are the
-    averages over batches.
+    Mean and variance are the averages over shuffled batches of 2 * tta_batch.
     """
     adapted = copy.deepcopy(model)
     with preserve_modes(adapted):
@@ -76,7 +74,7 @@ def adabn(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0,
             layer.reset_running_stats()
             layer.momentum = None  # the cumulative average
         random = torch.Generator().manual_seed(seed)
-        for index in batches(len(images), batch or 2 * settings.tta_batch, random):
+        for index in batches(len(images), 2 * settings.tta_batch, random):
             maps = adapted.forward_features(images[index])
             adapted.bnneck(adapted.global_pool(maps))
             adapted.local_features(adapted.stripe_pool(maps))
@@ -101,15 +99,14 @@ def alpha_bn(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 
 
 
 @adapter("tent", "tta_epochs", "tta_lr")
-def tent(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0,
-         batch: int | None = None) -> BNTANet:
+def tent(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0) -> BNTANet:
     """Tent (Wang et al., 2021): gamma and beta follow the entropy of G's output.
 
     As published, every batch is normalised by its own statistics while Adam lowers the mean entropy of the
     predictions, one step a batch, at the rate tta_lr. Retrieval compares features across batches, so it runs
     for tta_epochs before inference instead of during it, and inference uses the statistics of :func:`adabn`.
     """
-    adapted, size = copy.deepcopy(model), batch or 2 * settings.tta_batch
+    adapted, size = copy.deepcopy(model), 2 * settings.tta_batch
     with preserve_modes(adapted):
         adapted.eval().requires_grad_(False)
         layers = bn_layers(adapted).values()
@@ -123,7 +120,7 @@ def tent(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0,
                 loss.backward()
                 optimiser.step()
         optimiser.zero_grad()
-    return adabn(adapted, images, settings, seed=seed, batch=batch)
+    return adabn(adapted, images, settings, seed=seed)
 
 
 def entropy(logits: Tensor) -> Tensor:

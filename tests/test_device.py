@@ -138,7 +138,7 @@ def test_features_losses_files_and_rivals_are_the_same_on_both_devices(on_both, 
             digests.append(model_digest(load_model(tmp_path / "w", own)))
         return (features, local, pairs, pair_losses(model, images, pairs, own), adapted, embed(model, images),
                 digests, (tmp_path / "site.safetensors").read_bytes(), result.changes,
-                adabn(model, images, own, batch=4), tent(model, images, own, batch=4))
+                adabn(model, images, own), tent(model, images, own))
     on_both(work)
 
 

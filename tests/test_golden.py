@@ -155,13 +155,13 @@ def adaption_float64():
 
 def baseline_adabn():
     model = network()
-    adapted = adabn(model, pictures(12, 3)[0], options(), batch=16, seed=3)
+    adapted = adabn(model, pictures(12, 3)[0], options(tta_batch=8), seed=3)
     return bn_change(model, adapted, ("running_mean", "running_var"))
 
 
 def baseline_tent():
     model = network()
-    return bn_change(model, tent(model, pictures(12, 3)[0], options(tta_epochs=2), batch=16, seed=3))
+    return bn_change(model, tent(model, pictures(12, 3)[0], options(tta_epochs=2, tta_batch=8), seed=3))
 
 
 def evaluation():
