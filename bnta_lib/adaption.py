@@ -105,9 +105,9 @@ def adapt(
         order = torch.Generator().manual_seed(seed)
         for _ in range(settings.tta_epochs):
             for batch in torch.randperm(K, generator=order).split(settings.tta_batch):
-                rows.append({"step": len(rows) + 1} | adaption_step(
-                    adapted, images[pairs.index[batch].flatten()], pairs.part[batch], settings, optimiser,
-                    losses, follow_bnneck))
+                couples, parts = images[pairs.index[batch].flatten()], pairs.part[batch]
+                row = adaption_step(adapted, couples, parts, settings, optimiser, losses)
+                rows.append({"step": len(rows) + 1, **row})
                 require_finite([rows[-1]["total"]], f"the adaption loss at step {len(rows)}")
                 if on_step is not None:
                     on_step(len(rows), adapted, rows[-1])
@@ -169,7 +169,7 @@ def collect_params(model: BNTANet, layers: Collection[str],
 
 def adaption_step(
     model: BNTANet, images: Tensor, parts: Tensor, settings: Settings,
-    optimiser: torch.optim.Optimizer | None, losses: Collection[str] = LOSSES, follow_bnneck: bool = True,
+    optimiser: torch.optim.Optimizer | None, losses: Collection[str] = LOSSES,
 ) -> dict[str, float]:
     """Take a step of Eq. (14) on a batch of B pairs; return the losses before it: pos, mat and total.
 
@@ -178,8 +178,7 @@ def adaption_step(
     """
     with torch.set_grad_enabled(optimiser is not None):
         maps = model.forward_features(images)
-        if follow_bnneck:
-            model.bnneck(model.global_pool(maps))  # for its running statistics only
+        model.bnneck(model.global_pool(maps))  # for its running statistics only, in train mode
         stripes = model.stripe_pool(maps)
         local = model.local_features(stripes)
         pos = positioning_loss(model.fc_p(stripes))
