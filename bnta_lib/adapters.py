@@ -115,15 +115,10 @@ def tent(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0) -
         for epoch in range(settings.tta_epochs):
             for index in batches(len(images), size, torch.Generator().manual_seed(seed + epoch)):
                 maps = adapted.forward_features(images[index])
-                loss = entropy(adapted.fc_g(adapted.bnneck(adapted.global_pool(maps)))).mean()
+                log = F.log_softmax(adapted.fc_g(adapted.bnneck(adapted.global_pool(maps))), dim=1)
+                loss = -(log.exp() * log).sum(1).mean()
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
         optimiser.zero_grad()
     return adabn(adapted, images, settings, seed=seed)
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of the softmax of each row: (B, M) to (B,)."""
-    log = F.log_softmax(logits, dim=1)
-    return -(log.exp() * log).sum(1)

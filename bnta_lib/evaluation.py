@@ -40,10 +40,7 @@ class Scores:
 
 
 def distances(probe: Tensor, gallery: Tensor, normalise: bool = True) -> Tensor:
-    """Euclidean distances (P, G) of features (P, C) and (G, C), in float64 by direct difference.
-
-    With ``normalise`` features are scaled to unit length first [O].
-    """
+    """Euclidean float64 distances (P, G) of features (P, C) and (G, C), scaled to unit length or not [O]."""
     return _direct(_float64(probe, normalise), _float64(gallery, normalise))
 
 
@@ -164,10 +161,7 @@ def top_gallery(
     probe: Tensor, gallery: Tensor, probe_pids: Tensor, gallery_pids: Tensor,
     probe_camids: Tensor, gallery_camids: Tensor, k: int = 10, normalise: bool = True,
 ) -> Ranking:
-    """The ``k`` nearest gallery images of each of a few hundred probes, by the rules of :func:`evaluate`.
-
-    Raises ValueError if the gallery has fewer than ``k`` images.
-    """
+    """The ``k`` nearest gallery images of each of a few hundred probes, by the rules of :func:`evaluate`."""
     if len(gallery) < k:
         raise ValueError(f"a gallery of {len(gallery)} images has no {k} nearest")
     same = (probe_pids[:, None] == gallery_pids) & (gallery_pids > 0)

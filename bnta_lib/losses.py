@@ -1,7 +1,4 @@
-"""The losses of the paper, Eq. (2), (3), (5), (7) and (8), in its order.
-
-B images, M identities, H stripes, C_l local dimensions. Every loss is a scalar tensor.
-"""
+"""The losses of the paper, scalars of B images, M identities, H stripes and C_l local dimensions."""
 
 import torch
 from torch import Tensor

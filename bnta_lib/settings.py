@@ -49,10 +49,7 @@ WEAKER = {
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of one experiment. The default values are those of the paper.
-
-    Open choices, where the paper does not say, are marked [O].
-    """
+    """Settings of one experiment; the paper's by default. Choices that it leaves open are marked [O]."""
 
     profile: str = "paper"
     seed: int = 0

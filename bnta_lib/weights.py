@@ -1,8 +1,7 @@
 """Trained weights and batch-norm deltas: safetensors files, written whole and checked when they are read.
 
-A weights file records the settings that it was trained with, and a fingerprint: some features of one
-synthetic image. A network that was changed gives other features, and the weights refuse to load. Committed
-files without a record have it in ``data/weights/registry.json``, under their SHA-256.
+A weights file records its training's settings and a fingerprint, features of one synthetic image: a network
+that was changed gives others. Committed files have their record in ``data/weights/registry.json``.
 """
 
 import hashlib
