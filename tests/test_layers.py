@@ -35,10 +35,6 @@ def test_top_layers_are_chosen_by_their_mean_over_targets_and_stand_in_order():
     rates = rates_of(lambda t, q, i, s: value.get((t, i), 0.1))
     assert layers.top_layers(rates, "mean", 2) == [3, 40]
     assert layers.top_layers(rates, "mean", 3) == [3, 40, 60]
-    table = layers.figure_3_table(rates, 2)
-    assert table.columns.tolist() == ["quantity", "index", "layer", "S→VIPeR", "S→GRID"]
-    assert table["quantity"].tolist() == [q for q in QUANTITIES for _ in range(2)]
-    assert table["index"].tolist() == [3, 40] * 4
 
 
 def test_targets_that_differ_are_told_from_splits_that_do():

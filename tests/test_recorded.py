@@ -122,7 +122,7 @@ def test_figure_1():
 
 def test_figure_3():
     rates = layers.change_rates_by_split(changes_by_target())
-    assert_same(layers.figure_3_table(rates), "figure_3", 0)
+    assert_same(rates, "figure_3_rows", 6, ["target", "split", "quantity", "index"])
 
 
 def test_figure_4():

@@ -13,7 +13,6 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from bnta_lib.adaption import QUANTITIES
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.model import BNTANet, bn_layers
 
@@ -46,18 +45,6 @@ def top_layers(rates: pd.DataFrame, quantity: str, top: int = TOP) -> list[int]:
     """Indices of the layers whose rate is largest on average over the targets, in their order."""
     means = rates[rates["quantity"] == quantity].groupby(["target", "index"])["rate"].mean()
     return sorted(means.groupby("index").mean().nlargest(top).index.tolist())
-
-
-def figure_3_table(rates: pd.DataFrame, top: int = TOP) -> pd.DataFrame:
-    """The top layers of each quantity: quantity, index, layer, "S→target" as text, per cent."""
-    means = mean_rates(rates)
-    spread = means["std"].map(" ± {:.2g}".format, na_action="ignore").fillna("")
-    means["text"] = means["rate"].map("{:.3g}".format) + spread
-    shown = [means[(means["quantity"] == q) & means["index"].isin(top_layers(means, q, top))]
-             for q in QUANTITIES]
-    table = pd.concat(shown).pivot(index=["quantity", "index", "layer"], columns="target", values="text")
-    table = table.reindex(list(QUANTITIES), level="quantity")[list(rates["target"].unique())]
-    return table.rename(columns="S→{}".format).rename_axis(columns=None).reset_index()
 
 
 def between_targets(rates: pd.DataFrame) -> pd.DataFrame:
