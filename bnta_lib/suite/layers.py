@@ -136,7 +136,6 @@ def closer_by_target(shift: pd.DataFrame) -> pd.DataFrame:
 
     ``shift``: rows of ``lab.measure("shift")``, value renamed distance.
     """
-    wide = shift.pivot(index=["target", "index"], columns="model", values="distance")
+    wide = shift.pivot_table(index=["target", "index"], columns="model", values="distance", sort=False)
     wide["closer"] = 100.0 * (wide["adapted"] < wide["frozen"])
-    table = wide.groupby(level="target").mean().rename_axis(columns=None)
-    return table.loc[shift["target"].unique(), ["frozen", "adapted", "closer"]]
+    return wide.groupby("target", sort=False).mean().rename_axis(columns=None)

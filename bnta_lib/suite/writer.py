@@ -24,15 +24,9 @@ def _text(value: object) -> object:
     return "–" if pd.isna(value) else value
 
 
-def _flat(table: pd.DataFrame) -> pd.DataFrame:
-    """The index as columns."""
-    return table.reset_index(names=[name or "" for name in table.index.names],
-                             col_level=table.columns.nlevels - 1)
-
-
 def markdown(table: pd.DataFrame) -> str:
     """A table as GitHub Markdown. Levels of index and columns are joined with a space."""
-    flat = _flat(table).map(_text)
+    flat = table.reset_index(names=[name or "" for name in table.index.names]).map(_text)
     flat.columns = flat.columns.to_flat_index().map(_text)
     # Text stays as it is printed: 48.0 is not 48.
     return flat.to_markdown(index=False, disable_numparse=True)
@@ -59,7 +53,8 @@ def latex(table: pd.DataFrame) -> str:
 
     Upper levels of the columns become spanning headings. A label of the index that repeats is printed once.
     """
-    depth, flat = table.index.nlevels, _flat(table).map(_tex).rename(columns=_tex)
+    depth, names = table.index.nlevels, [name or "" for name in table.index.names]
+    flat = table.reset_index(names=names, col_level=table.columns.nlevels - 1).map(_tex).rename(columns=_tex)
     numbers = flat.iloc[:, depth:].apply(lambda column: column.str.match(r"[-+]?\d|(--)?$").all())
     # A label is left out if it and all before it are as in the row above.
     labels = flat.iloc[:, :depth - 1]
