@@ -1,7 +1,4 @@
-"""Adapters: ways to fit a trained model to unlabelled images of a new place, by name.
-
-To add one, write a function as below, with its source.
-"""
+"""Adapters: ways to fit a trained model to unlabelled images of a new place, by name."""
 
 import copy
 import inspect

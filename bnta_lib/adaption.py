@@ -136,8 +136,7 @@ def _check_options(n, layers, quantities, losses, reading, local, pairs) -> None
 def require_finite(values: Iterable[Tensor | float], what: str) -> None:
     """Raise FloatingPointError for a NaN or infinite value."""
     if not all(torch.as_tensor(value).isfinite().all() for value in values):
-        raise FloatingPointError(
-            f"{what} is not finite: lower tta_lr, or look for broken images; the model is unchanged")
+        raise FloatingPointError(f"{what} is not finite: lower tta_lr, or look for broken images")
 
 
 def configure_model(model: BNTANet, layers: Collection[str], quantities: Collection[str],
@@ -207,11 +206,10 @@ def pair_losses(model: BNTANet, images: Tensor, pairs: Pairs, settings: Settings
 
 
 def change_rates(before: Mapping[str, Tensor], after: nn.Module) -> pd.DataFrame:
-    """How far each quantity of each BN layer moved (Fig. 3): index (1-60), layer, quantity, rate, shift.
+    """How far each quantity of each BN layer moved (Fig. 3) from the BN tensors ``before``.
 
-    before  BN tensors, as of :func:`bnta_lib.weights.bn_tensors`
-    rate    sum over channels of |after - before|, divided by the sum of |before|
-    shift   mean over channels of |after - before|; of the mean in units of sqrt(sigma^2 + eps)
+    rate   sum over channels of |after - before|, divided by the sum of |before|
+    shift  mean over channels of |after - before|; of the mean in units of sqrt(sigma^2 + eps)
     """
     rows = []
     for index, (name, layer) in enumerate(bn_layers(after).items(), start=1):

@@ -35,8 +35,7 @@ class Scores:
 
     def row(self) -> dict[str, float]:
         """The four numbers of Table 2, in per cent."""
-        cmc = {f"R{k}": 100 * self.cmc(k) for k in (1, 5, 10)}
-        return {"mAP": 100 * self.mAP, **cmc}
+        return {"mAP": 100 * self.mAP} | {f"R{k}": 100 * self.cmc(k) for k in (1, 5, 10)}
 
 
 def distances(probe: Tensor, gallery: Tensor, normalise: bool = True) -> Tensor:

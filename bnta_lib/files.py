@@ -56,10 +56,7 @@ def _beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def in_processes(jobs: Iterable[tuple], workers: int) -> Iterator[Iterator]:
-    """Results of joblib's delayed ``jobs``, in order, as they are made by processes of one thread each.
-
-    The processes end within a second of this one's end; with one worker the jobs run here.
-    """
+    """Results of joblib's delayed ``jobs``, in order, as processes of one thread each make them."""
     loky = parallel_config("loky", inner_max_num_threads=1, initializer=end_with, initargs=(os.getpid(),))
     with loky, closing(Parallel(workers, return_as="generator", batch_size=1)(jobs)) as results:
         yield results
@@ -67,7 +64,6 @@ def in_processes(jobs: Iterable[tuple], workers: int) -> Iterator[Iterator]:
 
 def end_with(parent: int) -> None:
     """End this process soon after its parent: it may stand still in a pipe that nobody reads."""
-
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)

@@ -47,7 +47,6 @@ def matching_tta_loss(local: Tensor, parts: Tensor, margin: float = 0.3, reducti
     stripe ``parts[k]`` = n. Positive: the distance of the pair on stripe n. Negative: the
     distance from the pair's first image to the closest n-th stripe of any image outside the pair
     (the hardest negative of the mini-batch). A batch of one pair has no negative and gives 0.
-
     The paper writes a sum over pairs; ``reduction="mean"`` divides by their number [O].
     """
     pairs = len(parts)

@@ -249,10 +249,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def load_imagenet(model: BNTANet) -> None:
-    """Fill E with torchvision's ImageNet ResNet-50 weights, from torch's folder of checkpoints or a download.
-
-    Raises ValueError for a model that is not of full width, and FileNotFoundError if there are no weights.
-    """
+    """Fill E with torchvision's ImageNet weights. Raises ValueError for another width, FileNotFoundError."""
     if model.backbone.conv1.out_channels != 64:
         raise ValueError("ImageNet weights fit base_width=64 only: set that, or pretrained=False (--scratch)")
     from torchvision.models import ResNet50_Weights  # 160 MB, which no other function needs

@@ -1,12 +1,9 @@
 """Algorithm 1 of the paper: the K non-overlapping image pairs with the most similar part.
 
-D(i, j) is the smallest, over the H parts, of the Euclidean distances of the part's features. The K
-pairs are taken greedily from the smallest D; an image enters one pair at most. Ties go to the
-smaller (i, j), i < j, and the smaller part.
-
-The pairs are those of the full matrix of float64 distances, which is never held. Float32 products less a
-bound on their rounding give a lower bound of each row of D. A row is measured exactly when its turn comes,
-and again if its nearest image was taken before.
+D(i, j) is the smallest, over the H parts, of the Euclidean distances of the part's features. The K pairs are
+taken greedily from the smallest D; an image enters one pair at most. Ties go to the smaller (i, j), i < j,
+and the smaller part. The matrix of float64 distances is never held: float32 products less a bound on their
+rounding bound its rows from below. A row is measured when its turn comes, or its nearest image is taken.
 """
 
 import heapq

@@ -202,6 +202,5 @@ def device_of(profile: str) -> torch.device:
         raise ValueError(f'BNTA_DEVICE is "cpu", "cuda", or a GPU by its number as in "cuda:1"; got {name!r}')
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= gpus:
-        raise ValueError(f"BNTA_DEVICE is {name}, and PyTorch finds {gpus} NVIDIA GPUs: unset BNTA_DEVICE, "
-                         "or check the driver and CUDA_VISIBLE_DEVICES")
+        raise ValueError(f"BNTA_DEVICE is {name}, and PyTorch finds {gpus} NVIDIA GPUs: unset BNTA_DEVICE")
     return device

@@ -1,7 +1,4 @@
-"""Training on the labelled sources: Eq. (9) and (10).
-
-Several processes, started by ``accelerate launch``, share each batch (docs/training_on_more.md).
-"""
+"""Training on the labelled sources by Eq. (9) and (10), in one process or several."""
 
 import hashlib
 import json
@@ -53,8 +50,6 @@ def train(
     begin, people = time.perf_counter(), len(sources.pids.unique())
     if not people or sources.pids.unique().tolist() != list(range(1, people + 1)):
         raise ValueError(f"{sources.name}: training pids must be 1..M without gaps")
-    if minutes is not None and checkpoint is None:
-        raise ValueError("training with a limit of minutes needs a checkpoint to continue from")
     key = training_key(sources, settings)
     processes = launched(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
                          some_unused=0 in (settings.loss_id, settings.lambda1, settings.lambda2))
@@ -165,7 +160,7 @@ def learning_rate(epoch: int, settings: Settings) -> float:
 
 def augment(images: Tensor, settings: Settings, random: torch.Generator, rows: slice = slice(None),
             size: int = 0) -> Tensor:
-    """Pad with black, crop at random and flip half, as DualNorm does; each image draws its own.
+    """Pad with black, crop at random and flip half, as DualNorm does.
 
     ``images`` may be the ``rows`` of a batch of ``size``: they become what they would in the whole batch.
     """

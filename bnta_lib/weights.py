@@ -42,15 +42,12 @@ def differences(record: Mapping, settings: Settings) -> list[str]:
     return [f"{k}={recorded[k]}" for k, v in training_settings(settings).items() if recorded[k] != v]
 
 
-# ---- weights
-
-
 def save_model(model: BNTANet, path: str | Path, settings: Settings, meta: Mapping = {},
                compact: bool = True) -> None:
     """Write the weights of a model that was trained with ``settings``, and ``meta`` (JSON-able).
 
     ``compact`` keeps convolution and linear weights as int8, with one float32 scale an output channel, and
-    leaves out M's classifiers, which serve training alone. Raises OSError on a full disk.
+    leaves out M's classifiers, which serve training alone.
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
@@ -122,9 +119,6 @@ def _network(stored: Mapping[str, Tensor], settings: Settings) -> BNTANet:
     return model.eval()
 
 
-# ---- batch-norm deltas
-
-
 @dataclass(frozen=True)
 class Delta:
     """The batch-norm tensors of an adapted model: all that a site needs beside the base model."""
@@ -178,9 +172,6 @@ def load_bn_tensors(model: nn.Module, tensors: Mapping[str, Tensor],
                 getattr(layer, kind).copy_(tensors[f"{name}.{kind}"])
 
 
-# ---- files and digests
-
-
 def model_digest(model: nn.Module) -> str:
     """SHA-256 of the values of all tensors of a model but the numbers of batches seen; names do not count."""
     sha = hashlib.sha256()
@@ -190,8 +181,7 @@ def model_digest(model: nn.Module) -> str:
     return sha.hexdigest()
 
 
-def _bytes(tensor: Tensor) -> memoryview:
-    # As bytes, since NumPy has no bfloat16.
+def _bytes(tensor: Tensor) -> memoryview:  # since NumPy has no bfloat16
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 

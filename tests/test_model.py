@@ -236,9 +236,9 @@ def test_absent_imagenet_weights_and_a_narrow_model_are_refused(wide, model, tmp
     monkeypatch.setenv("no_proxy", "")
     # urllib keeps the first opener, proxies included: one made here must not serve other tests.
     monkeypatch.setattr(urllib.request, "_opener", None)
-    with pytest.raises(FileNotFoundError, match=r"put https://.*pth into .*checkpoints .*, or train without"):
+    with pytest.raises(FileNotFoundError, match=r"put https://.*pth into .*checkpoints, or train without"):
         load_imagenet(wide)
-    with pytest.raises(ValueError, match="fit the full width only: set base_width=64"):
+    with pytest.raises(ValueError, match="ImageNet weights fit base_width=64 only"):
         load_imagenet(model)
 
 
