@@ -61,7 +61,3 @@ def test_one_split_or_no_spread_gives_no_interval_and_its_reason(values, reason)
     assert test["difference"] == pytest.approx(np.mean(values))
     assert np.isnan([test["low"], test["high"], test["p"]]).all()
     assert (test["verdict"], test["reason"]) == (OPEN, reason)
-
-
-def test_small_p_is_never_printed_as_zero():
-    assert stats.p_text(pd.Series([3e-7, np.nan, 0.04])).fillna("").tolist() == ["3e-07", "", "0.04"]

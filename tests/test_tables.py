@@ -125,3 +125,8 @@ def test_gain_is_over_the_same_training_unadapted(rows_3):
 def test_readings_of_table_5_are_told_apart(rows_5):
     printed = tables.paired_table(tables.gains(rows_5))
     assert set(printed["reading"]) == {"alone", "restore"} and {"μ+σ²", "γ"} < set(printed["method"])
+
+
+def test_small_p_is_never_printed_as_zero():
+    tests = pd.DataFrame({"method": "BNTA", "against": "None", "p": [3e-7, np.nan, 0.04]})
+    assert tables.paired_table(tests)["p"].fillna("").tolist() == ["3e-07", "", "0.04"]

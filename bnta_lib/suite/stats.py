@@ -81,8 +81,3 @@ def paired_test(rows: pd.DataFrame, method: str | Sequence[str], against: str | 
         tests = tests.assign(verdict=OPEN, reason=ONE_EACH)
     spread = values.std()[lambda std: std.index.get_level_values("method").isin(ours)]
     return tests.assign(seed_std=tests["target"].map(spread.groupby("target").mean()))
-
-
-def p_text(p: pd.Series) -> pd.Series:
-    """p values as text with one digit that counts, since a rounded 0.0000 would be a claim."""
-    return p.map("{:.1g}".format, na_action="ignore")

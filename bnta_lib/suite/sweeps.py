@@ -158,10 +158,8 @@ def survival(gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def rank_1_among(rank, gallery, size: int):
-    """Chance that the only match, of this rank among ``gallery`` images, is first among ``size`` of them.
-
-    None of the rank - 1 nearer ones may be among the size - 1 others, drawn evenly (hypergeometric).
-    """
+    """Chance that the only match, of this rank among ``gallery`` images, is first among ``size`` of them."""
+    # None of the rank - 1 nearer ones may be among the size - 1 others, drawn evenly.
     return stats.hypergeom.pmf(0, gallery - 1, rank - 1, size - 1)
 
 

@@ -1,7 +1,6 @@
 """Tables 1 to 5 as the paper prints them, and the paired comparisons within Tables 2 to 5.
 
-Cited numbers and ours stand under headings of their own: they are of other images. Cited ones are left out if
-none of their targets was measured.
+Cited numbers, of other images, have a heading of their own. They are left out if no target of theirs is ours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from bnta_lib.data.sets import Target
 from bnta_lib.model import BNTANet, layers_of
 from bnta_lib.settings import PAPER_SOURCES, ROOT, TARGETS, Settings
 from bnta_lib.suite.specs import TABLES
-from bnta_lib.suite.stats import METRICS, p_text, paired_test
+from bnta_lib.suite.stats import METRICS, paired_test
 
 CITED, OURS = "paper, cited", "here, measured"
 # How tables print losses and BN's quantities.
@@ -110,10 +109,7 @@ def _columns(rows: pd.DataFrame, metric: str) -> dict[tuple[str, str], pd.Series
 
 
 def table_3(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """Table 3 as printed, text: index (heading, target, losses of training), columns losses of adaption.
-
-    "–": no such cell.
-    """
+    """Table 3 as printed, text: index (heading, target, losses of training), columns losses of adaption."""
     blocks = {}
     for key, text in _columns(rows, metric).items():
         training, adaption = zip(*(row_name(method, ", ") for method in text.index))
@@ -187,8 +183,8 @@ def gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 
 
 def paired_table(tests: pd.DataFrame) -> pd.DataFrame:
-    """Comparisons as they are printed: rows in symbols, training → adaption; p with one digit that counts."""
-    table = tests.assign(p=p_text(tests["p"]))
+    """Comparisons as they are printed: rows in symbols, training → adaption; p with one digit, never 0."""
+    table = tests.assign(p=tests["p"].map("{:.1g}".format, na_action="ignore"))
     for name in ("method", "against"):
         table[name] = table[name].map(row_name).str.join(" → ")
     if "table" in table and table["table"].nunique() > 1:
