@@ -169,18 +169,3 @@ def top_gallery(
     right = (same & ~junk).gather(1, order)
     rank = torch.where(right.any(1), right.int().argmax(1) + 1, 0)
     return Ranking(order[:, :k], right[:, :k], rank)
-
-
-def select_example_probes(before: Tensor, after: Tensor, each: int = 2) -> dict[str, Tensor]:
-    """Indices of ``each`` probes that ``improved`` most, are ``median``, and ``worsened`` most.
-
-    ``before`` and ``after`` are ranks (P,) of the first match; 0, for no match, is left out. A change is
-    the ratio of the ranks, since 12 to 1 matters more to a user than 250 to 120. Equal changes are in
-    the order of the rank before, then of the probe.
-    """
-    usable = ((before > 0) & (after > 0)).nonzero()[:, 0]
-    order = usable[np.lexsort((before[usable], after[usable].double() / before[usable]))]
-    each = min(each, len(order) // 3)
-    middle = (len(order) - each) // 2
-    return {"improved": order[:each], "median": order[middle : middle + each],
-            "worsened": order[len(order) - each :].flip(0)}

@@ -6,12 +6,9 @@ without a GPU, ``paper`` for the paper's network and schedule on a GPU, ``rehear
 
 import math
 import os
-import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
-
-import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -172,35 +169,3 @@ def model_settings(settings: Settings, name: str) -> Settings:
 def cache_dir() -> Path:
     """Folder of rendered sets, checkpoints and measured rows: ``$BNTA_CACHE``, else .cache."""
     return Path(os.environ.get("BNTA_CACHE") or ROOT / ".cache").expanduser().resolve()
-
-
-def data_folder(data: str | Path) -> Path | None:
-    """The folder of ``data``: a path, or "real" for ``$BNTA_DATA``; None for "embedded".
-
-    Raises ValueError for "real" without that variable, and for an empty path or an address.
-    """
-    if data == "embedded":
-        return None
-    if data == "real":
-        data = os.environ.get("BNTA_DATA", "")
-        if not data.strip():
-            raise ValueError("BNTA_DATA is not set: set it to the folder of the published sets")
-    if not str(data).strip() or "://" in str(data):
-        raise ValueError(f'data is "embedded", "real" or a folder; got {str(data)!r}')
-    return Path(data).expanduser().resolve()
-
-
-def device_of(profile: str) -> torch.device:
-    """Device of the models that measure at a profile: ``$BNTA_DEVICE`` ("cpu", "cuda" or "cuda:1").
-
-    Default: a GPU at the profiles of the paper's size if there is one, else the CPU, where the committed
-    rows of smoke and laptop were measured. Raises ValueError for another word, or a GPU that is absent.
-    """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    name = os.environ.get("BNTA_DEVICE", "").strip() or ("cuda" if profile in AT_SIZE and gpus else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ValueError(f'BNTA_DEVICE is "cpu", "cuda", or a GPU by its number as in "cuda:1"; got {name!r}')
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= gpus:
-        raise ValueError(f"BNTA_DEVICE is {name}, and PyTorch finds {gpus} NVIDIA GPUs: unset BNTA_DEVICE")
-    return device

@@ -50,6 +50,8 @@ def train(
     begin, people = time.perf_counter(), len(sources.pids.unique())
     if not people or sources.pids.unique().tolist() != list(range(1, people + 1)):
         raise ValueError(f"{sources.name}: training pids must be 1..M without gaps")
+    if minutes is not None and checkpoint is None:
+        raise ValueError("training with a limit of minutes needs a checkpoint to continue from")
     key = training_key(sources, settings)
     processes = launched(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
                          some_unused=0 in (settings.loss_id, settings.lambda1, settings.lambda2))

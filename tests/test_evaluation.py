@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnta_lib.evaluation import distances, evaluate, select_example_probes, top_gallery
+from bnta_lib.evaluation import distances, evaluate, top_gallery
+from bnta_lib.figures.photos import select_example_probes
 
 
 def ranked(x, pid, cam, gallery, gallery_pids, gallery_camids):

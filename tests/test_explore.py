@@ -9,10 +9,11 @@ import torch
 
 from bnta_lib import adapt
 from bnta_lib.data.sets import ReIDSet
-from bnta_lib.evaluation import Ranking, select_example_probes, top_gallery
+from bnta_lib.evaluation import Ranking, top_gallery
 from bnta_lib.explore import figures, nk
 from bnta_lib.explore.figures import NO_KERNEL, layer_explorer, retrieval_explorer
 from bnta_lib.explore.nk import NKExplorer
+from bnta_lib.figures.photos import select_example_probes
 from bnta_lib.model import bn_layers, embed
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.suite.runner import sample_of, score

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from bnta_lib import settings
-from bnta_lib.settings import AT_SIZE, PROFILES, device_of
+from bnta_lib.settings import AT_SIZE, PROFILES
 from bnta_lib.suite import full
+from bnta_lib.suite.runs import device_of
 from bnta_lib.training import OutOfTime
 from conftest import ends
 

@@ -11,10 +11,18 @@ import real_trees
 import scipy.io
 import torch
 
-from bnta_lib.data import find_real, load_source_samples, load_sources, load_targets, mixture, real_root
+from bnta_lib.data import (
+    data_folder,
+    find_real,
+    load_source_samples,
+    load_sources,
+    load_targets,
+    mixture,
+    real_root,
+)
 from bnta_lib.data.published import Found, found_table, protocol_note, target_splits
 from bnta_lib.data.sets import ReIDSet, Sample, write_folder
-from bnta_lib.settings import PAPER_SOURCES, ROOT, data_folder, settings
+from bnta_lib.settings import PAPER_SOURCES, ROOT, settings
 from bnta_lib.suite import train as training
 from bnta_lib.suite.runs import run_name, training_history, weights_path
 from bnta_lib.training import training_key

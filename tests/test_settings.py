@@ -7,8 +7,8 @@ import torch
 
 import bnta_lib
 from bnta_lib.model import BNTANet, bn_layers
-from bnta_lib.settings import AT_SIZE, PROFILES, cache_dir, device_of, settings
-from bnta_lib.suite.runs import figures_dir
+from bnta_lib.settings import AT_SIZE, PROFILES, cache_dir, settings
+from bnta_lib.suite.runs import device_of, figures_dir
 
 
 def test_paper_profile_has_the_papers_numbers():

@@ -107,6 +107,8 @@ def test_training_that_is_out_of_time_saves_its_epoch_and_continues(people, quic
     assert identical(model, whole) and rows(pieces).equals(rows(history))
     model, pieces = train(people, quick, tmp_path / "other.pt", progress=False, minutes=60)
     assert identical(model, whole) and rows(pieces).equals(rows(history))
+    with pytest.raises(ValueError, match="minutes needs a checkpoint"):
+        train(people, quick, progress=False, minutes=60)
 
 
 def test_diverging_training_is_refused_and_not_saved(people, quick, tmp_path):

@@ -18,10 +18,26 @@ from bnta_lib.data.packed import pack
 from bnta_lib.data.published import REAL_TARGETS, Found, find_sets, target_splits
 from bnta_lib.data.sets import ReIDSet, Target, is_own, read_folder, read_target, walk
 from bnta_lib.rendered import benchmark
-from bnta_lib.settings import SOURCES, TARGETS, Settings, data_folder
+from bnta_lib.settings import SOURCES, TARGETS, Settings
 
 _LOOK = "`python -m bnta_lib.data check` lists what is there"
 _found = functools.lru_cache(maxsize=8)(lambda root, times: find_sets(root))  # times: of the folders
+
+
+def data_folder(data: str | Path) -> Path | None:
+    """The folder of ``data``: a path, or "real" for ``$BNTA_DATA``; None for "embedded".
+
+    Raises ValueError for "real" without that variable, and for an empty path or an address.
+    """
+    if data == "embedded":
+        return None
+    if data == "real":
+        data = os.environ.get("BNTA_DATA", "")
+        if not data.strip():
+            raise ValueError("BNTA_DATA is not set: set it to the folder of the published sets")
+    if not str(data).strip() or "://" in str(data):
+        raise ValueError(f'data is "embedded", "real" or a folder; got {str(data)!r}')
+    return Path(data).expanduser().resolve()
 
 
 def load_sources(settings: Settings, data: str | Path = "embedded", *, progress: bool = False) -> ReIDSet:

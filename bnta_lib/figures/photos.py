@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from bnta_lib.data.sets import ReIDSet
-from bnta_lib.evaluation import Ranking, select_example_probes
+from bnta_lib.evaluation import Ranking
 from bnta_lib.figures.base import BAND, COLOURS, INK, TEXT_WIDTH, new_figure
 from bnta_lib.model import stripe_rows
 from bnta_lib.pairing import Pairs
@@ -168,12 +168,27 @@ def pairs_figure(images: Tensor, pairs: Pairs, settings: Settings, closest: int 
 # ---------------------------------------------------------------- before and after
 
 
+def select_example_probes(before: Tensor, after: Tensor, each: int = 2) -> dict[str, Tensor]:
+    """Indices of ``each`` probes that ``improved`` most, are ``median``, and ``worsened`` most.
+
+    ``before`` and ``after`` are ranks (P,) of the first match; 0, for no match, is left out. A change is
+    the ratio of the ranks, since 12 to 1 matters more to a user than 250 to 120. Equal changes are in
+    the order of the rank before, then of the probe.
+    """
+    usable = ((before > 0) & (after > 0)).nonzero()[:, 0]
+    order = usable[np.lexsort((before[usable], after[usable].double() / before[usable]))]
+    each = min(each, len(order) // 3)
+    middle = (len(order) - each) // 2
+    return {"improved": order[:each], "median": order[middle : middle + each],
+            "worsened": order[len(order) - each :].flip(0)}
+
+
 def retrieval_figure(probes: Tensor, gallery: Tensor, before: Ranking, after: Ranking,
                      selected: Mapping[str, Sequence[int]], columns: int = 10) -> Figure:
     """Selected probes, each with its nearest gallery images before and after adaption.
 
     ``probes`` (P, 3, h, w), ``gallery`` (G, 3, h, w): uint8. ``selected``: groups of probe indices
-    as :func:`bnta_lib.evaluation.select_example_probes` gives. Raises ValueError without probes.
+    as :func:`select_example_probes` gives. Raises ValueError without probes.
     """
     def side(when: str, ranking: Ranking, probe: int) -> list:
         rank = f"match at\nrank {ranking.rank[probe]}" if ranking.rank[probe] else "no match\nin gallery"

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 
 from bnta_lib.files import atomic_folder
-from bnta_lib.settings import AT_SIZE, MODELS, ROOT, Settings, device_of
+from bnta_lib.settings import AT_SIZE, MODELS, ROOT, Settings
 from bnta_lib.settings import settings as load_settings
 from bnta_lib.suite import train
 from bnta_lib.suite.reproduce import EXECUTED, executed_notebooks, find_notebooks
-from bnta_lib.suite.runs import exit_code, figures_dir, weights_path
+from bnta_lib.suite.runs import device_of, exit_code, figures_dir, weights_path
 from bnta_lib.suite.store import export
 from bnta_lib.training import OutOfTime
 

@@ -28,8 +28,9 @@ from PIL import Image
 from tqdm import tqdm
 from traitlets.config import Config
 
+from bnta_lib.data import data_folder
 from bnta_lib.files import atomic, atomic_folder
-from bnta_lib.settings import METHOD_VERSION, ROOT, cache_dir, data_folder
+from bnta_lib.settings import METHOD_VERSION, ROOT, cache_dir
 from bnta_lib.suite import claims
 from bnta_lib.suite.runs import caution, exit_code, figures_dir, parse_run, run_name, shown
 from bnta_lib.suite.store import export, recorded_path

@@ -27,8 +27,9 @@ from bnta_lib.evaluation import Scores, evaluate
 from bnta_lib.files import end_with
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import Pairs, nearest_pairs
-from bnta_lib.settings import METHOD_VERSION, Settings, device_of
+from bnta_lib.settings import METHOD_VERSION, Settings
 from bnta_lib.suite.layers import bn_moments, shift_by_layer, source_sample
+from bnta_lib.suite.runs import device_of
 from bnta_lib.suite.specs import DIVERGED, Spec
 from bnta_lib.suite.store import DETAILS, SHORT, key_of, machine, open_store
 from bnta_lib.weights import model_digest

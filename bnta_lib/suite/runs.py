@@ -12,10 +12,11 @@ from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 import pandas as pd
+import torch
 
-from bnta_lib.data import real_root
+from bnta_lib.data import data_folder, real_root
 from bnta_lib.data.sets import ReIDSet
-from bnta_lib.settings import ROOT, Settings, cache_dir, data_folder, device_of, model_settings
+from bnta_lib.settings import AT_SIZE, ROOT, Settings, cache_dir, model_settings
 from bnta_lib.settings import settings as load_settings
 from bnta_lib.training import OutOfTime, training_key
 
@@ -28,6 +29,22 @@ def run_name(profile: str, data: str | Path = "embedded") -> str:
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:6]
     # The name becomes a part of file names, whose length is limited.
     return f"{profile}_{os.fsencode(path.name)[:100].decode('utf-8', 'ignore')}-{digest}"
+
+
+def device_of(profile: str) -> torch.device:
+    """Device of the models that measure at a profile: ``$BNTA_DEVICE`` ("cpu", "cuda" or "cuda:1").
+
+    Default: a GPU at the profiles of the paper's size if there is one, else the CPU, where the committed
+    rows of smoke and laptop were measured. Raises ValueError for another word, or a GPU that is absent.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    name = os.environ.get("BNTA_DEVICE", "").strip() or ("cuda" if profile in AT_SIZE and gpus else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f'BNTA_DEVICE is "cpu", "cuda", or a GPU by its number as in "cuda:1"; got {name!r}')
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise ValueError(f"BNTA_DEVICE is {name}, and PyTorch finds {gpus} NVIDIA GPUs: unset BNTA_DEVICE")
+    return device
 
 
 def caution(run: str) -> str:

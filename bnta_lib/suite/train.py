@@ -19,9 +19,9 @@ import torch
 from bnta_lib.data import find_real, load_sources, mixture, real_root
 from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet, load_imagenet
-from bnta_lib.settings import AT_SIZE, METHOD_VERSION, MODELS, WEAKER, Settings, device_of, model_settings
+from bnta_lib.settings import AT_SIZE, METHOD_VERSION, MODELS, WEAKER, Settings, model_settings
 from bnta_lib.settings import settings as load_settings
-from bnta_lib.suite.runs import checkpoint_path, exit_code, parse_run, weights_path
+from bnta_lib.suite.runs import checkpoint_path, device_of, exit_code, parse_run, weights_path
 from bnta_lib.training import OutOfTime, from_main, launched, train
 from bnta_lib.weights import REMEDY, differences, load_model, read_weights, save_model
 
