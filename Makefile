@@ -1,17 +1,19 @@
-# Each target is one plain command in an environment made once; README.md shows the commands.
+# Each target is one plain command in an environment made once; docs/commands.md lists the commands.
 #
-#   make reproduce                     run every notebook, write figures and tables
+#   make reproduce                     run every notebook, write figures, tables and the report
 #   make reproduce PROFILE=paper       ... at another profile: smoke, laptop (default), paper
 #   make reproduce DATA=folder         ... on your own images, or on the paper's data sets in a folder
 #   make reproduce ONLY="05 08"        ... some notebooks only
-#   make full                          the paper's size on a GPU: trained, measured, gathered; MINUTES=25 for parts,
+#   make full                          train, measure and gather at the paper's size on a GPU; MINUTES=25 for parts,
 #                                      SCRATCH=1 without ImageNet weights
-#   make paper-check                   what of the paper's ablation study holds here, claim by claim
-#   make torture                       dozens of kills at random moments, of everything that can be continued
-#   make fuzz                          a fuzzer's bytes into everything that reads files of others
-#   make mutants                       small faults put into the method, one by one: which does no test notice?
-#   make bench                         every speed against its goal, on this machine
-#   make report                        what a run made, as web pages that need no network
+#   make train                         train the models of the tables
+#   make paper-check                   check the paper's Section 4.3, claim by claim
+#   make report                        write a run's results as web pages that need no network
+#   make bench                         measure every speed against its goal, on this machine
+#   make test                          run every test, and every notebook at the smoke profile
+#   make torture                       kill work that can be continued at random moments, dozens of times
+#   make fuzz                          feed a fuzzer's bytes to everything that reads untrusted files
+#   make mutants                       put small faults into the method and list those that no test notices
 #   make lint                          ruff over everything, mypy over the method
 #   make lab LAB_ARGS=--allow-root     JupyterLab as root, in a container
 #   make env PYTHON=python3.12         make the environment with another Python (3.11.5 or newer)
@@ -26,7 +28,7 @@ RUN := $(VENV)/bin/python
 PROFILED := BNTA_PROFILE=$(PROFILE) $(RUN)
 MADE := $(VENV)/.made
 
-# As it was typed: neither make nor a shell follows what the name of a folder holds.
+# DATA as it was typed: neither make nor a shell expands what the name of a folder holds.
 export DATA_AS_TYPED := $(value DATA)
 unexport DATA
 DATA_OPTION = $(if $(DATA_AS_TYPED),--data "$$DATA_AS_TYPED")
@@ -61,12 +63,12 @@ coverage: $(MADE)
 torture: $(MADE)
 	PYTHONPATH=tests $(RUN) tests/torture.py
 
-# Atheris has no place in the environment: it is built for few versions of Python.
+# Atheris is not in the environment: it is built for few versions of Python.
 fuzz: $(MADE)
 	$(RUN) -m pip install --quiet --disable-pip-version-check atheris
 	PYTHONPATH=tests $(RUN) tests/fuzz.py
 
-# Nor has mutmut, which draws programs that nothing else needs.
+# Nor is mutmut, which pulls in packages that nothing else needs.
 mutants: $(MADE)
 	$(RUN) -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
 	OMP_NUM_THREADS=1 $(RUN) -m mutmut run --max-children $(shell nproc)
@@ -100,7 +102,7 @@ $(MADE): requirements.txt pyproject.toml
 	$(RUN) -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Keeps .cache (rendered sets, checkpoints of training), which costs time to make again.
+# Keeps what takes time to make again: .cache, full_size, figures/paper. Keeps site, which holds users' results.
 clean:
 	rm -rf executed report fuzzed mutants figures/smoke figures/rehearsal figures/*+* figures/*_*-?????? .pytest_cache .hypothesis bnta_lib.egg-info
 	find bnta_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
