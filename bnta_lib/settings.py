@@ -1,7 +1,7 @@
-"""One data class of settings: every choice of the paper, and every choice it leaves open, once.
+"""One data class of settings: the choices of the paper, and those that it leaves open ([O]), once.
 
 A profile is a set of values for it: ``smoke`` for tests (mechanism, not science), ``laptop`` for two cores
-without a GPU, ``paper`` for the paper's network and schedule on a GPU, ``rehearsal`` for its code path.
+without a GPU, ``paper`` for the paper's network and schedule on a GPU, ``rehearsal`` to try that in small.
 """
 
 import math
@@ -78,7 +78,7 @@ class Settings:
     lr: float = 0.005  # eta_t
     lr_decay_epoch: int = 40
     warmup_epochs: int = 0
-    batch: int = 64  # of all processes together, where several train
+    batch: int = 64  # of all processes together, if several train
     label_smoothing: float = 0.1  # [O] DualNorm's
     pad: int = 10  # random crop after this padding, pixels at height 256 [O] DualNorm's
 
@@ -167,5 +167,5 @@ def model_settings(settings: Settings, name: str) -> Settings:
 
 
 def cache_dir() -> Path:
-    """Folder of rendered sets, checkpoints and measured rows: ``$BNTA_CACHE``, else .cache."""
+    """Folder of rendered sets, packs, weights, checkpoints and rows: ``$BNTA_CACHE``, else .cache."""
     return Path(os.environ.get("BNTA_CACHE") or ROOT / ".cache").expanduser().resolve()

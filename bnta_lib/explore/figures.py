@@ -1,6 +1,6 @@
 """Figure functions under ipywidgets' ``interactive``: retrieval and BN layers.
 
-A widget is a still picture on a page without a kernel.
+On a page without a kernel a widget is a still picture.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,7 @@
-"""N and K explorer: what is measured of N, K and momentum, the pairs themselves, a run while one waits.
+"""The explorer of N and K: measured cells, the pairs themselves, and runs by hand with any momentum.
 
-A *cell* is one measured setting with its scores (per cent) and the seconds of the adaption. Cells are handed
-in; nothing is measured here but by the button.
+A *cell* is one measured setting with its scores (per cent) and the seconds of the adaption. The caller gives
+the cells. Only the button measures others.
 """
 
 import math

@@ -27,7 +27,7 @@ SCREEN_DPI, PHOTO_DPI, PLOT_DPI = 110, 150, 200  # in a notebook; of PNG files
 
 
 def use_style() -> None:
-    """Set the suite's matplotlib style for the session; call once at the top of a notebook."""
+    """Set the suite's matplotlib style for the session, as `Lab` does."""
     sns.set_theme(context="paper", style="ticks", font_scale=1.0)
     mpl.rcParams.update({
         "figure.dpi": SCREEN_DPI, "savefig.dpi": PLOT_DPI, "savefig.bbox": "tight", "axes.spines.top": False,

@@ -1,4 +1,4 @@
-"""Pictures of images: contact sheets, pairs of Algorithm 1, and retrieval before and after adaption."""
+"""Sheets of images: people and crops, pairs of Algorithm 1, and retrieval before and after adaption."""
 
 import math
 from collections.abc import Mapping, Sequence

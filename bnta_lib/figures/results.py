@@ -1,4 +1,4 @@
-"""Pictures of results: Tables 2-5, the claims, open choices, strength and Figure 4, with their spreads."""
+"""Pictures of results: Tables 2-5, claims, open choices, strength, estimate and Figure 4, with spreads."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ THRESHOLDS = {"points": 0, RATE: 0, SHARE: 50}
 UNITS = {"points": "points of rank 1", "s": "seconds of adaption (a level)",
          "times": "times the inference without adaption (a level)", SHARE: f"{SHARE} (a share)"}
 PAPER = {"marker": "D", "linestyle": "", "ms": 4.5, "mfc": "none", "mec": "black", "mew": 0.8, "zorder": 4}
-# Training by a share of people or of epochs. Aside of each other, so that no interval hides another.
+# Training on a share of people or for one of epochs, side by side, so that no interval hides another.
 LADDERS = {"people": (-0.04, {"color": COLOURS["adapted"], "marker": "o"}),
            "epochs": (0.04, {"color": COLOURS["source"], "marker": "s", "linestyle": "--"})}
 

@@ -1,4 +1,4 @@
-"""What commands and notebooks share: a run's name and files, versions, options and exit codes."""
+"""What commands and notebooks share: a run's name, device and files, versions, options and exit codes."""
 
 import argparse
 import hashlib

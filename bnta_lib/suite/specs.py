@@ -76,7 +76,7 @@ class Table:
     target: str | None = None  # the paper's: all seeds there, one on others; None: all seeds on all
     everywhere: bool = True  # or on the paper's own target alone
     seeds: int | None = None  # at most so many
-    experiment: str = "retrieval"  # what is measured: retrieval, changes or shift
+    experiment: str = "retrieval"  # what is measured: retrieval, changes, shift or headroom
     splits: tuple[int, ...] = ()  # which; none: all
 
     def plan(self, galleries: Mapping[str, int], settings: Settings) -> Iterator[tuple[str, Spec, int]]:
@@ -115,8 +115,8 @@ TABLE_4 = (
       for name in ("Conv", "IN", "Conv+IN", "BN", "BN+Conv", "BN+IN", "BN+Conv+IN")),
 )
 
-# What "update only mu" means is open: in "alone" gamma and beta learn only if they are named, in "restore"
-# always. What is not named is put back.
+# The paper does not define "update only mu". In "alone" gamma and beta learn only if they are named, in
+# "restore" always. What is not named is put back.
 _QUANTITIES = {"mu": ("mean",), "var": ("var",), "mu+var": ("mean", "var"), "gamma": ("gamma",),
                "beta": ("beta",), "gamma+beta": ("gamma", "beta")}
 TABLE_5 = {reading: (

@@ -26,7 +26,7 @@ from bnta_lib.files import atomic
 from bnta_lib.settings import METHOD_VERSION, ROOT, cache_dir
 from bnta_lib.suite.specs import COLUMNS as SPEC
 
-# `sample` is a digest of probe and gallery, `seconds` how long the row's unit took.
+# `sample` is a digest of probe, gallery and any sources; `seconds` is how long the row's unit took.
 KEY = ("version", "experiment", *SPEC, "data", "weights", "sample", "split", "seed")
 DETAILS = ("index", "layer", "model", "cameras", "gallery", "part")
 COLUMNS = ("experiment", "profile", "target", "split", "seed", *SPEC, "metric", "value", "unit", *DETAILS,
