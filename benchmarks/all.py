@@ -1,7 +1,7 @@
 """Every benchmark of the speed suite, one after the other: ``make bench``.
 
 Each runs in a process of its own and records its rows in ``benchmarks/results.csv``; then the figure is
-drawn. A benchmark that fails is named, the others run, and the exit code is 1. A missed goal is a row, and no
+drawn. If a benchmark fails, it is named, the others still run, and the exit code is 1. A missed goal is no
 failure. ``--only pairing grid`` runs some; ``--quick`` shows in a few minutes whether all of them work.
 """
 

@@ -2,8 +2,8 @@
 ``torch.use_deterministic_algorithms(True)`` and without.
 
 ``python benchmarks/deterministic.py [--device cuda]``. Each side has a process of its own, since cuBLAS reads
-its switch once; they work in turns. The note says whether a side's runs gave the same bits: on a CPU both
-should, on a GPU the one that pays for it.
+its switch once; they work in turns. The note records whether a side's runs gave the same bits: on a CPU
+both should, on a GPU the deterministic side.
 """
 
 import os

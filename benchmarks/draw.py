@@ -1,8 +1,8 @@
 """The speed suite's figure, of this machine's rows if there are any: ``python benchmarks/draw.py [--csv
 FILE]``.
 
-Writes ``results.png`` and ``.pdf`` beside the rows: every goal, and how many times better than it requires
-ours is.
+Writes ``results.png`` and ``.pdf`` beside the rows: every goal, and by how many times ours is better than the
+goal requires.
 """
 
 import argparse

@@ -1,9 +1,8 @@
 """All cells of Figure 4 against the steps of their adaptions: ``python benchmarks/grid.py``.
 
-One split of GRID's counterpart at the laptop profile, from a store that is empty. The rival are the steps
-that the cells' adaptions take (:func:`bnta_lib.adaption.adapt` with its pairs given), summed over the same
-run. The rest is to choose pairs, to store, and to evaluate each adapted model: it embeds all probes and the
-gallery anew, which no other cell can do for it.
+One split of GRID's counterpart at the laptop profile, from an empty store. The rival is the time of the
+adaptions' steps (:func:`bnta_lib.adaption.adapt` with its pairs given), summed over the same run. The rest is
+finding pairs, storing, and evaluating each adapted model, which embeds all probes and the gallery anew.
 """
 
 import os
@@ -23,7 +22,7 @@ def rows(device: str, quick: bool) -> Iterator[Row]:
     name, lab = ("iLIDS", Lab("smoke", progress=False)) if quick else ("GRID", Lab("laptop", progress=False))
     chosen, results = lab.settings, []
     lab.model()
-    # A split more than the suite has: rows of the others are recorded.
+    # One split more than the suite has: rows of the others are recorded.
     target = load_target(name, chosen.size, splits=11)
     split = target.splits[-1]
     split = Split(split.probe[:16], split.gallery[:16]) if quick else split

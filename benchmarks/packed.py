@@ -1,4 +1,4 @@
-"""How near packing comes to what Pillow takes alone, and how fast a pack is opened: ``python
+"""How fast packing is beside Pillow alone, and how fast a pack is opened: ``python
 benchmarks/packed.py``.
 
 Generates JPEGs, then in turns opens, decodes and resizes them by Pillow in a plain loop, which writes and

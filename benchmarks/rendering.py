@@ -1,8 +1,8 @@
 """Rendering a source of the embedded benchmark: ``python benchmarks/rendering.py``.
 
 Images a second of :func:`bnta_lib.rendered.benchmark.source` into an empty cache: parameters, pixels, digest
-and the file. One thread a process. Several processes render one source of which each takes blocks; the rival
-is then the rate of one process, and the ratio how many times as fast all of them are.
+and the file. One thread a process. Several processes share one source, block by block; the rival is then the
+rate of one process, and the ratio how many times as fast all of them are.
 """
 
 import os

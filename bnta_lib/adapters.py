@@ -13,7 +13,7 @@ from bnta_lib.model import BNTANet, batches, bn_layers, preserve_modes
 from bnta_lib.settings import Settings
 from bnta_lib.weights import load_bn_tensors
 
-_NO_OPTIONS = ("seed", "local", "pairs", "on_step")  # they choose no method
+_NO_OPTIONS = ("seed", "local", "pairs", "on_step")  # these select no method
 
 
 class Adapter:

@@ -1,4 +1,4 @@
-"""Gains of the open choices and the conclusions that survive, on rows of a known answer."""
+"""Gains of the open choices, and whether the conclusion survives, on rows with a known answer."""
 
 import zlib
 

@@ -53,13 +53,13 @@ def _fetch(name: str, root: str, url: str | None) -> None:
     if not entry.url:
         raise ValueError(f"{name} is not downloaded. Ask for it: {entry.ask}. Then: {hint} ARCHIVE ROOT")
     url, known_hash = url or entry.url, None if url else entry.known_hash
-    pooch.get_logger().setLevel("WARNING")  # it would ask users to write the digest into their code
+    pooch.get_logger().setLevel("WARNING")  # it would tell users to write the digest into their code
     try:
         file = unquote(Path(urlsplit(url).path).name)
         archive = Path(pooch.retrieve(url, known_hash, file, root, progressbar=True))
         if not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive) or file.endswith(".7z")):
             archive.unlink()
-            raise ValueError("a web page or another file came")
+            raise ValueError("what came is no archive")
     except Exception as error:  # of requests, or of pooch
         raise OSError(f"{url} does not send the archive ({error}): look for it at {entry.ask}, give the "
                       f"address of a copy by --url, or unpack one: {hint} ARCHIVE ROOT") from error

@@ -29,8 +29,8 @@ BLOCK = 256  # images that a process decodes at a time
 def pack(found: Found, size: tuple[int, int], *, progress: bool = True) -> ReIDSet:
     """The samples of a set, decoded and resized to ``size`` = (H, W).
 
-    A pack that exists is compared with its SHA-256; another is made by a process a core. Raises ValueError if
-    images cannot be decoded (all are named) or a pack is damaged, OSError if it is not written.
+    A pack that exists is compared with its SHA-256; otherwise it is made, by one process a core. Raises
+    ValueError if images cannot be decoded (all are named) or a pack is damaged, OSError if it is not written.
     """
     folder = pack_folder(found, size)
     if not (exists := folder.is_dir()):

@@ -1,4 +1,4 @@
-"""Dressed people: the colour of each pixel of a body out of the bank.
+"""Dressed people: the colour of each pixel of a body from the bank.
 
 Its rules of arithmetic are those of `render`: elementwise operations that round exactly, one at a time.
 """

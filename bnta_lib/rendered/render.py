@@ -1,4 +1,4 @@
-"""Pictures of people: a body out of the bank, dressed, put into a place, taken by a camera.
+"""Pictures of people: a body from the bank, dressed, put into a place, taken by a camera.
 
 The same parameters (`scene`) give the same pixels on a machine of one kind, whatever the batch. The pixel
 path uses only elementwise operations that IEEE 754 rounds exactly (+ - * / sqrt, floor, round, comparison)

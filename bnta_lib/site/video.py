@@ -1,7 +1,7 @@
-"""Person crops out of the video of a fixed camera, without a trained detector.
+"""Person crops from the video of a fixed camera, without a trained detector.
 
-What moves against the learnt background and has the shape of somebody upright is taken for a person. A track
-ends if its person meets another or stands still for long: two pure tracks are worth more than a mixed one.
+What moves before the learnt background and has an upright shape counts as a person. A track ends if its
+person meets another or stands still for long: two pure tracks are worth more than a mixed one.
 """
 
 import os

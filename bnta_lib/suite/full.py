@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     on_gpu = torch.cuda.is_available() or os.environ.get("BNTA_DEVICE")
     if options.profile == "paper" and not on_gpu:
         parser.error("the full size needs an NVIDIA GPU, and PyTorch finds none: look at the driver, or run "
-                     "--profile rehearsal; BNTA_DEVICE=cpu insists (weeks)")
+                     "--profile rehearsal; with BNTA_DEVICE=cpu it takes weeks")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     return exit_code(lambda: run_all(load_settings(options.profile), training, options.minutes))
 

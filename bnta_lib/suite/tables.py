@@ -1,6 +1,6 @@
 """Tables 1 to 5 as the paper prints them, and the paired comparisons within Tables 2 to 5.
 
-Cited numbers, of other images, have a heading of their own. They are left out if no target of theirs is ours.
+Cited numbers, of other images, have their own heading. They are left out if none of their targets is ours.
 """
 
 from collections.abc import Mapping, Sequence
