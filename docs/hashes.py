@@ -1,7 +1,7 @@
-"""Writes requirements.hashed.txt: the pins with SHA-256 of their files. ``python docs/hashes.py``
+"""Write requirements.hashed.txt, the pins with the SHA-256 of their files: ``python docs/hashes.py``.
 
-Asks the package index that pip is set to which file it would install for each pin on each of SYSTEMS
-and Pythons, without installing or (where the index gives metadata by itself) loading any.
+For each pin, each of SYSTEMS and each of PYTHONS, pip names the file that it would install. It installs none,
+and downloads none if its index serves metadata separately.
 """
 
 import collections
@@ -34,7 +34,7 @@ SYSTEMS = {
 
 
 def chosen(pins: list[str], python: str, tags: list[str]) -> dict[str, str]:
-    """The digest of the file that pip would install for each pin; those it has no wheel of are left out."""
+    """The digest of the file that pip would install for each pin; pins without a wheel are left out."""
     pins = list(pins)
     while True:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Writes licences.md: what every pinned package says of its own licence. ``python docs/licences.py``"""
+"""Write licences.md, the licence that every pinned package states: ``python docs/licences.py``."""
 
 import re
 from importlib import metadata
@@ -28,12 +28,11 @@ def licence(name: str) -> str:
 
 PAGE = """# Licences of the packages
 
-What each package that `requirements.txt` pins says of itself (`python docs/licences.py` writes this).
-None is part of this repository. Those under the LGPL (py7zr and what it needs) unpack 7z archives and
-are used as they are; those under the MPL are unchanged.
+The licence that each package pinned in `requirements.txt` states (`python docs/licences.py` writes this).
+None of the packages is part of this repository. Those under the LGPL (py7zr and what it needs) unpack 7z
+archives. They and those under the MPL are used unchanged.
 
-Not pinned here, since PyTorch's own wheels for Linux pin them: NVIDIA's CUDA libraries (NVIDIA's
-licences) and triton (MIT).
+NVIDIA's CUDA libraries (NVIDIA's licences) and triton (MIT) are not listed: PyTorch pins them on Linux.
 
 | package | version | licence |
 |---|---|---|

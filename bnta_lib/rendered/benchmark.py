@@ -194,7 +194,7 @@ def _read(path: Path) -> torch.Tensor | None:
 def mixed(sets: Sequence[ReIDSet], name: str) -> ReIDSet:
     """Sets as one: pids 1..M distinct over all, cameras too. Raises ValueError for no image at all."""
     if not sum(map(len, sets)):
-        raise ValueError("there is no source to mix: ask for people and images of at least one")
+        raise ValueError("there is no source to mix: give people and images for at least one")
     pids, camids, person, camera = [], [], 0, 0
     for data in sets:
         pids.append(torch.unique(data.pids, return_inverse=True)[1] + 1 + person)

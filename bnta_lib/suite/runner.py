@@ -96,7 +96,7 @@ class Measurer:
         return self.models[unit.spec.training], target, target.split(unit.split), settings
 
     def columns(self, unit: Unit) -> dict:
-        """A unit's columns: what its key is made of, and what says whose rows they are."""
+        """A unit's columns: those of its key, and the names of profile and target."""
         _, target, split, _ = self.inputs(unit)
         # The images that are compared, with one another and with sources.
         sources = [source.digest[:SHORT] for source in self.sources] if unit.experiment == "shift" else None
@@ -224,8 +224,8 @@ EXPERIMENTS = {"retrieval": _retrieval, "changes": _changes, "shift": _shift, "h
 
 
 PATIENCE = 20  # seconds that a scheduler has to answer
-# A network asks for the same large blocks again and again. glibc would give each back to the system and get
-# it anew, page by page. Kept, in one arena and in large pages, they make the laptop's network 16 % faster.
+# A network allocates the same large blocks again and again. glibc would return each to the system and get it
+# anew, page by page. Kept, in one arena and in large pages, they make the laptop's network 16 % faster.
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
                 "MALLOC_ARENA_MAX": "1", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "OMP_NUM_THREADS": "1"}
 _measurer = None  # of this process, if it is one of joblib's

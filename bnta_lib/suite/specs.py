@@ -182,7 +182,7 @@ CHOICES = {choice.name: choice for choice in (
     _numbers("margin", "margin", (0.0, 0.1, 0.3, 1.0, 3.0), "0.3", everywhere=False),
     _numbers("lambda3", "lambda3", (0.1, 1.0, 10.0), "1", everywhere=False),
 )}
-# Can gamma and beta alone do what Table 5 says of them? Adam moves a parameter by about the rate at
+# Can gamma and beta alone bring the gain that Table 5 reports? Adam moves a parameter by about the rate at
 # a step, so that rates and epochs here take them from a thousandth to the whole of their size.
 AFFINE = Choice("affine", tuple(
     Spec(f"{kind} {rate:g}, {n} epoch{'s' * (n > 1)}", options={"quantities": ("gamma", "beta")},

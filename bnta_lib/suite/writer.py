@@ -85,7 +85,7 @@ def save_table(table: pd.DataFrame, name: str, run: str, note: str = "", rows: p
                images: str | None = None) -> list[Path]:
     """Write ``name``.csv, .md and .tex under the run's figures, with a plain note; returns the paths.
 
-    ``rows``: those that the table was made from. ``images``: on what, if not on what the run's name says.
+    ``rows``: those that the table was made from. ``images``: on what, if not on those of the run.
     """
     lines = f"{note}\n\n{provenance(table, run, rows, images)}".strip().splitlines()
     # A rounded -0.0 is written as 0.0.
