@@ -1,4 +1,4 @@
-"""mAP and CMC of re-id retrieval by counting ranks: the whole gallery is never sorted.
+"""mAP and CMC of re-id retrieval. `evaluate` counts ranks and never sorts the whole gallery.
 
 The rank of a match is 1 + the number of gallery images that are nearer to the probe. Images of the
 probe's person by the probe's camera are left out (the standard protocol), and so are matches of

@@ -37,10 +37,10 @@ def train(
 ) -> tuple[BNTANet, pd.DataFrame]:
     """Train from nothing, or continue ``checkpoint``; return the model on the CPU and one row an epoch.
 
-    ``sources`` holds uint8 images (N, 3, h, w) and pids 1..M. ``device`` is a GPU if there is one, which
-    computes in bf16. A continued training gives the weights of an uninterrupted one. Several processes follow
-    the mean gradient over each batch; batch statistics are of a process's rows, and the running statistics
-    those of the main process, which alone writes and reads files.
+    ``sources`` holds uint8 images (N, 3, h, w) and pids 1..M. ``device`` defaults to a GPU, if there is one;
+    that computes in bf16. A continued training gives the weights of an uninterrupted one. Several processes
+    follow the mean gradient over each batch. Each has the batch statistics of its rows. The main process
+    alone writes and reads files, and its running statistics are kept.
 
     Raises:
         ValueError: for pids that are not 1..M, too many processes, or a checkpoint of another training.

@@ -1,4 +1,4 @@
-"""The body bank shows whole, upright people, and a damaged file says so."""
+"""The body bank shows whole, upright people, and a damaged file is refused."""
 
 import pytest
 import torch

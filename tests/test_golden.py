@@ -142,7 +142,7 @@ def adaption(dtype, kinds, **more):
 
 
 def adaption_float32():
-    """One step's losses and statistics. Of gamma and beta nothing, nor of later steps: where a gradient is
+    """One step's losses and statistics. Of gamma and beta nothing, nor of later steps: if a gradient is
     zero but for rounding, Adam follows its sign, which another processor may have otherwise."""
     return adaption(torch.float32, ("running_mean", "running_var"))
 

@@ -1,4 +1,4 @@
-"""Published targets: who is probe and gallery, and that what is trained and printed says so."""
+"""Published targets: who is probe and gallery, and that weights and tables record it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Trained models come from their files, are trained again if they are out of date, and say what they are."""
+"""Trained models come from their files, are trained again if out of date, and record what they are."""
 
 from dataclasses import replace
 
