@@ -13,7 +13,7 @@ from bnta_lib.model import BNTANet, batches, bn_layers, preserve_modes
 from bnta_lib.settings import Settings
 from bnta_lib.weights import load_bn_tensors
 
-_NO_OPTIONS = ("seed", "local", "pairs", "on_step")  # these select no method
+_NO_OPTIONS = ("seed", "local", "pairs", "on_step")  # no part of what identifies a row
 
 
 class Adapter:
@@ -24,6 +24,7 @@ class Adapter:
         takes = inspect.signature(adapt if name == "bnta" else function).parameters.values()
         self.options = {p.name: p.default for p in takes
                         if p.kind is p.KEYWORD_ONLY and p.name not in _NO_OPTIONS}
+        ADAPTERS[name] = self  # in a notebook, a cell that is run again replaces its adapter
 
     def __call__(self, model: BNTANet, images: Tensor, settings: Settings, **options) -> BNTANet:
         """An adapted copy of ``model``. Raises ValueError and FloatingPointError as :func:`adapt`."""
@@ -41,7 +42,7 @@ ADAPTERS: dict[str, Adapter] = {}
 
 def adapter(name: str, *reads: str) -> Callable[[Callable[..., BNTANet]], Adapter]:
     """Register an adapter whose result depends on the settings ``reads``, and on tta_batch."""
-    return lambda function: ADAPTERS.setdefault(name, Adapter(name, function, reads))
+    return lambda function: Adapter(name, function, reads)
 
 
 @adapter("none")

@@ -23,7 +23,7 @@ from bnta_lib.settings import METHOD_VERSION, Settings
 from bnta_lib.weights import QUANTITIES, Delta, bn_tensors, load_bn_tensors, model_digest
 
 LOSSES = ("pos", "mat")
-# The settings that decide the result; tta_batch too, but that is the batch of every adapter.
+# The settings that decide the result. So do K, an option, and tta_batch, the batch of every adapter.
 READS = ("tta_momentum", "tta_epochs", "tta_lr", "tta_optimizer", "margin", "lambda3", "matching_reduction")
 OPTIMISERS = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
@@ -71,13 +71,13 @@ def adapt(
     """Adapt a copy of ``model`` to unlabelled images: Algorithm 1, then Eq. (14).
 
     images         uint8 (N, 3, h, w) of the model's size, the gallery or a sample of it, N >= 4
-    settings       K, margin, lambda3, matching_reduction and all that begin with tta_
+    settings       K, margin, lambda3, matching_reduction and those that begin with tta_, but for tta_seeds
     K              pairs; default min(settings.K, N // 2), as in the paper
     layers         what Eq. (14) updates: any of "bn", "in", "conv" (Table 4)
     quantities     of BN: any of "mean", "var", "gamma", "beta" (Table 5)
     losses         any of "pos", "mat" (Table 3); with none only the statistics move
-    reading        of "update only mu" [O]. gamma and beta learn if they are named ("alone") or always
-                   ("restore"); mu and sigma^2 move together. What is not named is put back at the end
+    reading        of "update only mu" [O]: whether gamma and beta learn only if they are named ("alone") or
+                   always ("restore"). mu and sigma^2 move together. What is not named is put back at the end
     follow_bnneck  whether the statistics of `bnneck`, which is outside both losses, follow [O]
     seed           of the order of the pairs
     local, pairs   local features (N, H, C_l) or Algorithm 1's pairs of these images, if known
@@ -116,9 +116,9 @@ def adapt(
     load_bn_tensors(adapted, model.state_dict(), [*restored, "num_batches_tracked"])
     adapted.zero_grad()
     require_finite(adapted.state_dict().values(), "a tensor after the last step")
-    meta = {"N": len(images), "K": K, "size": list(images.shape[2:]), "seed": seed, "layers": list(layers),
-            "quantities": list(quantities), "losses": list(losses), "reading": reading,
-            "follow_bnneck": follow_bnneck,
+    meta = {"N": len(images), "K": K, "size": list(images.shape[2:]), "seed": int(seed),
+            "layers": list(layers), "quantities": list(quantities), "losses": list(losses),
+            "reading": reading, "follow_bnneck": bool(follow_bnneck),
             "settings": {name: getattr(settings, name) for name in (*READS, "tta_batch")},
             "versions": {"method": METHOD_VERSION, "torch": torch.__version__}}
     return Adaption(adapted, pairs, pd.DataFrame(rows), time.perf_counter() - start, before, meta)
@@ -152,7 +152,7 @@ def configure_model(model: BNTANet, layers: Collection[str], quantities: Collect
 
 def collect_params(model: BNTANet, layers: Collection[str],
                    quantities: Collection[str]) -> list[nn.Parameter]:
-    """Free and return what follows the gradient in Eq. (14): gamma and beta, or all of other layers.
+    """Unfreeze and return what follows the gradient in Eq. (14): gamma and beta, or all of other layers.
 
     Excluded, since they get no gradient from Eq. (13): `bnneck`, and the classifiers of G and M.
     """
@@ -208,16 +208,13 @@ def pair_losses(model: BNTANet, images: Tensor, pairs: Pairs, settings: Settings
 def change_rates(before: Mapping[str, Tensor], after: nn.Module) -> pd.DataFrame:
     """How far each quantity of each BN layer moved (Fig. 3) from the BN tensors ``before``.
 
-    rate   sum over channels of |after - before|, divided by the sum of |before|
-    shift  mean over channels of |after - before|; of the mean in units of sqrt(sigma^2 + eps)
+    rate: the sum over channels of |after - before|, divided by that of |before|; NaN if that is 0
     """
     rows = []
     for index, (name, layer) in enumerate(bn_layers(after).items(), start=1):
         for quantity, kind in QUANTITIES.items():
             old = before[f"{name}.{kind}"]
             moved, size = (getattr(layer, kind).detach().cpu() - old).abs(), float(old.abs().sum())
-            unit = (before[f"{name}.running_var"] + layer.eps).sqrt() if quantity == "mean" else 1.0
             rows.append({"index": index, "layer": name, "quantity": quantity,
-                         "rate": float(moved.sum()) / size if size else math.nan,
-                         "shift": float((moved / unit).mean())})
+                         "rate": float(moved.sum()) / size if size else math.nan})
     return pd.DataFrame(rows)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bnta_lib.adaption import require_finite
+
 BLOCK = 512  # rows of features that are float64 at a time
 
 
@@ -56,11 +58,10 @@ def evaluate(
         raise ValueError(f"nothing to evaluate: {len(probe)} probes, {len(gallery)} gallery images")
     for side, features, pids, camids in (("probe", probe, probe_pids, probe_camids),
                                          ("gallery", gallery, gallery_pids, gallery_camids)):
-        if not len(features) == len(pids) == len(camids):
+        if not pids.shape == camids.shape == features.shape[:1]:
             raise ValueError(f"{side}: {len(features)} features need as many persons and cameras, "
                              f"got {len(pids)} and {len(camids)}")
-        if not features.isfinite().all():
-            raise FloatingPointError("features hold NaN or infinite values: the model or images are broken")
+        require_finite([features], "a feature")
     candidates = _candidates(probe_pids, gallery_pids, probe_camids, gallery_camids)
     ranker, rows = _Ranker(probe.detach().cpu(), gallery.detach().cpu(), normalise), []
     for chunk in torch.arange(len(probe)).split(block):
@@ -107,26 +108,26 @@ class _Ranker:
         float32, scale = torch.finfo(torch.float32), (squares.sqrt() + self.largest).square()
         error = ((fast.shape[1] / 4 + 8) * float32.eps * scale + float32.tiny)[:, 0].tolist()
         near = torch.addmm(self.squares, fast, self.fast.T, alpha=-2).add_(squares.float())
-        measured, states = self._exact(probes, matches), []
+        measured, states, bands = self._exact(probes, matches), [], []
         for row, bound, exact, match, other in zip(near.numpy(), error, measured, matches, junk, strict=True):
             row[other] = np.inf
             low, high = ((exact**2 + offset).astype(np.float32) for offset in (-bound, bound))
-            columns = np.flatnonzero(row <= high.max(initial=-np.inf))
+            columns = np.flatnonzero(row <= high.max(initial=-np.inf))  # no other can be ahead of a match
             row = row[columns]
             ordered = np.sort(row)
-            nearer = ordered.searchsorted(low)
+            nearer = ordered.searchsorted(low)  # surely
             within = ordered.searchsorted(high, "right") - nearer
             tied = np.flatnonzero(within > 1)  # more than the match itself is within the bound
             band = np.zeros(len(row), bool)
             for k in tied:
                 band |= (row >= low[k]) & (row <= high[k])
-            states.append((nearer, tied, low[tied, None], exact[tied, None], match[tied, None], columns[band],
-                           row[band]))
-        for (nearer, tied, low, exact, match, columns, row), distance in zip(
-                states, self._exact(probes, [state[5] for state in states]), strict=True):
+            states.append((nearer, tied, *(of[tied, None] for of in (low, exact, match)), row[band]))
+            bands.append(columns[band])
+        for (nearer, tied, low, exact, match, row), columns, distance in zip(
+                states, bands, self._exact(probes, bands), strict=True):
             ahead = (distance < exact) | ((distance == exact) & (columns < match))
             nearer[tied] += (ahead & (row >= low)).sum(1)
-        return [1 + state[0] for state in states]
+        return [1 + nearer for nearer, *_ in states]
 
     def _exact(self, probes: Tensor, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Distances of each of ``probes`` (P, C) to its ``columns`` of the gallery."""
@@ -163,6 +164,7 @@ def top_gallery(
     """The ``k`` nearest gallery images of each of a few hundred probes, by the rules of :func:`evaluate`."""
     if len(gallery) < k:
         raise ValueError(f"a gallery of {len(gallery)} images has no {k} nearest")
+    require_finite([probe, gallery], "a feature")
     same = (probe_pids[:, None] == gallery_pids) & (gallery_pids > 0)
     junk = same & (probe_camids[:, None] == gallery_camids)
     order = distances(probe, gallery, normalise).masked_fill_(junk, torch.inf).argsort(dim=1, stable=True)

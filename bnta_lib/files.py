@@ -12,7 +12,7 @@ from pathlib import Path
 
 from joblib import Parallel, parallel_config
 
-REST = ".unfinished-"  # how the names of temporary files and folders begin
+UNFINISHED = ".unfinished-"  # how the names of temporary files and folders begin
 
 
 @contextmanager
@@ -41,11 +41,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def _beside(path: Path) -> Iterator[Path]:
     """A path in a temporary folder beside ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for rest in path.parent.glob(f"{REST}*"):  # of processes that were killed a week ago or earlier
+    for rest in path.parent.glob(f"{UNFINISHED}*"):  # of processes that were killed a week ago or earlier
         if time.time() - rest.stat().st_mtime > 7 * 86_400:
             shutil.rmtree(rest, ignore_errors=True)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=REST) as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
             yield Path(folder, "new")
     except Exception as error:  # some writers put the system's error into words, or raise their own after it
         if any(words in f"{error} {error.__context__}" for words in ("No space left", "quota exceeded")):

@@ -97,8 +97,8 @@ class Backbone(nn.Module):
 class BNTANet(nn.Module):
     """E with the heads G, P and M, for uint8 images (B, 3, h, w) of the settings' ``size`` alone.
 
-    Of another size the features are bad, so such images are refused. ``identities`` is M, the number of
-    training people. The 60 batch-norm layers are 53 in E, ``bnneck``, and one for each of six parts.
+    At another size the features would be bad, so such images are refused. ``identities`` is the number of
+    training people. With six parts there are 60 batch norms: 53 in E, ``bnneck``, and one a part.
     """
 
     scale: Tensor

@@ -2,8 +2,8 @@
 
 D(i, j) is the smallest, over the H parts, of the Euclidean distances of the part's features. The K pairs are
 taken greedily from the smallest D; an image enters one pair at most. Ties go to the smaller (i, j), i < j,
-and the smaller part. The matrix of float64 distances is never held: float32 products less a bound on their
-rounding bound its rows from below. A row is measured when its turn comes, or its nearest image is taken.
+and the smaller part. The N x N matrix is never held. Float32 products, less a bound on their rounding, give
+each row a lower bound. A row is measured when no smaller bound is left, or when its nearest image is taken.
 """
 
 import heapq
@@ -48,7 +48,7 @@ def nearest_pairs(local: Tensor, k: int, block: int = 256) -> Pairs:
     if local.ndim != 3 or 0 in local.shape[1:]:
         raise ValueError(f"local features have shape (N, H, C_l), got {tuple(local.shape)}")
     check_sizes(n, k)
-    if not all(abs(float(extreme)) < 1e150 for extreme in local.detach().aminmax()):  # no copy
+    if not all(abs(float(extreme)) < 1e150 for extreme in local.detach().aminmax()):  # squares stay finite
         raise ValueError("local features hold NaN or infinite values: the model or the images are broken")
 
     rows = _Rows(local.detach().cpu())
@@ -58,15 +58,15 @@ def nearest_pairs(local: Tensor, k: int, block: int = 256) -> Pairs:
     pairs: list[Nearest] = []
     while len(pairs) < k:
         if bounds[start] <= (heap[0][0] if heap else math.inf):
-            stale, start = waiting[start : start + MEASURED], min(start + MEASURED, n)
+            due, start = waiting[start : start + MEASURED], min(start + MEASURED, n)
         else:
             _, i, j, _ = nearest = heapq.heappop(heap)
             if rows.free[i] and rows.free[j]:
                 pairs.append(nearest)
                 rows.free[[i, j]] = False
                 continue
-            stale = torch.tensor([i])
-        for nearest in rows.nearest(stale[rows.free[stale]].sort().values):
+            due = torch.tensor([i])
+        for nearest in rows.nearest(due[rows.free[due]].sort().values):
             heapq.heappush(heap, nearest)
     squared, first, second, part = zip(*pairs, strict=True)
     distance = torch.tensor(squared, dtype=torch.float64).sqrt()
@@ -82,13 +82,13 @@ class _Rows:
         # |x|^2 + |y|^2 - 2 x.y as one product of [x, |x|^2, 1] and [-2y, 1, |y|^2]. Each part is centred
         # first: far from the origin float32 loses the small distances. Scaling keeps squares in its range.
         self.scale = torch.stack(features.aminmax()).double().abs().max().clamp(min=1e-300)
-        self.products, norms = [], torch.zeros(n, dtype=torch.float64)
+        self.factors, norms = [], torch.zeros(n, dtype=torch.float64)
         for part in features.unbind(1):
             x = part.double()
             x = ((x - x.mean(0)) / self.scale).float()
             squares = x.double().square().sum(1)
             norms = torch.maximum(norms, squares.sqrt())
-            self.products.append(torch.cat([-2 * x, torch.ones(n, 1), squares[:, None].float()], 1))
+            self.factors.append(torch.cat([-2 * x, torch.ones(n, 1), squares[:, None].float()], 1))
         # The C_l + 2 terms add up to (|x| + |y|)^2 at most in size, in any order of summation. 8 more for the
         # rounding of features and norms. The last term is that of centring, in float64.
         eps32, eps64 = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
@@ -120,9 +120,9 @@ class _Rows:
         """
         first, last = int(rows[0]), int(rows[-1])
         best, product = torch.full((len(rows), len(self.free) - first), torch.inf), None
-        for right in self.products:
+        for right in self.factors:
             left = right[rows]
-            left = torch.cat([left[:, :-2] / -2, left[:, -1:], left[:, -2:-1]], 1)
+            left = torch.cat([left[:, :-2] / -2, left[:, -1:], left[:, -2:-1]], 1)  # [x, |x|^2, 1]
             product = torch.mm(left, right[first:].T, out=product)
             torch.minimum(best, product, out=best)
         best[:, : last + 1 - first].masked_fill_(torch.arange(first, last + 1) <= rows[:, None], torch.inf)

@@ -22,7 +22,7 @@ PAPER_SOURCES = {"CUHK02": (7_264, 1_816), "CUHK03": (14_097, 1_467), "Market-15
 SOURCES = tuple(PAPER_SOURCES)
 TARGETS = ("VIPeR", "GRID", "iLIDS")
 
-# Ranges of settings. Other finite numbers are from 0 on, and whole ones from 1 on.
+# Ranges of settings. What is not listed: whole numbers from 1, others from 0.
 RANGES = {"batch": (2, math.inf), "tta_momentum": (0, 1), "people_share": (0, 1), **dict.fromkeys(
     ("seed", "tta_epochs", "warmup_epochs", "lr_decay_epoch", "pad"), (0, math.inf))}
 
@@ -54,7 +54,7 @@ class Settings:
     # ---- data
     height: int = 256  # input height, pixels [O]
     width: int = 128  # input width, pixels [O]
-    other_height: int = 384  # another input height, whose maps are cut into stripes otherwise [O]
+    other_height: int = 384  # a second input height: six stripes do not divide its maps [O]
     people: dict[str, int] = field(default_factory=lambda: {k: v[1] for k, v in PAPER_SOURCES.items()})
     images: dict[str, int] = field(default_factory=lambda: {k: v[0] for k, v in PAPER_SOURCES.items()})
     splits: int = 10  # random probe/gallery splits of each target
@@ -88,7 +88,7 @@ class Settings:
     tta_epochs: int = 1
     tta_lr: float = 0.0005  # eta_tta
     tta_optimizer: Literal["adam", "sgd"] = "adam"  # [O]
-    tta_momentum: float = 0.1  # of the running statistics mu and sigma^2 [O]
+    tta_momentum: float = 0.1  # of mu and sigma^2 [O]; training keeps torch's 0.1
     margin: float = 0.3  # phi
     lambda3: float = 1.0  # weight of L_mat^tta
     matching_reduction: Literal["sum", "mean"] = "sum"  # of (8) over the pairs of a batch [O]
@@ -100,7 +100,7 @@ class Settings:
     ilids_images: Literal["single", "multi"] = "single"  # of a person in the published iLIDS's gallery [O]
 
     def __post_init__(self) -> None:
-        for item in fields(self):
+        for item in fields(self)[1:]:  # all but the profile
             name, value, kind = item.name, getattr(self, item.name), item.type
             if get_origin(kind) is Literal:
                 good, wanted = value in get_args(kind), f"one of {get_args(kind)}"
@@ -112,7 +112,7 @@ class Settings:
                 good, wanted = isinstance(value, bool), "True or False"
             else:
                 good, wanted = self.people.keys() == self.images.keys(), "of the same sources as images"
-            if not good and name != "profile":
+            if not good:
                 raise ValueError(f"setting {name} is {wanted}; got {value!r}")
 
     @property
@@ -121,7 +121,7 @@ class Settings:
         return self.height, self.width
 
 
-# The profiles of the paper's size: itself, and its code path with a small network on few people.
+# The profiles that take the paper's code path: rehearsal does with a small network on few people.
 AT_SIZE = ("paper", "rehearsal")
 _LAPTOP = Settings(
     profile="laptop", height=96, width=48, other_height=128, base_width=16, local_dim=64, pretrained=False,

@@ -37,10 +37,10 @@ def train(
 ) -> tuple[BNTANet, pd.DataFrame]:
     """Train from nothing, or continue ``checkpoint``; return the model on the CPU and one row an epoch.
 
-    ``sources`` holds uint8 images (N, 3, h, w) and pids 1..M. ``device`` defaults to a GPU, if there is one;
-    that computes in bf16. A continued training gives the weights of an uninterrupted one. Several processes
-    follow the mean gradient over each batch. Each has the batch statistics of its rows. The main process
-    alone writes and reads files, and its running statistics are kept.
+    ``sources`` holds uint8 images (N, 3, h, w) and pids 1..M. ``device`` defaults to a GPU if there is one,
+    where training computes in bf16. A continued training gives the weights of an uninterrupted one. Several
+    processes follow the mean gradient over each batch. Batch statistics are of a process's rows; the running
+    statistics are those of the main process, which alone writes and reads files.
 
     Raises:
         ValueError: for pids that are not 1..M, too many processes, or a checkpoint of another training.
@@ -100,14 +100,14 @@ def train_epoch(
     sums: dict[str, Tensor] = {}
     bar = tqdm(batches(n, settings.batch, random), f"epoch {epoch + 1} of {settings.epochs}", mininterval=1,
                disable=not (progress and processes.is_main_process))
-    first, last = (processes.process_index + end for end in (0, 1))
+    part, parts = processes.process_index, processes.num_processes
     for batch in bar:
-        rows = slice(*(len(batch) * end // processes.num_processes for end in (first, last)))
+        rows = slice(len(batch) * part // parts, len(batch) * (part + 1) // parts)
         index = batch[rows]
         raw, labels = images[index.to(images.device)].to(device), (pids[index] - 1).to(device)
         augmented = augment(raw, settings, random, rows, len(batch))
-        # Gradients are averaged over processes, of which one may have an image more: 1 if none has.
-        weight = processes.num_processes * len(index) / len(batch)
+        # Gradients are averaged over processes, and one may hold an image more: 1 if all hold the same.
+        weight = parts * len(index) / len(batch)
         losses = training_step(objective, optimiser, augmented, labels, weight)
         sums = {name: sums.get(name, 0.0) + value.detach() * len(index) for name, value in losses.items()}
     totals = processes.reduce(torch.stack([value.float() for value in sums.values()]), "sum").tolist()

@@ -71,6 +71,12 @@ def test_n_and_k_move_by_keyboard_and_a_run_can_be_cancelled(ran):
     assert ran.pictures() == before
 
 
+@pytest.mark.parametrize("ran", ["04"], indirect=True)
+def test_another_probe_shows_its_ranking(ran):
+    assert "rank of the first match" in moves(ran, lambda: ran.press("number", "ArrowRight"))
+    moves(ran, lambda: ran.choose("probes", "most worsened first"))
+
+
 @pytest.mark.parametrize("ran", ["09"], indirect=True)
 def test_another_layer_shows_other_outputs(ran):
     assert re.search(r"BN layer (\d+) of \1,", moves(ran, lambda: ran.press("BN layer", "End")))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
+from bnta_lib.explore import nk
 from bnta_lib.settings import ROOT, settings
 from bnta_lib.suite import claims, layers, sweeps, tables
 from bnta_lib.suite.specs import COLUMNS, TABLES
@@ -131,6 +132,18 @@ def test_figure_4():
     assert_same(sweeps.grid_cells(rows), "figure_4_seconds", 2)
     assert_same(sweeps.peak_in_k(rows), "figure_4_peak_in_k", 3)
     assert_same(sweeps.trend_in_n(rows), "figure_4_trend_in_n", 3)
+
+
+def test_sliders_offer_every_committed_cell():
+    cells = nk.cells_of(table("figure_4"))
+    grid = committed("figure_4")
+    for (target, n), rows in grid.groupby(["target", "N"]):
+        gallery = GALLERIES[target]
+        assert n in nk.sizes(cells, target, gallery)
+        assert nk.sizes(cells, target, gallery, n) == sorted(rows["K"])
+        for k, value in zip(rows["K"], rows["value"], strict=True):
+            shown = [nk.find(cells, target, split, n, k, 0.1)["R1"] for split in range(10)]
+            assert abs(np.mean(shown) - value) < 0.0051
 
 
 def test_strength():

@@ -73,7 +73,7 @@ def test_notebooks_run_in_order_in_this_interpreter_and_a_report_is_made(place, 
     for name in ("01_second", "00_first"):
         code = f"open({str(log)!r}, 'a').write('{name} ' + os.environ['BNTA_PROFILE'] + '\\n')"
         table = f"open({str(figures / 'table_1.md')!r}, 'w').write('|a|b|\\n|-|-|\\n|1|2|\\n')"
-        write_notebook(place / "notebooks" / f"{name}.ipynb", check, code, table)
+        write_notebook(place / "notebooks" / f"{name}.ipynb", check, code, table, "")
     sources = {p: p.read_bytes() for p in (place / "notebooks").iterdir()}
 
     assert reproduce_in(place) == 0
@@ -114,6 +114,15 @@ def test_what_does_not_exist_is_refused_before_a_kernel_starts(
     monkeypatch.setattr(reproduce, "run_notebook", lambda *a: pytest.fail("it ran"))
     assert ends(reproduce.main, "--profile", "smoke", *arguments) > 0
     assert words in capsys.readouterr().err
+
+
+def test_cache_that_cannot_be_written_is_named_before_a_kernel_starts(place, capsys, monkeypatch):
+    monkeypatch.setattr(reproduce, "run_notebook", lambda *a: pytest.fail("it ran"))
+    (place / "file").write_text("")
+    for path, words in ((place / "file", "File exists"), ("~nobody/x", "home directory")):
+        monkeypatch.setenv("BNTA_CACHE", str(path))
+        assert ends(reproduce.main, "--profile", "smoke") == 2
+        assert words in capsys.readouterr().err
 
 
 def test_data_folder_reaches_the_notebook_as_a_full_path_and_braces_are_only_braces(place, monkeypatch):

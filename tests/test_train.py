@@ -62,6 +62,8 @@ def test_command_out_of_time_stops_and_continues_to_the_same_weights(quick, monk
     command = ["--profile", "smoke", "--model", "baseline", "pos"]
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "whole"))
     assert main(command) == 0
+    capsys.readouterr()
+    assert main(command) == 0 and capsys.readouterr().out.count("to train it anew") == 2
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "pieces"))
     printed = []
     for run in range(4):
@@ -104,7 +106,8 @@ def test_tables_name_a_shorter_training(tmp_path, monkeypatch):
     for name, epochs in (("bnta", current.epochs), ("pos", 2)):
         chosen = shortened(model_settings(current, name), epochs)
         save_model(BNTANet(5, chosen), weights_path(current, name), chosen, {"model": name}, compact=False)
-    assert trained_on(current) == "the embedded sources; pos with epochs=2, lr_decay_epoch=1"
+    assert trained_on(current) == (
+        "the embedded sources; pos with epochs=2, lr_decay_epoch=1 instead of its profile's")
     assert protocol_note({}, trained_on(current)) == f"Trained on {trained_on(current)}."
     assert not trained_model(current, "pos").training
     assert trained_on(settings("laptop")) == ""
@@ -121,5 +124,6 @@ def test_tables_name_a_training_from_nothing(monkeypatch, quick, capsys):
     assert main([*command, "--scratch"]) == 0
     current = settings("rehearsal")
     assert current.pretrained and not trained_model(current).training
-    assert set(trained_on(current).split("; ")[1].removeprefix("bnta with ").split(", ")) == {
-        "pretrained=False", "epochs=1", "lr_decay_epoch=1"}
+    note = trained_on(current).removeprefix("the embedded sources; bnta with ")
+    changed = note.removesuffix(" instead of its profile's").split(", ")
+    assert set(changed) == {"pretrained=False", "epochs=1", "lr_decay_epoch=1"}

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -211,6 +212,7 @@ def check_choices(images: str | Path, probes: str | Path | None, out: str | Path
             raise ValueError(f"{name} is a path; got {value!r}")
     if out is not None:
         Path(out).expanduser().mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=Path(out).expanduser()).close()  # or it is read-only
 
 
 def overview(site: Site, probes: Site | None = None) -> list[str]:

@@ -54,7 +54,7 @@ class Guards:
     min_spread: float = 0.75
 
     def __post_init__(self) -> None:
-        if self.min_images < 0 or not self.max_move > 0 or not 0 <= self.min_spread <= 1:
+        if not (self.min_images >= 0 and self.max_move > 0 and 0 <= self.min_spread <= 1):
             raise ValueError(f"a threshold is out of range: {self}")
 
 

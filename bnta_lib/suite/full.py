@@ -49,7 +49,7 @@ def run_all(settings: Settings, training: Sequence[str], minutes: float) -> int:
 
 
 def run_command(command: Sequence[str], end: float) -> int:
-    """Run a command of the suite; it is killed at ``end``, and when this process ends. Raises OutOfTime."""
+    """Run a command of the suite until ``end``, or until this process is stopped. Raises OutOfTime."""
     try:
         return subprocess.run([sys.executable, "-m", f"bnta_lib.suite.{command[0]}", *command[1:]],
                               timeout=end - time.monotonic()).returncode

@@ -38,7 +38,7 @@ from bnta_lib.suite.store import export, recorded_path
 NOTEBOOKS, EXECUTED, REPORT = ROOT / "notebooks", ROOT / "executed", ROOT / "report"
 PAPERS = [*(f"table_{n}" for n in range(1, 6)), "figure_1", "figure_2_network", "figure_3", "figure_4"]
 VERDICTS = {"holds": ("holds", "✓"), "does not hold": ("fails", "✗"), "not resolved": ("open", "○")}
-# Or each kernel warns that others on this machine could listen.
+# Without it each kernel warns that others on this machine could listen.
 ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -85,7 +85,8 @@ def run_notebook(source: Path, executed: Path, parameters: Mapping) -> None:
             shutdown_kernel="immediate")
     except (PapermillException, RuntimeError) as error:  # a dead kernel is a RuntimeError
         raise ValueError(f"{error}\n{source.name} failed; as far as it ran: {shown(executed)}") from error
-    if any(cell.get("execution_count", 0) is None for cell in notebook.cells):  # sys.exit() in a cell
+    # A cell called sys.exit(). Blank ones never run.
+    if any(cell.get("execution_count", 0) is None for cell in notebook.cells if cell.source.strip()):
         raise ValueError(f"{source.name} ended before its last cell")
     notebook.metadata["bnta"] = METHOD_VERSION
     with atomic(executed) as temporary:

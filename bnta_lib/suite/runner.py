@@ -256,7 +256,11 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
         if address:
             from distributed import Client
 
-            client = stack.enter_context(Client(address, set_as_default=False, timeout=PATIENCE))
+            try:
+                client = stack.enter_context(Client(address, set_as_default=False, timeout=PATIENCE))
+            except (OSError, ValueError) as error:
+                raise ConnectionError(f"no Dask scheduler answers at {address} ({error}): start one, or "
+                                      "unset DASK_SCHEDULER_ADDRESS to measure here") from error
             # A task of its own: it is made again if its worker dies.
             shared = client.submit(pickle.loads, pickle.dumps(measurer), pure=False)
             executor = client.get_executor(pure=False)

@@ -109,7 +109,10 @@ def parse_run(module: str, purpose: str, arguments: Sequence[str] | None,
         device_of(parsed.profile)
         if (folder := data_folder(parsed.data)) is not None and not folder.is_dir():
             raise ValueError(f'no folder {folder}: --data takes "embedded", "real" or a folder of images')
-    except ValueError as error:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        if not os.access(cache_dir(), os.W_OK):
+            raise ValueError(f"cannot write to {cache_dir()}: set BNTA_CACHE to another folder")
+    except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: an unknown ~user
         parser.error(str(error))
     return parsed
 

@@ -12,8 +12,8 @@ from bnta_lib.suite.specs import AFFINE, CHOICES, DIVERGED, STRENGTH
 from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, VERDICTS, describe_by, split_gains
 
 STAGES = ("features", "pairing", "steps")  # of an adaption, each with its seconds
-# Level of peak_in_k's interval. The choices for the splits lean on each other's values: at 0.95 noise
-# alone clears zero about twice as often as it should, at this level about as often as it should.
+# Level of peak_in_k's interval. The K of a split is chosen on the others, so differences are correlated: at
+# 0.95 noise alone clears zero about twice as often as it should, at this level about as often.
 PEAK_LEVEL = 0.975
 VALUE = ["choice", "value_label"]
 DEFAULTS = {choice.name: choice.default for choice in (*CHOICES.values(), AFFINE)}

@@ -1,7 +1,7 @@
 """The trained models of a profile: from their weights files, or trained and stored.
 
-``python -m bnta_lib.suite.train`` trains them. A stop loses at most one epoch: the same command continues to
-the same weights. ``accelerate launch`` trains them in several processes (docs/training_on_more.md).
+``python -m bnta_lib.suite.train`` trains those that are not. A stop loses at most one epoch: the same
+command continues to the same weights. docs/training_on_more.md: in several processes.
 """
 
 import argparse
@@ -97,7 +97,8 @@ def trained_on(settings: Settings, data: str | Path = "embedded") -> str:
     """The published sets that models were trained on, and settings that differ from ``settings``."""
     root = real_root(data)
     paths = {name: weights_path(settings, name, root) for name in MODELS}
-    notes = [f"{name} with {', '.join(odd)}" for name, path in paths.items() if path.is_file()
+    notes = [f"{name} with {', '.join(odd)} instead of its profile's" for name, path in paths.items()
+             if path.is_file()
              and (odd := differences(read_weights(path)[0], model_settings(settings, name)))]
     if root:
         return "; ".join([read_weights(paths["bnta"])[0]["sources"], *notes])
@@ -118,8 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_run("train", "Train the models of a profile; resumable.", arguments, {
         "--model": dict(nargs="+", choices=[*MODELS, *WEAKER], default=list(MODELS),
                         help="default: those of the tables"),
-        "--minutes": dict(type=float, help="stop, with exit code 3, if the next epoch would end later; the "
-                          "same command continues, and passes over models that are trained"),
+        "--minutes": dict(type=float, help="stop, with exit code 3, if the next epoch would end later"),
         "--epochs": dict(type=int, help="a shorter schedule; tables name it"),
         "--scratch": dict(action="store_true", help="train without ImageNet weights; tables name it")})
     processes = launched(device_of(options.profile))
@@ -139,17 +139,18 @@ def _train_models(options: argparse.Namespace, processes) -> None:
     if settings.pretrained:  # before images are rendered or decoded, which takes minutes
         load_imagenet(BNTANet(2, settings))
     for name in options.model:
+        path = weights_path(settings, name, real_root(options.data))
+        if from_main(processes, is_trained(settings, name, options.data)):
+            print(f"{name} is trained with these data and settings; delete {path} to train it anew")
+            continue
         if options.minutes is not None:
-            if from_main(processes, is_trained(settings, name, options.data)):
-                print(f"{name} is trained with these data and settings", flush=True)
-                continue
             minutes = from_main(processes, options.minutes - (time.perf_counter() - begin) / 60)
             if minutes < needed:
                 raise OutOfTime(f"an epoch of {name} does not fit")
         print(f"training {name}, profile {settings.profile}", flush=True)
         history = train_and_save(settings, name, True, options.data, minutes)
         needed = history["seconds"].iloc[-1] / 60
-        print(f"wrote {weights_path(settings, name, real_root(options.data))}", flush=True)
+        print(f"wrote {path}", flush=True)
 
 
 if __name__ == "__main__":
