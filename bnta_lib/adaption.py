@@ -111,8 +111,7 @@ def adapt(
                 require_finite([rows[-1]["total"]], f"the adaption loss at step {len(rows)}")
                 if on_step is not None:
                     on_step(len(rows), adapted, rows[-1])
-    # In both readings: mu and sigma^2 can only move together.
-    restored = [kind for name, kind in QUANTITIES.items() if name not in quantities]
+    restored = [kind for name, kind in QUANTITIES.items() if name not in quantities]  # in both readings
     load_bn_tensors(adapted, model.state_dict(), [*restored, "num_batches_tracked"])
     adapted.zero_grad()
     require_finite(adapted.state_dict().values(), "a tensor after the last step")
