@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import ExitStack
@@ -223,6 +224,8 @@ EXPERIMENTS = {"retrieval": _retrieval, "changes": _changes, "shift": _shift, "h
 # ---- side by side, with the same results for any number of processes, and into the store
 
 
+# loky replaces a process that has grown much; its units are measured by the new one.
+warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
 PATIENCE = 20  # seconds that a scheduler has to answer
 # A network allocates the same large blocks again and again. glibc would return each to the system and get it
 # anew, page by page. Kept, in one arena and in large pages, they make the laptop's network 16 % faster.
