@@ -119,7 +119,7 @@ def test_what_does_not_exist_is_refused_before_a_kernel_starts(
 def test_cache_that_cannot_be_written_is_named_before_a_kernel_starts(place, capsys, monkeypatch):
     monkeypatch.setattr(reproduce, "run_notebook", lambda *a: pytest.fail("it ran"))
     (place / "file").write_text("")
-    for path, words in ((place / "file", "File exists"), ("~nobody/x", "home directory")):
+    for path, words in ((place / "file", "File exists"), ("~no-such-user/x", "home directory")):
         monkeypatch.setenv("BNTA_CACHE", str(path))
         assert ends(reproduce.main, "--profile", "smoke") == 2
         assert words in capsys.readouterr().err
