@@ -22,19 +22,21 @@ SOURCE = "Market-1501"
 def rate(size: tuple[int, int], images: int, processes: int) -> float:
     """Images a second of this process alone, or of so many that it starts."""
     before = {name: os.environ.get(name) for name in ("BNTA_CACHE", "LOKY_MAX_CPU_COUNT")}
+    threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"BNTA_CACHE": folder, "LOKY_MAX_CPU_COUNT": str(processes)}
+        torch.set_num_threads(1)
         try:
             # Reads the bodies and draws the places, in every process.
             benchmark.source(SOURCE, 256, benchmark.MANY if processes > 1 else 256, (16, 8))
             return images / common.seconds(lambda: benchmark.source(SOURCE, images // 8, images, size))
         finally:
+            torch.set_num_threads(threads)
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def rows(device: str, quick: bool) -> Iterator[Row]:
-    torch.set_num_threads(1)
     cores = os.cpu_count() or 1
     sizes = ((settings("laptop").size, 4_096, ">= 500 images/s"), (settings("paper").size, 1_024, ""))
     for size, images, goal in sizes:

@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from IPython.display import Image
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image as pil
@@ -57,10 +58,15 @@ def save_figure(figure: Figure, name: str, run: str, alt: str = "") -> Image:
 def picture(figure: Figure, alt: str = "", trim: bool = True) -> Image:
     """The figure as a notebook shows it: a JPEG if it holds photographs, or else a PNG of 256 colours.
 
-    Without ``trim`` it keeps its margins, and is drawn once instead of twice, for sliders.
+    Without ``trim`` it keeps its margins and all colours, and is drawn once instead of twice, for sliders.
     """
+    if trim:
+        pixels = _pixels(figure, SCREEN_DPI)
+    else:
+        (canvas := FigureCanvasAgg(figure)).draw()
+        pixels = pil.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     kind, options = ("jpeg", {"quality": 80}) if photographs(figure) else ("png", {"optimize": trim})
-    _pixels(figure, SCREEN_DPI, trim).save(buffer := io.BytesIO(), kind, **options)
+    pixels.save(buffer := io.BytesIO(), kind, **options)
     return Image(buffer.getvalue(), format=kind, alt=alt or None)
 
 
@@ -69,10 +75,9 @@ def photographs(figure: Figure) -> list[AxesImage]:
     return [image for axis in figure.axes for image in axis.images if image.get_array().ndim == 3]
 
 
-def _pixels(figure: Figure, dpi: int, trim: bool = True) -> pil.Image:
-    """The figure; in 256 colours if it holds no photograph."""
-    figure.savefig(buffer := io.BytesIO(), format="png", dpi=dpi, pil_kwargs={"compress_level": 1},
-                   bbox_inches="tight" if trim else figure.bbox_inches)
+def _pixels(figure: Figure, dpi: int) -> pil.Image:
+    """The figure without its margins; in 256 colours if it holds no photograph."""
+    figure.savefig(buffer := io.BytesIO(), format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     pixels = pil.open(buffer).convert("RGB")
     return pixels if photographs(figure) else pixels.quantize(256)
 
