@@ -74,8 +74,8 @@ def measured(folder: Path, height: int, width: int, count: int, times: int, roun
         ours, rival = common.in_turns(partial(rate, workers), partial(rate_of_pillow, found, workers), rounds)
         yield Row(f"packing crops of {height} x {width}, {workers} process{'es' * (workers > 1)}", ours,
                   "images/s", rival, "Pillow alone, nothing written", ">= 0.8x", note=(
-                      "hashing the pack, and starting processes if there are several, weigh more the fewer and "
-                      "smaller the images are"))
+                      "hashing the pack, and starting processes if there are several, weigh more the fewer "
+                      "and smaller the images are"))
     yield Row(f"opening a pack of {len(found):,} images", statistics.median(opened), "ms", goal="< 20 ms")
 
 
