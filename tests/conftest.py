@@ -52,7 +52,8 @@ def small_disk(tmp_path):
     try:
         subprocess.run(mount, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        # Only a real full disk shows what a full disk does, and only a mount makes a small one.
+        # Only a real full disk shows what a full disk does, and only a mount, which needs root, makes a small
+        # one. CI runs as root, and the summary names what was skipped.
         pytest.skip("mounting a small file system needs root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)

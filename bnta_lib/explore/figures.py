@@ -98,7 +98,7 @@ def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Seque
     def draw(target: str, index: int, channel: int) -> tuple[str, Image]:
         name = names[index - 1]
         number = min(channel, len(of_source[name])) or None
-        channels = slice(number and number - 1, number)
+        channels = slice(number - 1, number) if number else slice(None)
         shown = {kind: y[name][channels] for kind, y in outputs[target].items()}
         label = f"output of {name.removeprefix('backbone.')}" + (f", channel {number}" if number else "")
         moments = {kind: {name: (y.mean(1), y.std(1))} for kind, y in shown.items()}

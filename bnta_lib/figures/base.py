@@ -63,7 +63,8 @@ def picture(figure: Figure, alt: str = "", trim: bool = True) -> Image:
     if trim:
         pixels = _pixels(figure, SCREEN_DPI)
     else:
-        (canvas := FigureCanvasAgg(figure)).draw()
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
         pixels = pil.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     kind, options = ("jpeg", {"quality": 80}) if photographs(figure) else ("png", {"optimize": trim})
     pixels.save(buffer := io.BytesIO(), kind, **options)

@@ -133,9 +133,10 @@ def _layers(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
     Most of those named are among the ten that change most, from which the paper reads them off.
     """
     rates, named = rows[rows["metric"] == claim.method[0]], layers.PAPER_LAYERS[claim.method[0].split()[1]]
+    is_named = rates["index"].isin(named)
     # Targets have equal weight; their splits are independent, and any may stand side by side.
     inside, outside = (group.groupby(["split", "target"])["value"].mean().unstack().dropna().mean(axis=1)
-                       for _, group in rates.groupby(~rates["index"].isin(named)))
+                       for group in (rates[is_named], rates[~is_named]))
     mean = rates.groupby(["index", "target"])["value"].mean().groupby("index").mean()
     top = len(set(mean.nlargest(layers.TOP).index) & set(named))
     test = describe(inside - outside, **limits)

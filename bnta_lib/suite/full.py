@@ -81,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", help="of every training (default: the profile's)")
     parser.add_argument("--scratch", action="store_true", help="train without ImageNet weights")
     options = parser.parse_args(arguments)
-    training = ["--scratch"] * options.scratch + [f"--epochs={options.epochs}"] * bool(options.epochs)
+    training = ["--scratch"] if options.scratch else []
+    if options.epochs:
+        training.append(f"--epochs={options.epochs}")
     on_gpu = torch.cuda.is_available() or os.environ.get("BNTA_DEVICE")
     if options.profile == "paper" and not on_gpu:
         parser.error("the full size needs an NVIDIA GPU, and PyTorch finds none: look at the driver, or run "

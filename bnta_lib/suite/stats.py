@@ -79,5 +79,6 @@ def paired_test(rows: pd.DataFrame, method: str | Sequence[str], against: str | 
     times = rows[rows["method"].isin([*ours, *theirs])].groupby("training")["weights"].nunique()
     if len(times) > 1 and times.min() < 2:
         tests = tests.assign(verdict=OPEN, reason=ONE_EACH)
-    spread = values.std()[lambda std: std.index.get_level_values("method").isin(ours)]
+    spread = values.std()
+    spread = spread[spread.index.get_level_values("method").isin(ours)]
     return tests.assign(seed_std=tests["target"].map(spread.groupby("target").mean()))
