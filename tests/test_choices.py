@@ -100,5 +100,5 @@ def test_the_overview_shows_the_mean_of_each_value_and_the_papers_gain_beside_th
     puzzle = figures.overview_figure(rows, choices=[AFFINE], cited=6.4)
     assert [axis.get_title() for axis in puzzle.axes] == ["GRID"]
     assert np.concatenate([c[0].get_xdata() for c in puzzle.axes[0].containers]) == pytest.approx([2.0] * 10)
-    lines = {line.get_label(): line.get_xdata()[0] for line in puzzle.axes[0].lines}
+    lines = {line.get_label(): line.get_segments()[0][0][0] for line in puzzle.axes[0].collections}
     assert lines["paper, on its GRID"] == 6.4

@@ -8,7 +8,7 @@ from test_stats import tidy
 
 from bnta_lib import BNTANet, settings
 from bnta_lib.data.sets import ReIDSet, Split, Target
-from bnta_lib.suite import tables
+from bnta_lib.suite import stats, tables
 from bnta_lib.suite.specs import TABLE_3, TABLE_4, TABLE_5
 
 TARGETS = ("VIPeR", "GRID", "iLIDS")
@@ -118,15 +118,22 @@ def test_gain_is_over_the_same_training_unadapted(rows_3):
     assert row["paper"] == pytest.approx(55.6 - 52.3)
     assert gains.loc[gains["target"] != "VIPeR", "paper"].isna().all()
     printed = tables.paired_table(gains)
-    assert "L_id+L_mat → L_mat^tta" in set(printed["method"])
-    assert "L_id+L_mat → None" in set(printed["against"])
+    shown = printed.loc[("L_id+L_mat → L_mat^tta", "L_id+L_mat → None", "VIPeR")]
+    assert shown["difference"] == f"{row['difference']:.2f}" and shown[tables.CITED] == "3.3"
+    assert "–" in set(printed[tables.CITED]) and not printed.isna().any(axis=None)
 
 
 def test_readings_of_table_5_are_told_apart(rows_5):
     printed = tables.paired_table(tables.gains(rows_5))
-    assert set(printed["reading"]) == {"alone", "restore"} and {"μ+σ²", "γ"} < set(printed["method"])
+    readings, methods = (set(printed.index.get_level_values(name)) for name in ("reading", "method"))
+    assert readings == {"alone", "restore"} and {"μ+σ²", "γ"} < methods
 
 
-def test_small_p_is_never_printed_as_zero():
-    tests = pd.DataFrame({"method": "BNTA", "against": "None", "p": [3e-7, np.nan, 0.04]})
-    assert tables.paired_table(tests)["p"].fillna("").tolist() == ["3e-07", "", "0.04"]
+def test_printed_numbers_keep_what_decides():
+    tests = pd.DataFrame({"target": list("abc"), "p": [3e-7, np.nan, 0.04], "low": [-0.001, np.nan, -1e-16],
+                          "better": 6, "splits": 10, "verdict": "not resolved",
+                          "reason": ["", "no spread", ""]})
+    printed = stats.printed(tests, ["target"])
+    assert printed["p"].tolist() == ["3e-07", "–", "0.04"]
+    assert printed["low"].tolist() == ["-0.00", "–", "0.00"]
+    assert printed.loc["b", ["better", "verdict"]].tolist() == ["6 of 10", "not resolved (no spread)"]

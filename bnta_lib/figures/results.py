@@ -162,11 +162,12 @@ def overview_figure(rows: pd.DataFrame, metric: str = "R1", choices: Iterable[Ch
             axis.errorbar(part["difference"], heights[part.index], fmt="o", color=colour, ms=4,
                           xerr=bars(part["difference"], part["low"], part["high"]), elinewidth=1.1,
                           mfc=colour if default else "white", label=f"{label}, 95 % interval")
-        axis.axvline(table.loc[table["default"], "difference"].iloc[0], color=colour, lw=1, linestyle=":",
-                     label="gain under the defaults")
-        axis.axvline(0, color="0.35", linewidth=0.8, label="no gain")
+        ends = -1, heights[table.index].max() + 1  # below them nothing is measured
+        axis.vlines(table.loc[table["default"], "difference"].iloc[0], *ends, color=colour, lw=1,
+                    linestyle=":", label="gain under the defaults")
+        axis.vlines(0, *ends, color="0.35", linewidth=0.8, label="no gain")
         if cited is not None:
-            axis.axvline(cited, color="0.35", linewidth=1.2, linestyle="--", label="paper, on its GRID")
+            axis.vlines(cited, *ends, color="0.35", lw=1.2, linestyle="--", label="paper, on its GRID")
         failed = lost.index[lost["target"] == target]
         for key, height in heights.drop(table.index).items():
             axis.text(0.5, height, DIVERGED if key in failed else "not measured", fontsize=7, color="0.35",

@@ -124,9 +124,10 @@ class Lab:
 
     def save_table(self, frame: pd.DataFrame, name: str, note: str = "", rows: pd.DataFrame | None = None,
                    images: str | None = None) -> pd.DataFrame:
-        """Write a table as :func:`.writer.save_table` does, :attr:`about` below it; return it for display."""
+        """Write a table as :func:`.writer.save_table` does, :attr:`about` below it; return it for display,
+        with "–" for what is missing."""
         save_table(frame, name, self.run, f"{note} {self.about}".strip(), rows, images)
-        return frame
+        return frame.astype(object).where(frame.notna(), "–")
 
     def save_rows(self, rows: pd.DataFrame, name: str) -> Path:
         """Write rows as CSV; returns the path."""

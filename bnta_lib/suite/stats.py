@@ -82,3 +82,21 @@ def paired_test(rows: pd.DataFrame, method: str | Sequence[str], against: str | 
     spread = values.std()
     spread = spread[spread.index.get_level_values("method").isin(ours)]
     return tests.assign(seed_std=tests["target"].map(spread.groupby("target").mean()))
+
+
+def printed(tests: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Tests as print shows them: text, indexed by ``keys``, with "–" for what is missing.
+
+    Points have two decimals, p has one digit. A verdict that no interval decides carries its reason.
+    """
+    table = tests.set_index([*keys])
+    if "reason" in table:
+        table["verdict"] += table.pop("reason").map(lambda reason: reason and f" ({reason})")
+    if "better" in table:
+        table["better"] = table["better"].map(str) + " of " + table.pop("splits").map(str)
+    for name, values in table.select_dtypes("float").items():
+        if name != "p":  # -0.00 is below zero
+            values = values.mask(values.abs() <= TIE, 0.0)
+        text = "{:.1g}" if name == "p" else "{:.2f}"
+        table[name] = values.map(text.format, na_action="ignore").fillna("–")
+    return table

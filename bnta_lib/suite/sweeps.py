@@ -9,7 +9,7 @@ from scipy import stats
 
 from bnta_lib.settings import WEAKER
 from bnta_lib.suite.specs import AFFINE, CHOICES, DIVERGED, STRENGTH
-from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, VERDICTS, describe_by, split_gains
+from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, VERDICTS, describe_by, printed, split_gains
 
 STAGES = ("features", "pairing", "steps")  # of an adaption, each with its seconds
 # Level of peak_in_k's interval. The K of a split is chosen on the others, so differences are correlated: at
@@ -123,9 +123,10 @@ def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 
 
 def choice_table(gains: pd.DataFrame, choice: str) -> pd.DataFrame:
-    """Rows of :func:`gain_rows` of one choice: a row a target and value."""
-    shown = gains[gains["choice"] == choice].set_index(["target", "value_label"])
-    return shown.sort_index(level="target", sort_remaining=False)[[
+    """Rows of :func:`gain_rows` of one choice as printed: a row a target and value."""
+    shown = gains[gains["choice"] == choice].sort_values(
+        "target", key=lambda names: names.factorize()[0], kind="stable")
+    return printed(shown, ["target", "value_label"])[[
         "default", "difference", "low", "high", "verdict", "more", "more_low", "more_high", "more_verdict"]]
 
 

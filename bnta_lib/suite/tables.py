@@ -13,7 +13,7 @@ from bnta_lib.data.sets import Target
 from bnta_lib.model import BNTANet, layers_of
 from bnta_lib.settings import PAPER_SOURCES, ROOT, TARGETS, Settings
 from bnta_lib.suite.specs import TABLES
-from bnta_lib.suite.stats import METRICS, paired_test
+from bnta_lib.suite.stats import METRICS, paired_test, printed
 
 CITED, OURS = "paper, cited", "here, measured"
 # How tables print losses and BN's quantities.
@@ -183,10 +183,14 @@ def gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 
 
 def paired_table(tests: pd.DataFrame) -> pd.DataFrame:
-    """Comparisons as they are printed: rows in symbols, training → adaption; p with one digit, never 0."""
-    table = tests.assign(p=tests["p"].map("{:.1g}".format, na_action="ignore"))
-    for name in ("method", "against"):
-        table[name] = table[name].map(row_name).str.join(" → ")
-    if "table" in table and table["table"].nunique() > 1:
-        table.insert(0, "reading", table["table"].map(reading_of))
-    return table.drop(columns="table", errors="ignore").rename(columns={"paper": CITED}).round(4)
+    """Comparisons as :func:`~bnta_lib.suite.stats.printed`, rows in symbols: training → adaption.
+
+    Index: method, against, target; before them the reading, if there are two.
+    """
+    keys = ["method", "against", "target"]
+    tests = tests.assign(**{name: tests[name].map(row_name).str.join(" → ") for name in keys[:2]})
+    if "table" in tests and tests["table"].nunique() > 1:
+        keys, tests = ["reading", *keys], tests.assign(reading=tests["table"].map(reading_of))
+    if "paper" in tests:  # with the paper's one digit
+        tests["paper"] = tests["paper"].map("{:.1f}".format, na_action="ignore").fillna("–")
+    return printed(tests.drop(columns="table", errors="ignore").rename(columns={"paper": CITED}), keys)
