@@ -15,7 +15,7 @@ from bnta_lib import training
 from bnta_lib.figures import base
 from bnta_lib.files import atomic
 from bnta_lib.site.judge import save_ranked
-from bnta_lib.suite import writer
+from bnta_lib.suite.lab import write_table
 from bnta_lib.suite.store import open_store
 from bnta_lib.weights import Delta, bn_tensors, save_model
 
@@ -108,7 +108,7 @@ WRITERS = {
     "delta": lambda folder, model, small: Delta(bn_tensors(model), "").save(folder / "d"),
     "checkpoint": write_checkpoint,
     "row": lambda folder, *_: add_row(folder),
-    "table": lambda folder, *_: writer.save_table(NUMBERS, "t", "run"),
+    "table": lambda folder, *_: write_table(NUMBERS, "t", "run"),
     "ranking": lambda folder, *_: save_ranked(NUMBERS, folder / "ranked.csv"),
     "figure": lambda folder, *_: base.save_figure(plt.figure(figsize=(1, 1)), "f", "run"),
 }

@@ -1,8 +1,15 @@
-"""The one object that a notebook opens: settings, targets, models, measured rows, and what is written."""
+"""The one object that a notebook opens: settings, targets, models, measured rows, and what is written.
 
+Tables are written as CSV, Markdown and LaTeX, with what they were measured on.
+"""
+
+import platform
+import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -10,14 +17,17 @@ import pandas as pd
 from bnta_lib.data import SOURCES, load_source, load_source_samples, load_targets, real_root
 from bnta_lib.data.published import protocol_note
 from bnta_lib.data.sets import ReIDSet, Target
+from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import model_settings, settings
 from bnta_lib.suite.runner import Measurer, Unit, measure
-from bnta_lib.suite.runs import run_name, versions
+from bnta_lib.suite.runs import caution, figures_dir, run_name
 from bnta_lib.suite.specs import TABLES, Spec, Table
 from bnta_lib.suite.sweeps import KINDS, TARGET
 from bnta_lib.suite.train import trained_model, trained_on
-from bnta_lib.suite.writer import save_rows, save_table
+
+# The images that a table of any run may be of, and not of the run's data; see :func:`write_table`.
+RENDERED = "rendered counterparts of the paper's data sets"
 
 
 class Lab:
@@ -40,7 +50,11 @@ class Lab:
         self._models: dict[str, BNTANet] = {}
 
     def __str__(self) -> str:
-        return f"{versions()}; {self.run}"
+        """The libraries that decide results, the machine's kind, and the run."""
+        own, *others = [f"{name} {version(name)}" for name in
+                        ("bnta_lib", "torch", "torchvision", "numpy", "pandas", "matplotlib")]
+        machine = f"{sys.platform} {platform.machine()}; {self.run}"
+        return ", ".join([own, f"Python {platform.python_version()}", *others, machine])
 
     @cached_property
     def targets(self) -> dict[str, Target]:
@@ -124,11 +138,103 @@ class Lab:
 
     def save_table(self, frame: pd.DataFrame, name: str, note: str = "", rows: pd.DataFrame | None = None,
                    images: str | None = None) -> pd.DataFrame:
-        """Write a table as :func:`.writer.save_table` does, :attr:`about` below it; return it for display,
-        with "–" for what is missing."""
-        save_table(frame, name, self.run, f"{note} {self.about}".strip(), rows, images)
+        """Write a table as :func:`write_table` does, :attr:`about` below it; return it for display, with "–"
+        for what is missing."""
+        write_table(frame, name, self.run, f"{note} {self.about}".strip(), rows, images)
         return frame.astype(object).where(frame.notna(), "–")
 
     def save_rows(self, rows: pd.DataFrame, name: str) -> Path:
-        """Write rows as CSV; returns the path."""
-        return save_rows(rows, name, self.run)
+        """Write rows as CSV, without seconds, the machine and the day; return the path."""
+        kept = rows[rows["unit"] != "s"] if "unit" in rows else rows
+        kept = kept.drop(columns=["seconds", "machine", "measured_on", "recorded", "table"], errors="ignore")
+        return _write(figures_dir(self.run) / f"{name}.csv", kept.round(6).to_csv(index=False))
+
+
+def write_table(table: pd.DataFrame, name: str, run: str, note: str = "", rows: pd.DataFrame | None = None,
+                images: str | None = None) -> list[Path]:
+    """Write ``name``.csv, .md and .tex under the run's figures, with a plain note; returns the paths.
+
+    ``rows``: those that the table was made from. ``images``: on what, if not on those of the run.
+    """
+    lines = f"{note}\n\n{provenance(table, run, rows, images)}".strip().splitlines()
+    # A rounded -0.0 is written as 0.0.
+    table = table.apply(lambda column: column + 0.0 if column.dtype.kind == "f" else column)
+    texts = {"csv": table.to_csv(), "md": "\n".join([markdown(table), "", *map(_text, lines), ""]),
+             "tex": "".join(f"% {line}\n" for line in lines) + latex(table)}
+    return [_write(figures_dir(run) / f"{name}.{kind}", text) for kind, text in texts.items()]
+
+
+def provenance(table: pd.DataFrame, run: str, rows: pd.DataFrame | None, images: str | None) -> str:
+    """What a table was measured on: profile, images, splits and adaption seeds."""
+    name, *changes = run.split("+")
+    profile, _, folder = name.partition("_")
+    if images is None:
+        images = "images of the folder that the run was given" if folder else RENDERED
+    changed = f" with {', '.join(changes)}" if changes else ""
+    parts = [f"Profile {profile}{changed}{', ' if images else ''}{images}.", caution(run)]
+    if rows is not None:
+        for name, numbers in rows.groupby("target", sort=False)[["split", "seed"]].nunique().items():
+            each = ", ".join(f"{target} {number}" for target, number in numbers.items())
+            parts.append(f"{name.capitalize()}s: {numbers.iloc[0] if numbers.nunique() == 1 else each}.")
+    if table.map(lambda value: isinstance(value, str) and "±" in value).any(axis=None):
+        parts.append("±: standard deviation over splits, adaption seeds averaged first.")
+    return " ".join(filter(None, parts))
+
+
+def _write(path: Path, text: str) -> Path:
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+# What begins markup within a line of Markdown; an underscore between letters, as in L_mat, does not.
+_MARKUP = re.compile(r"[\\`*~$\[|<&]|(?<![^\W_])_|_(?![^\W_])")
+
+
+def _text(value: object) -> object:
+    """Text on one line that Markdown shows as it is: names of folders may hold markup."""
+    if isinstance(value, tuple):  # of a column's levels
+        value = " ".join(map(str, value)).strip()
+    if isinstance(value, str):
+        return _MARKUP.sub(r"\\\g<0>", " ".join(value.splitlines()))
+    return "–" if pd.isna(value) else value
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as GitHub Markdown. Levels of index and columns are joined with a space."""
+    flat = table.reset_index(names=[name or "" for name in table.index.names]).map(_text)
+    flat.columns = flat.columns.to_flat_index().map(_text)
+    # Text stays as it is printed: 48.0 is not 48.
+    return flat.to_markdown(index=False, disable_numparse=True)
+
+
+_TEX = str.maketrans({
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$",
+    "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}",
+    "<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "×": r"$\times$", "≤": r"$\leq$",
+    "→": r"$\rightarrow$", "²": "$^2$", "η": r"$\eta$", "φ": r"$\varphi$", "λ": r"$\lambda$",
+    "μ": r"$\mu$", "σ": r"$\sigma$", "γ": r"$\gamma$", "β": r"$\beta$"})
+
+
+def _tex(value: object) -> str:
+    """A cell or heading in LaTeX: L_mat^tta as a symbol, all else as it is."""
+    if not isinstance(value, str):
+        value = "–" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
+    text = re.sub(r"\bL\\_([a-z]+)\b", r"$L_{\\mathrm{\1}}$", value.translate(_TEX))
+    return text.replace(r"}}$\textasciicircum{}tta", r"}}^{\mathrm{tta}}$")
+
+
+def latex(table: pd.DataFrame) -> str:
+    """A table as a LaTeX ``tabular`` (needs booktabs), without a caption.
+
+    Upper levels of the columns become spanning headings. A label of the index that repeats is printed once.
+    """
+    depth, names = table.index.nlevels, [name or "" for name in table.index.names]
+    flat = table.reset_index(names=names, col_level=table.columns.nlevels - 1).map(_tex).rename(columns=_tex)
+    numbers = flat.iloc[:, depth:].apply(lambda column: column.str.match(r"[-+]?\d|(--)?$").all())
+    # A label is left out if it and all before it are as in the row above.
+    labels = flat.iloc[:, :depth - 1]
+    flat.iloc[:, :depth - 1] = labels.mask(labels.eq(labels.shift()).cummin(axis=1), "")
+    return flat.style.hide(axis="index").to_latex(
+        hrules=True, multicol_align="c",
+        column_format="l" * depth + "".join("r" if number else "l" for number in numbers))

@@ -1,10 +1,8 @@
-"""What commands and notebooks share: a run's name, device and files, versions, options and exit codes."""
+"""What commands and notebooks share: a run's name, device and files, options and exit codes."""
 
 import argparse
 import hashlib
-import importlib.metadata
 import os
-import platform
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -65,8 +63,7 @@ def weights_path(settings: Settings, name: str, root: str | Path | None = None) 
     trained on the published sets of the folder ``root``. Raises ValueError for an unknown name."""
     model_settings(settings, name)
     folder = (ROOT / "data" if settings.profile == "laptop" and root is None else cache_dir()) / "weights"
-    run = settings.profile if root is None else run_name(settings.profile, root)
-    return folder / run / f"{name}.safetensors"
+    return folder / run_name(settings.profile, root or "embedded") / f"{name}.safetensors"
 
 
 def training_history(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> pd.DataFrame:
@@ -80,18 +77,9 @@ def checkpoint_path(sources: ReIDSet, settings: Settings, name: str) -> Path:
     return cache_dir() / "checkpoints" / f"{settings.profile}-{name}-{key}.pt"
 
 
-def shown(path: str | Path) -> str:
+def shown(path: Path) -> str:
     """``path`` as a notebook may print it: from the repository's root, or else its name alone."""
-    path = Path(path)
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
-
-
-def versions() -> str:
-    """One line: Python, the libraries that decide results, and the machine's kind."""
-    own, *others = [f"{name} {importlib.metadata.version(name)}" for name in
-                    ("bnta_lib", "torch", "torchvision", "numpy", "pandas", "matplotlib")]
-    python, machine = f"Python {platform.python_version()}", f"{sys.platform} {platform.machine()}"
-    return ", ".join([own, python, *others, machine])
 
 
 def parse_run(module: str, purpose: str, arguments: Sequence[str] | None,
