@@ -1,8 +1,7 @@
 """The results store: one SQLite file of measured numbers, a row each, ``results.sqlite`` in the cache.
 
 A unit, one measurement of a spec on a split with a seed, gives one or more rows. Its key is a digest of all
-that decides its numbers. A store starts with the rows that are recorded with the suite
-(``data/results/<profile>.csv.gz``), marked ``recorded``.
+that decides its numbers. A store starts with the rows that are recorded with the suite.
 """
 
 import errno
@@ -16,7 +15,6 @@ import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -56,10 +54,10 @@ def open_store(path: Path | None = None) -> Iterator["Store"]:
     path.parent.mkdir(parents=True, exist_ok=True)
     names = ", ".join(f'"{name}"' for name in ("key", "number", *COLUMNS))
     try:
-        with closing(sqlite3.connect(path, timeout=60)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"CREATE TABLE IF NOT EXISTS rows ({names}, PRIMARY KEY (key, number))")
-            yield Store(connection)
+        with closing(sqlite3.connect(path, timeout=60, factory=Store)) as store:
+            store.execute("PRAGMA journal_mode = WAL")
+            store.execute(f"CREATE TABLE IF NOT EXISTS rows ({names}, PRIMARY KEY (key, number))")
+            yield store
     except (sqlite3.DatabaseError, pd.errors.DatabaseError) as error:
         # SQLite reports a full disk as one of several errors.
         if shutil.disk_usage(path.parent).free < 1 << 17:
@@ -69,17 +67,14 @@ def open_store(path: Path | None = None) -> Iterator["Store"]:
                          "recorded rows come back and others are measured again") from error
 
 
-@dataclass
-class Store:
-    """The rows behind an open connection."""
-
-    connection: sqlite3.Connection
+class Store(sqlite3.Connection):
+    """An open store."""
 
     def fill(self, profile: str) -> None:
         """Insert the rows that are recorded with the suite, unless they are there."""
         path = recorded_path(profile)
         query = "SELECT 1 FROM rows WHERE profile = ? AND version = ? AND recorded = 1 LIMIT 1"
-        if not path.is_file() or self.connection.execute(query, (profile, METHOD_VERSION)).fetchone():
+        if not path.is_file() or self.execute(query, (profile, METHOD_VERSION)).fetchone():
             return
         rows = pd.read_csv(path, keep_default_na=False, na_values=[""], low_memory=False).assign(recorded=1)
         rows = rows[rows["version"] == METHOD_VERSION]
@@ -96,32 +91,28 @@ class Store:
     def _insert(self, rows: pd.DataFrame) -> None:
         rows = rows[["key", "number", *COLUMNS]].astype(object)
         places = ", ".join("?" * len(rows.columns))
-        with self.connection:
-            self.connection.executemany(f"INSERT OR IGNORE INTO rows VALUES ({places})",
-                                        rows.where(rows.notna(), None).values.tolist())
+        with self:
+            self.executemany(f"INSERT OR IGNORE INTO rows VALUES ({places})",
+                             rows.where(rows.notna(), None).values.tolist())
 
     def rows(self, keys: Sequence[str] | None = None) -> pd.DataFrame:
         """Rows of these units, or all: ``key``, :data:`COLUMNS`. Missing text is ""."""
-        query, values = "SELECT * FROM rows ORDER BY rowid", []
+        where, values = "", []
         if keys is not None:
-            query = "SELECT * FROM rows WHERE key IN (SELECT value FROM json_each(?)) ORDER BY rowid"
-            values = [json.dumps(list(keys))]
-        table = pd.read_sql(query, self.connection, params=values)
-        for name in COLUMNS:
-            table[name] = pd.to_numeric(table[name]) if name in NUMBERS else table[name].fillna("")
-        whole = [name for name in WHOLE if table[name].notna().all()]
-        return table.drop(columns="number").astype(dict.fromkeys(whole, "int64"))
+            where, values = "WHERE key IN (SELECT value FROM json_each(?))", [json.dumps(list(keys))]
+        table = pd.read_sql(f"SELECT * FROM rows {where} ORDER BY rowid", self, params=values,
+                            dtype=dict.fromkeys(NUMBERS, float)).drop(columns="number")
+        table = table.fillna(dict.fromkeys(set(COLUMNS) - set(NUMBERS), ""))
+        return table.astype({name: "int64" for name in WHOLE if table[name].notna().all()})
 
 
 def machine(gpu: bool = True) -> str:
     """What measured: processor, threads, the GPU if there is one (and ``gpu``), and torch's version."""
     info = Path("/proc/cpuinfo")
-    processor = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
-    names = [platform.machine(), *([processor[1]] if processor else [])]
-    if gpu and torch.cuda.is_available():
-        names.append(torch.cuda.get_device_name())
+    processors = re.findall(r"model name\s*: (.*)", info.read_text()) if info.is_file() else []
+    gpus = [torch.cuda.get_device_name()] if gpu and torch.cuda.is_available() else []
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()}"
-    return ", ".join([*names, threads, f"torch {torch.__version__}"])
+    return ", ".join([platform.machine(), *processors[:1], *gpus, threads, f"torch {torch.__version__}"])
 
 
 def export(path: str | Path, profile: str) -> int:
