@@ -10,9 +10,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any
 
 import pandas as pd
 import torch
@@ -62,9 +61,7 @@ def score(model: BNTANet, target: Target, split: Split, settings: Settings,
 
 def sample_of(split: Split, size: int | None) -> Tensor:
     """``size`` images of a split's gallery to adapt on, a part of every larger sample; None: all, in order.
-
-    Raises ValueError for more images than there are.
-    """
+    Raises ValueError for more images than there are."""
     images = len(split.gallery)
     if size in (None, images):
         return split.gallery
@@ -93,7 +90,7 @@ class Measurer:
     def inputs(self, unit: Unit) -> tuple[BNTANet, Target, Split, Settings]:
         """A unit's model, target, split and settings."""
         target = self.targets[unit.spec.training][unit.target]
-        settings = unit.spec.settings(self.settings)
+        settings = replace(self.settings, **unit.spec.overrides)
         return self.models[unit.spec.training], target, target.split(unit.split), settings
 
     def columns(self, unit: Unit) -> dict:
@@ -111,7 +108,7 @@ class Measurer:
             "sample": hashlib.sha256(sample.encode()).hexdigest()[:SHORT],
         }
 
-    def once(self, key: tuple, make: Callable[[], Any]) -> tuple[Any, float]:
+    def once(self, key: tuple, make: Callable) -> tuple:
         """What ``make`` returns, and the seconds that it took; it is called once a process and key."""
         if key not in self.shared:
             start = time.perf_counter()
@@ -140,15 +137,12 @@ class Measurer:
         try:
             rows = EXPERIMENTS[unit.experiment](self, unit)
         except FloatingPointError:
-            if unit.spec.settings(self.settings).tta_lr <= self.settings.tta_lr:
+            if unit.spec.overrides.get("tta_lr", 0) <= self.settings.tta_lr:
                 raise
             rows = [{"metric": DIVERGED, "value": 1.0}]
         origin = {"seconds": round(time.perf_counter() - start, 3), "measured_on": date.today().isoformat(),
                   "machine": machine(device_of(self.settings.profile).type == "cuda")}
         return [{"unit": ""} | self.columns(unit) | row | origin for row in rows]
-
-
-# ---- what a unit gives
 
 
 def _retrieval(measurer: Measurer, unit: Unit) -> list[dict]:
@@ -220,10 +214,6 @@ def _headroom(measurer: Measurer, unit: Unit) -> list[dict]:
 
 EXPERIMENTS = {"retrieval": _retrieval, "changes": _changes, "shift": _shift, "headroom": _headroom}
 
-
-# ---- side by side, with the same results for any number of processes, and into the store
-
-
 # loky replaces a process that has grown much; its units are measured by the new one.
 warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
 PATIENCE = 20  # seconds that a scheduler has to answer
@@ -248,9 +238,8 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
     if not address and min(workers, len(units)) < 2:
         threads = torch.get_num_threads()
         for key, unit in units.items():
-            torch.set_num_threads(1)
             try:
-                rows = measurer.measure(unit)
+                rows = _measure(measurer, unit)
             finally:
                 torch.set_num_threads(threads)
             yield key, rows

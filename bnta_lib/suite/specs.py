@@ -39,30 +39,22 @@ class Spec:
         if self.N is not None and self.adapter != "bnta":
             raise ValueError(f"{self.method}: only bnta adapts on a sample of N images")
 
-    def settings(self, settings: Settings) -> Settings:
-        return replace(settings, **self.overrides)
-
     def columns(self, settings: Settings, gallery: int) -> dict:
         """:data:`COLUMNS` with all defaults resolved, for a gallery of so many images."""
-        settings, adapter = self.settings(settings), ADAPTERS[self.adapter]
+        settings, adapter = replace(settings, **self.overrides), ADAPTERS[self.adapter]
         options = {**adapter.options, **self.options}
         n = 0 if self.adapter == "none" else self.N or gallery
         k = options.pop("K", 0)
         k = min(settings.K, n // 2) if k is None else k
         values = {column: getattr(settings, name) if name in adapter.reads else None
                   for column, name in SETTINGS.items()}
-        values |= {name: _plain(options.pop(name)) if name in options else None for name in OPTIONS}
+        for name in OPTIONS:
+            value = options.pop(name, None)
+            values[name] = "+".join(value) if isinstance(value, (tuple, list)) else value
         if n and settings.tta_batch != Settings.tta_batch:
             options["tta_batch"] = settings.tta_batch
         return {"training": self.training, "adapter": self.adapter, "N": n, "K": k, **values,
-                "normalise": int(settings.normalise_features),
-                "options": json.dumps(options) if options else ""}
-
-
-def _plain(value):
-    if isinstance(value, (tuple, list)):
-        return "+".join(value)
-    return int(value) if isinstance(value, bool) else value
+                "normalise": settings.normalise_features, "options": json.dumps(options) if options else ""}
 
 
 @dataclass(frozen=True)
@@ -88,8 +80,6 @@ class Table:
                 for spec in self.rows(gallery, settings.K) if callable(self.rows) else self.rows:
                     yield name, spec, 1 if spec.adapter == "none" else seeds
 
-
-# ---------------------------------------------------------------- Tables 2 to 5
 
 TABLE_2 = (
     Spec("Baseline", "baseline", "none"),
@@ -125,31 +115,22 @@ TABLE_5 = {reading: (
     Spec("mu+var+gamma+beta"),
 ) for reading in ("alone", "restore")}
 
-# ---------------------------------------------------------------- Figure 4
 
+def grid_specs(gallery: int, default: int = 128) -> tuple[Spec, ...]:
+    """No adaption, and the cells of Figure 4: N by sixths of the gallery, and these values of K.
 
-def pair_counts(gallery: int, default: int = 128) -> list[int]:
-    """The values of K for a gallery: powers of two up to half of it, that half, the default.
-
-    At least one pair in 128 images, and never a single pair, which has no negative. In small galleries also
-    half way between the powers.
+    Powers of two, of one pair in 128 images or more and never a single pair, which has no negative; half of
+    the gallery; the default. In small galleries also half way between the powers.
     """
+    check_sizes(gallery, 2)
     largest, smallest = gallery // 2, max(2, -(-gallery // 128))
     counts = [2**i for i in range(1, 64) if smallest <= 2**i <= largest]
     if len(counts) < 6:
         counts += [3 * k // 2 for k in counts if 3 * k // 2 <= largest]
-    return sorted({*counts, largest, min(default, largest)})
-
-
-def grid_specs(gallery: int, default: int = 128) -> tuple[Spec, ...]:
-    """No adaption, and the cells of Figure 4: N by sixths of the gallery, K by :func:`pair_counts`."""
-    check_sizes(gallery, 2)
+    counts = sorted({*counts, largest, min(default, largest)})
     sizes = sorted({round(gallery * i / 6) for i in range(1, 7)})
     return (TABLE_2[1], *(Spec(f"N={n}, K={k}", N=n, options={"K": k})
-                          for n in sizes for k in pair_counts(gallery, default) if 2 * k <= n))
-
-
-# ---------------------------------------------------------------- open choices
+                          for n in sizes for k in counts if 2 * k <= n))
 
 
 @dataclass(frozen=True)
@@ -191,16 +172,13 @@ AFFINE = Choice("affine", tuple(
     for rate in rates for n in (1, 4)), "adam 0.0005, 1 epoch", everywhere=False)
 
 
-def _choice_rows(everywhere: bool) -> Iterator[Spec]:
-    """Each value of the choices, each with its row without adaption, of the same network and distance."""
-    for choice in (*CHOICES.values(), AFFINE):
-        for value in choice.values if choice.everywhere == everywhere else ():
-            labels = {"choice": choice.name, "value_label": value.method}
-            spec = replace(value, method=f"{choice.name}: {value.method}", labels=labels)
-            yield from (spec, replace(spec, method=f"{spec.method}; none", adapter="none", options={}))
+def _choice_rows(choice: Choice) -> Iterator[Spec]:
+    """Each value, and its row without adaption, of the same network and distance."""
+    for value in choice.values:
+        labels = {"choice": choice.name, "value_label": value.method}
+        spec = replace(value, method=f"{choice.name}: {value.method}", labels=labels)
+        yield from (spec, replace(spec, method=f"{spec.method}; none", adapter="none", options={}))
 
-
-# ---------------------------------------------------------------- all of them
 
 STRENGTH = tuple(Spec(f"{name}; {adapter}", name, adapter)
                  for name in (*WEAKER, "bnta") for adapter in ("none", "bnta"))
@@ -212,8 +190,8 @@ TABLES: dict[str, tuple[Table, ...]] = {
     "table_5": (Table(TABLE_5["alone"], "GRID"),),
     "table_5_restore": (Table(TABLE_5["restore"], "GRID", everywhere=False),),
     "figure_4": (Table(grid_specs, seeds=1),),
-    "open_choices": (Table(tuple(_choice_rows(True)), seeds=1),
-                     Table(tuple(_choice_rows(False)), "GRID", everywhere=False, seeds=1)),
+    "open_choices": tuple(Table(tuple(_choice_rows(choice)), "GRID", choice.everywhere, seeds=1)
+                          for choice in (*CHOICES.values(), AFFINE)),
     "strength": (Table(STRENGTH, seeds=1),),
     "changes": (Table((Spec("BNTA"),), seeds=1, experiment="changes"),),
     "shift": (Table((Spec("BNTA"),), seeds=1, experiment="shift", splits=(0,)),),
