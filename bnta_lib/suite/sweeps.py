@@ -1,4 +1,7 @@
-"""What adaption gains over a sweep: N and K (Figure 4), the open choices, the strength of the features."""
+"""What adaption gains over a sweep: N and K (Figure 4), the open choices, the strength of the features.
+
+Its rows are those of ``lab.measure`` of "figure_4", "open_choices" and "headroom", and of strength_rows().
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -24,10 +27,6 @@ LADDERS = pd.DataFrame(
     [(ladder, name, min(shares)) for ladder in ("people", "epochs")
      for name, shares in (WEAKER | {STRONGEST: (1, 1)}).items() if name.startswith((ladder, STRONGEST))],
     columns=["ladder", "model", "share"])
-
-
-# ---------------------------------------------------------------- Figure 4
-# ``rows`` are those of ``lab.measure("figure_4")``; N and K are 0 without adaption.
 
 
 def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
@@ -99,17 +98,12 @@ def _tests(tables: list[pd.DataFrame], keys: list[str], pooled: bool, level: flo
     return tests.drop(columns=["p", "better", "reason"] + ["sizes"] * (not pooled))
 
 
-# ---------------------------------------------------------------- open choices
-# ``rows`` are those of ``lab.measure("open_choices")``.
-
-
 def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Mean gain of every value: a row a value and target.
 
     Columns: choice, value_label, default (bool), target, those of :func:`~bnta_lib.suite.stats.describe`
     (difference: the gain in points), and more, more_low, more_high, more_verdict: the same of the gain minus
-    that of the choice's default value on the same splits. Between two trainings more_verdict is "not
-    resolved", whatever the interval.
+    that of the choice's default value on the same splits.
     """
     gains, keys = split_gains(rows, VALUE, VALUE, metric), [*VALUE, "default", "target"]
     gains["default"] = gains["value_label"] == gains["choice"].map(DEFAULTS)
@@ -154,24 +148,15 @@ def survival(gains: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("target")
 
 
-# ---------------------------------------------------------------- strength of the features
-# There is one training of each share: how much such trainings vary is in no interval.
-
-
-def rank_1_among(rank, gallery, size: int):
-    """Chance that the only match, of this rank among ``gallery`` images, is first among ``size`` of them."""
-    # None of the rank - 1 nearer ones may be among the size - 1 others, drawn evenly.
-    return stats.hypergeom.pmf(0, gallery - 1, rank - 1, size - 1)
-
-
 def headroom_scores(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rank 1 without adaption, in per cent, from rows of ``lab.measure("headroom")``, a probe each.
+    """Rank 1 without adaption, in per cent; each of ``rows`` is a probe's.
 
     Columns: set, kind, probes (over all splits), gallery, R1, std (over splits), and R1 common: that for
     galleries of the smallest set's size.
     """
     rows = rows.rename(columns={"target": "set", "part": "kind"})
-    chance = rank_1_among(rows["value"], rows["gallery"], rows["gallery"].min())
+    # The match is first among a draw of images if none of the nearer ones is among the others drawn.
+    chance = stats.hypergeom.pmf(0, rows["gallery"] - 1, rows["value"] - 1, rows["gallery"].min() - 1)
     rows = rows.assign(first=100.0 * (rows["value"] == 1), common=100 * chance)
     grouped, keys = rows.groupby(["set", "kind"], sort=False), ["set", "kind"]
     spread = rows.groupby([*keys, "split"], sort=False)["first"].mean().groupby(keys, sort=False).std()
@@ -213,7 +198,7 @@ def strength_gains(rows: pd.DataFrame, people: Mapping[str, int], metric: str = 
     """A row a ladder, target and training: what the features are worth, and what adaption adds.
 
     Columns: ladder, target, model, share, people, frozen (mean, per cent), difference (points), low, high,
-    better, splits, verdict.
+    better, splits, verdict. How much trainings of one share vary is in no interval.
     """
     gains = split_gains(rows, ["training"], ["training"], metric).rename(columns={"training": "model"})
     gains, keys = LADDERS.merge(gains, on="model"), ["ladder", "target", "model", "share"]
