@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from bnta_lib.figures.base import COLOURS, UNMOVED, bars, legend, new_figure, panels
-from bnta_lib.suite.layers import TOP, mean_rates, top_layers
+from bnta_lib.suite.layers import TOP, top_layers
 
 SYMBOLS = {"mean": r"$\mu$", "var": r"$\sigma^2$", "gamma": r"$\gamma$", "beta": r"$\beta$"}
 LOSSES = {"pos": "$L_{pos}$", "mat": "$L_{mat}^{tta}$"}
@@ -146,7 +146,8 @@ def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
 
     ``rates``: of :func:`bnta_lib.suite.layers.change_rates_by_split`. Layers are chosen by their mean.
     """
-    means, targets = mean_rates(rates), list(rates["target"].unique())
+    by_layer = rates.groupby(["target", "quantity", "index"], sort=False)["rate"]
+    means, targets = by_layer.agg(rate="mean", std="std").reset_index(), list(rates["target"].unique())
     figure, axes = panels(2, 2, 4.4)
     for axis, (quantity, symbol) in zip(axes.flat, SYMBOLS.items()):
         layers = top_layers(means, quantity, top)

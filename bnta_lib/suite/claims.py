@@ -49,23 +49,15 @@ class Claim:
     against: tuple[str, ...] = ()  # rows that it is compared with; of "highest" all others
 
 
-def read_claims() -> tuple[Claim, ...]:
-    """The claims of ``data/paper_claims.csv``. Several rows of a table are joined there by " | "."""
-    table = pd.read_csv(ROOT / "data" / "paper_claims.csv", keep_default_na=False)
-    for side in ("method", "against"):
-        table[side] = table[side].map(lambda names: tuple(filter(None, names.split(" | "))))
-    return tuple(Claim(**row) for row in table.to_dict("records"))
-
-
-CLAIMS = read_claims()
+# Several rows of a table are joined in the file by " | ".
+_SIDES = dict.fromkeys(("method", "against"), lambda names: tuple(filter(None, names.split(" | "))))
+CLAIMS = tuple(Claim(**row) for row in pd.read_csv(
+    ROOT / "data" / "paper_claims.csv", keep_default_na=False, converters=_SIDES).to_dict("records"))
 
 
 def claims_on(names: Iterable[str]) -> list[Claim]:
-    """:data:`CLAIMS` on these targets.
-
-    On a user's folder each is made once, but for those that compare targets or belong to the paper's size of
-    gallery and machine.
-    """
+    """:data:`CLAIMS` on these targets. On a user's folder each is made once, but for those that compare
+    targets or belong to the paper's size of gallery and machine."""
     names = list(names)
     if set(names) & set(TARGETS):
         return [claim for claim in CLAIMS if claim.target in ("", *names)]
@@ -132,13 +124,12 @@ def _layers(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
 
     Most of those named are among the ten that change most, from which the paper reads them off.
     """
-    rates, named = rows[rows["metric"] == claim.method[0]], layers.PAPER_LAYERS[claim.method[0].split()[1]]
-    is_named = rates["index"].isin(named)
+    rates, quantity = layers.change_rates_by_split(rows), claim.method[0].removeprefix("rate ")
+    named, rates = layers.PAPER_LAYERS[quantity], rates[rates["quantity"] == quantity]
     # Targets have equal weight; their splits are independent, and any may stand side by side.
-    inside, outside = (group.groupby(["split", "target"])["value"].mean().unstack().dropna().mean(axis=1)
-                       for group in (rates[is_named], rates[~is_named]))
-    mean = rates.groupby(["index", "target"])["value"].mean().groupby("index").mean()
-    top = len(set(mean.nlargest(layers.TOP).index) & set(named))
+    inside, outside = (group.groupby(["split", "target"])["rate"].mean().unstack().dropna().mean(axis=1)
+                       for _, group in rates.groupby(~rates["index"].isin(named)))
+    top = len({*named}.intersection(layers.top_layers(rates, quantity)))
     test = describe(inside - outside, **limits)
     if test["verdict"] == HOLDS and 2 * top <= len(named):
         test["verdict"] = OPEN if top else FAILS

@@ -1,8 +1,7 @@
 """What adaption does to each BN layer: change rates (Figure 3), distance from the source (Figure 1).
 
-A change rate is the sum over channels of |after - before| divided by the sum of |before|. The distance is
-the mean over channels of the Wasserstein-2 distance of Gaussians, sqrt((m_a - m_b)^2 + (s_a - s_b)^2), of the
-outputs y of Eq. (12), in units of the source's mean standard deviation.
+The distance is the mean over channels of the Wasserstein-2 distance of Gaussians, sqrt((m_a - m_b)^2 +
+(s_a - s_b)^2), of the outputs y of Eq. (12), in units of the source's mean standard deviation.
 """
 
 import copy
@@ -22,8 +21,6 @@ PAPER_LAYERS = {"mean": (1, 52, 57, 58, 60), "var": (1, 52, 57, 58, 60),
 TOP = 10
 LAYER_LEVEL = 0.05  # of the analysis of variance of a layer; the share that differs by chance
 
-# ---------------------------------------------------------------- change rates
-
 
 def change_rates_by_split(rows: pd.DataFrame) -> pd.DataFrame:
     """Of rows of ``lab.measure("changes")``: target, split, quantity, index, layer, rate (per cent).
@@ -33,12 +30,6 @@ def change_rates_by_split(rows: pd.DataFrame) -> pd.DataFrame:
     rates = rows[rows["metric"].str.startswith("rate ")].rename(columns={"value": "rate"})
     rates = rates.assign(quantity=rates["metric"].str.removeprefix("rate "), index=rates["index"].astype(int))
     return rates[["target", "split", "quantity", "index", "layer", "rate"]].reset_index(drop=True)
-
-
-def mean_rates(rates: pd.DataFrame) -> pd.DataFrame:
-    """Over splits: target, quantity, index, layer, rate, std (per cent), splits."""
-    by_layer = rates.groupby(["target", "quantity", "index", "layer"], sort=False)["rate"]
-    return by_layer.agg(rate="mean", std="std", splits="count").reset_index()
 
 
 def top_layers(rates: pd.DataFrame, quantity: str, top: int = TOP) -> list[int]:
@@ -62,9 +53,6 @@ def between_targets(rates: pd.DataFrame) -> pd.DataFrame:
             differing = stats.f_oneway(*targets).pvalue < LAYER_LEVEL
             rows.append({"quantity": quantity, "layers": len(differing), "share": 100 * differing.mean()})
     return pd.DataFrame(rows, columns=["quantity", "layers", "share"])
-
-
-# ---------------------------------------------------------------- outputs, and their distance from the source
 
 
 def source_sample(sources: Sequence[ReIDSet], each: int = 200) -> Tensor:
