@@ -190,7 +190,7 @@ def test_report_replaces_an_older_one_when_it_is_whole(place, monkeypatch):
     (place / "notebooks" / "01_b.ipynb").unlink()
     assert build("laptop") == site and not (site / "01_b.html").exists()
     before = (site / "index.html").read_text()
-    monkeypatch.setattr(report, "_front", lambda *_: 1 / 0)
+    monkeypatch.setattr(report, "_pages", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         build("laptop")
     assert (site / "index.html").read_text() == before

@@ -105,7 +105,7 @@ def test_notebook_that_does_not_end_stops_the_run_and_is_named(place, capsys, ce
 @pytest.mark.parametrize("arguments, words", [
     (["--profile", "huge"], "unknown profile 'huge'"),
     (["--data", "no/such/folder"], "no folder"),
-    (["--only", "07"], "no notebook begins with '07'"),
+    (["--only", "07"], "invalid choice: '07'"),
     (["--in-place", "--only", "00"], "--in-place runs every notebook"),
 ])
 def test_what_does_not_exist_is_refused_before_a_kernel_starts(

@@ -1,8 +1,7 @@
 """The paper's network at the paper's size, by one command, in parts if time is short.
 
-``python -m bnta_lib.suite.full`` (``make full``) trains the models of the tables, runs the notebooks, checks
-the paper's claims, and gathers the results in ``full_size/``. The same command continues what was stopped.
-``--profile rehearsal`` runs the same code with a small network on few people, without a GPU.
+It trains the models of the tables, runs the notebooks, checks the paper's claims, and gathers the results in
+``full_size/``. The rehearsal runs the same code with a small network on few people, without a GPU.
 """
 
 import argparse
@@ -37,8 +36,8 @@ def run_all(settings: Settings, training: Sequence[str], minutes: float) -> int:
     if code := train.main([*profile, f"--minutes={minutes}", *training]):
         return code
     trained = max(weights_path(settings, name).stat().st_mtime for name in MODELS)
-    done = {path.stem for path in executed_notebooks(settings.profile) if path.stat().st_mtime > trained}
-    remaining = [source.stem for source in find_notebooks() if source.stem not in done]
+    done = {path.name for path in executed_notebooks(settings.profile) if path.stat().st_mtime > trained}
+    remaining = [source.name[:2] for source in find_notebooks() if source.name not in done]
     # A whole run of the notebooks ends with the claims and the report.
     rest = [["reproduce", "--only", *remaining]] if remaining else [["claims"], ["reproduce", "--report"]]
     for command in rest:
@@ -74,16 +73,14 @@ def gather(settings: Settings) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.full", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m bnta_lib.suite.full", description=__doc__)
     parser.add_argument("--profile", choices=AT_SIZE, default="paper", help="default: paper")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after these, with exit code 3")
     parser.add_argument("--epochs", help="of every training (default: the profile's)")
     parser.add_argument("--scratch", action="store_true", help="train without ImageNet weights")
     options = parser.parse_args(arguments)
-    training = ["--scratch"] if options.scratch else []
-    if options.epochs:
-        training.append(f"--epochs={options.epochs}")
+    training = [f"--epochs={options.epochs}"] if options.epochs else []
+    training += ["--scratch"] if options.scratch else []
     on_gpu = torch.cuda.is_available() or os.environ.get("BNTA_DEVICE")
     if options.profile == "paper" and not on_gpu:
         parser.error("the full size needs an NVIDIA GPU, and PyTorch finds none: look at the driver, or run "

@@ -1,9 +1,7 @@
-"""Run the notebooks in order: ``python -m bnta_lib.suite.reproduce [--profile P] [--data D] [--only NN]``.
+"""Run the notebooks in order, check the paper's claims, and write the report, web pages that need no network.
 
-Each runs under papermill in a kernel of its own, into ``executed/<run>/``, and writes ``figures/<run>/``. A
-whole run on the embedded benchmark then checks the paper's claims. Every run ends with the report, web pages
-that need no network: ``report/<run>/index.html`` shows the claims with their verdicts, the paper's tables and
-figures, and what else the run drew, and links a page for each notebook. ``--report`` writes it alone.
+Each notebook runs under papermill in a kernel of its own, into ``executed/<run>/``, and writes
+``figures/<run>/``. The report's front page is ``report/<run>/index.html``.
 """
 
 import argparse
@@ -68,9 +66,6 @@ def executed_notebooks(run: str) -> list[Path]:
     return executed
 
 
-# ---- running
-
-
 def run_notebook(source: Path, executed: Path, parameters: Mapping) -> None:
     """Run ``source`` in its folder into ``executed``, whose metadata then hold METHOD_VERSION.
 
@@ -109,9 +104,6 @@ def copy_back(executed: Sequence[Path]) -> None:
             nbformat.write(notebook, temporary)
 
 
-# ---- the report
-
-
 class _Renderer(IPythonRenderer):
     """Formulas become MathML. Links lead within the folder of ``pages`` or to the web; others become text."""
 
@@ -130,8 +122,7 @@ class _Renderer(IPythonRenderer):
 
 def markdown_html(source: str, pages: Collection[str] = ()) -> str:
     """Markdown as HTML. Links to the notebooks ``pages`` lead to their pages; HTML is shown as text."""
-    html = MarkdownWithMath(renderer=_Renderer(pages)).render(source)
-    return html.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    return MarkdownWithMath(renderer=_Renderer(pages)).render(source)
 
 
 def _pages(run: str, notebooks: Sequence[Path]) -> Iterator[tuple[str, str]]:
@@ -157,26 +148,21 @@ def _table(file: Path) -> str:
     return table
 
 
-def _front(run: str, figures: Path, pages: Sequence[str]) -> str:
-    """The front page; ``pages``: names of notebooks."""
-    items = {stem: {file.suffix[1:]: file for file in files}
-             for stem, files in groupby(sorted(figures.iterdir()), lambda file: file.stem)}
-    templates = Environment(loader=PackageLoader("bnta_lib.suite"), autoescape=True, trim_blocks=True)
-    templates.filters |= {"alt": _alt, "table": _table}
-    return templates.get_template("front.html.j2").render(
-        run=run, caution=caution(run), items=items, papers=PAPERS, pages=pages,
-        not_run=[path.stem for path in find_notebooks() if path.stem not in pages])
-
-
 def build(run: str, notebooks: Sequence[Path]) -> Path:
     """Write ``report/<run>``, replace an earlier one when it is whole, and return its ``index.html``."""
+    templates = Environment(loader=PackageLoader("bnta_lib.suite"), autoescape=True, trim_blocks=True)
+    templates.filters |= {"alt": _alt, "table": _table}
     figures_dir(run).mkdir(parents=True, exist_ok=True)  # the first notebook alone draws nothing
     with atomic_folder(REPORT / run) as new:
         shutil.copytree(figures_dir(run), new / "figures", ignore=shutil.ignore_patterns(".*"))
-        for name, page in _pages(run, notebooks):
+        pages = dict(_pages(run, notebooks))
+        items = {stem: {file.suffix[1:]: file for file in files}
+                 for stem, files in groupby(sorted((new / "figures").iterdir()), lambda file: file.stem)}
+        pages["index"] = templates.get_template("front.html.j2").render(
+            run=run, caution=caution(run), items=items, papers=PAPERS, pages=[*pages],
+            not_run=[path.stem for path in find_notebooks() if path.stem not in pages])
+        for name, page in pages.items():
             (new / f"{name}.html").write_text(page, encoding="utf-8")
-        front = _front(run, new / "figures", [path.stem for path in notebooks])
-        (new / "index.html").write_text(front, encoding="utf-8")
     return REPORT / run / "index.html"
 
 
@@ -185,11 +171,8 @@ def run_all(options: argparse.Namespace) -> int:
     sources, run = find_notebooks(), run_name(options.profile, options.data)
     if options.in_place and (options.data != "embedded" or options.only):
         raise ValueError("--in-place runs every notebook on the embedded benchmark")
-    for start in options.only or ():
-        if not any(path.name.startswith(start) for path in sources):
-            raise ValueError(f"no notebook begins with {start!r}: look into {shown(NOTEBOOKS)}/")
     selected = [] if options.report else [
-        path for path in sources if path.name.startswith(tuple(options.only or [""]))]
+        path for path in sources if not options.only or path.name[:2] in options.only]
     # Kernels run in another folder: relative paths would not hold there.
     os.environ |= {"BNTA_PROFILE": options.profile, "BNTA_CACHE": str(cache_dir()),
                    "BNTA_FIGURES": str(figures_dir(run).parent)}
@@ -218,7 +201,8 @@ def run_all(options: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; return the exit code."""
     options = parse_run("reproduce", "Run the notebooks in order, and write the report.", arguments, {
-        "--only": dict(nargs="+", metavar="NN", help="for example --only 05 08"),
+        "--only": dict(nargs="+", metavar="NN", choices=[path.name[:2] for path in find_notebooks()],
+                       help="for example --only 05 08"),
         "--report": dict(action="store_true", help="the report alone, of what was run before"),
         "--in-place": dict(action="store_true", help="write outputs and measured rows into the repository")})
     return exit_code(lambda: run_all(options))
