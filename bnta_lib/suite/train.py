@@ -33,7 +33,7 @@ def trained_model(settings: Settings, name: str = "bnta", progress: bool = True,
     If ``data`` names published sets, it is trained on their sources. Raises FileNotFoundError if the weights
     are absent, ValueError if they were trained with other settings or on other sets.
     """
-    device, root = device_of(settings.profile), real_root(data)
+    root = real_root(data)
     path, wanted = weights_path(settings, name, root), model_settings(settings, name)
     if settings.profile == "smoke" and not is_trained(settings, name, data):
         train_and_save(settings, name, progress, data)
@@ -41,9 +41,9 @@ def trained_model(settings: Settings, name: str = "bnta", progress: bool = True,
     # Fewer epochs, or no ImageNet weights, will do: see trained_on.
     accepted = replace(shortened(wanted, min(record["settings"]["epochs"], wanted.epochs)),
                        pretrained=wanted.pretrained and record["settings"]["pretrained"])
-    if misfit := _misfit(record, accepted, root):
-        raise ValueError(f"{path} was trained {misfit}: choose these settings and sets, or {REMEDY}")
-    return load_model(path, accepted).to(device)
+    if sets := _other_sets(record, root):
+        raise ValueError(f"{path} was trained {sets}: choose these sets, or {REMEDY}")
+    return load_model(path, accepted).to(device_of(settings.profile))
 
 
 def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> bool:
@@ -54,13 +54,11 @@ def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embed
     except (FileNotFoundError, ValueError):
         return False
     current = record.get("version", METHOD_VERSION) == METHOD_VERSION
-    return current and not _misfit(record, model_settings(settings, name), root)
+    return current and not (differences(record, model_settings(settings, name)) or _other_sets(record, root))
 
 
-def _misfit(record: Mapping, wanted: Settings, root: Path | None) -> str:
-    """What recorded weights were trained with, or on, instead of what is wanted; "" if they fit."""
-    if odd := differences(record, wanted):
-        return f"with {', '.join(odd)}"
+def _other_sets(record: Mapping, root: Path | None) -> str:
+    """What recorded weights were trained on, if the published sets below ``root`` are others now; else ""."""
     present = ""
     with suppress(FileNotFoundError):  # a folder of targets alone has no sources to compare
         present = mixture(find_real(root)).note if root else ""
@@ -70,7 +68,7 @@ def _misfit(record: Mapping, wanted: Settings, root: Path | None) -> str:
 
 
 def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True,
-                   data: str | Path = "embedded", minutes: float | None = None) -> pd.DataFrame:
+                   data: str | Path = "embedded", minutes: float = math.inf) -> pd.DataFrame:
     """Train as :func:`~bnta_lib.training.train`, write weights and record, and return the record."""
     begin, device, root = time.perf_counter(), device_of(settings.profile), real_root(data)
     path, wanted = weights_path(settings, name, root), model_settings(settings, name)
@@ -79,8 +77,8 @@ def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True
     with processes.main_process_first():
         sources = load_sources(wanted, root or "embedded", progress=progress and main)
     checkpoint = checkpoint_path(sources, wanted, name)
-    remaining = None if minutes is None else minutes - (time.perf_counter() - begin) / 60
-    model, history = train(sources, wanted, checkpoint, progress, device, remaining)
+    minutes -= (time.perf_counter() - begin) / 60
+    model, history = train(sources, wanted, checkpoint, progress, device, minutes)
     if main:
         # The record first: weights without one would never be trained again to get it.
         with atomic(path.with_suffix(".csv")) as temporary:
@@ -119,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_run("train", "Train the models of a profile; resumable.", arguments, {
         "--model": dict(nargs="+", choices=[*MODELS, *WEAKER], default=list(MODELS),
                         help="default: those of the tables"),
-        "--minutes": dict(type=float, help="stop, with exit code 3, if the next epoch would end later"),
+        "--minutes": dict(type=float, default=math.inf,
+                          help="stop, with exit code 3, if the next epoch would end later"),
         "--epochs": dict(type=int, help="a shorter schedule; tables name it"),
         "--scratch": dict(action="store_true", help="train without ImageNet weights; tables name it")})
     processes = launched(device_of(options.profile))
@@ -131,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train_models(options: argparse.Namespace, processes) -> None:
-    begin, needed, minutes = time.perf_counter(), -math.inf, None  # every run trains one epoch at least
+    begin, needed = time.perf_counter(), -math.inf  # every run trains one epoch at least
     settings = shortened(load_settings(options.profile), options.epochs)
     settings = replace(settings, pretrained=settings.pretrained and not options.scratch)
     if options.data != "embedded" and real_root(options.data) is None:
@@ -143,10 +142,9 @@ def _train_models(options: argparse.Namespace, processes) -> None:
         if from_main(processes, is_trained(settings, name, options.data)):
             print(f"{name} is trained with these data and settings; delete {path} to train it anew")
             continue
-        if options.minutes is not None:
-            minutes = from_main(processes, options.minutes - (time.perf_counter() - begin) / 60)
-            if minutes < needed:
-                raise OutOfTime(f"an epoch of {name} does not fit")
+        minutes = from_main(processes, options.minutes - (time.perf_counter() - begin) / 60)
+        if minutes < needed:
+            raise OutOfTime(f"an epoch of {name} does not fit")
         print(f"training {name}, profile {settings.profile}", flush=True)
         history = train_and_save(settings, name, True, options.data, minutes)
         needed = history["seconds"].iloc[-1] / 60
