@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -35,7 +36,7 @@ from bnta_lib.data.published import Found
 from bnta_lib.data.sets import Sample
 from bnta_lib.rendered import benchmark
 from bnta_lib.settings import ROOT, SOURCES
-from bnta_lib.suite.runs import figures_dir, run_name, training_history, weights_path
+from bnta_lib.suite.runs import figures_dir, run_name, weights_path
 from bnta_lib.suite.specs import Spec
 from bnta_lib.suite.train import trained_model
 from conftest import crop, lab_of, target_of_dots
@@ -56,8 +57,9 @@ def training(folder: Path, shared: Path) -> str:
     people, images = dict.fromkeys(SOURCES, 4), dict.fromkeys(SOURCES, 8)
     small = settings("smoke", base_width=4, people=people, images=images)
     trained_model(small, progress=False)
-    return _sha(_tensors(weights_path(small, "bnta")),
-                training_history(small).drop(columns="seconds").to_csv().encode())
+    path = weights_path(small, "bnta")
+    history = pd.read_csv(path.with_suffix(".csv")).drop(columns="seconds")
+    return _sha(_tensors(path), history.to_csv().encode())
 
 
 def sweep(folder: Path, shared: Path) -> str:

@@ -1,7 +1,4 @@
-"""The one object that a notebook opens: settings, targets, models, measured rows, and what is written.
-
-Tables are written as CSV, Markdown and LaTeX, with what they were measured on.
-"""
+"""The one object that a notebook opens: settings, targets, models, measured rows, and what is written."""
 
 import platform
 import re

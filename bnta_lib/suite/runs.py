@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
-import pandas as pd
 import torch
 
-from bnta_lib.data import data_folder, real_root
+from bnta_lib.data import data_folder
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.settings import AT_SIZE, ROOT, Settings, cache_dir, model_settings
 from bnta_lib.settings import settings as load_settings
@@ -59,16 +58,11 @@ def figures_dir(run: str) -> Path:
 
 
 def weights_path(settings: Settings, name: str, root: str | Path | None = None) -> Path:
-    """Path of a training's weights: in the repository for laptop, otherwise in the cache, and apart for those
-    trained on the published sets of the folder ``root``. Raises ValueError for an unknown name."""
+    """Path of a training's weights, beside its losses by epoch (.csv): in the repository for laptop, else in
+    the cache, and apart for those of published sets below ``root``. Raises ValueError for an unknown name."""
     model_settings(settings, name)
     folder = (ROOT / "data" if settings.profile == "laptop" and root is None else cache_dir()) / "weights"
     return folder / run_name(settings.profile, root or "embedded") / f"{name}.safetensors"
-
-
-def training_history(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> pd.DataFrame:
-    """The rows that :func:`~bnta_lib.training.train` recorded for the stored weights."""
-    return pd.read_csv(weights_path(settings, name, real_root(data)).with_suffix(".csv"))
 
 
 def checkpoint_path(sources: ReIDSet, settings: Settings, name: str) -> Path:

@@ -1,7 +1,4 @@
-"""What adaption gains over a sweep: N and K (Figure 4), the open choices, the strength of the features.
-
-Its rows are those of ``lab.measure`` of "figure_4", "open_choices" and "headroom", and of strength_rows().
-"""
+"""What adaption gains over a sweep: N and K (Figure 4), the open choices, the strength of the features."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -32,8 +29,9 @@ LADDERS = pd.DataFrame(
 def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """A row a cell: target, N, K, value, std, difference, low, high, better, splits, verdict, and seconds.
 
-    value and std (per cent) over splits. difference, low, high (points) against no adaption. Seconds of each
-    stage and of all: the median over splits, which a busy machine moves least.
+    ``rows``: of ``lab.measure("figure_4")``. value and std (per cent) over splits; difference, low, high
+    (points) against no adaption. Seconds of each stage and of all: the median over splits, which a busy
+    machine moves least.
     """
     scores, keys = split_gains(rows, ["N", "K"], metric=metric), ["target", "N", "K"]
     cells = scores.groupby(keys, sort=False)["value"].agg(value="mean", std="std").reset_index()
@@ -99,7 +97,7 @@ def _tests(tables: list[pd.DataFrame], keys: list[str], pooled: bool, level: flo
 
 
 def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """Mean gain of every value: a row a value and target.
+    """Mean gain of every value, from rows of ``lab.measure("open_choices")``: a row a value and target.
 
     Columns: choice, value_label, default (bool), target, those of :func:`~bnta_lib.suite.stats.describe`
     (difference: the gain in points), and more, more_low, more_high, more_verdict: the same of the gain minus
@@ -149,7 +147,7 @@ def survival(gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def headroom_scores(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rank 1 without adaption, in per cent; each of ``rows`` is a probe's.
+    """Rank 1 without adaption, in per cent, from rows of ``lab.measure("headroom")``, a probe each.
 
     Columns: set, kind, probes (over all splits), gallery, R1, std (over splits), and R1 common: that for
     galleries of the smallest set's size.
