@@ -238,8 +238,9 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
     if not address and min(workers, len(units)) < 2:
         threads = torch.get_num_threads()
         for key, unit in units.items():
+            torch.set_num_threads(1)
             try:
-                rows = _measure(measurer, unit)
+                rows = measurer.measure(unit)
             finally:
                 torch.set_num_threads(threads)
             yield key, rows

@@ -29,9 +29,8 @@ LADDERS = pd.DataFrame(
 def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """A row a cell: target, N, K, value, std, difference, low, high, better, splits, verdict, and seconds.
 
-    ``rows``: of ``lab.measure("figure_4")``. value and std (per cent) over splits; difference, low, high
-    (points) against no adaption. Seconds of each stage and of all: the median over splits, which a busy
-    machine moves least.
+    ``rows``: of ``lab.measure("figure_4")``. value and std (per cent) over splits. difference, low, high
+    (points) against no adaption. Seconds of each stage and of all: medians, which a busy machine moves least.
     """
     scores, keys = split_gains(rows, ["N", "K"], metric=metric), ["target", "N", "K"]
     cells = scores.groupby(keys, sort=False)["value"].agg(value="mean", std="std").reset_index()
