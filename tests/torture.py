@@ -106,7 +106,8 @@ def archive(folder: Path, shared: Path) -> str:
                 file.writestr(zipfile.ZipInfo(f"P{k % 5}/{k:04d}.png"), noise[:5_000])
         (shared / "new.zip").rename(packed_up)
     there = prepare(packed_up, folder / "sets")
-    assert [path.name for path in (folder / "sets").iterdir()] == ["set"]
+    # What a killed run unpacked lies in hidden folders, which no reader of images enters.
+    assert [path.name for path in (folder / "sets").iterdir() if not path.name.startswith(".")] == ["set"]
     return _sha(*(path.read_bytes() for path in sorted(there.rglob("*.png"))))
 
 
