@@ -56,6 +56,25 @@ def test_what_decides_a_number_is_in_its_key(other):
     assert key_of(unit()) != key_of(other)
 
 
+def test_new_setting_or_option_at_its_default_keeps_the_key():
+    for name, default, another in (("margin", 0.3, 0.5), ("follow_bnneck", 1, 0), ("reading", "alone", "x")):
+        keys = [key_of(unit(**{name: value})) for value in (None, default, another)]
+        assert keys[0] == keys[1] != keys[2]
+    alpha = unit(Spec("x", adapter="alpha_bn"))
+    assert key_of(alpha) == key_of(alpha | {"options": ""}) != key_of(alpha | {"options": '{"alpha": 0.1}'})
+
+
+def test_store_of_an_earlier_time_gets_the_columns_that_it_lacks(tmp_path):
+    key = key_of(unit())
+    with open_store() as store:
+        store.add(key, rows_of(unit()))
+        store.execute('ALTER TABLE measured DROP COLUMN "margin"')
+    with open_store() as store:
+        assert store.rows([key])["margin"].isna().all()
+        store.add("new", rows_of(unit()))
+        assert store.rows(["new"])["margin"].tolist() == [0.3, 0.3]
+
+
 def test_what_decides_no_number_is_not_in_its_key():
     same = [unit(Spec("another name")), unit(Spec("all", N=12, options={"K": 6})),
             unit(target="renamed", profile="laptop"),
@@ -98,7 +117,7 @@ def test_store_that_opens_but_is_damaged_ends_the_export_in_a_sentence(damage, t
         path.mkdir()
     elif damage == "columns":
         with closing(sqlite3.connect(path)) as other:
-            other.execute("CREATE TABLE rows (a)")
+            other.execute("CREATE VIEW measured AS SELECT 1")
     else:
         with open_store() as store:
             store.fill("laptop")

@@ -15,23 +15,27 @@ import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from numbers import Number
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from bnta_lib.adapters import ADAPTERS
 from bnta_lib.files import atomic
-from bnta_lib.settings import METHOD_VERSION, ROOT, cache_dir
+from bnta_lib.settings import METHOD_VERSION, ROOT, Settings, cache_dir
 from bnta_lib.suite.specs import COLUMNS as SPEC
+from bnta_lib.suite.specs import SETTINGS
 
 # `sample` is a digest of probe, gallery and any sources; `seconds` is how long the row's unit took.
 KEY = ("version", "experiment", *SPEC, "data", "weights", "sample", "split", "seed")
-DETAILS = ("index", "layer", "model", "cameras", "gallery", "part")
+DETAILS = ("index", "layer", "model", "gallery", "part")
 COLUMNS = ("experiment", "profile", "target", "split", "seed", *SPEC, "metric", "value", "unit", *DETAILS,
            "seconds", "machine", "measured_on", "version", "data", "weights", "sample", "recorded")
 WHOLE = ("split", "seed", "N", "K", "epochs", "follow_bnneck", "normalise", "index", "gallery", "version",
          "recorded")
-NUMBERS = (*WHOLE, "momentum", "lr", "margin", "lambda3", "value", "seconds")
+NUMBERS = (*WHOLE, "value", "seconds",
+           *(column for column, name in SETTINGS.items() if not isinstance(getattr(Settings, name), str)))
 SHORT = 12  # digits of a digest in a row
 
 
@@ -41,10 +45,18 @@ def recorded_path(profile: str) -> Path:
 
 
 def key_of(unit: dict) -> str:
-    """SHA-256 of the values of :data:`KEY`; numbers count by their value, whatever their type."""
-    values = [unit[name] for name in KEY]
-    plain = [None if pd.isna(v) or v == "" else v if isinstance(v, str) else float(v) for v in values]
-    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+    """SHA-256 of those values of :data:`KEY` that are no defaults: a new setting or option keeps all keys.
+
+    Numbers count by their value, whatever their type.
+    """
+    options = ADAPTERS[unit["adapter"]].options
+    defaults = {column: getattr(Settings, name) for column, name in SETTINGS.items()}
+    defaults |= {name: "+".join(v) if isinstance(v, tuple) else v for name, v in options.items()}
+    values = {name: unit[name] for name in KEY if not pd.isna(unit[name])}
+    values |= json.loads(values.pop("options", "") or "{}")
+    numbers = {name: float(value) if isinstance(value, Number) else value for name, value in values.items()
+               if value not in ("", defaults.get(name))}
+    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
@@ -52,11 +64,15 @@ def open_store(path: Path | None = None) -> Iterator["Store"]:
     """The store in a file. Raises ValueError if it is damaged, OSError on a full disk."""
     path = path or cache_dir() / "results.sqlite"
     path.parent.mkdir(parents=True, exist_ok=True)
-    names = ", ".join(f'"{name}"' for name in ("key", "number", *COLUMNS))
     try:
         with closing(sqlite3.connect(path, timeout=60, factory=Store)) as store:
             store.execute("PRAGMA journal_mode = WAL")
-            store.execute(f"CREATE TABLE IF NOT EXISTS rows ({names}, PRIMARY KEY (key, number))")
+            with store:  # as one: several processes may open a new store, or one of fewer columns
+                store.execute("BEGIN IMMEDIATE")
+                store.execute("CREATE TABLE IF NOT EXISTS measured (key, number, PRIMARY KEY (key, number))")
+                there = {column for _, column, *_ in store.execute("PRAGMA table_info(measured)")}
+                for column in (column for column in COLUMNS if column not in there):
+                    store.execute(f'ALTER TABLE measured ADD COLUMN "{column}"')
             yield store
     except (sqlite3.DatabaseError, pd.errors.DatabaseError) as error:
         # SQLite reports a full disk as one of several errors.
@@ -73,11 +89,11 @@ class Store(sqlite3.Connection):
     def fill(self, profile: str) -> None:
         """Insert the rows that are recorded with the suite, unless they are there."""
         path = recorded_path(profile)
-        query = "SELECT 1 FROM rows WHERE profile = ? AND version = ? AND recorded = 1 LIMIT 1"
+        query = "SELECT 1 FROM measured WHERE profile = ? AND version = ? AND recorded = 1 LIMIT 1"
         if not path.is_file() or self.execute(query, (profile, METHOD_VERSION)).fetchone():
             return
-        rows = pd.read_csv(path, keep_default_na=False, na_values=[""], low_memory=False).assign(recorded=1)
-        rows = rows[rows["version"] == METHOD_VERSION]
+        rows = pd.read_csv(path, keep_default_na=False, na_values=[""], low_memory=False)
+        rows = rows[rows["version"] == METHOD_VERSION].reindex(columns=[*COLUMNS]).assign(recorded=1)
         units = rows[[*KEY]].drop_duplicates()
         units["key"] = [key_of(unit) for unit in units.to_dict("records")]
         rows = rows.merge(units, on=[*KEY])
@@ -90,9 +106,9 @@ class Store(sqlite3.Connection):
 
     def _insert(self, rows: pd.DataFrame) -> None:
         rows = rows[["key", "number", *COLUMNS]].astype(object)
-        places = ", ".join("?" * len(rows.columns))
+        names, places = ", ".join(f'"{name}"' for name in rows), ", ".join("?" * len(rows.columns))
         with self:
-            self.executemany(f"INSERT OR IGNORE INTO rows VALUES ({places})",
+            self.executemany(f"INSERT OR IGNORE INTO measured ({names}) VALUES ({places})",
                              rows.where(rows.notna(), None).values.tolist())
 
     def rows(self, keys: Sequence[str] | None = None) -> pd.DataFrame:
@@ -100,7 +116,7 @@ class Store(sqlite3.Connection):
         where, values = "", []
         if keys is not None:
             where, values = "WHERE key IN (SELECT value FROM json_each(?))", [json.dumps(list(keys))]
-        table = pd.read_sql(f"SELECT * FROM rows {where} ORDER BY rowid", self, params=values,
+        table = pd.read_sql(f"SELECT * FROM measured {where} ORDER BY rowid", self, params=values,
                             dtype=dict.fromkeys(NUMBERS, float)).drop(columns="number")
         table = table.fillna(dict.fromkeys(set(COLUMNS) - set(NUMBERS), ""))
         return table.astype({name: "int64" for name in WHOLE if table[name].notna().all()})
