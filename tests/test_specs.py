@@ -107,6 +107,11 @@ def test_every_cell_can_be_paired_has_a_negative_and_one_is_table_2s(gallery):
 # ---- open choices
 
 
+def test_override_that_no_adaption_reads_is_refused():
+    with pytest.raises(ValueError, match="no adaption reads 'stripes': name a training that has it"):
+        Spec("more stripes", overrides={"stripes": 8})
+
+
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
 def test_value_of_a_choice_differs_from_the_default_in_its_column_alone(choice):
     column = {"optimiser": {"optimizer", "lr"}, "bnneck": {"follow_bnneck"}, "distance": {"normalise"},

@@ -14,6 +14,7 @@ from bnta_lib.settings import WEAKER, Settings
 # Columns of measured rows that hold a setting, and those that hold an option of `adapt`.
 SETTINGS = {"momentum": "tta_momentum", "epochs": "tta_epochs", "lr": "tta_lr", "optimizer": "tta_optimizer",
             "margin": "margin", "lambda3": "lambda3", "reduction": "matching_reduction"}
+READ = {"K", "tta_batch", "normalise_features", *SETTINGS.values()}  # what a row may override
 OPTIONS = ("layers", "quantities", "losses", "reading", "follow_bnneck")
 COLUMNS = ("training", "adapter", "N", "K", *SETTINGS, *OPTIONS, "normalise", "options")
 DIVERGED = "diverged"  # the only metric of a row whose adaption diverged
@@ -36,6 +37,10 @@ class Spec:
             raise ValueError(f"{self.method}: no adapter {self.adapter!r}: there are {', '.join(ADAPTERS)}")
         if unknown := self.options.keys() - ADAPTERS[self.adapter].options.keys():
             raise ValueError(f"{self.method}: {self.adapter} has no option {min(unknown)!r}")
+        if no_column := {*ADAPTERS[self.adapter].reads} - {*SETTINGS.values()}:
+            raise ValueError(f"{self.adapter} reads {min(no_column)!r}, which has no column in SETTINGS")
+        if unread := self.overrides.keys() - READ:
+            raise ValueError(f"{self.method}: no adaption reads {min(unread)!r}: name a training that has it")
         if self.N is not None and self.adapter != "bnta":
             raise ValueError(f"{self.method}: only bnta adapts on a sample of N images")
 

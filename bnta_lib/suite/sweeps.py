@@ -16,6 +16,8 @@ STAGES = ("features", "pairing", "steps")  # of an adaption, each with its secon
 # 0.95 noise alone clears zero about twice as often as it should, at this level about as often.
 PEAK_LEVEL = 0.975
 VALUE = ["choice", "value_label"]
+BETWEEN_TRAININGS = [choice.name for choice in CHOICES.values()
+                     if len({value.training for value in choice.values}) > 1]
 DEFAULTS = {choice.name: choice.default for choice in (*CHOICES.values(), AFFINE)}
 KINDS = HOME, TARGET, NEUTRAL = ("held-out people of a source", "target", "target, neutral camera")
 STRONGEST = "bnta"
@@ -109,7 +111,7 @@ def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     gains["more"] = gains["difference"] - default
     names = {"difference": "more", "low": "more_low", "high": "more_high", "verdict": "more_verdict"}
     table = describe_by(gains, keys).join(describe_by(gains, keys, "more")[[*names]].rename(columns=names))
-    table.loc[table["choice"] == "stripes", "more_verdict"] = OPEN  # one training each
+    table.loc[table["choice"].isin(BETWEEN_TRAININGS), "more_verdict"] = OPEN  # one training each
     return table
 
 
