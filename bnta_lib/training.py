@@ -21,7 +21,7 @@ from bnta_lib.files import atomic
 from bnta_lib.losses import identity_loss, matching_train_loss, positioning_loss, triplet_loss
 from bnta_lib.model import BNTANet, batches, load_imagenet
 from bnta_lib.settings import METHOD_VERSION, Settings
-from bnta_lib.weights import training_settings
+from bnta_lib.weights import differences, training_settings
 
 if TYPE_CHECKING:
     from bnta_lib.data.sets import ReIDSet
@@ -178,8 +178,9 @@ def augment(images: Tensor, settings: Settings, random: torch.Generator, rows: s
 
 
 def training_key(sources: "ReIDSet", settings: Settings) -> str:
-    """Digest of what decides the weights: version, data and settings."""
-    text = json.dumps([METHOD_VERSION, sources.digest, training_settings(settings)], sort_keys=True)
+    """Digest of what decides the weights: version, data, and settings that are not the paper's."""
+    changed = differences({"settings": training_settings(settings)}, Settings())
+    text = json.dumps([METHOD_VERSION, sources.digest, changed])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
