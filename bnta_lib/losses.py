@@ -10,7 +10,7 @@ def identity_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) 
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
-def triplet_loss(features: Tensor, labels: Tensor, margin: float = 0.3) -> Tensor:
+def triplet_loss(features: Tensor, labels: Tensor, margin: float) -> Tensor:
     """L_tri, Eq. (3): batch-hard triplets on features (B, C), mean over anchors.
 
     Anchors without a positive or without a negative in the batch are left out; with none left it is 0.
@@ -40,7 +40,7 @@ def matching_train_loss(local_logits: Tensor, labels: Tensor, label_smoothing: f
     return stripes * F.cross_entropy(local_logits.flatten(0, 1), target, label_smoothing=label_smoothing)
 
 
-def matching_tta_loss(local: Tensor, parts: Tensor, margin: float = 0.3, reduction: str = "sum") -> Tensor:
+def matching_tta_loss(local: Tensor, parts: Tensor, margin: float, reduction: str = "sum") -> Tensor:
     """L_mat^tta, Eq. (8), of a batch of B/2 pairs.
 
     ``local`` (B, H, C_l) holds the pairs side by side: images 2k and 2k+1 are pair k, matched on

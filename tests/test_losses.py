@@ -58,11 +58,11 @@ def test_triplet_loss_takes_the_hardest_of_the_batch():
 def test_triplet_loss_of_a_batch_without_triplets_is_zero():
     for labels in (torch.arange(4), torch.zeros(4, dtype=torch.int64)):
         features = draw(4, 3).requires_grad_()
-        loss = triplet_loss(features, labels)
+        loss = triplet_loss(features, labels, 0.3)
         loss.backward()
         assert loss == 0 and not features.grad.any()
     features = torch.ones(4, 3, requires_grad=True)  # all distances zero
-    triplet_loss(features, torch.tensor([0, 0, 1, 1])).backward()
+    triplet_loss(features, torch.tensor([0, 0, 1, 1]), 0.3).backward()
     assert torch.isfinite(features.grad).all()
 
 
@@ -90,7 +90,7 @@ def test_tta_matching_loss_is_equation_8(seed):
 
 def test_single_pair_gives_no_matching_loss_and_equal_features_finite_gradients():
     local = draw(2, 4, 3).requires_grad_()
-    loss = matching_tta_loss(local, torch.tensor([1]))
+    loss = matching_tta_loss(local, torch.tensor([1]), 0.3)
     loss.backward()
     assert loss == 0 and not local.grad.any()
     local = torch.ones(8, 3, 4, requires_grad=True)
@@ -118,7 +118,7 @@ def test_gradients_of_parts_chosen_many_times_are_the_same_each_time():
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        gradients = [torch.autograd.grad(matching_tta_loss(local, parts), local)[0] for _ in range(30)]
+        gradients = [torch.autograd.grad(matching_tta_loss(local, parts, 0.3), local)[0] for _ in range(30)]
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(gradients[0], other) for other in gradients)
