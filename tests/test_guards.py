@@ -53,7 +53,7 @@ def test_too_small_a_gallery_and_one_of_copies_are_refused(model, images, settin
     stop = stopped(model, images, settings, Guards())
     assert (stop.reason, stop.step) == ("images", 0)
     assert "only 10 of 10 images are different without near-duplicates, and 16 are needed" in str(stop)
-    assert stop.measured.set_index("guard").loc["images", ["measured", "limit"]].tolist() == [10, 16]
+    assert stop.measured.set_index("guard").loc["images", ["measured", "limit"]].tolist() == [10, "≥ 16"]
     copies = images[torch.arange(40) % 10]
     stop = stopped(model, copies, settings, Guards())
     assert "only 10 of 40 images are different" in str(stop)

@@ -102,7 +102,9 @@ def test_results_of_a_site_stay_in_a_folder_of_its_own(tmp_path):
 @pytest.mark.parametrize("change, message", [
     ({"images": None}, "images is a path"), ({"out": True}, "out is a path; got True"),
     ({"out": " "}, "out is a path"), ({"N": "abc"}, "N is a whole number of at least 4; got 'abc'"),
-    ({"places": -3}, "places is a whole number of at least 1")])
+    ({"places": -3}, "places is a whole number of at least 1"),
+    ({"images": "/nowhere"}, "images is a folder or a video that is there; there is no /nowhere"),
+    ({"probes": "/nowhere"}, "probes is a folder or a video")])
 def test_a_wrong_parameter_is_named_before_anything_is_read(change, message):
     good = {"images": "rendered", "probes": None, "out": None, "N": 2000, "places": 20, "seed": 0}
     with pytest.raises(ValueError, match=message):

@@ -210,6 +210,8 @@ def check_choices(images: str | Path, probes: str | Path | None, out: str | Path
         path = isinstance(value, (str, Path)) and str(value).strip()
         if not path and (value is not None or name == "images"):
             raise ValueError(f"{name} is a path; got {value!r}")
+        if path and name != "out" and value != "rendered" and not Path(value).expanduser().exists():
+            raise ValueError(f"{name} is a folder or a video that is there; there is no {value}")
     if out is not None:
         Path(out).expanduser().mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=Path(out).expanduser()).close()  # or it is read-only

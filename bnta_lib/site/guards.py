@@ -71,7 +71,7 @@ def guarded_adapt(model: BNTANet, images: Tensor, settings: Settings, guards: Gu
     def table() -> pd.DataFrame:
         return pd.DataFrame(rows.values(), columns=["guard", "step", "measured", "limit", "what"])
 
-    def measure(guard: str, step: int, value: float, limit: float, what: str, good: bool, why: str) -> None:
+    def measure(guard: str, step: int, value: float, limit: str, what: str, good: bool, why: str) -> None:
         rows[guard] = guard, step, value, limit, what
         if not good:
             when = f"after step {step}" if step else "before the first step"
@@ -82,15 +82,15 @@ def guarded_adapt(model: BNTANet, images: Tensor, settings: Settings, guards: Gu
     local = embed(model, images)[1] if local is None else local
     before, least = spread(embed(model, sample)[0]), guards.min_images
     different = n - round(duplicates(images, local, SAME) * n)
-    measure("images", 0, different, least, f"different ones of {n}", different >= least,
+    measure("images", 0, different, f"≥ {least}", f"different ones of {n}", different >= least,
             f"only {different} of {n} images are different without near-duplicates, and {least} are needed "
             "(min_images): collect more images")
 
     def on_step(step: int, adapted: BNTANet, losses: dict[str, float]) -> None:
-        measure("loss", step, losses["total"], math.inf, "Eq. (13)", True, "")
+        measure("loss", step, losses["total"], "finite", "Eq. (13)", True, "")
         moved, layers = moves(model, adapted), list(bn_layers(model))
         move, layer = float(moved.max()), layers[moved.argmax()]  # a NaN counts as the largest
-        measure("move", step, move, guards.max_move, layer, move <= guards.max_move,
+        measure("move", step, move, f"≤ {guards.max_move:g}", layer, move <= guards.max_move,
                 f"the layer {layer} has moved by {move:.2f} of its output's size, more than the "
                 f"{guards.max_move:g} allowed (max_move): lower tta_lr, tta_momentum or tta_epochs, or check "
                 "the images")
@@ -99,11 +99,11 @@ def guarded_adapt(model: BNTANet, images: Tensor, settings: Settings, guards: Gu
         result = adapt(model, images, settings, local=local, on_step=on_step, **options)
     except FloatingPointError as error:
         step = rows["loss"][1] if "loss" in rows else 0
-        measure("loss", step, math.nan, math.inf, str(error), False, str(error))
+        measure("loss", step, math.nan, "finite", str(error), False, str(error))
     after = spread(embed(result.model, sample)[0])
     # Images that were all alike before have no spread to lose.
     ratio = after / before if before > 1e-6 or math.isnan(after) else 1.0
-    measure("spread", len(result.losses), ratio, guards.min_spread,
+    measure("spread", len(result.losses), ratio, f"≥ {guards.min_spread:g}",
             f"mean distance {before:.3g} before, {after:.3g} after", ratio >= guards.min_spread,
             f"the features have collapsed: the mean distance between images fell to {ratio:.2f} of what it "
             f"was, below the {guards.min_spread:g} allowed (min_spread): lower tta_lr or tta_epochs")
