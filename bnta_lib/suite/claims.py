@@ -198,8 +198,9 @@ def check(lab: Lab) -> None:
     table = judge(gather(lab), claims_on(lab.targets))
     numbers = table["verdict"].value_counts()
     counts = f"{len(table)} claims: " + ", ".join(f"{word} {numbers.get(word, 0)}" for word in VERDICTS)
-    columns = table.set_index(["id", "verdict", "claim", "target"])[["here", "low", "high", "unit", "paper"]]
-    text = columns.to_string(sparsify=False, na_rep="–", float_format="{:.3g}".format)
+    columns = table.set_index(["id", "verdict", "claim", "target"])
+    text = columns[["here", "low", "high", "unit", "paper", "note"]].to_string(
+        sparsify=False, na_rep="–", float_format="{:.3g}".format)
     print("\n\n".join(filter(None, [text, NOTE, counts, lab.about, caution(lab.run)])))
     lab.save_table(table.set_index("id").round(3), "paper_check", f"{NOTE}\n\n{counts}")
     lab.save(claims_figure(table), "paper_check", "Each claim of the paper with its verdict: what is "

@@ -144,7 +144,7 @@ def _alt(picture: Path) -> str:
 def _table(file: Path) -> str:
     table = markdown_html(file.read_text(encoding="utf-8"))
     for word, (kind, symbol) in VERDICTS.items():
-        table = table.replace(f">{word}<", f'><span class="{kind}">{symbol} {word}</span><')
+        table = re.sub(rf">{word}(| \(.*?\))<", rf'><span class="{kind}">{symbol} {word}</span>\1<', table)
     return table
 
 
