@@ -18,6 +18,8 @@ from bnta_lib.figures.base import COLOURS, TEXT_WIDTH, use_style
 from bnta_lib.files import atomic
 from bnta_lib.suite.store import machine
 
+ALT = "Every goal, and by how many times ours is better than the goal requires"
+
 
 def draw(rows: pd.DataFrame, where: str) -> Figure:
     """A line a goal, the best standing on top: its ratio, its goal, and whether it is met."""
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     where = machine() if machine() in set(rows["machine"]) else rows["machine"].iloc[-1]
     use_style()
     figure = draw(rows[rows["machine"] == where], where)
-    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
+    for kind, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None, "Description": ALT})):
         with atomic(path.with_name(f"results.{kind}")) as temporary:
             figure.savefig(temporary, format=kind, metadata=metadata)
 

@@ -135,7 +135,8 @@ def study(device: str, quick: bool) -> Iterator[Row]:
         with atomic(figures_dir("laptop") / "guards.csv") as temporary:
             cases.round(4).to_csv(temporary, index=False)
         use_style()
-        save_figure(draw(cases), "guards", "laptop")
+        alt = "What each guard measures in every case, and its limit"
+        save_figure(draw(cases), "guards", "laptop", alt)
     stopped = cases[cases["stopped"] != ""]
     yield Row("adaptions that a guard stops", len(stopped), "adaptions", note=f"of {len(cases)}")
 
