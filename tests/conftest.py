@@ -1,5 +1,6 @@
 """A network and images small enough to adapt in a fraction of a second."""
 
+import os
 import subprocess
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from bnta_lib.model import BNTANet, bn_layers
 from bnta_lib.settings import Settings, settings
 
 torch.set_num_threads(1)  # the networks of these tests are too small to share
+os.environ.pop("BNTA_FIGURES", None)  # of the caller: tests write elsewhere
 
 
 @pytest.fixture(scope="session")
