@@ -5,8 +5,8 @@ import hashlib
 import json
 import os
 import pickle
+import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ from datetime import date
 import pandas as pd
 import torch
 from joblib import cpu_count
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import get_reusable_executor, process_executor
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -209,8 +209,6 @@ def _headroom(measurer: Measurer, unit: Unit) -> list[dict]:
 
 EXPERIMENTS = {"retrieval": _retrieval, "changes": _changes, "shift": _shift, "headroom": _headroom}
 
-# loky replaces a process that has grown much; its units are measured by the new one.
-warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
 PATIENCE = 20  # seconds that a scheduler has to answer
 # A network allocates the same large blocks again and again. glibc would return each to the system and get it
 # anew, page by page. Kept, in one arena and in large pages, they make the laptop's network 16 % faster.
@@ -267,6 +265,9 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
 def _start(pickled: bytes, parent: int) -> None:
     global _measurer
     end_with(parent)
+    # loky ends a process that has grown by 300 MB, as each of these does, and with it the features that its
+    # units share: measuring took a half longer.
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
     _measurer = pickle.loads(pickled)
 
 
