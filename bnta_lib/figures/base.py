@@ -66,7 +66,8 @@ def picture(figure: Figure, alt: str = "", trim: bool = True) -> Image:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         pixels = pil.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    kind, options = ("jpeg", {"quality": 80}) if photographs(figure) else ("png", {"optimize": trim})
+    png = {"optimize": True} if trim else {"compress_level": 1}
+    kind, options = ("jpeg", {"quality": 80}) if photographs(figure) else ("png", png)
     pixels.save(buffer := io.BytesIO(), kind, **options)
     return Image(buffer.getvalue(), format=kind, alt=alt or None)
 
