@@ -25,14 +25,8 @@ from bnta_lib.suite.tables import paper_values, row_name
 TOLERANCE = 1.0
 UNDECIDED = {"difference": math.nan, "low": math.nan, "high": math.nan, "verdict": OPEN, "reason": ""}
 UNITS = {"layers": RATE, "differ": SHARE, "seconds": "s", "ms": "times"}  # by kind or metric; else points
-NOTE = (
-    "here and paper: the same difference in our numbers and in the paper's, in points of rank 1 unless "
-    "another unit is given; shares of layers and times are levels. low and high: 95 % interval of ours "
-    "(Student's t over splits, paired, adaption seeds averaged first; Figures 3 and 4 have seed 0 alone), "
-    "but 97.5 % for the rise and decline with K, whose best K is chosen on the other splits. "
-    "Splits share people, so that intervals are somewhat too narrow. Of many intervals, chance alone clears "
-    "5 % of zero."
-)
+NOTE = ("here and paper: the same difference, in points of rank 1 unless another unit is given. low and high: "
+        "95 % interval of ours, 97.5 % for rise and decline with K. The rules: docs/results.md.")
 
 
 @dataclass(frozen=True)
@@ -167,10 +161,10 @@ JUDGES = {"greater": _greater, "small effect": _greater, "highest": _highest, "l
 
 
 def time_rows(rows: pd.DataFrame, targets: Mapping[str, Target]) -> pd.DataFrame:
-    """What adaption costs on each split and with each seed, a row a number; ``rows``: those of Table 2.
+    """Seconds of adaption on each split and with each seed, from rows of Table 2: a row a number.
 
-    Metrics: "seconds" (features of the gallery, pairing and steps) and "ms": an image's inference with
-    adaption, whose seconds are spread over probe and gallery, as a multiple of that without.
+    Metrics: "seconds" (features, pairing, steps) and "ms": an image's inference with its share of them, as a
+    multiple of that without.
     """
     parts = rows[(rows["method"] == "BNTA") & (rows["unit"] == "s")]
     keys = ["target", "split", "seed", "profile", "machine", "N"]  # N: images of the gallery
@@ -198,8 +192,7 @@ def check(lab: Lab) -> None:
     table = judge(gather(lab), claims_on(lab.targets))
     numbers = table["verdict"].value_counts()
     counts = f"{len(table)} claims: " + ", ".join(f"{word} {numbers.get(word, 0)}" for word in VERDICTS)
-    columns = table.set_index(["id", "verdict", "claim", "target"])
-    text = columns[["here", "low", "high", "unit", "paper", "note"]].to_string(
+    text = table.set_index(["id", "verdict", "claim", "target"]).drop(columns="where").to_string(
         sparsify=False, na_rep="–", float_format="{:.3g}".format)
     print("\n\n".join(filter(None, [text, NOTE, counts, lab.about, caution(lab.run)])))
     lab.save_table(table.set_index("id").round(3), "paper_check", f"{NOTE}\n\n{counts}")

@@ -135,8 +135,7 @@ class Lab:
 
     def save_table(self, frame: pd.DataFrame, name: str, note: str = "", rows: pd.DataFrame | None = None,
                    images: str | None = None) -> pd.DataFrame:
-        """Write a table as :func:`write_table` does, :attr:`about` below it; return it for display, with "–"
-        for what is missing."""
+        """:func:`write_table` with :attr:`about` below; the table for display, "–" for what is missing."""
         write_table(frame, name, self.run, f"{note} {self.about}".strip(), rows, images)
         return frame.astype(object).where(frame.notna(), "–")
 

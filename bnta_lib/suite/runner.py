@@ -265,8 +265,7 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
 def _start(pickled: bytes, parent: int) -> None:
     global _measurer
     end_with(parent)
-    # loky ends a process that has grown by 300 MB, as each of these does, and with it the features that its
-    # units share: measuring took a half longer.
+    # loky ends a process that has grown by 300 MB, as these do, and with it the features that units share.
     process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
     _measurer = pickle.loads(pickled)
 

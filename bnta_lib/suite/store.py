@@ -45,10 +45,7 @@ def recorded_path(profile: str) -> Path:
 
 
 def key_of(unit: dict) -> str:
-    """SHA-256 of those values of :data:`KEY` that are no defaults: a new setting or option keeps all keys.
-
-    Numbers count by their value, whatever their type.
-    """
+    """SHA-256 of those values of :data:`KEY` that are no defaults: a new setting or option keeps all keys."""
     options = ADAPTERS[unit["adapter"]].options
     defaults = {column: getattr(Settings, name) for column, name in SETTINGS.items()}
     defaults |= {name: "+".join(v) if isinstance(v, tuple) else v for name, v in options.items()}

@@ -16,8 +16,7 @@ STAGES = ("features", "pairing", "steps")  # of an adaption, each with its secon
 # 0.95 noise alone clears zero about twice as often as it should, at this level about as often.
 PEAK_LEVEL = 0.975
 VALUE = ["choice", "value_label"]
-BETWEEN_TRAININGS = [choice.name for choice in CHOICES.values()
-                     if len({value.training for value in choice.values}) > 1]
+BETWEEN_TRAININGS = [c.name for c in CHOICES.values() if len({value.training for value in c.values}) > 1]
 DEFAULTS = {choice.name: choice.default for choice in (*CHOICES.values(), AFFINE)}
 KINDS = HOME, TARGET, NEUTRAL = ("held-out people of a source", "target", "target, neutral camera")
 STRONGEST = "bnta"
@@ -45,11 +44,10 @@ def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 def peak_in_k(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
     """Whether rank 1 rises from the smallest K to a K inside, and declines from it to the largest.
 
-    The best of many noisy values always looks like a peak. So the K inside is chosen for every split on the
-    *other* splits alone. Two rows (``part``: "rise", "decline") for each target and N with three values of K
-    or more. Columns: target, N, part, best (K of the highest mean), inside (neither end), difference (points;
-    positive as the paper has it), low, high (see PEAK_LEVEL), splits, verdict. ``pooled``: averaged over N on
-    every split, with sizes (how many). No row for a single split.
+    The best of noisy values always looks like a peak: so a split's K inside is chosen on the *other* splits.
+    Two rows (``part``: "rise", "decline") for each target and N with three values of K or more. Columns:
+    target, N, part, best (K of the highest mean), inside (neither end), difference (points), low, high (see
+    PEAK_LEVEL), splits, verdict. ``pooled``: averaged over N, with sizes (how many). No row for one split.
     """
     tables = []
     for target, n, table in _tables(rows, "N", "K", metric, least=3):

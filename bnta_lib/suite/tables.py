@@ -46,9 +46,6 @@ def reading_of(table: str) -> str:
     return "restore" if table.endswith("_restore") else "alone"
 
 
-# ---------------------------------------------------------------- tables as printed
-
-
 def table_1(targets: Mapping[str, Target]) -> pd.DataFrame:
     """Table 1 as cited and as counted on the first split: a row a target, columns ("paper" | "here", count).
 
@@ -150,9 +147,6 @@ def table_5(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """
     table = pd.DataFrame(_columns(rows, metric)).rename_axis("updated")
     return table.rename(index=lambda method: row_name(method, ", ")[0])
-
-
-# ---------------------------------------------------------------- comparisons
 
 
 def compare(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]] | str, metric: str = "R1") -> pd.DataFrame:

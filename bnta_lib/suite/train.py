@@ -95,9 +95,9 @@ def trained_on(settings: Settings, data: str | Path = "embedded") -> str:
     """The published sets that models were trained on, and settings that differ from ``settings``."""
     root = real_root(data)
     paths = {name: weights_path(settings, name, root) for name in MODELS}
-    notes = [f"{name} with {', '.join(odd)} instead of its profile's" for name, path in paths.items()
-             if path.is_file()
-             and (odd := differences(read_weights(path)[0], model_settings(settings, name)))]
+    records = {name: read_weights(path)[0] for name, path in paths.items() if path.is_file()}
+    notes = [f"{name} with {', '.join(odd)} instead of its profile's" for name, record in records.items()
+             if (odd := differences(record, model_settings(settings, name)))]
     if root:
         return "; ".join([read_weights(paths["bnta"])[0]["sources"], *notes])
     return "; ".join(["the embedded sources", *notes]) if notes else ""
