@@ -25,8 +25,8 @@ from bnta_lib.suite.tables import paper_values, row_name
 TOLERANCE = 1.0
 UNDECIDED = {"difference": math.nan, "low": math.nan, "high": math.nan, "verdict": OPEN, "reason": ""}
 UNITS = {"layers": RATE, "differ": SHARE, "seconds": "s", "ms": "times"}  # by kind or metric; else points
-NOTE = ("here and paper: the same difference, points of rank 1 unless another unit is given. low and high: 95 "
-        "% interval of ours, 97.5 % for rise and decline with K. The rules: docs/results.md.")
+NOTE = ("here and paper: the same difference, points of rank 1 unless another unit is given. low and high: "
+        "95 % interval of ours, 97.5 % for rise and decline with K. The rules: docs/results.md.")
 
 
 @dataclass(frozen=True)
