@@ -102,7 +102,7 @@ def test_split_has_the_papers_sizes(name):
     pids = torch.tensor([sample.pid for sample in own.samples])
     everyone = sorted(pid for pid in set(pids.tolist()) if (pids == pid).sum() > 1)
     committed = json.loads((ROOT / "data" / "splits" / f"{name.lower()}.json").read_text())
-    assert len(splits) == 10 and f"ten seeded splits (data/splits/{name.lower()}.json)" in words
+    assert len(splits) == 10 and f"10 seeded splits (data/splits/{name.lower()}.json)" in words
     for split, of_people in zip(splits, committed):
         assert (len(split.probe), len(split.gallery)) == SIZES[name]
         assert pids[split.probe].tolist() == [everyone[k - 1] for k in of_people["test"]]
@@ -115,7 +115,7 @@ def test_grid_is_split_as_its_owner_says(grid):
     splits, words = target_splits(grid, PAPER)
     cells = scipy.io.loadmat(grid.folder / "features_and_partitions.mat")["trainIdxAll"][0]
     pids = torch.tensor([sample.pid for sample in grid.samples])
-    assert len(splits) == 10 and "ten official splits" in words
+    assert len(splits) == 10 and "10 official splits" in words
     for split, cell in zip(splits, cells):
         train = set(cell[0][0][2][0].tolist())
         assert len(train) == 125
@@ -174,7 +174,7 @@ def test_part_of_a_set_is_named_as_such():
     with pytest.raises(ValueError, match="at least one probe"):
         target_splits(replace(own, samples=own.samples[:4]), PAPER)
     _, words = target_splits(own, replace(PAPER, splits=2))
-    assert "the first 2 of this suite's ten" in words
+    assert "the first 2 of this suite's 10" in words
 
 
 # ---- what `data` names

@@ -250,10 +250,10 @@ def _splits(found: Found, people: Sequence[int]) -> tuple[list[dict], str]:
         except Exception as error:  # what SciPy raises for a damaged file shares no base class
             raise ValueError(f"{mat} does not hold {found.name}'s splits ({error}): unpack again") from error
         splits = [{"test": [k for k, pid in enumerate(people, 1) if pid not in train]} for train in trained]
-        return splits, "the ten official splits"
+        return splits, f"the {len(splits)} official splits"
     file = ROOT / "data" / "splits" / f"{found.name.lower()}.json"
     splits = json.loads(file.read_text(encoding="utf-8"))
-    whole, which = len(splits[0]["train"] + splits[0]["test"]), "this suite's ten seeded splits"
+    whole, which = len(splits[0]["train"] + splits[0]["test"]), f"this suite's {len(splits)} seeded splits"
     if len(people) < whole:
         which += f", of its {whole} people the {len(people)} that are here (no published number compares)"
     return splits, f"{which} (data/splits/{file.name})"
