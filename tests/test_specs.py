@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from bnta_lib import settings
-from bnta_lib.adapters import ADAPTERS
+from bnta_lib.adapters import ADAPTERS, adapter
 from bnta_lib.settings import model_settings
 from bnta_lib.suite import specs
 from bnta_lib.suite.specs import AFFINE, CHOICES, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLES, Spec
@@ -110,6 +110,13 @@ def test_every_cell_can_be_paired_has_a_negative_and_one_is_table_2s(gallery):
 def test_override_that_no_adaption_reads_is_refused():
     with pytest.raises(ValueError, match="no adaption reads 'stripes': name a training that has it"):
         Spec("more stripes", overrides={"stripes": 8})
+
+
+def test_adapter_that_reads_a_setting_without_a_column_is_refused(monkeypatch):
+    monkeypatch.setitem(ADAPTERS, "x", None)  # taken out again
+    adapter("x", "tta_lrr")(lambda model, images, settings, *, seed=0: model)
+    with pytest.raises(ValueError, match="x reads 'tta_lrr', which has no column in SETTINGS"):
+        Spec("x", adapter="x")
 
 
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)

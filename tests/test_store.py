@@ -13,7 +13,7 @@ import pytest
 
 from bnta_lib.settings import METHOD_VERSION, ROOT, settings
 from bnta_lib.suite import store as module
-from bnta_lib.suite.specs import TABLE_2, Spec
+from bnta_lib.suite.specs import LATER, TABLE_2, Spec
 from bnta_lib.suite.store import export, key_of, open_store
 
 RECORDED = ROOT / "data" / "results" / "laptop.csv.gz"
@@ -56,12 +56,18 @@ def test_what_decides_a_number_is_in_its_key(other):
     assert key_of(unit()) != key_of(other)
 
 
-def test_new_setting_or_option_at_its_default_keeps_the_key():
+def test_setting_or_option_that_came_later_keeps_the_keys_of_before(monkeypatch):
     for name, default, another in (("margin", 0.3, 0.5), ("follow_bnneck", 1, 0), ("reading", "alone", "x")):
+        keys = [key_of(unit(**{name: value})) for value in (None, default, another)]
+        assert len({*keys}) == 3
+        monkeypatch.setitem(LATER, name, default)
         keys = [key_of(unit(**{name: value})) for value in (None, default, another)]
         assert keys[0] == keys[1] != keys[2]
     alpha = unit(Spec("x", adapter="alpha_bn"))
-    assert key_of(alpha) == key_of(alpha | {"options": ""}) != key_of(alpha | {"options": '{"alpha": 0.1}'})
+    before = key_of(alpha | {"options": ""})
+    assert before != key_of(alpha)
+    monkeypatch.setitem(LATER, "alpha", 0.5)
+    assert before == key_of(alpha) != key_of(alpha | {"options": '{"alpha": 0.1}'})
 
 
 def test_store_of_an_earlier_time_gets_the_columns_that_it_lacks(tmp_path):

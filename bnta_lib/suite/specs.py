@@ -15,6 +15,8 @@ from bnta_lib.settings import WEAKER, Settings
 SETTINGS = {"momentum": "tta_momentum", "epochs": "tta_epochs", "lr": "tta_lr", "optimizer": "tta_optimizer",
             "margin": "margin", "lambda3": "lambda3", "reduction": "matching_reduction"}
 READ = {"K", "tta_batch", "normalise_features", *SETTINGS.values()}  # what a row may override
+# Columns and options that came later, with the value that all rows of before have: it is in no key.
+LATER: dict[str, object] = {}
 OPTIONS = ("layers", "quantities", "losses", "reading", "follow_bnneck")
 COLUMNS = ("training", "adapter", "N", "K", *SETTINGS, *OPTIONS, "normalise", "options")
 DIVERGED = "diverged"  # the only metric of a row whose adaption diverged

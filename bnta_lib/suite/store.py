@@ -21,11 +21,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from bnta_lib.adapters import ADAPTERS
 from bnta_lib.files import atomic
 from bnta_lib.settings import METHOD_VERSION, ROOT, Settings, cache_dir
 from bnta_lib.suite.specs import COLUMNS as SPEC
-from bnta_lib.suite.specs import SETTINGS
+from bnta_lib.suite.specs import LATER, SETTINGS
 
 # `sample` is a digest of probe, gallery and any sources; `seconds` is how long the row's unit took.
 KEY = ("version", "experiment", *SPEC, "data", "weights", "sample", "split", "seed")
@@ -45,15 +44,12 @@ def recorded_path(profile: str) -> Path:
 
 
 def key_of(unit: dict) -> str:
-    """SHA-256 of those values of :data:`KEY` that are no defaults: a new setting or option keeps all keys."""
-    options = ADAPTERS[unit["adapter"]].options
-    defaults = {column: getattr(Settings, name) for column, name in SETTINGS.items()}
-    defaults |= {name: "+".join(v) if isinstance(v, tuple) else v for name, v in options.items()}
+    """SHA-256 of the values of :data:`KEY` but those of LATER; numbers count by value, whatever their type."""
     values = {name: unit[name] for name in KEY if not pd.isna(unit[name])}
     values |= json.loads(values.pop("options", "") or "{}")
-    numbers = {name: float(value) if isinstance(value, Number) else value for name, value in values.items()
-               if value not in ("", defaults.get(name))}
-    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
+    plain = {name: float(value) if isinstance(value, Number) else value for name, value in values.items()
+             if value not in ("", LATER.get(name))}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
