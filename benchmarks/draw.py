@@ -45,6 +45,8 @@ def draw(rows: pd.DataFrame, where: str) -> Figure:
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     axis.xaxis.set_minor_locator(NullLocator())
+    axis.tick_params(axis="x", labelsize=7)
+    axis.xaxis.label.set_size(8)
     figure.suptitle(f"Ours against each goal (in brackets), on {where}", fontsize=7)
     return figure
 
