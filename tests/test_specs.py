@@ -5,7 +5,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from bnta_lib import settings
-from bnta_lib.adapters import ADAPTERS, adapter
+from bnta_lib.adapters import ADAPTERS
+from bnta_lib.adapters import adapter as register
 from bnta_lib.settings import model_settings
 from bnta_lib.suite import specs
 from bnta_lib.suite.specs import AFFINE, CHOICES, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLES, Spec
@@ -114,7 +115,7 @@ def test_override_that_no_adaption_reads_is_refused():
 
 def test_adapter_that_reads_a_setting_without_a_column_is_refused(monkeypatch):
     monkeypatch.setitem(ADAPTERS, "x", None)  # taken out again
-    adapter("x", "tta_lrr")(lambda model, images, settings, *, seed=0: model)
+    register("x", "tta_lrr")(lambda model, images, settings, *, seed=0: model)
     with pytest.raises(ValueError, match="x reads 'tta_lrr', which has no column in SETTINGS"):
         Spec("x", adapter="x")
 

@@ -44,7 +44,7 @@ def recorded_path(profile: str) -> Path:
 
 
 def key_of(unit: dict) -> str:
-    """SHA-256 of the values of :data:`KEY` but those of LATER; numbers count by value, whatever their type."""
+    """SHA-256 of the values of :data:`KEY` but those of LATER. A number counts by its value, not its type."""
     values = {name: unit[name] for name in KEY if not pd.isna(unit[name])}
     values |= json.loads(values.pop("options", "") or "{}")
     plain = {name: float(value) if isinstance(value, Number) else value for name, value in values.items()
