@@ -22,7 +22,7 @@ from bnta_lib.settings import Settings
 from bnta_lib.suite.layers import bn_outputs, shift_by_layer, source_sample
 
 ORDERS = ("most improved first", "most worsened first", "in the target's order")
-WIDE = {"layout": W.Layout(width="420px"), "style": {"description_width": "96px"}}
+WIDE = {"layout": W.Layout(width="420px"), "style": {"description_width": "112px"}}
 RELEASED = {"continuous_update": False, **WIDE}  # a slider calls back on release
 gc.freeze()  # modules are never garbage: to look through theirs takes 0.2 s of a slider's answer now and then
 NO_KERNEL = "Sliders: they move in JupyterLab, when this notebook is run there (make lab)."
