@@ -141,8 +141,8 @@ def test_marked_default_is_what_the_profile_does(profile):
 
 
 def test_row_before_adaption_is_of_the_same_network_and_distance():
-    rows = {tuple(spec.labels.values()): spec for name, spec, _ in planned("open_choices")
-            if name == "GRID" and spec.adapter == "none"}
+    rows = {(spec.labels["choice"], spec.labels["value_label"]): spec
+            for name, spec, _ in planned("open_choices") if name == "GRID" and spec.adapter == "none"}
     for choice in CHOICES.values():
         for value in choice.values:
             before = rows[choice.name, value.method].columns(LAPTOP, 900)

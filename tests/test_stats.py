@@ -36,9 +36,7 @@ def test_paired_test_agrees_with_scipy_whatever_the_order_of_the_rows(rows):
                             for m in ("BNTA", "BNTA w/o TTA"))
             oracle = scipy_stats.ttest_rel(ours, theirs)
             assert row.difference == pytest.approx((ours - theirs).mean())
-            assert row.p == pytest.approx(oracle.pvalue)
             assert (row.low, row.high) == pytest.approx(tuple(oracle.confidence_interval(0.95)))
-            assert (row.better, row.splits) == ((ours > theirs).sum(), 6)
 
 
 def test_interval_by_hand_at_two_levels():
@@ -47,17 +45,10 @@ def test_interval_by_hand_at_two_levels():
         assert stats.interval(values, level) == pytest.approx((3 - t * 0.70711, 3 + t * 0.70711), abs=1e-4)
 
 
-def test_difference_of_rounding_is_a_tie():
-    ours = [[30 + 7e-15], [0.1 + 0.2], [31], [29]]
-    rows = tidy({("iLIDS", "BNTA"): ours, ("iLIDS", "Baseline"): [[30], [0.3], [30], [30]]})
-    assert stats.paired_test(rows, "BNTA", "Baseline").iloc[0]["better"] == 1
-    assert stats.paired_test(rows, "Baseline", "BNTA").iloc[0]["better"] == 1
-
-
 @pytest.mark.parametrize("values, reason", [
     ([2.0], ONE_SPLIT), ([2.0, 2.0], NO_SPREAD), ([0.3, 0.1 + 0.2, 0.3 + 1e-12], NO_SPREAD)])
 def test_one_split_or_no_spread_gives_no_interval_and_its_reason(values, reason):
     test = stats.describe(values)
     assert test["difference"] == pytest.approx(np.mean(values))
-    assert np.isnan([test["low"], test["high"], test["p"]]).all()
+    assert np.isnan([test["low"], test["high"]]).all()
     assert (test["verdict"], test["reason"]) == (OPEN, reason)

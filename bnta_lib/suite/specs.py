@@ -182,7 +182,8 @@ AFFINE = Choice("affine", tuple(
 def _choice_rows(choice: Choice) -> Iterator[Spec]:
     """Each value, and its row without adaption, of the same network and distance."""
     for value in choice.values:
-        labels = {"choice": choice.name, "value_label": value.method}
+        labels = {"choice": choice.name, "value_label": value.method,
+                  "default": value.method == choice.default}
         spec = replace(value, method=f"{choice.name}: {value.method}", labels=labels)
         yield from (spec, replace(spec, method=f"{spec.method}; none", adapter="none", options={}))
 

@@ -30,19 +30,16 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
 def describe(values: Sequence[float], level=0.95, above=0.0, below=math.inf) -> dict:
     """Test of values, one a split, on "their mean lies between ``above`` and ``below``".
 
-    Keys: difference (the mean), low, high (its interval), p (two-sided t-test against zero), better (how
-    many are above zero), splits, verdict ("holds" if the whole interval lies between, "does not hold" if it
-    lies outside) and reason (why the verdict is open; empty if the interval decides).
+    Keys: difference (the mean), low, high (its interval), verdict ("holds" if the whole interval lies
+    between, "does not hold" if it lies outside) and reason (why the verdict is open; empty if the interval
+    decides).
     """
-    values = np.asarray(values, float)
     low, high = interval(values, level)
-    test = {"difference": float(values.mean()), "low": low, "high": high, "p": math.nan,
-            "better": int((values > TIE).sum()), "splits": len(values), "verdict": OPEN, "reason": ""}
+    test = {"difference": float(np.mean(values)), "low": low, "high": high, "verdict": OPEN, "reason": ""}
     if math.isnan(low):
         return test | {"reason": ONE_SPLIT if len(values) < 2 else NO_SPREAD}
     holds, fails = above < low and high <= below, high < above or low > below
-    return test | {"p": float(stats.ttest_1samp(values, 0).pvalue),
-                   "verdict": HOLDS if holds else FAILS if fails else OPEN}
+    return test | {"verdict": HOLDS if holds else FAILS if fails else OPEN}
 
 
 def describe_by(table: pd.DataFrame, keys: Sequence[str], column="difference", **options) -> pd.DataFrame:
@@ -67,36 +64,27 @@ def paired_test(rows: pd.DataFrame, method: str | Sequence[str], against: str | 
                 metric: str = "R1", **limits) -> pd.DataFrame:
     """Test of method minus against (one each, or several added up) on the same splits: a row a target.
 
-    Columns: target, those of :func:`describe` with these ``limits``, and seed_std (points: the spread of
-    ``method`` over adaption seeds, mean over splits). Nothing is resolved between trainings with one set of
-    weights each: how much such trainings vary is in no interval.
+    Columns: target, and those of :func:`describe` with these ``limits``. Nothing is resolved between
+    trainings with one set of weights each: how much such trainings vary is in no interval.
     """
     values = rows[rows["metric"] == metric].groupby(["target", "split", "method"], sort=False)["value"]
-    table = values.mean().unstack("method")
-    ours, theirs = np.atleast_1d(method), np.atleast_1d(against)
-    first, second = (table[side].sum(axis=1, skipna=False) for side in (ours, theirs))
+    table, sides = values.mean().unstack("method"), (np.atleast_1d(method), np.atleast_1d(against))
+    first, second = (table[side].sum(axis=1, skipna=False) for side in sides)
     tests = describe_by((first - second).rename("difference").reset_index(), ["target"], **limits)
-    times = rows[rows["method"].isin([*ours, *theirs])].groupby("training")["weights"].nunique()
-    if len(times) > 1 and times.min() < 2:
-        tests = tests.assign(verdict=OPEN, reason=ONE_EACH)
-    spread = values.std()
-    spread = spread[spread.index.get_level_values("method").isin(ours)]
-    return tests.assign(seed_std=tests["target"].map(spread.groupby("target").mean()))
+    times = rows[rows["method"].isin(np.concatenate(sides))].groupby("training")["weights"].nunique()
+    one_each = len(times) > 1 and times.min() < 2
+    return tests.assign(verdict=OPEN, reason=ONE_EACH) if one_each else tests
 
 
 def printed(tests: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Tests as print shows them: text, indexed by ``keys``, with "–" for what is missing.
 
-    Points have two decimals, p has one digit. A verdict that no interval decides carries its reason.
+    Numbers have two decimals. A verdict that no interval decides carries its reason.
     """
     table = tests.set_index([*keys])
     if "reason" in table:
         table["verdict"] += table.pop("reason").map(lambda reason: reason and f" ({reason})")
-    if "better" in table:
-        table["better"] = table["better"].map(str) + " of " + table.pop("splits").map(str)
-    for name, values in table.select_dtypes("float").items():
-        if name != "p":  # -0.00 is below zero
-            values = values.mask(values.abs() <= TIE, 0.0)
-        text = "{:.1g}" if name == "p" else "{:.2f}"
-        table[name] = values.map(text.format, na_action="ignore").fillna("–")
+    for name, values in table.select_dtypes("float").items():  # -0.00 is below zero
+        values = values.mask(values.abs() <= TIE, 0.0)
+        table[name] = values.map("{:.2f}".format, na_action="ignore").fillna("–")
     return table

@@ -8,8 +8,8 @@ import pandas as pd
 from scipy import stats
 
 from bnta_lib.settings import WEAKER
-from bnta_lib.suite.specs import AFFINE, CHOICES, DIVERGED, STRENGTH
-from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, VERDICTS, describe_by, printed, split_gains
+from bnta_lib.suite.specs import CHOICES, DIVERGED, STRENGTH
+from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, VERDICTS, describe_by, split_gains
 
 STAGES = ("features", "pairing", "steps")  # of an adaption, each with its seconds
 # Level of peak_in_k's interval. The K of a split is chosen on the others, so differences are correlated: at
@@ -17,7 +17,6 @@ STAGES = ("features", "pairing", "steps")  # of an adaption, each with its secon
 PEAK_LEVEL = 0.975
 VALUE = ["choice", "value_label"]
 BETWEEN_TRAININGS = [c.name for c in CHOICES.values() if len({value.training for value in c.values}) > 1]
-DEFAULTS = {choice.name: choice.default for choice in (*CHOICES.values(), AFFINE)}
 KINDS = HOME, TARGET, NEUTRAL = ("held-out people of a source", "target", "target, neutral camera")
 STRONGEST = "bnta"
 # The trainings of each ladder, weakest first, and their share of the people or of the epochs.
@@ -28,7 +27,7 @@ LADDERS = pd.DataFrame(
 
 
 def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """A row a cell: target, N, K, value, std, difference, low, high, better, splits, verdict, and seconds.
+    """A row a cell: target, N, K, value, std, difference, low, high, verdict, and seconds.
 
     ``rows``: of ``lab.measure("figure_4")``. value and std (per cent) over splits. difference, low, high
     (points) against no adaption. Seconds of each stage and of all: medians, which a busy machine moves least.
@@ -38,7 +37,7 @@ def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     seconds = rows[rows["metric"].isin(STAGES)].pivot_table(
         index=[*keys, "split"], columns="metric", values="value")[list(STAGES)]
     seconds = seconds.assign(seconds=seconds.sum(axis=1)).groupby(level=keys).median().reset_index()
-    return cells.merge(describe_by(scores, keys).drop(columns=["p", "reason"])).merge(seconds)
+    return cells.merge(describe_by(scores, keys).drop(columns="reason")).merge(seconds)
 
 
 def peak_in_k(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
@@ -46,34 +45,31 @@ def peak_in_k(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> p
 
     The best of noisy values always looks like a peak: so a split's K inside is chosen on the *other* splits.
     Two rows (``part``: "rise", "decline") for each target and N with three values of K or more. Columns:
-    target, N, part, best (K of the highest mean), inside (neither end), difference (points), low, high (see
-    PEAK_LEVEL), splits, verdict. ``pooled``: averaged over N, with sizes (how many). No row for one split.
+    target, N, part, best (K of the highest mean), difference (points), low, high (see PEAK_LEVEL), verdict.
+    ``pooled``: averaged over N on every split. No row for one split.
     """
     tables = []
     for target, n, table in _tables(rows, "N", "K", metric, least=3):
         inner = table.iloc[:, 1:-1].to_numpy()
         others = inner.sum(0) - inner  # of each K inside, summed over the other splits
         selected = inner[np.arange(len(inner)), others.argmax(1)]
-        best = table.mean().idxmax()
         for part, end in (("rise", table.columns[0]), ("decline", table.columns[-1])):
-            tables.append(pd.DataFrame({
-                "target": target, "N": n, "part": part, "best": best,
-                "inside": best not in table.columns[[0, -1]], "difference": selected - table[end]}))
-    keys = ["target", "part"] if pooled else ["target", "N", "part", "best", "inside"]
-    return _tests(tables, keys, pooled, PEAK_LEVEL)
+            tables.append(pd.DataFrame({"target": target, "N": n, "part": part, "best": table.mean().idxmax(),
+                                        "difference": selected - table[end]}))
+    return _tests(tables, ["target", "part"] if pooled else ["target", "N", "part", "best"], PEAK_LEVEL)
 
 
 def trend_in_n(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
     """Points of rank 1 that a doubling of N brings at the same K: the slope over log2 N.
 
-    A row for each target and K with two values of N or more: target, K, difference, low, high, splits,
-    verdict. ``pooled``: averaged over K on every split, with sizes (how many).
+    A row for each target and K with two values of N or more: target, K, difference, low, high, verdict.
+    ``pooled``: averaged over K on every split.
     """
     tables = []
     for target, k, table in _tables(rows, "K", "N", metric, least=2):
         slopes = np.polyfit(np.log2(table.columns.to_numpy(float)), table.to_numpy().T, 1)[0]
         tables.append(pd.DataFrame({"target": target, "K": k, "difference": slopes}, table.index))
-    return _tests(tables, ["target"] if pooled else ["target", "K"], pooled)
+    return _tests(tables, ["target"] if pooled else ["target", "K"])
 
 
 def _tables(rows: pd.DataFrame, each: str, along: str, metric: str, least: int) -> Iterator[tuple]:
@@ -85,14 +81,12 @@ def _tables(rows: pd.DataFrame, each: str, along: str, metric: str, least: int) 
             yield target, value, table
 
 
-def _tests(tables: list[pd.DataFrame], keys: list[str], pooled: bool, level: float = 0.95) -> pd.DataFrame:
-    """Test of the differences over splits, a row a group; ``pooled``: averaged over sizes on every split."""
+def _tests(tables: list[pd.DataFrame], keys: list[str], level: float = 0.95) -> pd.DataFrame:
+    """Test over splits of the differences' means on each, a row a group of ``keys``."""
     if not tables:
         return pd.DataFrame()
-    values = pd.concat(tables).groupby([*keys, "split"], sort=False)["difference"]
-    values = values.agg(difference="mean", sizes="size").reset_index()
-    tests = describe_by(values, [*keys, "sizes"], level=level)
-    return tests.drop(columns=["p", "better", "reason"] + ["sizes"] * (not pooled))
+    values = pd.concat(tables).groupby([*keys, "split"], sort=False)["difference"].mean().reset_index()
+    return describe_by(values, keys, level=level).drop(columns="reason")
 
 
 def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
@@ -102,8 +96,7 @@ def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     (difference: the gain in points), and more, more_low, more_high, more_verdict: the same of the gain minus
     that of the choice's default value on the same splits.
     """
-    gains, keys = split_gains(rows, VALUE, VALUE, metric), [*VALUE, "default", "target"]
-    gains["default"] = gains["value_label"] == gains["choice"].map(DEFAULTS)
+    gains, keys = split_gains(rows, [*VALUE, "default"], VALUE, metric), [*VALUE, "default", "target"]
     same = [gains[key] for key in ("choice", "target", "split")]
     default = gains["difference"].where(gains["default"]).groupby(same).transform("first")
     gains["more"] = gains["difference"] - default
@@ -111,14 +104,6 @@ def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     table = describe_by(gains, keys).join(describe_by(gains, keys, "more")[[*names]].rename(columns=names))
     table.loc[table["choice"].isin(BETWEEN_TRAININGS), "more_verdict"] = OPEN  # one training each
     return table
-
-
-def choice_table(gains: pd.DataFrame, choice: str) -> pd.DataFrame:
-    """Rows of :func:`gain_rows` of one choice as printed: a row a target and value."""
-    shown = gains[gains["choice"] == choice].sort_values(
-        "target", key=lambda names: names.factorize()[0], kind="stable")
-    return printed(shown, ["target", "value_label"])[[
-        "default", "difference", "low", "high", "verdict", "more", "more_low", "more_high", "more_verdict"]]
 
 
 def diverged(rows: pd.DataFrame) -> pd.DataFrame:
@@ -195,10 +180,10 @@ def strength_gains(rows: pd.DataFrame, people: Mapping[str, int], metric: str = 
     """A row a ladder, target and training: what the features are worth, and what adaption adds.
 
     Columns: ladder, target, model, share, people, frozen (mean, per cent), difference (points), low, high,
-    better, splits, verdict. How much trainings of one share vary is in no interval.
+    verdict. How much trainings of one share vary is in no interval.
     """
     gains = split_gains(rows, ["training"], ["training"], metric).rename(columns={"training": "model"})
     gains, keys = LADDERS.merge(gains, on="model"), ["ladder", "target", "model", "share"]
     table = describe_by(gains, keys).join(gains.groupby(keys)["frozen"].mean(), on=keys)
     return table.assign(people=table["model"].map(people))[[
-        *keys, "people", "frozen", "difference", "low", "high", "better", "splits", "verdict"]]
+        *keys, "people", "frozen", "difference", "low", "high", "verdict"]]

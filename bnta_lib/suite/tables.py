@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 
 from bnta_lib.data.sets import Target
-from bnta_lib.model import BNTANet, layers_of
-from bnta_lib.settings import PAPER_SOURCES, ROOT, TARGETS, Settings
+from bnta_lib.model import BNTANet, count_parameters
+from bnta_lib.settings import ROOT, TARGETS, Settings
 from bnta_lib.suite.specs import TABLES
 from bnta_lib.suite.stats import METRICS, paired_test, printed
 
-CITED, OURS = "paper, cited", "here, measured"
+CITED, COUNTED, OURS = "paper, cited", "full network, counted", "here, measured"
 # How tables print losses and BN's quantities.
 SYMBOLS = {"none": "None", "id": "L_id", "pos": "L_pos", "mat": "L_mat", "mat^tta": "L_mat^tta",
            "mu": "μ", "var": "σ²", "gamma": "γ", "beta": "β"}
@@ -115,11 +115,10 @@ def table_3(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     return pd.concat(blocks, names=["", "target", "training"])
 
 
-def table_4(rows: pd.DataFrame, model: BNTANet, metric: str = "R1") -> pd.DataFrame:
+def table_4(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Table 4 as printed, text: a row a choice of layers to update, columns (heading, what).
 
-    Parameters of the layers (of norms gamma and beta) are counted in the paper's full network and in
-    ``model``, the one measured.
+    Parameters of the layers (of norms gamma and beta) are counted in the paper's full network.
     """
     methods, columns = rows["method"].unique(), {}
     if _cited(rows, metric) is not None:
@@ -128,15 +127,12 @@ def table_4(rows: pd.DataFrame, model: BNTANet, metric: str = "R1") -> pd.DataFr
     for (heading, target), text in _columns(rows, metric).items():
         columns[heading, f"{target} {metric}"] = text
     with torch.device("meta"):  # G and M for all of the paper's 18,530 people, without their memory
-        full = BNTANet(sum(people for _, people in PAPER_SOURCES.values()), Settings())
-    for heading, network in (("full network, counted", full), ("here, counted", model)):
-        kinds = {kind: sum(parameter.numel() for layer in layers_of(network, kind).values()
-                           for parameter in layer.parameters()) for kind in ("conv", "in", "bn")}
-        sizes = pd.Series({method: sum(kinds.get(kind, 0) for kind in method.lower().split("+"))
-                           for method in methods})
-        columns[heading, "parameters"] = sizes.map("{:,}".format)
-        columns[heading, "bytes, float32"] = (4 * sizes).map("{:,}".format)
-    order = [CITED, "full network, counted", "here, counted", OURS]
+        full = BNTANet(sum(Settings().people.values()), Settings())
+    counts = count_parameters(full)
+    kinds = {"BN": counts["BN gamma+beta"], "IN": counts["IN gamma+beta"], "Conv": counts["Conv and linear"]}
+    columns[COUNTED, "parameters"] = pd.Series(
+        {method: f"{sum(kinds.get(kind, 0) for kind in method.split('+')):,}" for method in methods})
+    order = [CITED, COUNTED, OURS]
     return pd.DataFrame(columns).reindex(order, axis="columns", level=0).rename_axis("updated")
 
 
@@ -149,14 +145,12 @@ def table_5(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     return table.rename(index=lambda method: row_name(method, ", ")[0])
 
 
-def compare(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]] | str, metric: str = "R1") -> pd.DataFrame:
+def compare(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]], metric: str = "R1") -> pd.DataFrame:
     """:func:`~bnta_lib.suite.stats.paired_test` of each (method, against), which are the first two columns.
 
-    ``rows``: of one of Tables 2 to 5. ``pairs``: or the name of a row that every other is compared with.
-    The last column, "paper", is the paper's difference in Table 3, 4 or 5, if its target was measured.
+    ``rows``: of one of Tables 2 to 5. The last column, "paper", is the paper's difference in Table 3, 4 or 5,
+    if its target was measured.
     """
-    if isinstance(pairs, str):
-        pairs = [(method, pairs) for method in rows["method"].unique() if method != pairs]
     tests = pd.concat({pair: paired_test(rows, *pair, metric) for pair in pairs}, names=["method", "against"])
     tests = tests.droplevel(-1).reset_index()
     if (cited := _cited(rows, metric)) is not None:
@@ -166,7 +160,7 @@ def compare(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]] | str, metric: 
 
 
 def gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """:func:`compare` of each row of Tables 3-5 with the same training unadapted, and the column table."""
+    """:func:`compare` of each row of Tables 2-5 with the same training unadapted, and the column table."""
     tests = []
     for table, group in rows.groupby("table", sort=False):
         training = group.drop_duplicates("method").set_index("method")["training"]
