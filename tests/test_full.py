@@ -62,8 +62,8 @@ def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, sma
     monkeypatch.setitem(PROFILES, "rehearsal", narrow)
     for module in (full, full.train):
         monkeypatch.setattr(module, "MODELS", ("baseline", "bnta", "pos"))  # three of the seven
-    commands = []
-    monkeypatch.setattr(full, "run_command", lambda command, end: commands.append(command))
+    runs = []
+    monkeypatch.setattr(full, "run_notebooks", lambda options, end: runs.append(options))
     monkeypatch.setattr(full, "GATHERED", tmp_path)
     monkeypatch.setattr(full, "EXECUTED", tmp_path / "executed")
     monkeypatch.setattr(full, "figures_dir", lambda run: tmp_path / "figures")
@@ -72,9 +72,9 @@ def test_run_that_is_out_of_time_continues_to_its_end(tmp_path, monkeypatch, sma
     (tmp_path / "figures" / "table_2.md").write_text("a table")
 
     for minutes, code in (("-0.001", 3), ("10", 0)):
-        assert not commands
+        assert not runs
         assert full.main(["--profile", "rehearsal", "--epochs", "2", "--minutes", minutes]) == code
-    assert [command[0] for command in commands] == ["reproduce"]
+    assert len(runs) == 1 and runs[0][:3] == ["--profile", "rehearsal", "--only"]
     printed = capsys.readouterr().out
     assert "out of time" in printed and "the same command continues" in printed and "gathered in" in printed
     folder = tmp_path / "CPU-rehearsal"
@@ -90,7 +90,7 @@ def test_command_that_is_late_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(full.sys, "executable", str(slow))
     begin = time.monotonic()
     for end in (begin - 1, begin + 0.2):
-        with pytest.raises(OutOfTime, match="reproduce"):
-            full.run_command(["reproduce"], end)
+        with pytest.raises(OutOfTime, match="within the notebooks"):
+            full.run_notebooks([], end)
     assert time.monotonic() - begin < 60
 

@@ -37,23 +37,21 @@ def run_all(settings: Settings, training: Sequence[str], minutes: float) -> int:
         return code
     trained = max(weights_path(settings, name).stat().st_mtime for name in MODELS)
     done = {path.name for path in executed_notebooks(settings.profile) if path.stat().st_mtime > trained}
-    remaining = [source.name[:2] for source in find_notebooks() if source.name not in done]
-    # A whole run of the notebooks ends with the claims and the report.
-    rest = [["reproduce", "--only", *remaining]] if remaining else [["claims"], ["reproduce", "--report"]]
-    for command in rest:
-        if code := run_command([*command, *profile], end):
-            return code
+    # The claims and the report follow the last notebook: if they alone are missing, it runs again.
+    remaining = [path for path in find_notebooks() if path.name not in done] or find_notebooks()[-1:]
+    if code := run_notebooks([*profile, "--only", *(path.name[:2] for path in remaining)], end):
+        return code
     print(f"gathered in {gather(settings)}")
     return 0
 
 
-def run_command(command: Sequence[str], end: float) -> int:
-    """Run a command of the suite until ``end``, or until this process is stopped. Raises OutOfTime."""
+def run_notebooks(options: Sequence[str], end: float) -> int:
+    """Run :mod:`bnta_lib.suite.reproduce` until ``end``, or until this process is stopped. Raises OutOfTime."""
+    command = [sys.executable, "-m", "bnta_lib.suite.reproduce", *options]
     try:
-        return subprocess.run([sys.executable, "-m", f"bnta_lib.suite.{command[0]}", *command[1:]],
-                              timeout=end - time.monotonic()).returncode
+        return subprocess.run(command, timeout=end - time.monotonic()).returncode
     except subprocess.TimeoutExpired:
-        raise OutOfTime(f"within {command[0]}") from None
+        raise OutOfTime("within the notebooks") from None
 
 
 def gather(settings: Settings) -> Path:
