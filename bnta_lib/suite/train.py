@@ -8,8 +8,8 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout, suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from bnta_lib.settings import AT_SIZE, METHOD_VERSION, MODELS, WEAKER, Settings,
 from bnta_lib.settings import settings as load_settings
 from bnta_lib.suite.runs import checkpoint_path, device_of, exit_code, parse_run, weights_path
 from bnta_lib.training import OutOfTime, from_main, launched, train
-from bnta_lib.weights import REMEDY, differences, load_model, read_weights, save_model
+from bnta_lib.weights import differences, load_model, read_weights, save_model
 
 
 def trained_model(settings: Settings, name: str = "bnta", progress: bool = True,
@@ -31,7 +31,7 @@ def trained_model(settings: Settings, name: str = "bnta", progress: bool = True,
     """A training's model, on the profile's device, from its weights file; smoke trains what is out of date.
 
     If ``data`` names published sets, it is trained on their sources. Raises FileNotFoundError if the weights
-    are absent, ValueError if they were trained with other settings or on other sets.
+    are absent, ValueError if they were trained with other settings.
     """
     root = real_root(data)
     path, wanted = weights_path(settings, name, root), model_settings(settings, name)
@@ -41,8 +41,6 @@ def trained_model(settings: Settings, name: str = "bnta", progress: bool = True,
     # Fewer epochs, or no ImageNet weights, will do: see trained_on.
     accepted = replace(shortened(wanted, min(record["settings"]["epochs"], wanted.epochs)),
                        pretrained=wanted.pretrained and record["settings"]["pretrained"])
-    if sets := _other_sets(record, root):
-        raise ValueError(f"{path} was trained {sets}: choose these sets, or {REMEDY}")
     return load_model(path, accepted).to(device_of(settings.profile))
 
 
@@ -54,17 +52,9 @@ def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embed
     except (FileNotFoundError, ValueError):
         return False
     current = record.get("version", METHOD_VERSION) == METHOD_VERSION
-    return current and not (differences(record, model_settings(settings, name)) or _other_sets(record, root))
-
-
-def _other_sets(record: Mapping, root: Path | None) -> str:
-    """What recorded weights were trained on, if the published sets below ``root`` are others now; else ""."""
-    present = ""
-    with suppress(FileNotFoundError):  # a folder of targets alone has no sources to compare
-        present = mixture(find_real(root)).note if root else ""
     # The weights of a share of the people name it after their sources.
-    fits = record.get("sources", "").startswith(present)
-    return "" if fits else f"on {record['sources']}, and {root} now holds {present}"
+    same = root is None or record["sources"].startswith(mixture(find_real(root)).note)
+    return current and same and not differences(record, model_settings(settings, name))
 
 
 def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True,
