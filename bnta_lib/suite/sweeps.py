@@ -1,6 +1,6 @@
 """What adaption gains over a sweep: N and K (Figure 4), the open choices, the strength of the features."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -163,27 +163,26 @@ def headroom_table(rows: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={"R1 common": f"R1 of {rows['gallery'].min():g}"})
 
 
-def strength_rows(lab) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Rows of the table "strength", and on how many people each training was trained.
+def strength_rows(lab) -> pd.DataFrame:
+    """Rows of the table "strength". Weaker trainings without weights are left out.
 
-    Weaker trainings without weights are left out. Raises FileNotFoundError if those of STRONGEST are absent.
+    Raises FileNotFoundError if those of STRONGEST are absent.
     """
-    people = {STRONGEST: lab.model(STRONGEST).identities}
+    trained = {STRONGEST: lab.model(STRONGEST)}
     for name in WEAKER:
         with suppress(FileNotFoundError):
-            people[name] = lab.model(name).identities
-    rows = lab.measure([spec for spec in STRENGTH if spec.training in people], seeds=1)
-    return rows.assign(table="strength"), people
+            trained[name] = lab.model(name)
+    specs = [spec for spec in STRENGTH if spec.training in trained]
+    return lab.measure(specs, seeds=1).assign(table="strength")
 
 
-def strength_gains(rows: pd.DataFrame, people: Mapping[str, int], metric: str = "R1") -> pd.DataFrame:
+def strength_gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """A row a ladder, target and training: what the features are worth, and what adaption adds.
 
-    Columns: ladder, target, model, share, people, frozen (mean, per cent), difference (points), low, high,
-    verdict. How much trainings of one share vary is in no interval.
+    Columns: ladder, target, model, share, frozen (mean, per cent), difference (points), low, high, verdict.
+    How much trainings of one share vary is in no interval.
     """
     gains = split_gains(rows, ["training"], ["training"], metric).rename(columns={"training": "model"})
     gains, keys = LADDERS.merge(gains, on="model"), ["ladder", "target", "model", "share"]
     table = describe_by(gains, keys).join(gains.groupby(keys)["frozen"].mean(), on=keys)
-    return table.assign(people=table["model"].map(people))[[
-        *keys, "people", "frozen", "difference", "low", "high", "verdict"]]
+    return table[[*keys, "frozen", "difference", "low", "high", "verdict"]]
