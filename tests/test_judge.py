@@ -90,8 +90,8 @@ def test_trainings_are_compared_once_each_was_trained_again(kind, mean, word):
 def changes(values, splits=6) -> pd.DataFrame:
     """Rates of layers: values[target][layer], with the same spread over splits in all."""
     return pd.DataFrame([
-        {"target": t, "split": s, "metric": "rate mean", "index": i, "layer": f"bn{i}",
-         "value": v + 0.1 * (-1) ** s * (s + i)}
+        {"target": t, "split": s, "quantity": "mean", "index": i, "layer": f"bn{i}",
+         "rate": v + 0.1 * (-1) ** s * (s + i)}
         for t, own in values.items() for i, v in enumerate(own, 1) for s in range(splits)])
 
 
@@ -99,8 +99,8 @@ def changes(values, splits=6) -> pd.DataFrame:
 def test_named_layers_are_compared_with_all_others(layers, word, monkeypatch):
     monkeypatch.setitem(claims.layers.PAPER_LAYERS, "mean", layers)
     rows = changes({"A": [5, 5, 1, 1] + 6 * [3], "B": [5, 1, 5, 1] + 6 * [3]})
-    row = verdict(rows, "layers", ("rate mean",), where="Fig. 3", target="")
-    means = rows.groupby(["index", "target"])["value"].mean().groupby("index").mean()
+    row = verdict(rows, "layers", ("mean",), where="Fig. 3", target="")
+    means = rows.groupby(["index", "target"])["rate"].mean().groupby("index").mean()
     named = means.index.isin(layers)
     assert row["here"] == pytest.approx(means[named].mean() - means[~named].mean())
     assert row["verdict"] == word
@@ -112,8 +112,8 @@ def test_layers_that_change_most_are_among_the_ten_of_the_highest_rate(top, word
     monkeypatch.setitem(claims.layers.PAPER_LAYERS, "mean", (1, 2, 3))
     rates = [6.0] * top + [4.0] * (3 - top) + [5.0] * 10 + [0.0] * 47
     rows = changes({"A": rates, "B": rates})
-    rows["value"] = rows["index"].map(lambda i: rates[i - 1]) + 0.01 * rows["split"] * (rows["index"] == 1)
-    row = verdict(rows, "layers", ("rate mean",), where="Fig. 3", target="")
+    rows["rate"] = rows["index"].map(lambda i: rates[i - 1]) + 0.01 * rows["split"] * (rows["index"] == 1)
+    row = verdict(rows, "layers", ("mean",), where="Fig. 3", target="")
     assert row["low"] > 0 and row["verdict"] == word
     assert row["note"] == f"{top} of 3 in the top 10"
 
@@ -121,10 +121,10 @@ def test_layers_that_change_most_are_among_the_ten_of_the_highest_rate(top, word
 @pytest.mark.parametrize("differing, word", [(10, HOLDS), (6, HOLDS), (3, OPEN), (0, FAILS)])
 def test_targets_differ_if_most_layers_do(differing, word):
     rows = changes({"A": 10 * [3], "B": differing * [5] + (10 - differing) * [3]})
-    row = verdict(rows, "differ", ("rate mean",), where="Fig. 3", target="")
+    row = verdict(rows, "differ", ("mean",), where="Fig. 3", target="")
     assert row["verdict"] == word and row["here"] == 10 * differing
     for few in (rows[rows["target"] == "A"], rows[rows["split"] == 0]):
-        assert verdict(few, "differ", ("rate mean",), where="Fig. 3", target="")["verdict"] == OPEN
+        assert verdict(few, "differ", ("mean",), where="Fig. 3", target="")["verdict"] == OPEN
 
 
 @pytest.mark.parametrize("profile, seconds, word", [

@@ -118,8 +118,8 @@ def _layers(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
 
     Most of those named are among the ten that change most, from which the paper reads them off.
     """
-    rates, quantity = layers.change_rates_by_split(rows), claim.method[0].removeprefix("rate ")
-    named, rates = layers.PAPER_LAYERS[quantity], rates[rates["quantity"] == quantity]
+    (quantity,) = claim.method
+    named, rates = layers.PAPER_LAYERS[quantity], rows[rows["quantity"] == quantity]
     # Targets have equal weight; their splits are independent, and any may stand side by side.
     inside, outside = (group.groupby(["split", "target"])["rate"].mean().unstack().dropna().mean(axis=1)
                        for _, group in rates.groupby(~rates["index"].isin(named)))
@@ -132,7 +132,7 @@ def _layers(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
 
 def _differ(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
     """Change rates differ between targets at over half of the BN layers. A share as by chance refutes it."""
-    table = layers.between_targets(layers.change_rates_by_split(rows[rows["metric"] == claim.method[0]]))
+    table = layers.between_targets(rows[rows["quantity"] == claim.method[0]])
     if table.empty:
         return {"reason": "too few targets or splits"}
     share = table["share"].item()
@@ -178,7 +178,8 @@ def time_rows(rows: pd.DataFrame, targets: Mapping[str, Target]) -> pd.DataFrame
 def gather(lab: Lab) -> dict[str, pd.DataFrame]:
     """Rows that the claims need: "Table 2" to "Table 5", "Fig. 3", "Fig. 4" and "time"."""
     table_2 = lab.measure("table_2")
-    rows = {"Table 2": table_2, "Fig. 3": lab.measure("changes"), "time": time_rows(table_2, lab.targets)}
+    rows = {"Table 2": table_2, "Fig. 3": layers.change_rates_by_split(lab.measure("changes")),
+            "time": time_rows(table_2, lab.targets)}
     for where, table, target in (("Table 3", "table_3", "VIPeR"), ("Table 4", "table_4", "GRID"),
                                  ("Table 5", "table_5", "GRID"), ("Fig. 4", "figure_4", "GRID")):
         rows[where] = lab.measure(table, targets=[target] if target in lab.targets else None)

@@ -104,9 +104,7 @@ def _visit_outputs(model: BNTANet, images: Tensor, names: Iterable[str],
             raise ValueError(f"no BN layer {name!r}: for one, {next(iter(layers))!r}")
         layers[name].register_forward_hook(lambda _, inputs, output, name=name: visit(name, output))
     for chunk in images.split(batch):
-        maps = model.forward_features(chunk)
-        model.bnneck(model.global_pool(maps))
-        model.local_features(model.stripe_pool(maps))
+        model(chunk)
 
 
 def shift_by_layer(source: dict, target: dict) -> pd.DataFrame:
