@@ -115,13 +115,3 @@ def shift_by_layer(source: dict, target: dict) -> pd.DataFrame:
         distance = ((m - n).square() + (s - t).square()).sqrt().mean() / s.mean()
         rows.append({"index": index, "layer": name, "distance": float(distance)})
     return pd.DataFrame(rows)
-
-
-def closer_by_target(shift: pd.DataFrame) -> pd.DataFrame:
-    """Mean distance over layers, frozen and adapted, and the share that came closer (per cent), by target.
-
-    ``shift``: rows of ``lab.measure("shift")``, value renamed distance.
-    """
-    wide = shift.pivot_table(index=["target", "index"], columns="model", values="distance", sort=False)
-    wide["closer"] = 100.0 * (wide["adapted"] < wide["frozen"])
-    return wide.groupby("target", sort=False).mean().rename_axis(columns=None)
