@@ -20,8 +20,7 @@ from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, RATE, SHARE, VERDICTS, desc
 from bnta_lib.suite.sweeps import peak_in_k, trend_in_n
 from bnta_lib.suite.tables import paper_values, row_name
 
-# What still counts as "quite a small, and even negligible effect", points of rank 1: about one probe of
-# the 125 that a split of GRID has (0.8 points), the smallest step that rank 1 can take there.
+# What still counts as "quite a small, and even negligible effect", points of rank 1: a probe of GRID's 125.
 TOLERANCE = 1.0
 UNDECIDED = {"difference": math.nan, "low": math.nan, "high": math.nan, "verdict": OPEN, "reason": ""}
 UNITS = {"layers": RATE, "differ": SHARE, "seconds": "s", "ms": "times"}  # by kind or metric; else points

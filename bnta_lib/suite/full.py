@@ -46,7 +46,7 @@ def run_all(settings: Settings, training: Sequence[str], minutes: float) -> int:
 
 
 def run_notebooks(options: Sequence[str], end: float) -> int:
-    """Run :mod:`bnta_lib.suite.reproduce` until ``end``, or until this process is stopped. Raises OutOfTime."""
+    """Run the notebooks until ``end``, or until this process is stopped. Raises OutOfTime."""
     command = [sys.executable, "-m", "bnta_lib.suite.reproduce", *options]
     try:
         return subprocess.run(command, timeout=end - time.monotonic()).returncode
@@ -62,9 +62,8 @@ def gather(settings: Settings) -> Path:
     with atomic_folder(folder) as new:
         shutil.copytree(figures_dir(settings.profile), new / "figures")
         shutil.copytree(EXECUTED / settings.profile, new / "notebooks")
-        (new / "trainings").mkdir()
-        for name in MODELS:
-            shutil.copy(weights_path(settings, name).with_suffix(".csv"), new / "trainings")
+        weights = weights_path(settings, "bnta").parent
+        shutil.copytree(weights, new / "trainings", ignore=shutil.ignore_patterns("*.safetensors", ".*"))
         export(new / "rows.csv.gz", settings.profile)
     return folder
 
