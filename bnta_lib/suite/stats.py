@@ -42,9 +42,9 @@ def describe(values: Sequence[float], level=0.95, above=0.0, below=math.inf) -> 
     return test | {"verdict": HOLDS if holds else FAILS if fails else OPEN}
 
 
-def describe_by(table: pd.DataFrame, keys: Sequence[str], column="difference", **options) -> pd.DataFrame:
-    """:func:`describe` of a column, a row for each group of ``keys``, in order of appearance."""
-    groups = table.groupby(list(keys), sort=False)[column]
+def describe_by(table: pd.DataFrame, keys: Sequence[str], **options) -> pd.DataFrame:
+    """:func:`describe` of the differences, a row for each group of ``keys``, in order of appearance."""
+    groups = table.groupby(list(keys), sort=False)["difference"]
     return pd.DataFrame([dict(zip(keys, key)) | describe(values, **options) for key, values in groups])
 
 

@@ -9,20 +9,18 @@ from scipy import stats
 
 from bnta_lib.settings import WEAKER
 from bnta_lib.suite.specs import CHOICES, DIVERGED, STRENGTH
-from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, VERDICTS, describe_by, split_gains
+from bnta_lib.suite.stats import FAILS, HOLDS, VERDICTS, describe_by, split_gains
 
 STAGES = ("features", "pairing", "steps")  # of an adaption, each with its seconds
 # Level of peak_in_k's interval. The K of a split is chosen on the others, so differences are correlated: at
 # 0.95 noise alone clears zero about twice as often as it should, at this level about as often.
 PEAK_LEVEL = 0.975
 VALUE = ["choice", "value_label"]
-BETWEEN_TRAININGS = [c.name for c in CHOICES.values() if len({value.training for value in c.values}) > 1]
 KINDS = HOME, TARGET, NEUTRAL = ("held-out people of a source", "target", "target, neutral camera")
-STRONGEST = "bnta"
 # The trainings of each ladder, weakest first, and their share of the people or of the epochs.
 LADDERS = pd.DataFrame(
     [(ladder, name, min(shares)) for ladder in ("people", "epochs")
-     for name, shares in (WEAKER | {STRONGEST: (1, 1)}).items() if name.startswith((ladder, STRONGEST))],
+     for name, shares in (WEAKER | {"bnta": (1, 1)}).items() if name.startswith((ladder, "bnta"))],
     columns=["ladder", "model", "share"])
 
 
@@ -92,18 +90,11 @@ def _tests(tables: list[pd.DataFrame], keys: list[str], level: float = 0.95) -> 
 def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """Mean gain of every value, from rows of ``lab.measure("open_choices")``: a row a value and target.
 
-    Columns: choice, value_label, default (bool), target, those of :func:`~bnta_lib.suite.stats.describe`
-    (difference: the gain in points), and more, more_low, more_high, more_verdict: the same of the gain minus
-    that of the choice's default value on the same splits.
+    Columns: choice, value_label, default (bool), target, and those of
+    :func:`~bnta_lib.suite.stats.describe` (difference: the gain in points).
     """
-    gains, keys = split_gains(rows, [*VALUE, "default"], VALUE, metric), [*VALUE, "default", "target"]
-    same = [gains[key] for key in ("choice", "target", "split")]
-    default = gains["difference"].where(gains["default"]).groupby(same).transform("first")
-    gains["more"] = gains["difference"] - default
-    names = {"difference": "more", "low": "more_low", "high": "more_high", "verdict": "more_verdict"}
-    table = describe_by(gains, keys).join(describe_by(gains, keys, "more")[[*names]].rename(columns=names))
-    table.loc[table["choice"].isin(BETWEEN_TRAININGS), "more_verdict"] = OPEN  # one training each
-    return table
+    gains = split_gains(rows, [*VALUE, "default"], VALUE, metric)
+    return describe_by(gains, [*VALUE, "default", "target"])
 
 
 def diverged(rows: pd.DataFrame) -> pd.DataFrame:
@@ -166,9 +157,9 @@ def headroom_table(rows: pd.DataFrame) -> pd.DataFrame:
 def strength_rows(lab) -> pd.DataFrame:
     """Rows of the table "strength". Weaker trainings without weights are left out.
 
-    Raises FileNotFoundError if those of STRONGEST are absent.
+    Raises FileNotFoundError if those of bnta are absent.
     """
-    trained = {STRONGEST: lab.model(STRONGEST)}
+    trained = {"bnta": lab.model("bnta")}
     for name in WEAKER:
         with suppress(FileNotFoundError):
             trained[name] = lab.model(name)
