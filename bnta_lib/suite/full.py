@@ -19,8 +19,7 @@ from pathlib import Path
 import torch
 
 from bnta_lib.files import atomic_folder
-from bnta_lib.settings import AT_SIZE, MODELS, ROOT, Settings
-from bnta_lib.settings import settings as load_settings
+from bnta_lib.settings import AT_SIZE, MODELS, PROFILES, ROOT, Settings
 from bnta_lib.suite import train
 from bnta_lib.suite.reproduce import EXECUTED, executed_notebooks, find_notebooks
 from bnta_lib.suite.runs import device_of, exit_code, figures_dir, weights_path
@@ -83,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("the full size needs an NVIDIA GPU, and PyTorch finds none: look at the driver, or run "
                      "--profile rehearsal; with BNTA_DEVICE=cpu it takes weeks")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    return exit_code(lambda: run_all(load_settings(options.profile), training, options.minutes))
+    return exit_code(lambda: run_all(PROFILES[options.profile], training, options.minutes))
 
 
 if __name__ == "__main__":

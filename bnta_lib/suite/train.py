@@ -19,8 +19,7 @@ import torch
 from bnta_lib.data import find_real, load_sources, mixture, real_root
 from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet, load_imagenet
-from bnta_lib.settings import AT_SIZE, METHOD_VERSION, MODELS, WEAKER, Settings, model_settings
-from bnta_lib.settings import settings as load_settings
+from bnta_lib.settings import AT_SIZE, METHOD_VERSION, MODELS, PROFILES, WEAKER, Settings, model_settings
 from bnta_lib.suite.runs import checkpoint_path, device_of, exit_code, parse_run, weights_path
 from bnta_lib.training import OutOfTime, from_main, launched, train
 from bnta_lib.weights import differences, load_model, read_weights, save_model
@@ -33,8 +32,7 @@ def trained_model(settings: Settings, name: str = "bnta", progress: bool = True,
     If ``data`` names published sets, it is trained on their sources. Raises FileNotFoundError if the weights
     are absent, ValueError if they were trained with other settings.
     """
-    root = real_root(data)
-    path, wanted = weights_path(settings, name, root), model_settings(settings, name)
+    path, wanted = weights_path(settings, name, real_root(data)), model_settings(settings, name)
     if settings.profile == "smoke" and not is_trained(settings, name, data):
         train_and_save(settings, name, progress, data)
     record, _ = read_weights(path)
@@ -74,7 +72,6 @@ def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True
         with atomic(path.with_suffix(".csv")) as temporary:
             history.round(5).to_csv(temporary, index=False)
         meta = {"model": name, "data": sources.digest, "sources": sources.name, "torch": torch.__version__,
-                "epochs": len(history), "seconds": float(history["seconds"].sum()),
                 "processes": processes.num_processes}
         save_model(model, path, wanted, meta, compact=settings.profile not in AT_SIZE)
         checkpoint.unlink(missing_ok=True)
@@ -88,9 +85,8 @@ def trained_on(settings: Settings, data: str | Path = "embedded") -> str:
     records = {name: read_weights(path)[0] for name, path in paths.items() if path.is_file()}
     notes = [f"{name} with {', '.join(odd)} instead of its profile's" for name, record in records.items()
              if (odd := differences(record, model_settings(settings, name)))]
-    if root:
-        return "; ".join([read_weights(paths["bnta"])[0]["sources"], *notes])
-    return "; ".join(["the embedded sources", *notes]) if notes else ""
+    sources = read_weights(paths["bnta"])[0]["sources"] if root else "the embedded sources"
+    return "; ".join([sources, *notes]) if root or notes else ""
 
 
 def shortened(settings: Settings, epochs: int | None) -> Settings:
@@ -121,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train_models(options: argparse.Namespace, processes) -> None:
     begin, needed = time.perf_counter(), -math.inf  # every run trains one epoch at least
-    settings = shortened(load_settings(options.profile), options.epochs)
+    settings = shortened(PROFILES[options.profile], options.epochs)
     settings = replace(settings, pretrained=settings.pretrained and not options.scratch)
     if options.data != "embedded" and real_root(options.data) is None:
         raise ValueError(f"--data: {options.data} is no folder of published data sets")
