@@ -14,8 +14,8 @@ from bnta_lib.settings import WEAKER, model_settings
 from bnta_lib.suite import sweeps
 from bnta_lib.training import training_key
 
-GAINS = {"people_8th": 1.0, "people_4th": 2.0, "people_half": 3.0, "bnta": 4.0,
-         "epochs_8th": 4.0, "epochs_4th": 4.0, "epochs_half": 4.0}
+GAINS = {"people_8th": 1.0, "people_4th": 2.0, "people_half": 3.0,
+         "epochs_8th": 4.0, "epochs_4th": 4.0, "epochs_half": 4.0, "bnta": 4.0}
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,6 @@ STAGES = ("features", "pairing", "steps")  # of an adaption, each with its secon
 PEAK_LEVEL = 0.975
 VALUE = ["choice", "value_label"]
 KINDS = HOME, TARGET, NEUTRAL = ("held-out people of a source", "target", "target, neutral camera")
-# The trainings of each ladder, weakest first, and their share of the people or of the epochs.
-LADDERS = pd.DataFrame(
-    [(ladder, name, min(shares)) for ladder in ("people", "epochs")
-     for name, shares in (WEAKER | {"bnta": (1, 1)}).items() if name.startswith((ladder, "bnta"))],
-    columns=["ladder", "model", "share"])
 
 
 def grid_cells(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
@@ -170,10 +165,13 @@ def strength_rows(lab) -> pd.DataFrame:
 def strength_gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """A row a ladder, target and training: what the features are worth, and what adaption adds.
 
-    Columns: ladder, target, model, share, frozen (mean, per cent), difference (points), low, high, verdict.
-    How much trainings of one share vary is in no interval.
+    Columns: ladder, target, model, share (of the people or epochs), frozen (mean, per cent), difference
+    (points), low, high, verdict. How much trainings of one share vary is in no interval.
     """
+    keys = ["ladder", "target", "model", "share"]
     gains = split_gains(rows, ["training"], ["training"], metric).rename(columns={"training": "model"})
-    gains, keys = LADDERS.merge(gains, on="model"), ["ladder", "target", "model", "share"]
-    table = describe_by(gains, keys).join(gains.groupby(keys)["frozen"].mean(), on=keys)
+    gains["share"] = gains["model"].map({name: min(shares) for name, shares in WEAKER.items()}).fillna(1)
+    ladders = pd.concat(gains[gains["model"].str.startswith((name, "bnta"))].assign(ladder=name)
+                        for name in ("people", "epochs"))  # bnta is the end of both
+    table = describe_by(ladders, keys).join(ladders.groupby(keys)["frozen"].mean(), on=keys)
     return table[[*keys, "frozen", "difference", "low", "high", "verdict"]]
