@@ -48,8 +48,7 @@ def caution(run: str) -> str:
     """A warning for runs at the profiles that only try the code; otherwise empty."""
     if re.split("[_+]", run)[0] not in ("smoke", "rehearsal"):
         return ""
-    return ("A small network that saw few people: this run shows that everything works, and nothing of the "
-            "method.")
+    return "A small network, few people: this run shows that everything works, and nothing of the method."
 
 
 def figures_dir(run: str) -> Path:
