@@ -85,9 +85,8 @@ def bn_outputs(model: BNTANet, images: Tensor, layers: Iterable[str], limit: int
     def draw(name: str, output: Tensor) -> None:
         y = output.float().transpose(0, 1).flatten(1).cpu()
         keep = -(-limit * len(output) // len(images))  # this batch's part of the limit
-        if keep < y.shape[1]:
-            y = y[:, torch.randperm(y.shape[1], generator=parts[name][1])[:keep]]
-        parts[name][0].append(y.clone())  # what follows the layer writes in place
+        places = torch.randperm(y.shape[1], generator=parts[name][1])[:keep]
+        parts[name][0].append(y[:, places])  # a copy: what follows the layer writes in place
 
     _visit_outputs(model, images, parts, draw)
     return {name: torch.cat(pieces, dim=1) for name, (pieces, _) in parts.items()}
