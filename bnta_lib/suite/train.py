@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,14 +45,13 @@ def trained_model(settings: Settings, name: str = "bnta", progress: bool = True,
 def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> bool:
     """Whether stored weights are of these data and settings, by this version of the method."""
     root = real_root(data)
-    try:
+    with suppress(FileNotFoundError, ValueError):  # absent or damaged weights, absent sources
         record, _ = read_weights(weights_path(settings, name, root))
-    except (FileNotFoundError, ValueError):
-        return False
-    current = record.get("version", METHOD_VERSION) == METHOD_VERSION
-    # The weights of a share of the people name it after their sources.
-    same = root is None or record["sources"].startswith(mixture(find_real(root)).note)
-    return current and same and not differences(record, model_settings(settings, name))
+        current = record.get("version", METHOD_VERSION) == METHOD_VERSION
+        # The weights of a share of the people name it after their sources.
+        same = root is None or record["sources"].startswith(mixture(find_real(root)).note)
+        return current and same and not differences(record, model_settings(settings, name))
+    return False
 
 
 def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True,
