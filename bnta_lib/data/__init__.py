@@ -52,10 +52,10 @@ def load_sources(settings: Settings, data: str | Path = "embedded", *, progress:
     elif (root := real_root(data)) is not None:
         sources = pack(mixture(find_real(root)), settings.size, progress=progress)
     else:
-        own = read_folder(data, settings.size)
-        known = own.pids > 0
-        pids = torch.unique(own.pids[known], return_inverse=True)[1] + 1
-        sources = ReIDSet(own.name, own.images[known], pids, own.camids[known])
+        crops = read_folder(data, settings.size)
+        known = crops.pids > 0
+        pids = torch.unique(crops.pids[known], return_inverse=True)[1] + 1
+        sources = ReIDSet(crops.name, crops.images[known], pids, crops.camids[known])
     return thinned(sources, settings.people_share)
 
 
@@ -108,14 +108,14 @@ def load_targets(settings: Settings, data: str | Path = "embedded", *, progress:
         options |= {"splits": settings.splits, "progress": progress}
         return {name: benchmark.target(name, settings.size, **options) for name in TARGETS}
     if (root := real_root(data)) is None:
-        own = read_target(data, settings.size, settings.splits)
-        targets = {own.data.name: own}
+        target = read_target(data, settings.size, settings.splits)
+        targets = {target.data.name: target}
     else:
-        found = {name: own for name, own in find_real(root).items() if name in REAL_TARGETS}
-        if not found:
+        published = {name: copy for name, copy in find_real(root).items() if name in REAL_TARGETS}
+        if not published:
             raise FileNotFoundError(f"{root} holds none of the targets {', '.join(REAL_TARGETS)}; {_LOOK}")
-        targets = {name: Target(pack(own, settings.size, progress=progress), *target_splits(own, settings))
-                   for name, own in found.items()}
+        targets = {name: Target(pack(copy, settings.size, progress=progress), *target_splits(copy, settings))
+                   for name, copy in published.items()}
     for target in targets.values():
         for sentence in target.problems():
             warnings.warn(sentence, stacklevel=2)
@@ -124,8 +124,8 @@ def load_targets(settings: Settings, data: str | Path = "embedded", *, progress:
 
 def load_published(settings: Settings, root: Path, *, progress: bool = False) -> dict[str, ReIDSet]:
     """The published sets below ``root`` to look at: some images of each source, all of each target."""
-    return {name: pack(_some_of(found) if name in SOURCES else found, settings.size, progress=progress)
-            for name, found in find_real(root).items()}
+    return {name: pack(_some_of(copy) if name in SOURCES else copy, settings.size, progress=progress)
+            for name, copy in find_real(root).items()}
 
 
 def real_root(data: str | Path) -> Path | None:
@@ -146,9 +146,9 @@ def find_real(root: Path) -> dict[str, Found]:
     return _found(root, tuple((folder, os.stat(folder).st_mtime_ns) for folder, _ in walk(root)))
 
 
-def mixture(found: Mapping[str, Found]) -> Found:
-    """The sources among ``found`` as one set, pids 1..M. Raises FileNotFoundError if there is none."""
-    sets = [found[name] for name in SOURCES if name in found]
+def mixture(published: Mapping[str, Found]) -> Found:
+    """The sources among ``published`` as one set, pids 1..M. Raises FileNotFoundError if there is none."""
+    sets = [published[name] for name in SOURCES if name in published]
     if not sets:
         raise FileNotFoundError(f"nothing to train on, none of the sources {', '.join(SOURCES)}; {_LOOK}")
     samples, people, cameras = [], 0, 0
@@ -157,15 +157,15 @@ def mixture(found: Mapping[str, Found]) -> Found:
         samples += (replace(s, pid=number[s.pid], camid=cameras + s.camid) for s in part.samples)
         people, cameras = people + len(number), max(sample.camid for sample in samples)
     counts = ", ".join(f"{part.name} ({len(part):,} images, {part.people:,} people)" for part in sets)
-    missing = ", ".join(name for name in SOURCES if name not in found)
+    missing = ", ".join(name for name in SOURCES if name not in published)
     note = f"{len(samples):,} images of {people:,} people: {counts}{missing and f'; without {missing}'}"
     folder = os.path.commonpath([part.folder for part in sets])
     return Found("+".join(part.name for part in sets), Path(folder), tuple(samples), note)
 
 
-def _some_of(found: Found, people: int = 100, images: int = 4) -> Found:
+def _some_of(copy: Found, people: int = 100, images: int = 4) -> Found:
     """At most so many people of a set, evenly spread, and of each so many images, drawn with a seed."""
-    pids = pd.Series([sample.pid for sample in found.samples])
+    pids = pd.Series([sample.pid for sample in copy.samples])
     some = pids.drop_duplicates().sort_values().iloc[:: -(-pids.nunique() // people)]
     rows = pids[pids.isin(some)].sample(frac=1, random_state=0).groupby(pids).head(images).index
-    return replace(found, samples=tuple(found.samples[row] for row in sorted(rows)))
+    return replace(copy, samples=tuple(copy.samples[row] for row in sorted(rows)))
