@@ -4,6 +4,7 @@
 #   make reproduce PROFILE=paper       ... at another profile: smoke, laptop (default), paper
 #   make reproduce DATA=folder         ... on your own images, or on the paper's data sets in a folder
 #   make reproduce ONLY="05 08"        ... some notebooks only
+#   make reproduce MEASURE=all         ... and measure every recorded row again: sample (default), all, none
 #   make full                          train, measure and gather at the paper's size on a GPU; MINUTES=25 for parts,
 #                                      SCRATCH=1 without ImageNet weights
 #   make train                         train the models of the tables
@@ -36,7 +37,8 @@ DATA_OPTION = $(if $(DATA_AS_TYPED),--data "$$DATA_AS_TYPED")
 .PHONY: reproduce full paper-check report test coverage bench torture fuzz mutants lint lab train env notebooks clean distclean
 
 reproduce: $(MADE)
-	$(PROFILED) -m bnta_lib.suite.reproduce $(DATA_OPTION) $(if $(ONLY),--only $(ONLY))
+	$(PROFILED) -m bnta_lib.suite.reproduce $(DATA_OPTION) $(if $(ONLY),--only $(ONLY)) \
+	    $(if $(MEASURE),--measure $(MEASURE)) $(if $(SEED),--seed $(SEED))
 
 full: $(MADE)
 	$(RUN) -m bnta_lib.suite.full $(if $(MINUTES),--minutes $(MINUTES)) $(if $(EPOCHS),--epochs $(EPOCHS)) \

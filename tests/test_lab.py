@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from PIL import Image
 
 from bnta_lib.data.sets import Target
 from bnta_lib.suite import lab as module
@@ -82,7 +83,7 @@ def test_figure_table_and_rows_are_written_under_the_run(lab, dots, tmp_path, mo
     rows = lab.measure([OFF])
     figure, axis = plt.subplots()
     axis.plot([1, 2])
-    lab.save(figure, "line")
+    lab.save(figure, "line", "a line", rows)
     frame = lab.save_table(pd.DataFrame({"R1": [1.0]}), "numbers", "A note.", rows)
     path = lab.save_rows(rows, "rows")
     folder = tmp_path / "figures" / "smoke"
@@ -91,6 +92,9 @@ def test_figure_table_and_rows_are_written_under_the_run(lab, dots, tmp_path, mo
         "line.pdf", "line.png", "numbers.csv", "numbers.md", "numbers.tex", "rows.csv"}
     text = (folder / "numbers.md").read_text()
     assert "A note. Protocol. dots: ten random splits" in text and "Trained on five sets." in text
+    with Image.open(folder / "line.png") as picture:
+        assert picture.info["Description"] == "a line"
+        assert picture.info["Comment"] == f"{len(rows)} numbers: {len(rows)} measured here."
     written = pd.read_csv(path)
     assert "seconds" not in written and "adapter" in written
 

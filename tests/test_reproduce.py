@@ -1,6 +1,7 @@
 """The runner: order, failures, and what it leaves behind. Notebooks here take milliseconds."""
 
 import gzip
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import nbformat
 import pytest
 
 from bnta_lib.settings import METHOD_VERSION
-from bnta_lib.suite import claims, reproduce
+from bnta_lib.suite import anew, claims, reproduce
 from conftest import ends
 
 PARAMETERS = "profile = None\ndata = 'embedded'"
@@ -30,7 +31,8 @@ def write_notebook(path: Path, *cells: str) -> Path:
 def place(tmp_path, monkeypatch):
     """A folder for notebooks; all that is written lies beside it and not in the repository.
 
-    The paper's claims are not checked there; the arguments of the check go to ``place/checked``.
+    Notebooks run one by one. Nothing is measured first, and the paper's claims are not checked: what
+    measuring and the check are given goes to ``place/measured`` and ``place/checked``.
     """
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "cache"))
     for name in ("BNTA_PROFILE", "BNTA_FIGURES"):  # which a run sets for its kernels
@@ -39,7 +41,10 @@ def place(tmp_path, monkeypatch):
     for name in ("NOTEBOOKS", "EXECUTED", "REPORT"):
         monkeypatch.setattr(reproduce, name, tmp_path / name.lower())
     monkeypatch.setattr(reproduce, "recorded_path", lambda profile: tmp_path / f"{profile}.csv.gz")
-    checked = tmp_path / "checked"
+    monkeypatch.setattr(reproduce, "SECONDS", Path(shutil.copy(reproduce.SECONDS, tmp_path)))
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    checked, measured = tmp_path / "checked", tmp_path / "measured"
+    monkeypatch.setattr(anew, "measure_first", lambda *how: (measured.write_text(repr(how)) and "9 numbers", True))
     monkeypatch.setattr(claims, "main", lambda arguments: checked.write_text(arguments[-1]) * 0)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "figures" / "smoke").mkdir(parents=True)
@@ -81,12 +86,13 @@ def test_notebooks_run_in_order_in_this_interpreter_and_a_report_is_made(place, 
     assert log.read_text() == "00_first smoke\n01_second smoke\n"
     assert sources == {p: p.read_bytes() for p in (place / "notebooks").iterdir()}
     assert (place / "checked").read_text() == "smoke"
+    assert (place / "measured").read_text() == "('smoke', 'sample', None)"
     site = place / "report" / "smoke"
     pages = {"00_first.html", "01_second.html"}
     assert {path.name for path in site.iterdir()} == {"index.html", "figures", *pages}
     assert 'href="01_second.html"' in (site / "index.html").read_text()
     printed = capsys.readouterr()
-    assert "index.html" in printed.out and "2/2" in printed.err
+    assert "index.html" in printed.out and printed.out.endswith("9 numbers\n") and "2/2" in printed.err
 
 
 @pytest.mark.parametrize("cells, words", [
@@ -106,7 +112,8 @@ def test_notebook_that_does_not_end_stops_the_run_and_is_named(place, capsys, ce
     (["--profile", "huge"], "unknown profile 'huge'"),
     (["--data", "no/such/folder"], "no folder"),
     (["--only", "07"], "invalid choice: '07'"),
-    (["--in-place", "--only", "00"], "--in-place runs every notebook"),
+    (["--in-place", "--only", "00"], "are for all notebooks"),
+    (["--measure", "all", "--only", "00"], "are for all notebooks"),
 ])
 def test_what_does_not_exist_is_refused_before_a_kernel_starts(
         place, capsys, monkeypatch, arguments, words):
@@ -135,7 +142,8 @@ def test_data_folder_reaches_the_notebook_as_a_full_path_and_braces_are_only_bra
     (executed,) = (place / "executed").glob("smoke_cam{1}-*")
     assert (executed / "00_{a}.ipynb").is_file()
     assert str(place) not in (place / "report" / executed.name / "00_{a}.html").read_text()
-    assert not (place / "checked").exists()  # the paper makes no claim on it
+    # The paper makes no claim on it, and nothing is recorded.
+    assert not (place / "checked").exists() and not (place / "measured").exists()
 
 
 def test_in_place_copies_outputs_without_run_noise(place):
@@ -149,6 +157,8 @@ def test_in_place_copies_outputs_without_run_noise(place):
     assert code[0].metadata == {"tags": ["parameters"]} and code[1].metadata == {}
     assert notebook.metadata.keys() == {"kernelspec", "language_info"}
     assert list(path.parent.iterdir()) == [path]
+    assert reproduce.SECONDS.read_text().startswith("notebook,seconds\n00_a,")
+    assert not (place / "measured").exists(), "recorded rows are to be committed as they are"
     rows = gzip.decompress((place / "smoke.csv.gz").read_bytes())
     assert rows.startswith(b"experiment,profile,target")
 
@@ -177,3 +187,21 @@ def test_claims_are_checked_when_all_is_done_and_decide_the_exit_code(place, mon
     assert reproduce_in(place, "--only", "01") == 0 and (place / "checked").exists()  # all are done, in parts
     monkeypatch.setattr(claims, "main", lambda arguments: 1)
     assert reproduce_in(place, "--only", "01") == 1
+
+
+def test_recorded_numbers_that_do_not_repeat_decide_the_exit_code(place, monkeypatch, no_kernel):
+    write_notebook(place / "notebooks" / "00_a.ipynb", "1")
+    monkeypatch.setattr(anew, "measure_first", lambda *how: ("", False))
+    assert reproduce_in(place, "--measure", "all", "--seed", "3") == 1
+    assert (place / "report" / "smoke" / "index.html").is_file()
+    monkeypatch.setattr(anew, "measure_first", lambda *how: pytest.fail("it measured"))
+    assert reproduce_in(place, "--measure", "none") == 0
+
+
+def test_two_notebooks_run_at_once(place, monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+    meet = ("import pathlib, time\nhere, other = (pathlib.Path({!r}, name) for name in ({!r}, {!r}))\n"
+            "here.write_text('')\nwhile not other.exists(): time.sleep(0.01)")
+    for names in (("00_a", "01_b"), ("01_b", "00_a")):
+        write_notebook(place / "notebooks" / f"{names[0]}.ipynb", meet.format(str(place), *names))
+    assert reproduce_in(place) == 0

@@ -74,7 +74,7 @@ def test_store_of_an_earlier_time_gets_the_columns_that_it_lacks(tmp_path):
     key = key_of(unit())
     with open_store() as store:
         store.add(key, rows_of(unit()))
-        store.execute('ALTER TABLE measured DROP COLUMN "margin"')
+        store.execute('ALTER TABLE numbers DROP COLUMN "margin"')
     with open_store() as store:
         assert store.rows([key])["margin"].isna().all()
         store.add("new", rows_of(unit()))
@@ -104,10 +104,15 @@ def test_recorded_rows_fill_a_store_once_stay_marked_and_are_exported_again(tmp_
     export(tmp_path / "rows.csv.gz", "laptop")
     exported = gzip.decompress((tmp_path / "rows.csv.gz").read_bytes())
     assert exported == gzip.decompress(RECORDED.read_bytes())
+    with open_store() as store:  # what is measured here lies over the recorded rows
+        store.add(key, rows_of(unit(profile="laptop")))
+        assert store.rows([key])["recorded"].tolist() == [0, 0]
+        assert store.rows([key], recorded=True)["value"].tolist() == rows.query("key == @key")["value"].tolist()
+        assert len(store.rows()) == len(rows) - (rows["key"] == key).sum() + 2
     monkeypatch.setattr(module, "METHOD_VERSION", METHOD_VERSION + 1)
     with open_store() as store:  # rows of another version are not read back
         store.fill("laptop")
-        assert len(store.rows()) == len(rows)
+        assert len(store.rows(recorded=True)) == len(recorded)
 
 
 def test_damaged_store_is_named_with_what_to_do(tmp_path):
@@ -123,7 +128,7 @@ def test_store_that_opens_but_is_damaged_ends_the_export_in_a_sentence(damage, t
         path.mkdir()
     elif damage == "columns":
         with closing(sqlite3.connect(path)) as other:
-            other.execute("CREATE VIEW measured AS SELECT 1")
+            other.execute("CREATE VIEW numbers AS SELECT 1")
     else:
         with open_store() as store:
             store.fill("laptop")

@@ -28,12 +28,14 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_saved_table_reads_back_with_its_note_and_origin(folder):
-    rows = pd.DataFrame({"target": "GRID", "split": range(6), "seed": [0, 1] * 3})
+    rows = pd.DataFrame({"target": "GRID", "split": range(6), "seed": [0, 1] * 3, "recorded": [1] * 4 + [0] * 2,
+                         "measured_on": ["2026-01-01", "2026-01-03"] * 3, "machine": "a laptop"})
     paths = lab.write_table(LOSSES, "table_3", "smoke", "A note.", rows)
     assert [path.name for path in paths] == ["table_3.csv", "table_3.md", "table_3.tex"]
     text = paths[1].read_text()
     assert "| L_mat^tta" in text and "\nA note.\n\nProfile smoke, rendered counterparts" in text
-    assert "Splits: 6. Seeds: 2. ±: standard deviation over splits" in text
+    assert "Splits: 6. Seeds: 2. 6 numbers: recorded 2026-01-01 to 2026-01-03 on a laptop, 2 measured here." in text
+    assert text.strip().endswith("±: standard deviation over splits, adaption seeds averaged first.")
     assert re.match(r"% A note\.\n% \n% Profile smoke.*\n\\begin\{tabular\}", paths[2].read_text())
     assert pd.read_csv(paths[0], index_col=[0, 1, 2]).to_numpy().tolist() == LOSSES.to_numpy().tolist()
     zero = lab.write_table(pd.DataFrame({"points": [-0.04], "of": ["a"]}).round(1), "zero", "smoke")
@@ -45,9 +47,11 @@ def test_saved_table_reads_back_with_its_note_and_origin(folder):
     ("smoke_own-1", lab.RENDERED, "Profile smoke, rendered"), ("laptop", "", "Profile laptop."),
     ("laptop+tta_lr=0.1", None, "Profile laptop with tta_lr=0.1, rendered")])
 def test_origin_names_the_tables_own_images_and_counts(run, images, origin):
-    rows = pd.DataFrame({"target": ["VIPeR", "GRID", "GRID"], "split": [0, 0, 1], "seed": 0})
+    rows = pd.DataFrame({"target": ["VIPeR", "GRID", "GRID"], "split": [0, 0, 1], "seed": 0, "recorded": 0,
+                         "measured_on": "2026-01-01", "machine": "a laptop"})
     text = lab.provenance(pd.DataFrame({"people": [316]}), run, rows, images)
-    assert origin in text and "Splits: VIPeR 1, GRID 2. Seeds: 1." in text and "±" not in text
+    assert origin in text and "±" not in text
+    assert text.endswith("Splits: VIPeR 1, GRID 2. Seeds: 1. 3 numbers: 3 measured here.")
 
 
 @pytest.mark.parametrize("name", NAMES)

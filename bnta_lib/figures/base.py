@@ -37,13 +37,14 @@ def use_style() -> None:
     })
 
 
-def save_figure(figure: Figure, name: str, run: str, alt: str = "") -> Image:
+def save_figure(figure: Figure, name: str, run: str, alt: str = "", caption: str = "") -> Image:
     """Write ``name``.pdf and .png under the run's figures; returns what a notebook shows.
 
-    ``alt``, in words, is stored in both. They hold no date: the same figure is the same bytes.
+    ``alt``, in words, is stored in both, ``caption`` in the PNG. The same figure is the same bytes.
     """
     shown, photos, words = picture(figure, alt), photographs(figure), PngInfo()
     words.add_text("Description", alt)
+    words.add_text("Comment", caption)
     dpi = PHOTO_DPI if photos else PLOT_DPI
     with atomic(figures_dir(run) / f"{name}.png") as temporary:
         _pixels(figure, dpi).save(temporary, "PNG", optimize=True, pnginfo=words, dpi=(dpi, dpi))

@@ -81,19 +81,26 @@ class Lab:
         What the store lacks is measured. ``seeds`` (how many, or which), ``targets`` and ``splits`` are the
         table's unless given. Raises ValueError if one is unknown, FileNotFoundError if weights are absent.
         """
-        if what == "headroom":
-            return self._headroom()
-        if isinstance(what, str) and what not in TABLES:
+        title = what if isinstance(what, str) else "rows"
+        if isinstance(what, str) and what not in (*TABLES, "headroom"):
             raise ValueError(f"unknown table {what!r}: there are {', '.join(TABLES)} and headroom")
         if unknown := [name for name in targets or () if name not in self.targets]:
             raise ValueError(f"no target {unknown[0]!r}: the targets are {', '.join(self.targets)}")
-        sets = {name: self.targets[name] for name in targets or self.targets}
-        if isinstance(what, str):
-            return self._measure(TABLES[what], sets, what, seeds, splits).assign(table=what)
-        return self._measure([Table(tuple(what))], sets, "rows", seeds, splits)
+        if what == "headroom":
+            plans = self.plan_headroom()
+        else:
+            parts = TABLES[what] if isinstance(what, str) else [Table(tuple(what))]
+            sets = {name: self.targets[name] for name in targets or self.targets}
+            plans = [self.plan(parts, sets, seeds, splits)]
+        rows = pd.concat([measure(*plan, self.progress, title) for plan in plans], ignore_index=True)
+        if self.progress:
+            print(f"{title}: {origin(rows)}")
+        return rows.assign(table=title)
 
-    def _measure(self, parts: Iterable[Table], targets: Mapping[str, Target], title: str,
-                 seeds: int | Sequence[int] | None = None, splits: Sequence[int] | None = None):
+    def plan(self, parts: Iterable[Table], targets: Mapping[str, Target],
+             seeds: int | Sequence[int] | None = None,
+             splits: Sequence[int] | None = None) -> tuple[Measurer, list[Unit]]:
+        """What measures these parts of tables on these targets, and the units of each."""
         galleries = {name: min(len(split.gallery) for split in target.splits)
                      for name, target in targets.items()}
         units = []
@@ -109,11 +116,11 @@ class Lab:
             by_training[training] = targets if trained.size == self.settings.size else load_targets(
                 trained, self.data, progress=self.progress)
         models = {name: self.model(name) for name in by_training}
-        sources = self.sources if units[0].experiment == "shift" else ()
-        return measure(Measurer(self.settings, models, by_training, sources), units, self.progress, title)
+        sources = self.sources if any(unit.experiment == "shift" for unit in units) else ()
+        return Measurer(self.settings, models, by_training, sources), units
 
-    def _headroom(self) -> pd.DataFrame:
-        """Ranks of every kind of set; of published ones there are no held-out people or neutral cameras."""
+    def plan_headroom(self) -> list[tuple[Measurer, list[Unit]]]:
+        """Plans for ranks on every kind of set. Of published sets nobody is held out, no camera neutral."""
         settings, progress = replace(self.settings, ilids_images="single"), self.progress
         if real_root(self.data):
             sets = {TARGET: load_targets(settings, self.data, progress=progress)}
@@ -121,17 +128,17 @@ class Lab:
             heldout = {name: load_source(settings, name, "heldout", progress=progress) for name in SOURCES}
             sets = dict(zip(KINDS, (heldout, load_targets(settings, progress=progress),
                                     load_targets(settings, photometric=False, progress=progress))))
-        parts = []
-        for kind, targets in sets.items():
-            spec = Spec("BNTA w/o TTA", adapter="none", labels={"part": kind})
-            parts.append(self._measure([Table((spec,), experiment="headroom")], targets, kind))
-        return pd.concat(parts, ignore_index=True).assign(table="headroom")
+        return [self.plan([Table((Spec("BNTA w/o TTA", adapter="none", labels={"part": kind}),),
+                                 experiment="headroom")], targets) for kind, targets in sets.items()]
 
-    def save(self, figure, name: str, alt: str = ""):
-        """Write a figure as PDF and PNG under the run's figures, and show it; ``alt``: what it shows."""
+    def save(self, figure, name: str, alt: str = "", rows: pd.DataFrame | None = None):
+        """Write a figure as PDF and PNG under the run's figures, and show it.
+
+        ``alt``: what it shows. ``rows``: those that it is drawn from; their :func:`origin` is its caption.
+        """
         from bnta_lib.figures.base import save_figure
 
-        return save_figure(figure, name, self.run, alt)
+        return save_figure(figure, name, self.run, alt, "" if rows is None else origin(rows))
 
     def save_table(self, frame: pd.DataFrame, name: str, note: str = "", rows: pd.DataFrame | None = None,
                    images: str | None = None) -> pd.DataFrame:
@@ -172,9 +179,19 @@ def provenance(table: pd.DataFrame, run: str, rows: pd.DataFrame | None, images:
         for name, numbers in rows.groupby("target", sort=False)[["split", "seed"]].nunique().items():
             each = ", ".join(f"{target} {number}" for target, number in numbers.items())
             parts.append(f"{name.capitalize()}s: {numbers.iloc[0] if numbers.nunique() == 1 else each}.")
+        parts.append(origin(rows))
     if table.map(lambda value: isinstance(value, str) and "±" in value).any(axis=None):
         parts.append("±: standard deviation over splits, adaption seeds averaged first.")
     return " ".join(filter(None, parts))
+
+
+def origin(rows: pd.DataFrame) -> str:
+    """When and on what these rows were measured, and how many of them here."""
+    recorded = rows[rows["recorded"] > 0]
+    days = sorted({*recorded["measured_on"]})
+    when = "" if recorded.empty else "recorded {} on {}, ".format(
+        " to ".join(dict.fromkeys([days[0], days[-1]])), "; ".join({*recorded["machine"]}))
+    return f"{len(rows):,} numbers: {when}{len(rows) - len(recorded):,} measured here."
 
 
 def _write(path: Path, text: str) -> Path:

@@ -1,7 +1,8 @@
-"""Run the notebooks in order, check the paper's claims, and write the report, web pages that need no network.
+"""Measure, run the notebooks, check the paper's claims, and write the report, web pages that need no network.
 
-Each notebook runs under papermill in a kernel of its own, into ``executed/<run>/``, and writes
-``figures/<run>/``. The report's front page is ``report/<run>/index.html``.
+What is missing is measured first, and recorded rows again, a sample or all. Each notebook runs under
+papermill in a kernel of its own, some at once, into ``executed/<run>/``, and writes ``figures/<run>/``. The
+report's front page is ``report/<run>/index.html``.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,8 +18,10 @@ from itertools import groupby
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 from jinja2 import Environment, PackageLoader
+from joblib import cpu_count, delayed
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
@@ -27,13 +31,15 @@ from tqdm import tqdm
 from traitlets.config import Config
 
 from bnta_lib.data import data_folder
-from bnta_lib.files import atomic, atomic_folder
+from bnta_lib.files import atomic, atomic_folder, in_processes
 from bnta_lib.settings import METHOD_VERSION, ROOT, cache_dir
-from bnta_lib.suite import claims
+from bnta_lib.suite import anew, claims
 from bnta_lib.suite.runs import caution, exit_code, figures_dir, parse_run, run_name, shown
 from bnta_lib.suite.store import export, recorded_path
 
 NOTEBOOKS, EXECUTED, REPORT = ROOT / "notebooks", ROOT / "executed", ROOT / "report"
+SECONDS = ROOT / "data" / "results" / "notebooks.csv"  # of each notebook at the laptop profile
+AT_ONCE = 4  # notebooks at most: each takes up to a gigabyte of memory
 PAPERS = [*(f"table_{n}" for n in range(1, 6)), "figure_1", "figure_2_network", "figure_3", "figure_4"]
 VERDICTS = {"holds": ("holds", "✓"), "does not hold": ("fails", "✗"), "not resolved": ("open", "○")}
 # Without it each kernel warns that others on this machine could listen.
@@ -66,11 +72,12 @@ def executed_notebooks(run: str) -> list[Path]:
     return executed
 
 
-def run_notebook(source: Path, executed: Path, parameters: Mapping) -> None:
+def run_notebook(source: Path, executed: Path, parameters: Mapping) -> float:
     """Run ``source`` in its folder into ``executed``, whose metadata then hold METHOD_VERSION.
 
-    Raises ValueError if a cell fails, the kernel dies, or a cell ends the notebook early.
+    Returns its seconds. Raises ValueError if a cell fails or ends the notebook early, or the kernel dies.
     """
+    start = time.perf_counter()
     executed.parent.mkdir(parents=True, exist_ok=True)
     # Papermill fills parameters into the braces of a path.
     paths = [str(path.resolve()).replace("{", "{{").replace("}", "}}") for path in (source, executed)]
@@ -86,6 +93,7 @@ def run_notebook(source: Path, executed: Path, parameters: Mapping) -> None:
     notebook.metadata["bnta"] = METHOD_VERSION
     with atomic(executed) as temporary:
         nbformat.write(notebook, temporary)
+    return time.perf_counter() - start
 
 
 def copy_back(executed: Sequence[Path]) -> None:
@@ -136,9 +144,10 @@ def _pages(run: str, notebooks: Sequence[Path]) -> Iterator[tuple[str, str]]:
         yield path.stem, exporter.from_notebook_node(read_notebook(path), resources)[0]
 
 
-def _alt(picture: Path) -> str:
+def _words(picture: Path) -> tuple[str, str]:
+    """Alternative text and caption of a figure."""
     with Image.open(picture) as image:
-        return image.info.get("Description", picture.stem)
+        return image.info.get("Description", picture.stem), image.info.get("Comment", "")
 
 
 def _table(file: Path) -> str:
@@ -151,7 +160,7 @@ def _table(file: Path) -> str:
 def build(run: str, notebooks: Sequence[Path]) -> Path:
     """Write ``report/<run>``, replace an earlier one when it is whole, and return its ``index.html``."""
     templates = Environment(loader=PackageLoader("bnta_lib.suite"), autoescape=True, trim_blocks=True)
-    templates.filters |= {"alt": _alt, "table": _table}
+    templates.filters |= {"words": _words, "table": _table}
     figures_dir(run).mkdir(parents=True, exist_ok=True)  # the first notebook alone draws nothing
     with atomic_folder(REPORT / run) as new:
         shutil.copytree(figures_dir(run), new / "figures", ignore=shutil.ignore_patterns(".*"))
@@ -166,11 +175,31 @@ def build(run: str, notebooks: Sequence[Path]) -> Path:
     return REPORT / run / "index.html"
 
 
+def run_notebooks(sources: Sequence[Path], executed: Sequence[Path], parameters: Mapping) -> pd.Series:
+    """Run notebooks, as many at once as there are cores; seconds of each.
+
+    What is left is estimated from recorded seconds, scaled by the notebooks that are done.
+    """
+    recorded = pd.read_csv(SECONDS, index_col="notebook")["seconds"]
+    expected = [recorded.get(source.stem, recorded.median()) for source in sources]
+    jobs = (delayed(run_notebook)(*paths, parameters) for paths in zip(sources, executed))
+    form = {"bar_format": "{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, about {remaining} left"}
+    with (tqdm(total=sum(expected), desc="notebooks", disable=not sources, smoothing=0, **form) as bar,
+          in_processes(jobs, min(cpu_count(), AT_ONCE, len(sources))) as results):
+        seconds = []
+        for number, took in enumerate(results):
+            seconds.append(took)
+            bar.set_description(f"{number + 1}/{len(sources)} notebooks")
+            bar.update(expected[number])
+    return pd.Series(seconds, [source.stem for source in sources], name="seconds")
+
+
 def run_all(options: argparse.Namespace) -> int:
-    """Run the notebooks, check the claims if all are run, write the report; return the exit code."""
+    """Measure, run the notebooks, check the claims if all are run, write the report; return the exit code."""
     sources, run = find_notebooks(), run_name(options.profile, options.data)
-    if options.in_place and (options.data != "embedded" or options.only):
-        raise ValueError("--in-place runs every notebook on the embedded benchmark")
+    partial_run = options.only or options.report or options.data != "embedded"
+    if partial_run and (options.in_place or options.measure):
+        raise ValueError("--in-place and --measure are for all notebooks on the embedded benchmark")
     selected = [] if options.report else [
         path for path in sources if not options.only or path.name[:2] in options.only]
     # Kernels run in another folder: relative paths would not hold there.
@@ -180,11 +209,12 @@ def run_all(options: argparse.Namespace) -> int:
     folder = data_folder(options.data)
     for path in executed:  # an earlier run must not pass for this one
         path.unlink(missing_ok=True)
-    for source, path in zip(bar := tqdm(selected, unit="notebook", disable=not selected), executed):
-        bar.set_description(source.stem)
-        run_notebook(source, path, {"data": str(folder)} if folder else {})
+    how = options.measure or ("none" if partial_run or options.in_place else "sample")
+    words, repeated = anew.measure_first(options.profile, how, options.seed) if how != "none" else ("", True)
+    seconds = run_notebooks(selected, executed, {"data": str(folder)} if folder else {})
     if options.in_place:
         copy_back(executed)
+        seconds.round().rename_axis("notebook").to_csv(SECONDS)
         export(recorded_path(options.profile), options.profile)
     finished = executed_notebooks(run)
     whole = selected and len(finished) == len(sources) and options.data == "embedded"
@@ -194,8 +224,8 @@ def run_all(options: argparse.Namespace) -> int:
     if not (finished := finished or (sources if run == "laptop" else [])):
         raise ValueError(f"no notebook of {run} was run: make reproduce, with the same PROFILE and DATA")
     print(f"\nFigures and tables: {shown(figures_dir(run))}\nExecuted notebooks: {shown(EXECUTED / run)}\n"
-          f"The report, to open in a browser: {shown(build(run, finished))}")
-    return 0
+          f"The report, to open in a browser: {shown(build(run, finished))}\n{words}")
+    return 0 if repeated else 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -203,6 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_run("reproduce", "Run the notebooks in order, and write the report.", arguments, {
         "--only": dict(nargs="+", metavar="NN", choices=[path.name[:2] for path in find_notebooks()],
                        help="for example --only 05 08"),
+        "--measure": dict(choices=["sample", "all", "none"],
+                          help="which recorded rows are measured again (default: a sample)"),
+        "--seed": dict(type=int, help="repeat the sample that printed this seed"),
         "--report": dict(action="store_true", help="the report alone, of what was run before"),
         "--in-place": dict(action="store_true", help="write outputs and measured rows into the repository")})
     return exit_code(lambda: run_all(options))

@@ -226,8 +226,9 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
     """
     address, profile = os.environ.get("DASK_SCHEDULER_ADDRESS", "").strip(), measurer.settings.profile
     device = device_of(profile)
-    # The smoke profile's work takes less than starting a process, and a GPU serves one.
-    workers = cpu_count() if profile != "smoke" and device.type == "cpu" else 1
+    # The smoke profile's units take less than starting processes unless they are many, and a GPU serves one.
+    few = profile == "smoke" and len(units) < 400
+    workers = 1 if few or device.type != "cpu" else cpu_count()
     if not address and min(workers, len(units)) < 2:
         threads = torch.get_num_threads()
         for key, unit in units.items():
@@ -279,8 +280,10 @@ def _measure(measurer: Measurer | None, unit: Unit) -> list[dict]:
     return measurer.measure(unit)
 
 
-def measure(measurer: Measurer, units: Sequence[Unit], progress: bool, title: str) -> pd.DataFrame:
-    """Rows of the units in their order, from the store; those that it lacks are measured first.
+def measure(measurer: Measurer, units: Sequence[Unit], progress: bool, title: str,
+            anew: bool = False) -> pd.DataFrame:
+    """Rows of the units in their order, from the store; those that it lacks are measured first, with ``anew``
+    those that were not measured here.
 
     Columns: the caller's name of the target, ``method``, the spec's labels, and those of the store without
     details that no row has. A spec that diverged on a split of a target has only the metric DIVERGED there.
@@ -290,7 +293,8 @@ def measure(measurer: Measurer, units: Sequence[Unit], progress: bool, title: st
     keys = [key_of(unit_columns) for unit_columns in columns]
     with open_store() as store:
         store.fill(measurer.settings.profile)
-        known = {*store.rows(keys)["key"]}
+        known = store.rows(keys)
+        known = {*known.loc[known["recorded"] < 1, "key"]} if anew else {*known["key"]}
         missing = {key: unit for key, unit in zip(keys, units) if key not in known}
         count = len({*keys})
         with tqdm(total=count, initial=count - len(missing), disable=not progress, desc=title) as bar:
@@ -304,4 +308,4 @@ def measure(measurer: Measurer, units: Sequence[Unit], progress: bool, title: st
     diverged = rows["metric"] == DIVERGED
     rows = rows[diverged | ~diverged.groupby([rows["target"], rows["method"]]).transform("any")]
     unused = [name for name in DETAILS if rows[name].replace("", None).isna().all()]
-    return rows.drop(columns=["key", *unused]).reset_index(drop=True)
+    return rows.drop(columns=["key", "number", *unused]).reset_index(drop=True)

@@ -1,7 +1,8 @@
 """The results store: one SQLite file of measured numbers, a row each, ``results.sqlite`` in the cache.
 
 A unit, one measurement of a spec on a split with a seed, gives one or more rows. Its key is a digest of all
-that decides its numbers. A store starts with the rows that are recorded with the suite.
+that decides its numbers. A store starts with the rows that are recorded with the suite. Rows measured here
+lie over those, which stay.
 """
 
 import errno
@@ -62,10 +63,11 @@ def open_store(path: Path | None = None) -> Iterator["Store"]:
             store.execute("PRAGMA journal_mode = WAL")
             with store:  # as one: several processes may open a new store, or one of fewer columns
                 store.execute("BEGIN IMMEDIATE")
-                store.execute("CREATE TABLE IF NOT EXISTS measured (key, number, PRIMARY KEY (key, number))")
-                there = {column for _, column, *_ in store.execute("PRAGMA table_info(measured)")}
+                store.execute("CREATE TABLE IF NOT EXISTS numbers "
+                              "(key, recorded, number, PRIMARY KEY (key, recorded, number))")
+                there = {column for _, column, *_ in store.execute("PRAGMA table_info(numbers)")}
                 for column in (column for column in COLUMNS if column not in there):
-                    store.execute(f'ALTER TABLE measured ADD COLUMN "{column}"')
+                    store.execute(f'ALTER TABLE numbers ADD COLUMN "{column}"')
             yield store
     except (sqlite3.DatabaseError, pd.errors.DatabaseError) as error:
         # SQLite reports a full disk as one of several errors.
@@ -82,7 +84,7 @@ class Store(sqlite3.Connection):
     def fill(self, profile: str) -> None:
         """Insert the rows that are recorded with the suite, unless they are there."""
         path = recorded_path(profile)
-        query = "SELECT 1 FROM measured WHERE profile = ? AND version = ? AND recorded = 1 LIMIT 1"
+        query = "SELECT 1 FROM numbers WHERE profile = ? AND version = ? AND recorded = 1 LIMIT 1"
         if not path.is_file() or self.execute(query, (profile, METHOD_VERSION)).fetchone():
             return
         rows = pd.read_csv(path, keep_default_na=False, na_values=[""], low_memory=False)
@@ -93,7 +95,7 @@ class Store(sqlite3.Connection):
         self._insert(rows.assign(number=rows.groupby("key").cumcount()))
 
     def add(self, key: str, rows: Iterable[dict]) -> None:
-        """Insert a unit's rows in one transaction; one that is there already stays as it is."""
+        """Insert rows of a unit measured here in one transaction; one that is there stays as it is."""
         rows = pd.DataFrame(rows).reindex(columns=[*COLUMNS])
         self._insert(rows.assign(key=key, number=range(len(rows)), recorded=0))
 
@@ -101,16 +103,20 @@ class Store(sqlite3.Connection):
         rows = rows[["key", "number", *COLUMNS]].astype(object)
         names, places = ", ".join(f'"{name}"' for name in rows), ", ".join("?" * len(rows.columns))
         with self:
-            self.executemany(f"INSERT OR IGNORE INTO measured ({names}) VALUES ({places})",
+            self.executemany(f"INSERT OR IGNORE INTO numbers ({names}) VALUES ({places})",
                              rows.where(rows.notna(), None).values.tolist())
 
-    def rows(self, keys: Sequence[str] | None = None) -> pd.DataFrame:
-        """Rows of these units, or all: ``key``, :data:`COLUMNS`. Missing text is ""."""
-        where, values = "", []
+    def rows(self, keys: Sequence[str] | None = None, recorded: bool = False) -> pd.DataFrame:
+        """Rows of these units, or all: ``key``, ``number``, :data:`COLUMNS`. Missing text is "".
+
+        Of a unit that was measured here those rows alone, unless ``recorded``: the recorded ones alone.
+        """
+        lowest = "(SELECT min(recorded) FROM numbers WHERE key = n.key)"
+        where, values = f"recorded = {1 if recorded else lowest}", []
         if keys is not None:
-            where, values = "WHERE key IN (SELECT value FROM json_each(?))", [json.dumps(list(keys))]
-        table = pd.read_sql(f"SELECT * FROM measured {where} ORDER BY rowid", self, params=values,
-                            dtype=dict.fromkeys(NUMBERS, float)).drop(columns="number")
+            where, values = f"key IN (SELECT value FROM json_each(?)) AND {where}", [json.dumps(list(keys))]
+        table = pd.read_sql(f"SELECT * FROM numbers n WHERE {where} ORDER BY rowid", self, params=values,
+                            dtype=dict.fromkeys(NUMBERS, float))
         table = table.fillna(dict.fromkeys(set(COLUMNS) - set(NUMBERS), ""))
         return table.astype({name: "int64" for name in WHOLE if table[name].notna().all()})
 
@@ -132,7 +138,7 @@ def export(path: str | Path, profile: str) -> int:
         rows = store.rows()
     rows = rows[(rows["version"] == METHOD_VERSION) & ~rows["target"].str.endswith(", own folder")
                 & (rows["profile"] == profile)]
-    rows = rows.sort_values([*COLUMNS[:13]], kind="stable").drop(columns=["key", "recorded"])
+    rows = rows.sort_values([*COLUMNS[:13]], kind="stable").drop(columns=["key", "number", "recorded"])
     text = rows.astype({name: "Int64" for name in WHOLE if name in rows}).to_csv(index=False).encode()
     with atomic(path) as temporary:
         temporary.write_bytes(gzip.compress(text, mtime=0))
