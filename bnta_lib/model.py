@@ -207,7 +207,7 @@ def batches(n: int, size: int, random: torch.Generator) -> Sequence[Tensor]:
 
 def fused(backbone: nn.Module) -> nn.Module:
     """A copy of E in eval mode, the same to rounding: batch norms are folded into their convolutions."""
-    twin = copy.deepcopy(backbone)
+    twin = copy.deepcopy(backbone, {id(t): t for t in backbone.state_dict(keep_vars=True).values()})  # shared
     for block in list(twin.modules()):
         for names in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1")):
             conv, norm = (getattr(block, name, None) for name in names)

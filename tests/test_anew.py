@@ -46,8 +46,9 @@ def test_sample_is_table_2_on_one_split_and_one_in_fifty_of_the_rest(recorded):
     compared = anew.measure_again(lab, False, seed=3)
     rows, drawn = measured_here(), set(compared["key"])
     measurer, units = lab.plan(PARTS["table_2"], lab.targets)
-    wholes = [{store.key_of(measurer.columns(unit)) for unit in units if unit.split == split} for split in (0, 1)]
-    assert [len(keys) for keys in wholes] == [4, 4] and any(keys <= drawn for keys in wholes)
+    keys = pd.Series([store.key_of(measurer.columns(unit)) for unit in units], [unit.split for unit in units])
+    wholes = [set(keys[split]) for split in (0, 1)]
+    assert [*map(len, wholes)] == [4, 4] and any(whole <= drawn for whole in wholes)
     # One more of the ten other units of tables, and one of the two of the headroom.
     assert set(rows["key"]) == drawn and len(drawn) == 4 + 1 + 1
     assert set(rows["experiment"]) == {"retrieval", "headroom"}
@@ -85,6 +86,7 @@ def test_layers_of_gamma_may_differ_but_for_a_few():
     for moved, within in ((2, True), (3, False)):
         other = rows.assign(value=rows["value"] + 0.5 * (rows["number"] < moved))
         assert anew.differences(other, rows, {"k": 6})["within"].all() == within
-        assert not anew.differences(*(r.assign(metric="rate mean") for r in (other, rows)), {})["within"].all()
+        means = (table.assign(metric="rate mean") for table in (other, rows))
+        assert not anew.differences(*means, {"k": 6})["within"].all()
     with pytest.raises(ValueError, match="other rows than the recorded"):
         anew.differences(rows[:3], rows, {})

@@ -44,7 +44,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "SECONDS", Path(shutil.copy(reproduce.SECONDS, tmp_path)))
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     checked, measured = tmp_path / "checked", tmp_path / "measured"
-    monkeypatch.setattr(anew, "measure_first", lambda *how: (measured.write_text(repr(how)) and "9 numbers", True))
+    monkeypatch.setattr(anew, "measure_first",
+                        lambda *how: (measured.write_text(repr(how)) and "9 numbers", True))
     monkeypatch.setattr(claims, "main", lambda arguments: checked.write_text(arguments[-1]) * 0)
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "figures" / "smoke").mkdir(parents=True)

@@ -107,7 +107,8 @@ def test_recorded_rows_fill_a_store_once_stay_marked_and_are_exported_again(tmp_
     with open_store() as store:  # what is measured here lies over the recorded rows
         store.add(key, rows_of(unit(profile="laptop")))
         assert store.rows([key])["recorded"].tolist() == [0, 0]
-        assert store.rows([key], recorded=True)["value"].tolist() == rows.query("key == @key")["value"].tolist()
+        kept = store.rows([key], recorded=True)["value"].tolist()
+        assert kept == rows.query("key == @key")["value"].tolist()
         assert len(store.rows()) == len(rows) - (rows["key"] == key).sum() + 2
     monkeypatch.setattr(module, "METHOD_VERSION", METHOD_VERSION + 1)
     with open_store() as store:  # rows of another version are not read back

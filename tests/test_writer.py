@@ -28,13 +28,15 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_saved_table_reads_back_with_its_note_and_origin(folder):
-    rows = pd.DataFrame({"target": "GRID", "split": range(6), "seed": [0, 1] * 3, "recorded": [1] * 4 + [0] * 2,
+    rows = pd.DataFrame({"target": "GRID", "split": range(6), "seed": [0, 1] * 3,
+                         "recorded": [1, 1, 1, 1, 0, 0],
                          "measured_on": ["2026-01-01", "2026-01-03"] * 3, "machine": "a laptop"})
     paths = lab.write_table(LOSSES, "table_3", "smoke", "A note.", rows)
     assert [path.name for path in paths] == ["table_3.csv", "table_3.md", "table_3.tex"]
     text = paths[1].read_text()
     assert "| L_mat^tta" in text and "\nA note.\n\nProfile smoke, rendered counterparts" in text
-    assert "Splits: 6. Seeds: 2. 6 numbers: recorded 2026-01-01 to 2026-01-03 on a laptop, 2 measured here." in text
+    numbers = "6 numbers: recorded 2026-01-01 to 2026-01-03 on a laptop, 2 measured here."
+    assert f"Splits: 6. Seeds: 2. {numbers}" in text
     assert text.strip().endswith("±: standard deviation over splits, adaption seeds averaged first.")
     assert re.match(r"% A note\.\n% \n% Profile smoke.*\n\\begin\{tabular\}", paths[2].read_text())
     assert pd.read_csv(paths[0], index_col=[0, 1, 2]).to_numpy().tolist() == LOSSES.to_numpy().tolist()
