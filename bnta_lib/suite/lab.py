@@ -221,33 +221,18 @@ def markdown(table: pd.DataFrame) -> str:
     return flat.to_markdown(index=False, disable_numparse=True)
 
 
-_TEX = str.maketrans({
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$",
-    "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}",
-    "<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "×": r"$\times$", "≤": r"$\leq$",
-    "→": r"$\rightarrow$", "²": "$^2$", "η": r"$\eta$", "φ": r"$\varphi$", "λ": r"$\lambda$",
-    "μ": r"$\mu$", "σ": r"$\sigma$", "γ": r"$\gamma$", "β": r"$\beta$"})
-
-
-def _tex(value: object) -> str:
-    """A cell or heading in LaTeX: L_mat^tta as a symbol, all else as it is."""
-    if not isinstance(value, str):
-        value = "–" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value)
-    text = re.sub(r"\bL\\_([a-z]+)\b", r"$L_{\\mathrm{\1}}$", value.translate(_TEX))
-    return text.replace(r"}}$\textasciicircum{}tta", r"}}^{\mathrm{tta}}$")
+_SYMBOLS = str.maketrans({
+    "±": r"$\pm$", "–": "--", "×": r"$\times$", "≤": r"$\leq$", "→": r"$\rightarrow$", "²": "$^2$",
+    "η": r"$\eta$", "φ": r"$\varphi$", "λ": r"$\lambda$", "μ": r"$\mu$", "σ": r"$\sigma$", "γ": r"$\gamma$",
+    "β": r"$\beta$", "<": "$<$", ">": "$>$"})
 
 
 def latex(table: pd.DataFrame) -> str:
-    """A table as a LaTeX ``tabular`` (needs booktabs), without a caption.
-
-    Upper levels of the columns become spanning headings. A label of the index that repeats is printed once.
-    """
-    depth, names = table.index.nlevels, [name or "" for name in table.index.names]
-    flat = table.reset_index(names=names, col_level=table.columns.nlevels - 1).map(_tex).rename(columns=_tex)
-    numbers = flat.iloc[:, depth:].apply(lambda column: column.str.match(r"[-+]?\d|(--)?$").all())
-    # A label is left out if it and all before it are as in the row above.
-    labels = flat.iloc[:, :depth - 1]
-    flat.iloc[:, :depth - 1] = labels.mask(labels.eq(labels.shift()).cummin(axis=1), "")
-    return flat.style.hide(axis="index").to_latex(
-        hrules=True, multicol_align="c",
-        column_format="l" * depth + "".join("r" if number else "l" for number in numbers))
+    """A table as a LaTeX ``tabular`` (needs booktabs), without a caption."""
+    style = table.rename_axis(index=lambda name: name or "").style.format(
+        lambda value: f"{value:g}" if isinstance(value, float) else value, na_rep="--", escape="latex")
+    for axis in ("index", "columns"):
+        style.format_index(escape="latex", axis=axis).format_index_names(escape="latex", axis=axis)
+    text = style.to_latex(hrules=True, multirow_align="naive", multicol_align="c")
+    # A row that begins with a bracket would be an argument of the line break before it.
+    return text.translate(_SYMBOLS).replace("\n[", "\n{[}")

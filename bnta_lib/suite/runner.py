@@ -252,8 +252,9 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
             shared = client.submit(pickle.loads, pickle.dumps(measurer), pure=False)
             executor = client.get_executor(pure=False)
         else:
-            shared, executor = None, stack.enter_context(get_reusable_executor(
-                workers, env=_ENVIRONMENT, initializer=_start, initargs=(pickle.dumps(measurer), os.getpid())))
+            shared, given = None, (pickle.dumps(measurer), os.getpid())
+            executor = stack.enter_context(get_reusable_executor(
+                workers, env=_ENVIRONMENT, initializer=_start, initargs=given))
         running = {executor.submit(_measure, shared, unit): key for key, unit in units.items()}
         try:
             for done in as_completed(running):
