@@ -185,7 +185,7 @@ def run_notebooks(sources: Sequence[Path], executed: Sequence[Path], parameters:
     jobs = (delayed(run_notebook)(*paths, parameters) for paths in zip(sources, executed))
     form = {"bar_format": "{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, about {remaining} left"}
     with (tqdm(total=sum(expected), desc="notebooks", disable=not sources, smoothing=0, **form) as bar,
-          in_processes(jobs, min(cpu_count(), AT_ONCE, len(sources))) as results):
+          in_processes(jobs, min(cpu_count(), AT_ONCE, len(sources) or 1)) as results):
         seconds = []
         for number, took in enumerate(results):
             seconds.append(took)
