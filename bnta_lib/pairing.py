@@ -59,13 +59,12 @@ def nearest_pairs(local: Tensor, k: int, block: int = 256) -> Pairs:
     while len(pairs) < k:
         if bounds[start] <= (heap[0][0] if heap else math.inf):
             due, start = waiting[start : start + MEASURED], min(start + MEASURED, n)
-        else:
-            _, i, j, _ = nearest = heapq.heappop(heap)
-            if rows.free[i] and rows.free[j]:
-                pairs.append(nearest)
-                rows.free[[i, j]] = False
-                continue
-            due = torch.tensor([i])
+        elif rows.free[[*heap[0][1:3]]].all():
+            pairs.append(heapq.heappop(heap))
+            rows.free[[*pairs[-1][1:3]]] = False
+            continue
+        else:  # with the next ones, of which most are about to be due: one row takes as long as many
+            due = torch.tensor([heapq.heappop(heap)[1] for _ in heap[:MEASURED]])
         for nearest in rows.nearest(due[rows.free[due]].sort().values):
             heapq.heappush(heap, nearest)
     squared, first, second, part = zip(*pairs, strict=True)
