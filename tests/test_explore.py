@@ -110,8 +110,8 @@ def test_every_recorded_cell_can_be_reached_and_shows_its_numbers(explorer, mode
             reached.add((n, k))
             pictures.add((bytes(explorer.curves.value), bytes(explorer.couples.value)))
         images = targets["dots"].data.images[sample_of(targets["dots"].splits[1], n)]
-        expected = nearest_pairs(embed(model, images)[1], k)
-        assert torch.equal(explorer.pairs("dots", 1, n).first(k).index, expected.index)
+        expected = sample_of(targets["dots"].splits[1], n)[nearest_pairs(embed(model, images)[1], k).index]
+        assert torch.equal(explorer.pairs("dots", 1, n, k).index, expected)
     cells = explorer.cells[(explorer.cells["N"] > 0) & (explorer.cells["split"] == 1)]
     assert reached == {*zip(cells["N"], cells["K"])} and len(pictures) == len(reached)
 
@@ -123,6 +123,7 @@ def test_what_is_not_measured_is_not_made_up(explorer, model, targets, own):
     assert "not measured" in explorer.numbers.value and "%" not in explorer.numbers.value
     assert explorer.curves.value != before
     explorer.momentum.value = 0.1
+    assert explorer.curves.value == before
     explorer.free.value = True
     assert list(explorer.N.options) == list(range(4, 11))
     explorer.N.value = 9
@@ -159,7 +160,8 @@ def test_layer_slider_shows_every_layer_and_channel(model, targets, own):
     shown = layer_explorer(model, targets, [source], own, images=20)
     index, channel = (w for w in shown.kwargs_widgets if w._kwarg in ("index", "channel"))
     assert index.value == 1 and index.max == len(bn_layers(model))
-    pictures = {shown.picture.data}
+    first = shown.picture.data
+    pictures = {first}
     for number in (2, 54, 57):
         index.value = number
         assert f"{list(bn_layers(model))[number - 1]}, BN layer {number} of 57" in shown.numbers
@@ -167,6 +169,8 @@ def test_layer_slider_shows_every_layer_and_channel(model, targets, own):
         channel.value = 1 + channel.value % 2
         pictures.add(shown.picture.data)
     assert len(pictures) == 7
+    index.value, channel.value = 1, 0
+    assert shown.picture.data == first
 
 
 # ---------------------------------------------------------------- retrieval

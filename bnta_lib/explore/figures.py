@@ -35,18 +35,13 @@ class Explorer(W.interactive):
         def show(**values) -> None:
             self.numbers, self.picture = draw(**values)
             # Not printed: what is printed may come late, and then stands elsewhere.
-            display(HTML(as_numbers(self.numbers)), self.picture)
+            display(HTML(f'<div class="bnta-numbers">{self.numbers}</div>'), self.picture)
 
         super().__init__(show, {"manual": False, "auto_display": False}, **controls)
         self.add_class("bnta-explorer")
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
         return with_still(super()._repr_mimebundle_(**kwargs), self.picture)
-
-
-def as_numbers(words: str) -> str:
-    """The explorer's line of numbers as HTML."""
-    return f'<div class="bnta-numbers">{words}</div>'
 
 
 def with_still(bundle: dict, still: Image) -> tuple[dict, dict]:
@@ -87,7 +82,7 @@ def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Seque
     Adapts to split 0 of each target with seed 0, and passes at most ``images`` images a side through the
     models; the sliders need no network.
     """
-    names, outputs, adapted = list(bn_layers(model)), {}, {}
+    names, outputs, adapted, figure = list(bn_layers(model)), {}, {}, None
     of_source = bn_outputs(model, source_sample(sources, max(1, images // len(sources))), names, 400)
     for name, target in targets.items():
         parts = target.split(0)
@@ -98,6 +93,7 @@ def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Seque
                          "adapted": bn_outputs(adapted[name], some, names, 400)}
 
     def draw(target: str, index: int, channel: int) -> tuple[str, Image]:
+        nonlocal figure
         name = names[index - 1]
         number = min(channel, len(of_source[name])) or None
         channels = slice(number - 1, number) if number else slice(None)
@@ -109,10 +105,11 @@ def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Seque
         old, new = bn_layers(model)[name], bn_layers(adapted[target])[name]
         changes = {quantity: (getattr(new, kind) - getattr(old, kind)).detach().cpu()
                    for quantity, kind in QUANTITIES.items()}
+        figure = layer_figure(shown, d, changes, label, number, figure)
         alt = f"Outputs of {name} on source and {target}, and the change of its four quantities"
         return (f"{target}: {name}, BN layer {index} of {len(names)}, d = {d['frozen']:.3f} frozen, "
                 f"{d['adapted']:.3f} adapted",
-                picture(layer_figure(shown, d, changes, label, number), alt, trim=False))
+                picture(figure, alt, trim=False))
 
     return Explorer(draw, target=W.Dropdown(description="target", options=list(outputs), **WIDE),
                     index=W.IntSlider(description="BN layer", min=1, max=len(names), value=1, **RELEASED),

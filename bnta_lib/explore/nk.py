@@ -17,12 +17,12 @@ from IPython.display import Image
 
 from bnta_lib.adaption import adapt
 from bnta_lib.data.sets import Target
-from bnta_lib.explore.figures import RELEASED, WIDE, as_numbers, with_still
+from bnta_lib.explore.figures import RELEASED, WIDE, with_still
 from bnta_lib.figures.base import METRICS, picture
 from bnta_lib.figures.photos import pairs_figure
 from bnta_lib.figures.results import PAPERS, nk_figure
 from bnta_lib.model import BNTANet, embed
-from bnta_lib.pairing import nearest_pairs
+from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import Settings
 from bnta_lib.suite.runner import sample_of, score
 from bnta_lib.suite.sweeps import STAGES
@@ -94,10 +94,10 @@ def run_live(model: BNTANet, target: Target, split: int, settings: Settings, n: 
             "seconds": seconds, "live": True}
 
 
-def numbers(cells: pd.DataFrame, target: str, split: int, n: int, k: int, momentum: float) -> str:
-    """What is known of a setting, in one line."""
+def numbers(cell: pd.Series | None, frozen: pd.Series | None, target: str, split: int, n: int, k: int,
+            momentum: float) -> str:
+    """What is known of a setting, in one line; ``cell`` and ``frozen``: as :func:`find` returns them."""
     place = f"{target}, split {split}: N = {n}, K = {k}, momentum {momentum:g}"
-    cell, frozen = find(cells, target, split, n, k, momentum), find(cells, target, split, 0, 0)
     if cell is None:
         return f"{place}: not measured; Run adapts with it now"
     gains = {m: "" if frozen is None else f" ({cell[m] - frozen[m]:+.1f} points)" for m in ("R1", "mAP")}
@@ -108,15 +108,14 @@ def numbers(cells: pd.DataFrame, target: str, split: int, n: int, k: int, moment
 class NKExplorer(W.VBox):
     """Sliders for N, K, target, split and momentum over measured cells, and a button to measure others.
 
-    ``cells``: of :func:`cells_of`; a run by hand is added. Embeds all targets once.
+    ``cells``: of :func:`cells_of`; a run by hand is added. A target is embedded when it is first shown.
     """
 
     def __init__(self, cells: pd.DataFrame, model: BNTANet, targets: Mapping[str, Target],
                  settings: Settings):
         self.cells, self.model, self.targets, self.settings = cells, model, dict(targets), settings
-        local = {name: embed(model, target.data.images)[1] for name, target in targets.items()}
-        self.pairs = lru_cache(lambda target, split, n: nearest_pairs(
-            local[target][sample_of(self.targets[target].splits[split], n)], n // 2))
+        self.local = lru_cache(lambda target: embed(model, targets[target].data.images)[1])
+        self.pairs = lru_cache(self._pairs)
         self.cancelled, self.offering, self.thread = threading.Event(), False, None
         self.target = W.Dropdown(description="target", options=list(targets), **WIDE)
         self.target.value = PAPERS if PAPERS in targets else self.target.value
@@ -135,6 +134,7 @@ class NKExplorer(W.VBox):
         super().__init__([W.HBox([W.VBox(sliders), W.VBox(buttons)]), self.numbers, self.errors, self.curves,
                           self.couples])
         self.add_class("bnta-explorer")
+        self.numbers.add_class("bnta-numbers")
         capture = self.errors.capture(clear_output=True)  # an error in a callback is shown, not swallowed
         for control in (*sliders, self.free):
             control.observe(capture(self.on_change), "value")
@@ -143,7 +143,7 @@ class NKExplorer(W.VBox):
         self.on_change()
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-        alt = f"Curves along K and N; {numbers(self.cells, *self.setting())}"
+        alt = f"Curves along K and N; {self.numbers.value}"
         still = Image(self.curves.value, format="png", alt=alt)
         return with_still(super()._repr_mimebundle_(**kwargs), still)
 
@@ -167,17 +167,21 @@ class NKExplorer(W.VBox):
         self.offering = False
         self.draw()
 
+    def _pairs(self, target: str, split: int, n: int, k: int) -> Pairs:
+        sample = sample_of(self.targets[target].splits[split], n)
+        pairs = nearest_pairs(self.local(target)[sample], k)
+        return replace(pairs, index=sample[pairs.index])  # rows of the target's images
+
     def draw(self) -> None:
         """The curves and the pairs of the setting."""
-        target, split, n, k, momentum = self.setting()
-        images = self.targets[target].data.images[sample_of(self.targets[target].splits[split], n)]
+        target, split, n, k, momentum = setting = self.setting()
+        images, pairs = self.targets[target].data.images, self.pairs(target, split, n, k)
         lines = (curves(self.cells, target, split, momentum, *fixed) for fixed in (("N", n), ("K", k)))
-        cells = find(self.cells, *self.setting()), find(self.cells, target, split, 0, 0)
-        pairs = self.pairs(target, split, n).first(k)
+        cells = find(self.cells, *setting), find(self.cells, target, split, 0, 0)
         figures = nk_figure(*lines, n, k, *cells), pairs_figure(images, pairs, self.settings, closest=6)
         self.curves.value, self.couples.value = (picture(figure, trim=False).data for figure in figures)
         # Last, so that numbers which have changed stand beside their own pictures.
-        self.numbers.value = as_numbers(numbers(self.cells, *self.setting()))
+        self.numbers.value = numbers(*cells, *setting)
 
     def on_run(self, button=None) -> None:
         """Adapt with the setting on a thread; sliders go on answering meanwhile."""

@@ -1,15 +1,16 @@
 """What adaption does: pairs and losses, and BN layers from shallow to deep (Figures 1 and 3)."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from scipy import stats
 
-from bnta_lib.figures.base import COLOURS, UNMOVED, bars, legend, new_figure, panels
+from bnta_lib.figures.base import COLOURS, UNMOVED, bars, emptied, legend, new_figure, panels
 from bnta_lib.suite.layers import TOP, top_layers
 
 SYMBOLS = {"mean": r"$\mu$", "var": r"$\sigma^2$", "gamma": r"$\gamma$", "beta": r"$\beta$"}
@@ -81,9 +82,10 @@ def _draw_densities(axis: Axes, outputs: Mapping[str, np.ndarray], distances: Ma
     for kind, text in KINDS.items():
         values = np.ravel(outputs[kind])
         values = values[:: len(values) // 5_000 + 1]  # so many are enough for a curve
-        sns.kdeplot(x=values, gridsize=100, clip=np.quantile(values, (0.002, 0.998)), warn_singular=False,
-                    ax=axis, color=COLOURS[kind], linestyle="--" if kind == "frozen" else "-", linewidth=1.4,
-                    label=text + (f", d = {distances[kind]:.3f}" if kind in distances else ""))
+        x = np.linspace(*np.quantile(values, (0.002, 0.998)), 100)
+        y = stats.gaussian_kde(values)(x) if x[0] < x[-1] else np.full(100, np.nan)  # a constant has none
+        axis.plot(x, y, color=COLOURS[kind], linestyle="--" if kind == "frozen" else "-", linewidth=1.4,
+                  label=text + (f", d = {distances[kind]:.3f}" if kind in distances else ""))
     axis.legend(*axis.get_legend_handles_labels(), fontsize=7, loc="upper left", handlelength=1.6,
                 borderaxespad=0.1)
 
@@ -167,26 +169,32 @@ def figure_3(rates: pd.DataFrame, top: int = TOP) -> Figure:
 
 
 def layer_figure(outputs: Mapping[str, np.ndarray], distances: Mapping[str, float],
-                 changes: Mapping[str, np.ndarray], label: str, channel: int | None = None) -> Figure:
+                 changes: Mapping[str, np.ndarray], label: str, channel: int | None = None,
+                 figure: Figure | None = None) -> Figure:
     """One BN layer: its outputs as in :func:`figure_1`, and the change of its quantities by channel.
 
     ``changes``: after minus before, (channels,), by quantity. ``channel`` (from 1) is marked among them.
+    ``figure``: one to draw into.
     """
-    figure = new_figure(9.1, 3.0)
-    axes = figure.subplot_mosaic([["y", "mean", "var"], ["y", "gamma", "beta"]], width_ratios=[2, 1, 1],
-                                 gridspec_kw=UNMOVED | {"left": 0.07, "hspace": 0.6})
-    _draw_densities(axes["y"], outputs, distances)
-    axes["y"].set(xlabel=label, ylabel="density", ylim=(0, 1.45 * axes["y"].get_ylim()[1]))
-    for quantity, symbol in SYMBOLS.items():
-        axis, change = axes[quantity], changes[quantity]
-        axis.vlines(range(1, len(change) + 1), 0, change, color=COLOURS["adapted"],
-                    lw=min(2.0, 120 / len(change)))
+    if figure is None:
+        figure = new_figure(9.1, 3.0)
+        axes = figure.subplot_mosaic([["y", "mean", "var"], ["y", "gamma", "beta"]], width_ratios=[2, 1, 1],
+                                     gridspec_kw=UNMOVED | {"left": 0.07, "hspace": 0.6})
+        axes["y"].yaxis.set_label_coords(-0.13, 0.5)
+        for quantity, symbol in SYMBOLS.items():
+            axes[quantity].set_title(f"change of {symbol}", y=1)
+            axes[quantity].ticklabel_format(axis="y", scilimits=(-2, 2))
+            axes[quantity].locator_params(axis="y", nbins=3)
+    density, *others = emptied(figure)
+    _draw_densities(density, outputs, distances)
+    density.set(xlabel=label, ylabel="density", ylim=(0, 1.45 * density.get_ylim()[1]))
+    for axis, quantity in zip(others, SYMBOLS):
+        change = np.asarray(changes[quantity])
+        strokes = np.stack([0 * change, change, math.nan * change], 1)  # as one line, which is drawn faster
+        axis.plot(np.arange(1, len(change) + 1).repeat(3), strokes.ravel(), color=COLOURS["adapted"],
+                  lw=min(2.0, 120 / len(change)), solid_capstyle="butt")
         axis.axhline(0, color="0.3", linewidth=0.7)
-        axis.set(title=f"change of {symbol}", xticks=[1, len(change)])
-        axis.ticklabel_format(axis="y", scilimits=(-2, 2))
-        axis.locator_params(axis="y", nbins=3)
+        axis.set(xlabel="channel" * (quantity in ("gamma", "beta")), xticks=[1, len(change)])
         if channel is not None:
             axis.axvline(channel, color=COLOURS["wrong"], linewidth=1.1, linestyle=":")
-    for quantity in ("gamma", "beta"):
-        axes[quantity].set_xlabel("channel", labelpad=0)
     return figure

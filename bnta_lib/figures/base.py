@@ -6,9 +6,11 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 from IPython.display import Image
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.transforms import Bbox
 from PIL import Image as pil
 from PIL.PngImagePlugin import PngInfo
 
@@ -64,9 +66,12 @@ def picture(figure: Figure, alt: str = "", trim: bool = True) -> Image:
     if trim:
         pixels = _pixels(figure, SCREEN_DPI)
     else:
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        pixels = pil.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        with mpl.rc_context({"text.hinting": "none"}):
+            canvas = figure.canvas if isinstance(figure.canvas, FigureCanvasAgg) else FigureCanvasAgg(figure)
+            canvas.draw()
+            pixels = pil.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+            if not photographs(figure):
+                pixels = pixels.quantize(256, pil.Quantize.FASTOCTREE, dither=0)
     png = {"optimize": True} if trim else {"compress_level": 1}
     kind, options = ("jpeg", {"quality": 80}) if photographs(figure) else ("png", png)
     pixels.save(buffer := io.BytesIO(), kind, **options)
@@ -95,6 +100,17 @@ def panels(rows: int, columns: int, height: float, width: float = 1.0, layout: s
 def new_figure(width: float, height: float, layout: str = "none") -> Figure:
     """A figure that pyplot does not know: JupyterLab's sliders call back on a thread beside pyplot's."""
     return Figure(figsize=(width, height), dpi=SCREEN_DPI, layout=layout)
+
+
+def emptied(figure: Figure) -> list[Axes]:
+    """A figure's axes without what was drawn in them: to make axes takes longer than to fill them."""
+    for axis in figure.axes:
+        for line in [*axis.lines]:
+            line.remove()
+        axis.dataLim, axis.ignore_existing_data_limits = Bbox.null(), True
+        axis.autoscale()
+        axis.xaxis.set_label_coords(0.5, -0.16)  # else found at every drawing
+    return figure.axes
 
 
 def legend(figure: Figure, side: str = "upper", **options) -> None:
