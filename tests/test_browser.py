@@ -2,21 +2,34 @@
 
 import re
 import shutil
+import time
 
 import browser as harness
+import nbformat
+import pandas as pd
 import pytest
 
+from bnta_lib.settings import ROOT
+from bnta_lib.suite import store
+from bnta_lib.suite.lab import Lab
 from bnta_lib.suite.reproduce import NOTEBOOKS
 
 pytestmark = [pytest.mark.slow, harness.needs_chromium]
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """A function that opens a notebook by its number, in one browser on one server."""
-    folder, state = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("jupyter")
+def folder(tmp_path_factory):
+    """A copy of the notebooks."""
+    folder = tmp_path_factory.mktemp("notebooks")
     for path in NOTEBOOKS.glob("*.ipynb"):
         shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(folder, tmp_path_factory):
+    """A function that opens a notebook by its number, in one browser on one server."""
+    state = tmp_path_factory.mktemp("jupyter")
     with (harness.jupyterlab(folder, state, BNTA_PROFILE="smoke", OMP_NUM_THREADS="1") as address,
           harness.chromium() as chromium):
         yield lambda number: harness.Notebook(chromium, address, next(folder.glob(f"{number}_*.ipynb")).name)
@@ -69,6 +82,44 @@ def test_n_and_k_move_by_keyboard_and_a_run_can_be_cancelled(ran):
     ran.click("Cancel")
     ran.until(lambda: "cancelled, nothing was added" in ran.explorer().inner_text(), "not cancelled")
     assert ran.pictures() == before
+
+
+def reached(notebook, slider: str, steps: int) -> list[int]:
+    """The values of N or K at the slider's lower end, and after each of so many steps upwards."""
+    seen = [sizes(moves(notebook, lambda: notebook.press(slider, "Home")))]
+    seen += [sizes(moves(notebook, lambda: notebook.press(slider, "ArrowRight"))) for _ in range(steps)]
+    return [size["NK".index(slider)] for size in seen]
+
+
+def test_every_n_and_k_is_reached_after_a_partial_run(lab, folder, tmp_path, monkeypatch, capsys):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("BNTA_CACHE", str(cache))
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "recorded_path", lambda profile: tmp_path / "none")
+        own = Lab("laptop", progress=False).measure("table_2", targets=["iLIDS"], splits=[0], seeds=1)
+    assert len(own) and not own["recorded"].any()
+    cells = (f"import os\nos.environ['BNTA_CACHE'] = {str(cache)!r}\nfrom bnta_lib.explore import nk\n"
+             "from bnta_lib.suite.lab import Lab\nlab = Lab('laptop')\nrows = lab.measure('figure_4')",
+             "nk.NKExplorer(nk.cells_of(rows), lab.model(), lab.targets, lab.settings)")
+    kernel = nbformat.read(next(folder.glob("10_*")), 4).metadata
+    nbformat.write(nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, cells)], metadata=kernel),
+                   folder / "99_partial_run.ipynb")
+    notebook, start = lab("99"), time.monotonic()
+    notebook.run_all()
+    first = sizes(moves(notebook, lambda: notebook.press("N", "ArrowLeft")))
+    opened = time.monotonic() - start
+    with capsys.disabled():
+        print(f"\nthe explorer of N and K: {opened:.1f} s until a slider has moved")
+    grid = pd.read_csv(ROOT / "figures" / "laptop" / "figure_4.csv").query("target == 'GRID'")
+    assert first == (750, 128) and opened < 30
+    assert reached(notebook, "N", grid["N"].nunique() - 1) == sorted(grid["N"].unique())
+    largest = grid[grid["N"] == grid["N"].max()]
+    assert reached(notebook, "K", len(largest) - 1) == sorted(largest["K"])
+    with store.open_store() as opened_store:
+        rows = opened_store.rows()
+    assert {*own["value"]} <= {*rows.loc[rows["recorded"] == 0, "value"]}, "own rows are gone"
+    assert notebook.errors() == []
+    notebook.page.close()
 
 
 @pytest.mark.parametrize("ran", ["04"], indirect=True)
