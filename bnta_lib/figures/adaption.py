@@ -173,7 +173,7 @@ def layer_figure(outputs: Mapping[str, np.ndarray], distances: Mapping[str, floa
                  figure: Figure | None = None) -> Figure:
     """One BN layer: its outputs as in :func:`figure_1`, and the change of its quantities by channel.
 
-    ``changes``: after minus before, (channels,), by quantity. ``channel``, from 1, is marked. ``figure``: drawn into.
+    ``changes``: after minus before, by quantity. ``channel``, from 1, is marked. ``figure``: to draw into.
     """
     if figure is None:
         figure = new_figure(9.1, 3.0)
