@@ -1,14 +1,16 @@
-"""Figure functions under ipywidgets' ``interactive``: retrieval and BN layers.
+"""Figure functions under sliders: retrieval and BN layers.
 
 On a page without a kernel a widget is a still picture.
 """
 
 import gc
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 
 import ipywidgets as W
 import torch
-from IPython.display import HTML, Image, display
+from IPython.display import Image
 from torch import Tensor
 
 from bnta_lib.adaption import QUANTITIES, adapt
@@ -28,20 +30,47 @@ gc.freeze()  # modules are never garbage: to look through theirs takes 0.2 s of 
 NO_KERNEL = "Sliders: they move in JupyterLab, when this notebook is run there (make lab)."
 
 
-class Explorer(W.interactive):
-    """``interactive`` around a function that returns a line of numbers and a picture; shown below."""
+class Explorer(W.VBox):
+    """Controls, and below them a line of numbers and a picture that ``draw`` makes of their values."""
 
     def __init__(self, draw: Callable[..., tuple[str, Image]], **controls: W.Widget):
-        def show(**values) -> None:
-            self.numbers, self.picture = draw(**values)
-            # Not printed: what is printed may come late, and then stands elsewhere.
-            display(HTML(f'<div class="bnta-numbers">{self.numbers}</div>'), self.picture)
-
-        super().__init__(show, {"manual": False, "auto_display": False}, **controls)
+        self.function, self.controls, self.errors, self.shown = draw, controls, W.HTML(), W.HTML()
+        super().__init__([*controls.values(), self.errors, self.shown])
         self.add_class("bnta-explorer")
+        for control in controls.values():
+            control.observe(reporting(self.errors, self.draw), "value")
+        self.draw()
+
+    def draw(self, change=None) -> None:
+        """The numbers and the picture of the controls' values."""
+        self.numbers, self.picture = self.function(**{k: control.value for k, control in self.controls.items()})
+        data, alt = b64encode(self.picture.data).decode(), escape(self.picture.alt or "")
+        self.shown.value = (f'<div class="bnta-numbers">{self.numbers}</div>'
+                            f'<img src="data:image/{self.picture.format};base64,{data}" alt="{alt}">')
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
         return with_still(super()._repr_mimebundle_(**kwargs), self.picture)
+
+
+def reporting(line: W.HTML, callback: Callable) -> Callable:
+    """A widget's callback whose errors are shown in ``line``; JupyterLab would show none.
+
+    No Output widget: papermill answers one, and may then wait for ever for the end of its cell (see
+    https://github.com/jupyter/nbclient/issues/312).
+    """
+    def call(*arguments) -> None:
+        line.value = ""
+        try:
+            callback(*arguments)
+        except Exception as error:
+            line.value = failure(error)
+
+    return call
+
+
+def failure(error: Exception) -> str:
+    """An error as an explorer shows it."""
+    return f'<b class="bnta-error">failed: {type(error).__name__}: {escape(str(error))}</b>'
 
 
 def with_still(bundle: dict, still: Image) -> tuple[dict, dict]:

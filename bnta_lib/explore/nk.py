@@ -17,7 +17,7 @@ from IPython.display import Image
 
 from bnta_lib.adaption import adapt
 from bnta_lib.data.sets import Target
-from bnta_lib.explore.figures import RELEASED, WIDE, with_still
+from bnta_lib.explore.figures import RELEASED, WIDE, failure, reporting, with_still
 from bnta_lib.figures.base import METRICS, picture
 from bnta_lib.figures.photos import pairs_figure
 from bnta_lib.figures.results import PAPERS, nk_figure
@@ -127,7 +127,7 @@ class NKExplorer(W.VBox):
         self.free = W.Checkbox(description="any N and K, not only those measured", indent=False)
         self.run = W.Button(description="Run", button_style="primary", icon="play")
         self.cancel = W.Button(description="Cancel", icon="stop", disabled=True)
-        self.status, self.numbers, self.errors = W.HTML(), W.HTML(), W.Output()
+        self.status, self.numbers, self.errors = W.HTML(), W.HTML(), W.HTML()
         self.curves, self.couples = W.Image(format="png"), W.Image(format="jpeg")
         sliders = [self.target, self.split, self.N, self.K, self.momentum]
         buttons = [self.free, W.HBox([self.run, self.cancel]), self.status]
@@ -135,10 +135,9 @@ class NKExplorer(W.VBox):
                           self.couples])
         self.add_class("bnta-explorer")
         self.numbers.add_class("bnta-numbers")
-        capture = self.errors.capture(clear_output=True)  # an error in a callback is shown, not swallowed
         for control in (*sliders, self.free):
-            control.observe(capture(self.on_change), "value")
-        self.run.on_click(capture(self.on_run))
+            control.observe(reporting(self.errors, self.on_change), "value")
+        self.run.on_click(reporting(self.errors, self.on_run))
         self.cancel.on_click(lambda button: self.cancelled.set())
         self.on_change()
 
@@ -204,8 +203,7 @@ class NKExplorer(W.VBox):
         except Cancelled:
             self.status.value = "cancelled, nothing was added"
         except Exception as error:
-            self.status.value = f'<b class="bnta-error">failed: {type(error).__name__}</b>'
-            self.errors.append_stderr(f"{error}\n")
+            self.status.value = failure(error)
         finally:
             self.run.disabled, self.cancel.disabled = False, True
 
