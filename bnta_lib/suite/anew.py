@@ -25,17 +25,19 @@ TOLERANCE = (f"one probe at rank 1, 5 and 10, {POINTS} points of mAP, and of oth
 def measure_first(profile: str, how: str, seed: int | None = None) -> tuple[str, bool]:
     """Measure what a run needs before it draws; what to print at its end, and whether recorded numbers held.
 
-    ``how``: measure a "sample" of the recorded rows again, or "all". Of a profile without recorded rows all
-    are measured once. ``seed``: of the sample; None for a random one, which is printed.
+    ``how``: which recorded rows are measured again, a "sample", "all" or "none". ``seed``: of the sample;
+    None for a random one, which is printed.
     """
     lab = Lab(profile)
     if profile == "smoke":  # its work is smaller than what it takes to share it
         torch.set_num_threads(1)
-    if not recorded_path(profile).is_file():
-        parts = [part for name, table in TABLES.items() if name != "strength" for part in table]
-        for plan in (lab.plan(parts, lab.targets), *lab.plan_headroom()):
-            measure(*plan, True, "measuring")
+    recorded = recorded_path(profile).is_file()
+    parts = [part for name, table in TABLES.items() if recorded or name != "strength" for part in table]
+    for plan in (lab.plan(parts, lab.targets), *lab.plan_headroom()):
+        measure(*plan, True, "measuring")
+    if not recorded:
         strength_rows(lab)
+    if how == "none" or not recorded:
         return "", True
     seed = Random().randrange(10_000) if seed is None else seed
     print(f"Measuring recorded rows again: {'all' if how == 'all' else f'a sample, seed {seed}'}", flush=True)

@@ -209,8 +209,8 @@ def run_all(options: argparse.Namespace) -> int:
     folder = data_folder(options.data)
     for path in executed:  # an earlier run must not pass for this one
         path.unlink(missing_ok=True)
-    how = options.measure or ("none" if partial_run or options.in_place else "sample")
-    words, repeated = anew.measure_first(options.profile, how, options.seed) if how != "none" else ("", True)
+    how = options.measure or ("none" if options.in_place else "sample")
+    words, repeated = ("", True) if partial_run else anew.measure_first(options.profile, how, options.seed)
     seconds = run_notebooks(selected, executed, {"data": str(folder)} if folder else {})
     if options.in_place:
         copy_back(executed)
