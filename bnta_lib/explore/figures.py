@@ -43,7 +43,8 @@ class Explorer(W.VBox):
 
     def draw(self, change=None) -> None:
         """The numbers and the picture of the controls' values."""
-        self.numbers, self.picture = self.function(**{k: control.value for k, control in self.controls.items()})
+        values = {name: control.value for name, control in self.controls.items()}
+        self.numbers, self.picture = self.function(**values)
         data, alt = b64encode(self.picture.data).decode(), escape(self.picture.alt or "")
         self.shown.value = (f'<div class="bnta-numbers">{self.numbers}</div>'
                             f'<img src="data:image/{self.picture.format};base64,{data}" alt="{alt}">')
@@ -53,24 +54,16 @@ class Explorer(W.VBox):
 
 
 def reporting(line: W.HTML, callback: Callable) -> Callable:
-    """A widget's callback whose errors are shown in ``line``; JupyterLab would show none.
-
-    No Output widget: papermill answers one, and may then wait for ever for the end of its cell (see
-    https://github.com/jupyter/nbclient/issues/312).
-    """
+    """A callback whose errors are shown in ``line``. An Output widget would do, but papermill answers one
+    and may then wait for ever for the end of its cell: https://github.com/jupyter/nbclient/issues/312."""
     def call(*arguments) -> None:
         line.value = ""
         try:
             callback(*arguments)
         except Exception as error:
-            line.value = failure(error)
+            line.value = f'<b class="bnta-error">failed: {type(error).__name__}: {escape(str(error))}</b>'
 
     return call
-
-
-def failure(error: Exception) -> str:
-    """An error as an explorer shows it."""
-    return f'<b class="bnta-error">failed: {type(error).__name__}: {escape(str(error))}</b>'
 
 
 def with_still(bundle: dict, still: Image) -> tuple[dict, dict]:

@@ -17,7 +17,7 @@ from IPython.display import Image
 
 from bnta_lib.adaption import adapt
 from bnta_lib.data.sets import Target
-from bnta_lib.explore.figures import RELEASED, WIDE, failure, reporting, with_still
+from bnta_lib.explore.figures import RELEASED, WIDE, reporting, with_still
 from bnta_lib.figures.base import METRICS, picture
 from bnta_lib.figures.photos import pairs_figure
 from bnta_lib.figures.results import PAPERS, nk_figure
@@ -186,7 +186,8 @@ class NKExplorer(W.VBox):
         """Adapt with the setting on a thread; sliders go on answering meanwhile."""
         self.cancelled.clear()
         self.run.disabled, self.cancel.disabled = True, False
-        self.thread = threading.Thread(target=self._work, args=self.setting(), daemon=True)
+        work = reporting(self.status, self._work)
+        self.thread = threading.Thread(target=work, args=self.setting(), daemon=True)
         self.thread.start()
 
     def _work(self, target: str, split: int, n: int, k: int, momentum: float) -> None:
@@ -202,8 +203,6 @@ class NKExplorer(W.VBox):
             self.status.value = f"done: the star at N = {n}, K = {k}"
         except Cancelled:
             self.status.value = "cancelled, nothing was added"
-        except Exception as error:
-            self.status.value = failure(error)
         finally:
             self.run.disabled, self.cancel.disabled = False, True
 

@@ -9,11 +9,11 @@ from random import Random
 import pandas as pd
 import torch
 
+from bnta_lib.settings import AT_SIZE
 from bnta_lib.suite.lab import Lab
 from bnta_lib.suite.runner import Unit, measure
 from bnta_lib.suite.specs import TABLES
 from bnta_lib.suite.store import key_of, open_store, recorded_path
-from bnta_lib.suite.sweeps import strength_rows
 
 SHARE = 50  # of the units outside Table 2, one in so many is in the sample
 POINTS, RATE = 0.05, 0.01  # tolerance of mAP; of rates, losses and distances, by the largest of a kind
@@ -23,21 +23,18 @@ TOLERANCE = (f"one probe at rank 1, 5 and 10, {POINTS} points of mAP, and of oth
 
 
 def measure_first(profile: str, how: str, seed: int | None = None) -> tuple[str, bool]:
-    """Measure what a run needs before it draws; what to print at its end, and whether recorded numbers held.
+    """Measure what a run needs; what to print at its end, and whether recorded numbers held.
 
-    ``how``: which recorded rows are measured again, a "sample", "all" or "none". ``seed``: of the sample;
-    None for a random one, which is printed.
+    ``how``: which recorded rows are measured again, a "sample" (``seed``: of it), "all" or "none".
     """
     lab = Lab(profile)
     if profile == "smoke":  # its work is smaller than what it takes to share it
         torch.set_num_threads(1)
-    recorded = recorded_path(profile).is_file()
-    parts = [part for name, table in TABLES.items() if recorded or name != "strength" for part in table]
+    weaker = profile not in AT_SIZE  # where weaker trainings may be absent
+    parts = [part for name, table in TABLES.items() if weaker or name != "strength" for part in table]
     for plan in (lab.plan(parts, lab.targets), *lab.plan_headroom()):
         measure(*plan, True, "measuring")
-    if not recorded:
-        strength_rows(lab)
-    if how == "none" or not recorded:
+    if how == "none" or not recorded_path(profile).is_file():
         return "", True
     seed = Random().randrange(10_000) if seed is None else seed
     print(f"Measuring recorded rows again: {'all' if how == 'all' else f'a sample, seed {seed}'}", flush=True)
@@ -63,8 +60,7 @@ def measure_again(lab: Lab, everything: bool, seed: int) -> pd.DataFrame:
         drawn = {*random.sample(others, len(others) if everything else -(-len(others) // SHARE))}
         chosen = {key: unit for key, unit in by_key.items() if key in table_2 | drawn}
         measure(measurer, [*chosen.values()], lab.progress, "measured again", anew=True)
-        # gamma and beta alone at high rates repeat on no other processor: if weights move by a millionth, mAP
-        # moves by up to two points.
+        # gamma and beta alone at high rates repeat on no other processor.
         probes = {key: len(measurer.inputs(unit)[2].probe) for key, unit in chosen.items()
                   if unit.spec.labels.get("choice") != "affine"}
         with open_store() as store:
@@ -73,11 +69,9 @@ def measure_again(lab: Lab, everything: bool, seed: int) -> pd.DataFrame:
 
 
 def differences(measured: pd.DataFrame, recorded: pd.DataFrame, probes: dict[str, int]) -> pd.DataFrame:
-    """Both values of each number of these units but seconds, and whether it is ``within`` TOLERANCE.
+    """Each number of these units but seconds, both ways, and whether it is ``within`` TOLERANCE.
 
-    ``probes``: how many a unit has, by its key. Columns: key, experiment, metric, number, measured, recorded,
-    difference, within. Ranks of single probes are compared as shares at 1, 5 and 10. Raises ValueError if the
-    rows are not of the same numbers.
+    ``probes``: how many a unit has, by its key. Raises ValueError for rows of other numbers.
     """
     index = ["key", "experiment", "metric", "number"]
     values = [_scores(rows).set_index(index)["value"] for rows in (measured, recorded)]
@@ -103,7 +97,7 @@ def _scores(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(compared: pd.DataFrame, seed: int) -> str:
-    """How many numbers were measured again, the largest difference of each kind, and what lies beyond."""
+    """How many numbers were measured again, their largest differences, and how many lie too far away."""
     kinds = compared["metric"].map({"R1": "rank 1", "R5": "rank 5", "R10": "rank 10", "mAP": "mAP"})
     largest = compared.groupby(kinds.fillna("others"), sort=False)["difference"].max()
     differ = ", ".join(f"{kind} {value:.2g}" for kind, value in largest.items())

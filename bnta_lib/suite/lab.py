@@ -132,10 +132,7 @@ class Lab:
                                  experiment="headroom")], targets) for kind, targets in sets.items()]
 
     def save(self, figure, name: str, alt: str = "", rows: pd.DataFrame | None = None):
-        """Write a figure as PDF and PNG under the run's figures, and show it.
-
-        ``alt``: what it shows. ``rows``: those that it is drawn from; their :func:`origin` is its caption.
-        """
+        """Write a figure as PDF and PNG, and show it. ``alt``: what it shows; ``rows``: what it is of."""
         from bnta_lib.figures.base import save_figure
 
         return save_figure(figure, name, self.run, alt, "" if rows is None else origin(rows))

@@ -1,8 +1,7 @@
 """Measure, run the notebooks, check the paper's claims, and write the report, web pages that need no network.
 
-What is missing is measured first, and recorded rows again, a sample or all. Each notebook runs under
-papermill in a kernel of its own, some at once, into ``executed/<run>/``, and writes ``figures/<run>/``. The
-report's front page is ``report/<run>/index.html``.
+What is missing is measured first, and recorded rows again. Each notebook runs under papermill in a kernel of
+its own, into ``executed/<run>/``, and writes ``figures/<run>/``. The report is ``report/<run>/index.html``.
 """
 
 import argparse
@@ -10,7 +9,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -34,7 +32,7 @@ from bnta_lib.data import data_folder
 from bnta_lib.files import atomic, atomic_folder, in_processes
 from bnta_lib.settings import METHOD_VERSION, ROOT, cache_dir
 from bnta_lib.suite import anew, claims
-from bnta_lib.suite.runs import caution, exit_code, figures_dir, parse_run, run_name, shown
+from bnta_lib.suite.runs import caution, device_of, exit_code, figures_dir, parse_run, run_name, shown
 from bnta_lib.suite.store import export, recorded_path
 
 NOTEBOOKS, EXECUTED, REPORT = ROOT / "notebooks", ROOT / "executed", ROOT / "report"
@@ -72,12 +70,11 @@ def executed_notebooks(run: str) -> list[Path]:
     return executed
 
 
-def run_notebook(source: Path, executed: Path, parameters: Mapping) -> float:
+def run_notebook(source: Path, executed: Path, parameters: Mapping) -> None:
     """Run ``source`` in its folder into ``executed``, whose metadata then hold METHOD_VERSION.
 
-    Returns its seconds. Raises ValueError if a cell fails or ends the notebook early, or the kernel dies.
+    Raises ValueError if a cell fails, the kernel dies, or a cell ends the notebook early.
     """
-    start = time.perf_counter()
     executed.parent.mkdir(parents=True, exist_ok=True)
     # Papermill fills parameters into the braces of a path.
     paths = [str(path.resolve()).replace("{", "{{").replace("}", "}}") for path in (source, executed)]
@@ -93,7 +90,6 @@ def run_notebook(source: Path, executed: Path, parameters: Mapping) -> float:
     notebook.metadata["bnta"] = METHOD_VERSION
     with atomic(executed) as temporary:
         nbformat.write(notebook, temporary)
-    return time.perf_counter() - start
 
 
 def copy_back(executed: Sequence[Path]) -> None:
@@ -175,33 +171,27 @@ def build(run: str, notebooks: Sequence[Path]) -> Path:
     return REPORT / run / "index.html"
 
 
-def run_notebooks(sources: Sequence[Path], executed: Sequence[Path], parameters: Mapping) -> pd.Series:
-    """Run notebooks, as many at once as there are cores; seconds of each.
-
-    What is left is estimated from recorded seconds, scaled by the notebooks that are done.
-    """
+def run_notebooks(sources: Sequence[Path], executed: Sequence[Path], parameters: Mapping, jobs: int) -> None:
+    """Run ``jobs`` notebooks at once. Recorded seconds, scaled by those that are done, tell what is left."""
     recorded = pd.read_csv(SECONDS, index_col="notebook")["seconds"]
     expected = [recorded.get(source.stem, recorded.median()) for source in sources]
-    jobs = (delayed(run_notebook)(*paths, parameters) for paths in zip(sources, executed))
+    work = (delayed(run_notebook)(*paths, parameters) for paths in zip(sources, executed))
     form = {"bar_format": "{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, about {remaining} left"}
     with (tqdm(total=sum(expected), desc="notebooks", disable=not sources, smoothing=0, **form) as bar,
-          in_processes(jobs, min(cpu_count(), AT_ONCE, len(sources) or 1)) as results):
-        seconds = []
-        for number, took in enumerate(results):
-            seconds.append(took)
-            bar.set_description(f"{number + 1}/{len(sources)} notebooks")
-            bar.update(expected[number])
-    return pd.Series(seconds, [source.stem for source in sources], name="seconds")
+          in_processes(work, jobs) as results):
+        for number, _ in enumerate(results, start=1):
+            bar.set_description(f"{number}/{len(sources)} notebooks")
+            bar.update(expected[number - 1])
 
 
 def run_all(options: argparse.Namespace) -> int:
     """Measure, run the notebooks, check the claims if all are run, write the report; return the exit code."""
     sources, run = find_notebooks(), run_name(options.profile, options.data)
-    partial_run = options.only or options.report or options.data != "embedded"
-    if partial_run and (options.in_place or options.measure):
-        raise ValueError("--in-place and --measure are for all notebooks on the embedded benchmark")
     selected = [] if options.report else [
         path for path in sources if not options.only or path.name[:2] in options.only]
+    some = selected != sources or options.data != "embedded"
+    if some and (options.in_place or options.measure):
+        raise ValueError("--in-place and --measure are for all notebooks on the embedded benchmark")
     # Kernels run in another folder: relative paths would not hold there.
     os.environ |= {"BNTA_PROFILE": options.profile, "BNTA_CACHE": str(cache_dir()),
                    "BNTA_FIGURES": str(figures_dir(run).parent)}
@@ -210,11 +200,13 @@ def run_all(options: argparse.Namespace) -> int:
     for path in executed:  # an earlier run must not pass for this one
         path.unlink(missing_ok=True)
     how = options.measure or ("none" if options.in_place else "sample")
-    words, repeated = ("", True) if partial_run else anew.measure_first(options.profile, how, options.seed)
-    seconds = run_notebooks(selected, executed, {"data": str(folder)} if folder else {})
+    words, repeated = ("", True) if some else anew.measure_first(options.profile, how, options.seed)
+    jobs = min(cpu_count(), AT_ONCE, len(selected)) if device_of(options.profile).type == "cpu" else 1
+    run_notebooks(selected, executed, {"data": str(folder)} if folder else {}, jobs or 1)
     if options.in_place:
         copy_back(executed)
-        seconds.round().rename_axis("notebook").to_csv(SECONDS)
+        times = {path.stem: nbformat.read(path, 4).metadata["papermill"]["duration"] for path in executed}
+        pd.Series(times, name="seconds").round().to_csv(SECONDS, index_label="notebook")
         export(recorded_path(options.profile), options.profile)
     finished = executed_notebooks(run)
     whole = selected and len(finished) == len(sources) and options.data == "embedded"

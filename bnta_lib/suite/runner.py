@@ -276,8 +276,7 @@ def _measure(measurer: Measurer | None, unit: Unit) -> list[dict]:
     """Measure with one thread, on whose number the rounding of gradients depends."""
     torch.set_num_threads(1)
     measurer = measurer or _measurer
-    for model in measurer.models.values():
-        model.to(device_of(measurer.settings.profile))
+    measurer.models[unit.spec.training].to(device_of(measurer.settings.profile))
     return measurer.measure(unit)
 
 

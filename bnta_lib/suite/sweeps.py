@@ -150,10 +150,7 @@ def headroom_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def strength_rows(lab) -> pd.DataFrame:
-    """Rows of the table "strength". Weaker trainings without weights are left out.
-
-    Raises FileNotFoundError if those of bnta are absent.
-    """
+    """Rows of the table "strength", but for weaker trainings without weights. Raises FileNotFoundError."""
     trained = {"bnta": lab.model("bnta")}
     for name in WEAKER:
         with suppress(FileNotFoundError):
