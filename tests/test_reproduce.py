@@ -118,7 +118,8 @@ def test_notebook_that_does_not_end_stops_the_run_and_is_named(place, capsys, ce
 ])
 def test_what_does_not_exist_is_refused_before_a_kernel_starts(
         place, capsys, monkeypatch, arguments, words):
-    write_notebook(place / "notebooks" / "00_a.ipynb", "1")
+    for name in ("00_a", "01_b"):
+        write_notebook(place / "notebooks" / f"{name}.ipynb", "1")
     monkeypatch.setattr(reproduce, "run_notebook", lambda *a: pytest.fail("it ran"))
     assert ends(reproduce.main, "--profile", "smoke", *arguments) > 0
     assert words in capsys.readouterr().err
