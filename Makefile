@@ -4,7 +4,7 @@
 #   make reproduce PROFILE=paper       ... at another profile: smoke, laptop (default), paper
 #   make reproduce DATA=folder         ... on your own images, or on the paper's data sets in a folder
 #   make reproduce ONLY="05 08"        ... some notebooks only
-#   make reproduce MEASURE=all         ... and measure every recorded row again: sample (default), all, none
+#   make reproduce MEASURE=all         ... every recorded row measured again; MEASURE=none: none; default: a sample
 #   make full                          train, measure and gather at the paper's size on a GPU; MINUTES=25 for parts,
 #                                      SCRATCH=1 without ImageNet weights
 #   make train                         train the models of the tables

@@ -16,6 +16,7 @@ from functools import partial
 import common
 import ipywidgets as W
 import numpy as np
+import pandas as pd
 from common import Row
 
 from bnta_lib import adapt, settings
@@ -90,7 +91,7 @@ def rows(device: str, quick: bool) -> Iterator[Row]:
     model = trained_model(current, progress=False)
     targets = load_targets(current, progress=False)
     if quick:
-        yield moved("N and K", nk.NKExplorer(nk.NO_CELLS, model, targets, current), 2)
+        yield moved("N and K", nk.NKExplorer(pd.DataFrame(columns=nk.COLUMNS), model, targets, current), 2)
         return
     yield from openings()
     cells = nk.cells_of(Lab("laptop").measure("figure_4"))

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from joblib import Parallel, parallel_config
@@ -42,8 +42,9 @@ def _beside(path: Path) -> Iterator[Path]:
     """A path in a temporary folder beside ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for rest in path.parent.glob(f"{UNFINISHED}*"):  # of processes that were killed a week ago or earlier
-        if time.time() - rest.stat().st_mtime > 7 * 86_400:
-            shutil.rmtree(rest, ignore_errors=True)
+        with suppress(FileNotFoundError):  # of a process that has just ended
+            if time.time() - rest.stat().st_mtime > 7 * 86_400:
+                shutil.rmtree(rest, ignore_errors=True)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
             yield Path(folder, "new")

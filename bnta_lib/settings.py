@@ -134,7 +134,7 @@ _REHEARSAL = Settings(  # few people and a small network: seconds, not science
     people=dict.fromkeys(SOURCES, 16), images=dict.fromkeys(SOURCES, 64), splits=2, heldout=20,
     epochs=6, lr=0.002, lr_decay_epoch=4, tta_seeds=2,
 )
-_SMOKE = replace(_REHEARSAL, profile="smoke", height=48, width=24, other_height=64, stripes=3,
+_SMOKE = replace(_REHEARSAL, profile="smoke", height=48, width=24, other_height=64, stripes=3, K=64,
                  lr_decay_epoch=5, warmup_epochs=1, tta_seeds=1)
 PROFILES = {one.profile: one for one in (_SMOKE, _LAPTOP, Settings(), _REHEARSAL)}
 

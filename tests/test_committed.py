@@ -17,6 +17,7 @@ from bnta_lib import settings
 from bnta_lib.data import load_source, load_source_samples, load_targets
 from bnta_lib.rendered.benchmark import target as load_target
 from bnta_lib.settings import MODELS, ROOT, WEAKER, model_settings
+from bnta_lib.suite.anew import LAYERS, POINTS, RATE
 from bnta_lib.suite.runner import Measurer, Unit
 from bnta_lib.suite.specs import COLUMNS, Spec
 from bnta_lib.suite.store import SHORT
@@ -25,7 +26,6 @@ from bnta_lib.suite.train import trained_model
 from bnta_lib.weights import model_digest
 
 UNITS = pd.read_csv(Path(__file__).with_name("committed_units.csv"), dtype=str, keep_default_na=False)
-POINTS, RATE = 0.05, 0.01  # of mAP; of rates, losses and distances, as a share of the largest of their kind
 LAPTOP = settings("laptop")
 TRAININGS = {*MODELS, *WEAKER}
 
@@ -159,7 +159,6 @@ def test_committed_number_is_measured_again(unit):
         own = apart[apart.index.str.fullmatch(rf"{kind}( \d+)?")]
         share = RATE * recorded[own.index].max()
         room = {"R1": 1.01 * probe, "R5": 1.01 * probe, "R10": 1.01 * probe, "mAP": POINTS}.get(kind, share)
-        # Where a gradient is near zero Adam's step depends on its sign: some layers of gamma and beta.
-        layers = 0.9 if kind in ("rate gamma", "rate beta") else 1.0
+        layers = LAYERS if kind in ("rate gamma", "rate beta") else 1.0
         worst = own.idxmax()
         assert own.quantile(layers) <= room, f"{worst}: {measured[worst]}, committed {recorded[worst]}"

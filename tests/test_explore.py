@@ -119,7 +119,7 @@ def test_every_recorded_cell_can_be_reached_and_shows_its_numbers(explorer, mode
 
 
 def test_what_is_not_measured_is_not_made_up(explorer, model, targets, own):
-    assert "not measured" in NKExplorer(nk.NO_CELLS, model, targets, own).numbers.value
+    assert "not measured" in NKExplorer(pd.DataFrame(columns=nk.COLUMNS), model, targets, own).numbers.value
     before = explorer.curves.value
     explorer.momentum.value = 0.05
     assert "not measured" in explorer.numbers.value and "%" not in explorer.numbers.value

@@ -110,10 +110,18 @@ def test_recorded_rows_fill_a_store_once_stay_marked_and_are_exported_again(tmp_
         kept = store.rows([key], recorded=True)["value"].tolist()
         assert kept == rows.query("key == @key")["value"].tolist()
         assert len(store.rows()) == len(rows) - (rows["key"] == key).sum() + 2
+    export(tmp_path / "rows.csv.gz", "laptop")
+    again = gzip.decompress((tmp_path / "rows.csv.gz").read_bytes())
+    assert again == exported, "own rows replaced recorded ones"
+    monkeypatch.setattr(module, "recorded_path", lambda profile: tmp_path / "other.csv.gz")
+    recorded[:100].to_csv(tmp_path / "other.csv.gz", index=False)
+    with open_store() as store:  # recorded anew
+        store.fill("laptop")
+        assert (store.rows(recorded=True)["recorded"] == 1).sum() == 100
     monkeypatch.setattr(module, "METHOD_VERSION", METHOD_VERSION + 1)
     with open_store() as store:  # rows of another version are not read back
         store.fill("laptop")
-        assert len(store.rows(recorded=True)) == len(recorded)
+        assert store.rows()["recorded"].tolist() == [0] * 4
 
 
 def test_damaged_store_is_named_with_what_to_do(tmp_path):

@@ -130,8 +130,7 @@ def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Seque
         figure = layer_figure(shown, d, changes, label, number, figure)
         alt = f"Outputs of {name} on source and {target}, and the change of its four quantities"
         return (f"{target}: {name}, BN layer {index} of {len(names)}, d = {d['frozen']:.3f} frozen, "
-                f"{d['adapted']:.3f} adapted",
-                picture(figure, alt, trim=False))
+                f"{d['adapted']:.3f} adapted", picture(figure, alt, trim=False))
 
     return Explorer(draw, target=W.Dropdown(description="target", options=list(outputs), **WIDE),
                     index=W.IntSlider(description="BN layer", min=1, max=len(names), value=1, **RELEASED),

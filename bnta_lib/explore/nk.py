@@ -29,7 +29,6 @@ from bnta_lib.suite.sweeps import STAGES
 
 KEYS = ["target", "split", "N", "K", "momentum"]  # N = K = 0 and momentum NaN: no adaption
 COLUMNS = [*KEYS, *METRICS, "seconds", "live"]
-NO_CELLS = pd.DataFrame(columns=COLUMNS).astype({"live": bool})
 MOMENTA = (0, 0.01, 0.05, 0.1, 0.3, 1)
 
 

@@ -1,83 +1,80 @@
-"""Recorded rows measured again on this machine, all or a sample, and how far the numbers are apart.
+"""Recorded rows measured again: equal on the machine that recorded them; another rounds differently."""
 
-On the machine that recorded them the numbers are equal. Another processor rounds otherwise.
-"""
-
-from itertools import chain
 from random import Random
 
 import pandas as pd
-import torch
 
 from bnta_lib.settings import AT_SIZE
 from bnta_lib.suite.lab import Lab
-from bnta_lib.suite.runner import Unit, measure
+from bnta_lib.suite.runner import Measurer, Unit, measure
 from bnta_lib.suite.specs import TABLES
 from bnta_lib.suite.store import key_of, open_store, recorded_path
 
 SHARE = 50  # of the units outside Table 2, one in so many is in the sample
 POINTS, RATE = 0.05, 0.01  # tolerance of mAP; of rates, losses and distances, by the largest of a kind
-LAYERS = 0.9  # of gamma's and beta's keep it: near a gradient of zero Adam's step is that of its sign
+LAYERS = 0.9  # share that must keep it for γ and β: near a gradient of zero Adam's step is that of its sign
 TOLERANCE = (f"one probe at rank 1, 5 and 10, {POINTS} points of mAP, and of other numbers {RATE:.0%} of the "
-             "largest in a unit")
+             f"largest in a unit (γ and β: in {LAYERS:.0%} of the layers)")
 
 
 def measure_first(profile: str, how: str, seed: int | None = None) -> tuple[str, bool]:
-    """Measure what a run needs; what to print at its end, and whether recorded numbers held.
-
-    ``how``: which recorded rows are measured again, a "sample" (``seed``: of it), "all" or "none".
-    """
+    """Measure what a run needs, and recorded rows again: a "sample" (``seed``: of it), "all" or "none".
+    Returns what to print at the run's end, and whether recorded numbers held."""
     lab = Lab(profile)
-    if profile == "smoke":  # its work is smaller than what it takes to share it
-        torch.set_num_threads(1)
-    weaker = profile not in AT_SIZE  # where weaker trainings may be absent
-    parts = [part for name, table in TABLES.items() if weaker or name != "strength" for part in table]
-    for plan in (lab.plan(parts, lab.targets), *lab.plan_headroom()):
+    for plan in plans(lab):
         measure(*plan, True, "measuring")
     if how == "none" or not recorded_path(profile).is_file():
         return "", True
     seed = Random().randrange(10_000) if seed is None else seed
     print(f"Measuring recorded rows again: {'all' if how == 'all' else f'a sample, seed {seed}'}", flush=True)
-    compared = measure_again(lab, how == "all", seed)
-    return summary(compared, seed), bool(compared["within"].all())
+    compared, new = measure_again(lab, how == "all", seed)
+    print(words := summary(compared, new))
+    return words, bool(compared["within"].all())
 
 
-def measure_again(lab: Lab, everything: bool, seed: int) -> pd.DataFrame:
-    """Measure units again, all of them or a sample; :func:`differences` from their recorded rows.
+def plans(lab: Lab) -> list[tuple[Measurer, list[Unit]]]:
+    """All that the notebooks measure. Table 2 comes first and alone: its seconds are for its own K."""
+    weaker = lab.settings.profile not in AT_SIZE  # where weaker trainings may be absent
+    parts = [part for name, table in TABLES.items() if weaker or name != "strength" for part in table]
+    tables = [lab.plan(some, lab.targets) for some in (TABLES["table_2"], parts)]
+    return [*tables, *lab.plan_headroom()]
 
-    The sample: Table 2 on one split of each target, and at random one in SHARE of the other units. What was
-    measured here before is not measured once more.
+
+def measure_again(lab: Lab, everything: bool, seed: int) -> tuple[pd.DataFrame, int]:
+    """Measure recorded units again, all of them or a sample; :func:`differences`, and how many are new.
+
+    The sample: Table 2 on one split of each target, and at random one in SHARE of the other units. Units
+    that were measured on this machine before are skipped, and compared.
     """
-    random, compared = Random(seed), []
+    random, done, seen, new = Random(seed), [], set(), 0
     splits = {name: random.randrange(len(target.splits)) for name, target in lab.targets.items()}
-    measurer, units = lab.plan(TABLES["table_2"], lab.targets)
-    table_2 = {key_of(measurer.columns(unit)) for unit in units if unit.split == splits[unit.target]}
-    for measurer, units in [lab.plan([*chain(*TABLES.values())], lab.targets), *lab.plan_headroom()]:
-        by_key: dict[str, Unit] = {}
-        for unit in units:  # a unit of several tables is of the first
-            by_key.setdefault(key_of(measurer.columns(unit)), unit)
-        others = [key for key in by_key if key not in table_2]
-        drawn = {*random.sample(others, len(others) if everything else -(-len(others) // SHARE))}
-        chosen = {key: unit for key, unit in by_key.items() if key in table_2 | drawn}
-        measure(measurer, [*chosen.values()], lab.progress, "measured again", anew=True)
-        # gamma and beta alone at high rates repeat on no other processor.
-        probes = {key: len(measurer.inputs(unit)[2].probe) for key, unit in chosen.items()
-                  if unit.spec.labels.get("choice") != "affine"}
+    for number, (measurer, units) in enumerate(plans(lab)):
+        by_key = {key_of(measurer.columns(unit)): unit for unit in reversed(units)}  # the first of a key
         with open_store() as store:
-            compared.append(differences(store.rows([*probes]), store.rows([*probes], recorded=True), probes))
-    return pd.concat(compared, ignore_index=True)
+            store.fill(lab.settings.profile)
+            rows = store.rows([*by_key], recorded=True).query("recorded == 1")
+            own = {*store.rows([*by_key]).query("recorded == 0")["key"]}
+        if not (keys := [key for key in dict.fromkeys(rows["key"]) if key not in seen]):
+            continue
+        seen.update(keys)
+        drawn = random.sample(keys, len(keys) if everything else -(-len(keys) // SHARE))
+        if number == 0 and not everything:
+            drawn = [key for key in keys if by_key[key].split == splits[by_key[key].target]]
+        measure(measurer, [by_key[key] for key in drawn], lab.progress, "measured again", anew=True)
+        new += len({*drawn} - own)
+        # gamma and beta alone at high rates repeat on no other processor.
+        probes = {key: len(measurer.inputs(by_key[key])[2].probe) for key in drawn
+                  if by_key[key].spec.labels.get("choice") != "affine"}
+        with open_store() as store:
+            done.append(differences(store.rows([*probes]), rows[rows["key"].isin(probes)], probes))
+    return pd.concat(done, ignore_index=True), new
 
 
 def differences(measured: pd.DataFrame, recorded: pd.DataFrame, probes: dict[str, int]) -> pd.DataFrame:
-    """Each number of these units but seconds, both ways, and whether it is ``within`` TOLERANCE.
-
-    ``probes``: how many a unit has, by its key. Raises ValueError for rows of other numbers.
-    """
+    """Both values of each number but seconds, and whether it is ``within`` TOLERANCE. ``probes``: by key."""
     index = ["key", "experiment", "metric", "number"]
     values = [_scores(rows).set_index(index)["value"] for rows in (measured, recorded)]
     both = pd.concat(values, axis=1, keys=["measured", "recorded"]).reset_index()
-    if both.isna().any(axis=None):
-        raise ValueError("units that were measured again have other rows than the recorded ones")
     kind, largest = both["metric"], both.groupby(["key", "metric"])["recorded"].transform("max")
     tolerance = (RATE * largest).mask(kind == "mAP", POINTS)
     tolerance = tolerance.mask(kind.isin(["R1", "R5", "R10"]), 1.01 * 100 / both["key"].map(probes))
@@ -96,11 +93,10 @@ def _scores(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rows[(rows["unit"] != "s") & ~headroom], means.assign(number=0)])
 
 
-def summary(compared: pd.DataFrame, seed: int) -> str:
+def summary(compared: pd.DataFrame, new: int) -> str:
     """How many numbers were measured again, their largest differences, and how many lie too far away."""
     kinds = compared["metric"].map({"R1": "rank 1", "R5": "rank 5", "R10": "rank 10", "mAP": "mAP"})
-    largest = compared.groupby(kinds.fillna("others"), sort=False)["difference"].max()
-    differ = ", ".join(f"{kind} {value:.2g}" for kind, value in largest.items())
-    return (f"Measured here again (seed {seed}): {len(compared):,} recorded numbers of "
-            f"{compared['key'].nunique():,} units.\nLargest difference: {differ}. "
-            f"{(~compared['within']).sum()} lie beyond the tolerance: {TOLERANCE}.")
+    groups, units = compared.groupby(kinds.fillna("others"), sort=False), compared["key"].nunique()
+    largest = ", ".join(f"{kind} {value:.2g}" for kind, value in groups["difference"].max().items())
+    return (f"Measured here again: {len(compared):,} numbers of {units:,} units, {new:,} in this run.\n"
+            f"Largest difference: {largest}. Beyond tolerance ({TOLERANCE}): {(~compared['within']).sum()}.")

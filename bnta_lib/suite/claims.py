@@ -189,15 +189,16 @@ def check(lab: Lab) -> None:
     """Measure what was not measured before; print a verdict on each claim, and write them with a figure."""
     from bnta_lib.figures.results import claims_figure
 
-    table = judge(gather(lab), claims_on(lab.targets))
+    table = judge(rows := gather(lab), claims_on(lab.targets))
+    measured = pd.concat([rows[name] for name in ("Table 2", "Table 3", "Table 4", "Table 5", "Fig. 4")])
     numbers = table["verdict"].value_counts()
     counts = f"{len(table)} claims: " + ", ".join(f"{word} {numbers.get(word, 0)}" for word in VERDICTS)
     text = table.set_index(["id", "verdict", "claim", "target"]).drop(columns="where").to_string(
         sparsify=False, na_rep="–", float_format="{:.3g}".format)
     print("\n\n".join(filter(None, [text, NOTE, counts, lab.about, caution(lab.run)])))
-    lab.save_table(table.set_index("id").round(3), "paper_check", f"{NOTE}\n\n{counts}")
+    lab.save_table(table.set_index("id").round(3), "paper_check", f"{NOTE}\n\n{counts}", measured)
     lab.save(claims_figure(table), "paper_check", "Each claim of the paper with its verdict: what is "
-             "measured here, with its 95 % interval, beside the paper's number")
+             "measured here, with its 95 % interval, beside the paper's number", measured)
     print(f"\nWrote {shown(figures_dir(lab.run) / 'paper_check')}.csv, .md, .tex, .pdf and .png")
 
 

@@ -97,9 +97,8 @@ class Lab:
             print(f"{title}: {origin(rows)}")
         return rows.assign(table=title)
 
-    def plan(self, parts: Iterable[Table], targets: Mapping[str, Target],
-             seeds: int | Sequence[int] | None = None,
-             splits: Sequence[int] | None = None) -> tuple[Measurer, list[Unit]]:
+    def plan(self, parts: Iterable[Table], targets: Mapping[str, Target], seeds=None,
+             splits=None) -> tuple[Measurer, list[Unit]]:
         """What measures these parts of tables on these targets, and the units of each."""
         galleries = {name: min(len(split.gallery) for split in target.splits)
                      for name, target in targets.items()}
@@ -187,7 +186,7 @@ def origin(rows: pd.DataFrame) -> str:
     recorded = rows[rows["recorded"] > 0]
     days = sorted({*recorded["measured_on"]})
     when = "" if recorded.empty else "recorded {} on {}, ".format(
-        " to ".join(dict.fromkeys([days[0], days[-1]])), "; ".join({*recorded["machine"]}))
+        " to ".join(dict.fromkeys([days[0], days[-1]])), "; ".join(sorted({*recorded["machine"]})))
     return f"{len(rows):,} numbers: {when}{len(rows) - len(recorded):,} measured here."
 
 

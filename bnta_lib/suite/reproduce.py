@@ -37,7 +37,6 @@ from bnta_lib.suite.store import export, recorded_path
 
 NOTEBOOKS, EXECUTED, REPORT = ROOT / "notebooks", ROOT / "executed", ROOT / "report"
 SECONDS = ROOT / "data" / "results" / "notebooks.csv"  # of each notebook at the laptop profile
-AT_ONCE = 4  # notebooks at most: each takes up to a gigabyte of memory
 PAPERS = [*(f"table_{n}" for n in range(1, 6)), "figure_1", "figure_2_network", "figure_3", "figure_4"]
 VERDICTS = {"holds": ("holds", "✓"), "does not hold": ("fails", "✗"), "not resolved": ("open", "○")}
 # Without it each kernel warns that others on this machine could listen.
@@ -173,11 +172,12 @@ def build(run: str, notebooks: Sequence[Path]) -> Path:
 
 def run_notebooks(sources: Sequence[Path], executed: Sequence[Path], parameters: Mapping, jobs: int) -> None:
     """Run ``jobs`` notebooks at once. Recorded seconds, scaled by those that are done, tell what is left."""
-    recorded = pd.read_csv(SECONDS, index_col="notebook")["seconds"]
+    recorded = pd.read_csv(SECONDS, index_col="notebook")["seconds"] if sources else ()
     expected = [recorded.get(source.stem, recorded.median()) for source in sources]
     work = (delayed(run_notebook)(*paths, parameters) for paths in zip(sources, executed))
     form = {"bar_format": "{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, about {remaining} left"}
-    with (tqdm(total=sum(expected), desc="notebooks", disable=not sources, smoothing=0, **form) as bar,
+    title = f"notebooks, about {sum(expected) / jobs / 60:.0f} min"
+    with (tqdm(total=sum(expected), desc=title, disable=not sources, smoothing=0, **form) as bar,
           in_processes(work, jobs) as results):
         for number, _ in enumerate(results, start=1):
             bar.set_description(f"{number}/{len(sources)} notebooks")
@@ -189,8 +189,8 @@ def run_all(options: argparse.Namespace) -> int:
     sources, run = find_notebooks(), run_name(options.profile, options.data)
     selected = [] if options.report else [
         path for path in sources if not options.only or path.name[:2] in options.only]
-    some = selected != sources or options.data != "embedded"
-    if some and (options.in_place or options.measure):
+    partial_run = selected != sources or options.data != "embedded"
+    if partial_run and (options.in_place or options.measure):
         raise ValueError("--in-place and --measure are for all notebooks on the embedded benchmark")
     # Kernels run in another folder: relative paths would not hold there.
     os.environ |= {"BNTA_PROFILE": options.profile, "BNTA_CACHE": str(cache_dir()),
@@ -200,9 +200,10 @@ def run_all(options: argparse.Namespace) -> int:
     for path in executed:  # an earlier run must not pass for this one
         path.unlink(missing_ok=True)
     how = options.measure or ("none" if options.in_place else "sample")
-    words, repeated = ("", True) if some else anew.measure_first(options.profile, how, options.seed)
-    jobs = min(cpu_count(), AT_ONCE, len(selected)) if device_of(options.profile).type == "cpu" else 1
-    run_notebooks(selected, executed, {"data": str(folder)} if folder else {}, jobs or 1)
+    words, held = ("", True) if partial_run else anew.measure_first(options.profile, how, options.seed)
+    # One by one if they measure or share a GPU; each takes up to a gigabyte of memory.
+    jobs = 1 if partial_run or device_of(options.profile).type != "cpu" else min(cpu_count(), 4)
+    run_notebooks(selected, executed, {"data": str(folder)} if folder else {}, jobs)
     if options.in_place:
         copy_back(executed)
         times = {path.stem: nbformat.read(path, 4).metadata["papermill"]["duration"] for path in executed}
@@ -217,7 +218,7 @@ def run_all(options: argparse.Namespace) -> int:
         raise ValueError(f"no notebook of {run} was run: make reproduce, with the same PROFILE and DATA")
     print(f"\nFigures and tables: {shown(figures_dir(run))}\nExecuted notebooks: {shown(EXECUTED / run)}\n"
           f"The report, to open in a browser: {shown(build(run, finished))}\n{words}")
-    return 0 if repeated else 1
+    return 0 if held else 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

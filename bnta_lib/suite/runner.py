@@ -225,11 +225,9 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
     processes is killed.
     """
     address, profile = os.environ.get("DASK_SCHEDULER_ADDRESS", "").strip(), measurer.settings.profile
-    device = device_of(profile)
-    # The smoke profile's units take less than starting processes unless they are many, and a GPU serves one.
-    few = profile == "smoke" and len(units) < 400
-    workers = 1 if few or device.type != "cpu" else cpu_count()
-    if not address and min(workers, len(units)) < 2:
+    # A few units of the smoke profile take less than starting processes, and a GPU serves one.
+    alone = device_of(profile).type != "cpu" or (profile == "smoke" and len(units) < 400)
+    if not address and (alone or min(cpu_count(), len(units)) < 2):
         threads = torch.get_num_threads()
         for key, unit in units.items():
             torch.set_num_threads(1)
@@ -252,9 +250,10 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
             shared = client.submit(pickle.loads, pickle.dumps(measurer), pure=False)
             executor = client.get_executor(pure=False)
         else:
-            shared, given = None, (pickle.dumps(measurer), os.getpid())
-            executor = stack.enter_context(get_reusable_executor(
-                workers, env=_ENVIRONMENT, initializer=_start, initargs=given))
+            shared, executor = None, get_reusable_executor(
+                cpu_count(), env=_ENVIRONMENT, initializer=_start,
+                initargs=(pickle.dumps(measurer), os.getpid()))
+            stack.callback(executor.shutdown, kill_workers=True)
         running = {executor.submit(_measure, shared, unit): key for key, unit in units.items()}
         try:
             for done in as_completed(running):
@@ -282,8 +281,8 @@ def _measure(measurer: Measurer | None, unit: Unit) -> list[dict]:
 
 def measure(measurer: Measurer, units: Sequence[Unit], progress: bool, title: str,
             anew: bool = False) -> pd.DataFrame:
-    """Rows of the units in their order, from the store; those that it lacks are measured first, with ``anew``
-    those that were not measured here.
+    """Rows of the units in their order, from the store. Units that it lacks are measured first, and with
+    ``anew`` those that are only recorded.
 
     Columns: the caller's name of the target, ``method``, the spec's labels, and those of the store without
     details that no row has. A spec that diverged on a split of a target has only the metric DIVERGED there.
@@ -293,8 +292,7 @@ def measure(measurer: Measurer, units: Sequence[Unit], progress: bool, title: st
     keys = [key_of(unit_columns) for unit_columns in columns]
     with open_store() as store:
         store.fill(measurer.settings.profile)
-        known = store.rows(keys)
-        known = {*known.loc[known["recorded"] < 1, "key"]} if anew else {*known["key"]}
+        known = {*store.rows(keys).query("recorded == 0" if anew else "recorded >= 0")["key"]}
         missing = {key: unit for key, unit in zip(keys, units) if key not in known}
         count = len({*keys})
         with tqdm(total=count, initial=count - len(missing), disable=not progress, desc=title) as bar:

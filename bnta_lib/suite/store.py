@@ -14,6 +14,7 @@ import platform
 import re
 import shutil
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from numbers import Number
@@ -63,6 +64,7 @@ def open_store(path: Path | None = None) -> Iterator["Store"]:
             store.execute("PRAGMA journal_mode = WAL")
             with store:  # as one: several processes may open a new store, or one of fewer columns
                 store.execute("BEGIN IMMEDIATE")
+                store.execute("CREATE TABLE IF NOT EXISTS filled (profile PRIMARY KEY, file)")
                 store.execute("CREATE TABLE IF NOT EXISTS numbers "
                               "(key, recorded, number, PRIMARY KEY (key, recorded, number))")
                 there = {column for _, column, *_ in store.execute("PRAGMA table_info(numbers)")}
@@ -82,37 +84,42 @@ class Store(sqlite3.Connection):
     """An open store."""
 
     def fill(self, profile: str) -> None:
-        """Insert the rows that are recorded with the suite, unless they are there."""
+        """Insert the rows that are recorded with the suite, in place of those of another file."""
         path = recorded_path(profile)
-        query = "SELECT 1 FROM numbers WHERE profile = ? AND version = ? AND recorded = 1 LIMIT 1"
-        if not path.is_file() or self.execute(query, (profile, METHOD_VERSION)).fetchone():
+        if not path.is_file():
+            return
+        state = profile, f"{METHOD_VERSION} {zlib.crc32(path.read_bytes())}"
+        if self.execute("SELECT 1 FROM filled WHERE (profile, file) = (?, ?)", state).fetchone():
             return
         rows = pd.read_csv(path, keep_default_na=False, na_values=[""], low_memory=False)
         rows = rows[rows["version"] == METHOD_VERSION].reindex(columns=[*COLUMNS]).assign(recorded=1)
         units = rows[[*KEY]].drop_duplicates()
         units["key"] = [key_of(unit) for unit in units.to_dict("records")]
         rows = rows.merge(units, on=[*KEY])
-        self._insert(rows.assign(number=rows.groupby("key").cumcount()))
+        with self:
+            self.execute("DELETE FROM numbers WHERE profile = ? AND recorded = 1", (profile,))
+            self._insert(rows.assign(number=rows.groupby("key").cumcount()))
+            self.execute("REPLACE INTO filled VALUES (?, ?)", state)
 
     def add(self, key: str, rows: Iterable[dict]) -> None:
         """Insert rows of a unit measured here in one transaction; one that is there stays as it is."""
         rows = pd.DataFrame(rows).reindex(columns=[*COLUMNS])
-        self._insert(rows.assign(key=key, number=range(len(rows)), recorded=0))
+        with self:
+            self._insert(rows.assign(key=key, number=range(len(rows)), recorded=0))
 
     def _insert(self, rows: pd.DataFrame) -> None:
         rows = rows[["key", "number", *COLUMNS]].astype(object)
         names, places = ", ".join(f'"{name}"' for name in rows), ", ".join("?" * len(rows.columns))
-        with self:
-            self.executemany(f"INSERT OR IGNORE INTO numbers ({names}) VALUES ({places})",
-                             rows.where(rows.notna(), None).values.tolist())
+        self.executemany(f"INSERT OR IGNORE INTO numbers ({names}) VALUES ({places})",
+                         rows.where(rows.notna(), None).values.tolist())
 
     def rows(self, keys: Sequence[str] | None = None, recorded: bool = False) -> pd.DataFrame:
         """Rows of these units, or all: ``key``, ``number``, :data:`COLUMNS`. Missing text is "".
 
-        Of a unit that was measured here those rows alone, unless ``recorded``: the recorded ones alone.
+        Of a unit that is recorded and was measured here, the latter rows, or with ``recorded`` the former.
         """
-        lowest = "(SELECT min(recorded) FROM numbers WHERE key = n.key)"
-        where, values = f"recorded = {1 if recorded else lowest}", []
+        first, values = "max" if recorded else "min", []
+        where = f"recorded = (SELECT {first}(recorded) FROM numbers WHERE key = n.key)"
         if keys is not None:
             where, values = f"key IN (SELECT value FROM json_each(?)) AND {where}", [json.dumps(list(keys))]
         table = pd.read_sql(f"SELECT * FROM numbers n WHERE {where} ORDER BY rowid", self, params=values,
@@ -132,10 +139,10 @@ def machine(gpu: bool = True) -> str:
 
 def export(path: str | Path, profile: str) -> int:
     """Write a profile's rows of METHOD_VERSION but those of users' own folders as gzipped CSV, always with
-    the same bytes; returns their number."""
+    the same bytes, recorded rows as they are; returns their number."""
     with open_store() as store:
         store.fill(profile)
-        rows = store.rows()
+        rows = store.rows(recorded=True)
     rows = rows[(rows["version"] == METHOD_VERSION) & ~rows["target"].str.endswith(", own folder")
                 & (rows["profile"] == profile)]
     rows = rows.sort_values([*COLUMNS[:13]], kind="stable").drop(columns=["key", "number", "recorded"])
