@@ -180,8 +180,8 @@ def run_notebooks(sources: Sequence[Path], executed: Sequence[Path], parameters:
     with (tqdm(total=sum(expected), desc=title, disable=not sources, smoothing=0, **form) as bar,
           in_processes(work, jobs) as results):
         for number, _ in enumerate(results, start=1):
-            bar.set_description(f"{number}/{len(sources)} notebooks")
             bar.update(expected[number - 1])
+            bar.set_description(f"{number}/{len(sources)} notebooks")
 
 
 def run_all(options: argparse.Namespace) -> int:

@@ -249,18 +249,15 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
             # A task of its own: it is made again if its worker dies.
             shared = client.submit(pickle.loads, pickle.dumps(measurer), pure=False)
             executor = client.get_executor(pure=False)
+            stack.callback(executor.shutdown, wait=False)
         else:
             shared, executor = None, get_reusable_executor(
                 cpu_count(), env=_ENVIRONMENT, initializer=_start,
                 initargs=(pickle.dumps(measurer), os.getpid()))
             stack.callback(executor.shutdown, kill_workers=True)
         running = {executor.submit(_measure, shared, unit): key for key, unit in units.items()}
-        try:
-            for done in as_completed(running):
-                yield running[done], done.result()
-        finally:
-            for future in running:
-                future.cancel()
+        for done in as_completed(running):
+            yield running[done], done.result()
 
 
 def _start(pickled: bytes, parent: int) -> None:
