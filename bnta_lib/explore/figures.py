@@ -46,7 +46,7 @@ class Explorer(W.VBox):
         values = {name: control.value for name, control in self.controls.items()}
         self.numbers, self.picture = self.function(**values)
         data, alt = b64encode(self.picture.data).decode(), escape(self.picture.alt or "")
-        self.shown.value = (f'<div class="bnta-numbers">{self.numbers}</div>'
+        self.shown.value = (f'<div class="bnta-numbers">{escape(self.numbers)}</div>'
                             f'<img src="data:image/{self.picture.format};base64,{data}" alt="{alt}">')
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:

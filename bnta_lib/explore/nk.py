@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from html import escape
 
 import ipywidgets as W
 import pandas as pd
@@ -157,12 +158,14 @@ class NKExplorer(W.VBox):
         name, splits = self.target.value, self.targets[self.target.value].splits
         gallery = min(len(split.gallery) for split in splits)
         new = change is None or change["owner"] is self.target
-        _offer(self.split, list(range(len(splits))), 0 if new else self.split.value)
-        _offer(self.N, sizes(self.cells, name, gallery, free=self.free.value),
-               gallery if new else self.N.value)
-        _offer(self.K, sizes(self.cells, name, gallery, self.N.value, self.free.value),
-               self.settings.K if new else self.K.value)
-        self.offering = False
+        try:
+            _offer(self.split, list(range(len(splits))), 0 if new else self.split.value)
+            _offer(self.N, sizes(self.cells, name, gallery, free=self.free.value),
+                   gallery if new else self.N.value)
+            _offer(self.K, sizes(self.cells, name, gallery, self.N.value, self.free.value),
+                   self.settings.K if new else self.K.value)
+        finally:
+            self.offering = False
         self.draw()
 
     def _pairs(self, target: str, split: int, n: int, k: int) -> Pairs:
@@ -179,7 +182,7 @@ class NKExplorer(W.VBox):
         figures = nk_figure(*lines, n, k, *cells), pairs_figure(images, pairs, self.settings, closest=6)
         self.curves.value, self.couples.value = (picture(figure, trim=False).data for figure in figures)
         # Last, so that numbers which have changed stand beside their own pictures.
-        self.numbers.value = numbers(*cells, *setting)
+        self.numbers.value = escape(numbers(*cells, *setting))
 
     def on_run(self, button=None) -> None:
         """Adapt with the setting on a thread; sliders go on answering meanwhile."""
