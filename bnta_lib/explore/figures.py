@@ -54,8 +54,8 @@ class Explorer(W.VBox):
 
 
 def reporting(line: W.HTML, callback: Callable) -> Callable:
-    """A callback whose errors are shown in ``line``. An Output widget would do, but papermill answers one
-    and may then wait for ever for the end of its cell: https://github.com/jupyter/nbclient/issues/312."""
+    """A callback whose errors are shown in ``line``. An Output widget would do too, but papermill replies to
+    it and may then miss the end of the cell: https://github.com/jupyter/nbclient/issues/312."""
     def call(*arguments) -> None:
         line.value = ""
         try:

@@ -1,4 +1,4 @@
-"""Recorded rows measured again: equal on the machine that recorded them; another rounds differently."""
+"""Recorded rows measured again: equal on the processor that recorded them, close on others."""
 
 from random import Random
 
@@ -12,7 +12,7 @@ from bnta_lib.suite.store import key_of, open_store, recorded_path
 
 SHARE = 50  # of the units outside Table 2, one in so many is in the sample
 POINTS, RATE = 0.05, 0.01  # tolerance of mAP; of rates, losses and distances, by the largest of a kind
-LAYERS = 0.9  # share that must keep it for γ and β: near a gradient of zero Adam's step is that of its sign
+LAYERS = 0.9  # of γ's and β's layers must keep it: if a gradient is near zero, its sign decides Adam's step
 TOLERANCE = (f"one probe at rank 1, 5 and 10, {POINTS} points of mAP, and of other numbers {RATE:.0%} of the "
              f"largest in a unit (γ and β: in {LAYERS:.0%} of the layers)")
 
@@ -44,7 +44,7 @@ def measure_again(lab: Lab, everything: bool, seed: int) -> tuple[pd.DataFrame, 
     """Measure recorded units again, all of them or a sample; :func:`differences`, and how many are new.
 
     The sample: Table 2 on one split of each target, and at random one in SHARE of the other units. Units
-    that were measured on this machine before are skipped, and compared.
+    that were measured on this machine before are compared, but not measured again.
     """
     random, done, seen, new = Random(seed), [], set(), 0
     splits = {name: random.randrange(len(target.splits)) for name, target in lab.targets.items()}
@@ -57,7 +57,7 @@ def measure_again(lab: Lab, everything: bool, seed: int) -> tuple[pd.DataFrame, 
         if not (keys := [key for key in dict.fromkeys(rows["key"]) if key not in seen]):
             continue
         seen.update(keys)
-        drawn = random.sample(keys, len(keys) if everything else -(-len(keys) // SHARE))
+        drawn = random.sample(keys, -(-len(keys) // (1 if everything else SHARE)))  # mixed: an even pace
         if number == 0 and not everything:
             drawn = [key for key in keys if by_key[key].split == splits[by_key[key].target]]
         measure(measurer, [by_key[key] for key in drawn], lab.progress, "measured again", anew=True)
@@ -71,7 +71,7 @@ def measure_again(lab: Lab, everything: bool, seed: int) -> tuple[pd.DataFrame, 
 
 
 def differences(measured: pd.DataFrame, recorded: pd.DataFrame, probes: dict[str, int]) -> pd.DataFrame:
-    """Both values of each number but seconds, and whether it is ``within`` TOLERANCE. ``probes``: by key."""
+    """Both values of each number, without seconds. ``within``: TOLERANCE; ``probes``: their count by key."""
     index = ["key", "experiment", "metric", "number"]
     values = [_scores(rows).set_index(index)["value"] for rows in (measured, recorded)]
     both = pd.concat(values, axis=1, keys=["measured", "recorded"]).reset_index()

@@ -131,7 +131,7 @@ class Lab:
                                  experiment="headroom")], targets) for kind, targets in sets.items()]
 
     def save(self, figure, name: str, alt: str = "", rows: pd.DataFrame | None = None):
-        """Write a figure as PDF and PNG, and show it. ``alt``: what it shows; ``rows``: what it is of."""
+        """Write a figure as PDF and PNG, and show it. ``alt``: what it shows; ``rows``: its data."""
         from bnta_lib.figures.base import save_figure
 
         return save_figure(figure, name, self.run, alt, "" if rows is None else origin(rows))

@@ -171,7 +171,7 @@ def build(run: str, notebooks: Sequence[Path]) -> Path:
 
 
 def run_notebooks(sources: Sequence[Path], executed: Sequence[Path], parameters: Mapping, jobs: int) -> None:
-    """Run ``jobs`` notebooks at once. Recorded seconds, scaled by those that are done, tell what is left."""
+    """Run ``jobs`` notebooks at once. The time left is their recorded time, scaled by those that are done."""
     recorded = pd.read_csv(SECONDS, index_col="notebook")["seconds"] if sources else ()
     expected = [recorded.get(source.stem, recorded.median()) for source in sources]
     work = (delayed(run_notebook)(*paths, parameters) for paths in zip(sources, executed))

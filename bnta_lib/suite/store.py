@@ -84,7 +84,7 @@ class Store(sqlite3.Connection):
     """An open store."""
 
     def fill(self, profile: str) -> None:
-        """Insert the rows that are recorded with the suite, in place of those of another file."""
+        """Insert the rows that are recorded with the suite; they replace those of an earlier file."""
         path = recorded_path(profile)
         if not path.is_file():
             return
@@ -116,7 +116,7 @@ class Store(sqlite3.Connection):
     def rows(self, keys: Sequence[str] | None = None, recorded: bool = False) -> pd.DataFrame:
         """Rows of these units, or all: ``key``, ``number``, :data:`COLUMNS`. Missing text is "".
 
-        Of a unit that is recorded and was measured here, the latter rows, or with ``recorded`` the former.
+        If a unit has both recorded rows and rows measured here, ``recorded`` decides which are returned.
         """
         first, values = "max" if recorded else "min", []
         where = f"recorded = (SELECT {first}(recorded) FROM numbers WHERE key = n.key)"
@@ -139,7 +139,7 @@ def machine(gpu: bool = True) -> str:
 
 def export(path: str | Path, profile: str) -> int:
     """Write a profile's rows of METHOD_VERSION but those of users' own folders as gzipped CSV, always with
-    the same bytes, recorded rows as they are; returns their number."""
+    the same bytes. Recorded rows stay as they are. Returns how many rows there are."""
     with open_store() as store:
         store.fill(profile)
         rows = store.rows(recorded=True)
