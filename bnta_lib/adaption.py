@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 
 import pandas as pd
 import torch
@@ -65,7 +66,7 @@ def adapt(
     model: BNTANet, images: Tensor, settings: Settings, *, K: int | None = None,
     layers: Collection[str] = ("bn",), quantities: Collection[str] = tuple(QUANTITIES),
     losses: Collection[str] = LOSSES, reading: str = "alone", follow_bnneck: bool = True, seed: int = 0,
-    local: Tensor | None = None, pairs: Pairs | None = None,
+    steps: int | None = None, local: Tensor | None = None, pairs: Pairs | None = None,
     on_step: Callable[[int, BNTANet, dict[str, float]], None] | None = None,
 ) -> Adaption:
     """Adapt a copy of ``model`` to unlabelled images: Algorithm 1, then Eq. (14).
@@ -80,6 +81,7 @@ def adapt(
                    always ("restore"). mu and sigma^2 move together. What is not named is put back at the end
     follow_bnneck  whether the statistics of `bnneck`, which is outside both losses, follow [O]
     seed           of the order of the pairs
+    steps          take so many; default as many as tta_epochs epochs have
     local, pairs   local features (N, H, C_l) or Algorithm 1's pairs of these images, if known
     on_step        called after each step with its number, the adapted model and the losses; may raise
 
@@ -87,7 +89,7 @@ def adapt(
     Raises ValueError for N < 4, 2K > N, an unknown option, or images of another size or type, and
     FloatingPointError for a loss or an adapted tensor that is not finite.
     """
-    _check_options(len(images), layers, quantities, losses, reading, local, pairs)
+    _check_options(len(images), layers, quantities, losses, reading, steps, local, pairs)
     model.check_images(images)
     start = time.perf_counter()
     rows: list[dict[str, float]] = []
@@ -103,14 +105,16 @@ def adapt(
         parameters = collect_params(adapted, layers, free) if losses else []
         optimiser = OPTIMISERS[settings.tta_optimizer](parameters, lr=settings.tta_lr) if parameters else None
         order = torch.Generator().manual_seed(seed)
-        for _ in range(settings.tta_epochs):
-            for batch in torch.randperm(K, generator=order).split(settings.tta_batch):
-                couples, parts = images[pairs.index[batch].flatten()], pairs.part[batch]
-                row = adaption_step(adapted, couples, parts, settings, optimiser, losses)
-                rows.append({"step": len(rows) + 1, **row})
-                require_finite([rows[-1]["total"]], f"the adaption loss at step {len(rows)}")
-                if on_step is not None:
-                    on_step(len(rows), adapted, rows[-1])
+        steps = settings.tta_epochs * math.ceil(K / settings.tta_batch) if steps is None else steps
+        batches = (batch for _ in range(steps)
+                   for batch in torch.randperm(K, generator=order).split(settings.tta_batch))
+        for step, batch in enumerate(islice(batches, steps), start=1):
+            couples, parts = images[pairs.index[batch].flatten()], pairs.part[batch]
+            row = {"step": step, **adaption_step(adapted, couples, parts, settings, optimiser, losses)}
+            rows.append(row)
+            require_finite([row["total"]], f"the adaption loss at step {step}")
+            if on_step is not None:
+                on_step(step, adapted, row)
     restored = [kind for name, kind in QUANTITIES.items() if name not in quantities]  # in both readings
     load_bn_tensors(adapted, model.state_dict(), [*restored, "num_batches_tracked"])
     adapted.zero_grad()
@@ -123,11 +127,13 @@ def adapt(
     return Adaption(adapted, pairs, pd.DataFrame(rows), time.perf_counter() - start, before, meta)
 
 
-def _check_options(n, layers, quantities, losses, reading, local, pairs) -> None:
+def _check_options(n, layers, quantities, losses, reading, steps, local, pairs) -> None:
     for name, value, known in (("layers", layers, LAYERS), ("quantities", quantities, QUANTITIES),
                                ("losses", losses, LOSSES), ("reading", [reading], ("alone", "restore"))):
         if isinstance(value, str) or not set(value) <= set(known):
             raise ValueError(f"{name}: any of {', '.join(known)}; got {value!r}")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps is at least 1; got {steps!r}")
     if (local is not None and len(local) != n) or (pairs is not None and pairs.index.max() >= n):
         raise ValueError(f"these are not the local features or pairs of {n} images")
 

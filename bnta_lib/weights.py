@@ -157,6 +157,25 @@ class Delta:
         return Delta(tensors, record["base"], record["meta"])
 
 
+def save_deltas(deltas: Mapping[int, Delta], path: str | Path) -> None:
+    """Write the deltas of a place's cameras into one file, always with the same bytes."""
+    record = {str(camera): {"base": delta.base, "meta": delta.meta} for camera, delta in deltas.items()}
+    _write(path, "bnta-deltas", record, {f"{camera}.{name}": tensor for camera, delta in deltas.items()
+                                         for name, tensor in delta.tensors.items()})
+
+
+def load_deltas(path: str | Path) -> dict[int, Delta]:
+    """Read what :func:`save_deltas` wrote, or one delta as that of the place (0). Raises as Delta.load."""
+    record, tensors = _read(path, "bnta-deltas", "make them with save_deltas(adapt_by_camera(...), ...)")
+    if record is None:
+        return {0: Delta.load(path)}
+    of_camera: dict[str, dict[str, Tensor]] = {camera: {} for camera in record}
+    for name, tensor in tensors.items():
+        camera, _, layer = name.partition(".")
+        of_camera[camera][layer] = tensor
+    return {int(camera): Delta(of_camera[camera], **fields) for camera, fields in record.items()}
+
+
 def bn_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Copies, on the CPU, of mu, sigma^2, gamma and beta of every BN layer, by name."""
     return {f"{name}.{kind}": getattr(layer, kind).detach().clone().cpu()

@@ -277,6 +277,11 @@ def _picked(rows: dict, people: Sequence[int], split: dict, several: bool) -> tu
     return probe, gallery
 
 
+def names_cameras(target: Target) -> bool:
+    """Whether the files of a target name their cameras: those of the published iLIDS do not."""
+    return target.data.origin != "published" or bool(SETS[target.data.name].sides)
+
+
 def protocol_note(targets: Mapping[str, Target], sources: str = "") -> str:
     """For under a table: protocols of targets, which are missing, and what was trained on."""
     words = [f"{name}: {target.protocol}" for name, target in targets.items() if target.protocol]

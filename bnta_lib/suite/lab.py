@@ -12,12 +12,12 @@ from pathlib import Path
 import pandas as pd
 
 from bnta_lib.data import SOURCES, load_source, load_source_samples, load_targets, real_root
-from bnta_lib.data.published import protocol_note
+from bnta_lib.data.published import names_cameras, protocol_note
 from bnta_lib.data.sets import ReIDSet, Target
 from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import model_settings, settings
-from bnta_lib.suite.runner import Measurer, Unit, measure
+from bnta_lib.suite.runner import Measurer, Unit, images_of, measure
 from bnta_lib.suite.runs import caution, figures_dir, run_name
 from bnta_lib.suite.specs import TABLES, Spec, Table
 from bnta_lib.suite.sweeps import KINDS, TARGET
@@ -106,16 +106,18 @@ class Lab:
         for part in parts:
             for name, spec, count in part.plan(galleries, self.settings):
                 count = count if seeds is None or spec.adapter == "none" else seeds
-                units += [Unit(part.experiment, name, spec, split, seed)
-                          for split in splits or part.splits or range(len(targets[name].splits))
-                          for seed in (range(count) if isinstance(count, int) else count)]
+                if _applies(spec, targets[name]):
+                    units += [Unit(part.experiment, name, spec, split, seed)
+                              for split in splits or part.splits or range(len(targets[name].splits))
+                              for seed in (range(count) if isinstance(count, int) else count)]
         by_training = {}
         for training in dict.fromkeys(unit.spec.training for unit in units):
             trained = model_settings(self.settings, training)
             by_training[training] = targets if trained.size == self.settings.size else load_targets(
                 trained, self.data, progress=self.progress)
         models = {name: self.model(name) for name in by_training}
-        sources = self.sources if any(unit.experiment == "shift" for unit in units) else ()
+        shift = {"shift", "camera_shift"} & {unit.experiment for unit in units}
+        sources = self.sources if shift else ()
         return Measurer(self.settings, models, by_training, sources), units
 
     def plan_headroom(self) -> list[tuple[Measurer, list[Unit]]]:
@@ -147,6 +149,16 @@ class Lab:
         kept = rows[rows["unit"] != "s"] if "unit" in rows else rows
         kept = kept.drop(columns=["seconds", "machine", "measured_on", "recorded", "table"], errors="ignore")
         return _write(figures_dir(self.run) / f"{name}.csv", kept.round(6).to_csv(index=False))
+
+
+def _applies(spec: Spec, target: Target) -> bool:
+    """Whether a target has the images that a spec adapts on, and names the cameras that it needs."""
+    if spec.by == "place" and spec.images == "gallery":
+        return True
+    seen = target.data.camids[images_of(target, target.splits[0], spec.images)]
+    if spec.by == "place" or not names_cameras(target):
+        return spec.by == "place" and len(seen) >= 4
+    return len(seen) >= 4 and (spec.N or 0) <= int(seen.bincount().max())
 
 
 def write_table(table: pd.DataFrame, name: str, run: str, note: str = "", rows: pd.DataFrame | None = None,

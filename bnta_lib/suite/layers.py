@@ -106,6 +106,24 @@ def _visit_outputs(model: BNTANet, images: Tensor, names: Iterable[str],
         model(chunk)
 
 
+def shift_by_camera(source: dict, cameras: Sequence[dict]) -> pd.DataFrame:
+    """The mean squared distance of a place's cameras from the source in two parts, a row a layer.
+
+    place: from the source to the mean of the cameras' moments; cameras: from there to each camera. The parts
+    add up, in squares of the source's mean standard deviation. ``source`` and each of ``cameras``: a result
+    of :func:`bn_moments`. Columns: index, layer, place, cameras.
+    """
+    rows = []
+    for index, (name, moments) in enumerate(source.items(), start=1):
+        origin = torch.stack(moments)  # (2, channels): means and standard deviations
+        each = torch.stack([torch.stack(camera[name]) for camera in cameras])  # (cameras, 2, channels)
+        centre, unit = each.mean(0), origin[1].mean().square()
+        parts = [(end - start).square().sum(-2).mean() / unit
+                 for start, end in ((origin, centre), (centre, each))]
+        rows.append({"index": index, "layer": name, **dict(zip(("place", "cameras"), map(float, parts)))})
+    return pd.DataFrame(rows)
+
+
 def shift_by_layer(source: dict, target: dict) -> pd.DataFrame:
     """Distance between two results of :func:`bn_moments`, a row a layer: index, layer, distance."""
     rows = []

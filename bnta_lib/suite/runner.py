@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from contextlib import ExitStack
@@ -22,13 +23,14 @@ from tqdm.auto import tqdm
 
 from bnta_lib.adapters import ADAPTERS
 from bnta_lib.adaption import LOSSES, adapt, pair_losses
+from bnta_lib.by_camera import LEAST, adapt_by_camera, embed_by_camera, normalise_by_camera
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import Scores, evaluate
 from bnta_lib.files import end_with
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import METHOD_VERSION, Settings
-from bnta_lib.suite.layers import bn_moments, shift_by_layer, source_sample
+from bnta_lib.suite.layers import bn_moments, shift_by_camera, shift_by_layer, source_sample
 from bnta_lib.suite.runs import device_of
 from bnta_lib.suite.specs import DIVERGED, Spec
 from bnta_lib.suite.store import DETAILS, SHORT, key_of, machine, open_store
@@ -70,6 +72,22 @@ def sample_of(split: Split, size: int | None) -> Tensor:
     return split.gallery[torch.randperm(images, generator=torch.Generator().manual_seed(0))[:size]]
 
 
+def images_of(target: Target, split: Split, kind: str) -> Tensor:
+    """Rows of a set's images of a ``kind`` (see IMAGES), in order: none of other people in some sets."""
+    if kind == "gallery":
+        return split.gallery
+    test = torch.cat([split.probe, split.gallery]).sort().values
+    pids = target.data.pids
+    return test if kind == "test" else (~torch.isin(pids, pids[test])).nonzero()[:, 0]
+
+
+def exchanged(camids: Tensor, share: float, seed: int) -> Tensor:
+    """Camera labels, a ``share`` of them exchanged among one another at random."""
+    order = torch.randperm(len(camids), generator=torch.Generator().manual_seed(seed))
+    rows = order[: round(share * len(camids))]
+    return camids.scatter(0, rows, camids[rows.roll(1)])
+
+
 class Measurer:
     """What measuring units takes, and what they share within a process: frozen features, rankings of pairs.
 
@@ -97,7 +115,8 @@ class Measurer:
         """A unit's columns: those of its key, and the names of profile and target."""
         _, target, split, _ = self.inputs(unit)
         # The images that are compared, with one another and with sources.
-        sources = [source.digest[:SHORT] for source in self.sources] if unit.experiment == "shift" else None
+        shift = unit.experiment in ("shift", "camera_shift")
+        sources = [source.digest[:SHORT] for source in self.sources] if shift else None
         sample = json.dumps([split.probe.tolist(), split.gallery.tolist(), sources])
         return {
             "experiment": unit.experiment, "profile": self.settings.profile,
@@ -126,7 +145,7 @@ class Measurer:
 
     def pairs(self, unit: Unit, sample: Tensor) -> tuple[Pairs, float]:
         """The closest pairs of the images ``sample``, as many as any unit needs; seconds."""
-        k = min(max(self.largest_k, self.columns(unit)["K"]), len(sample) // 2)
+        k = min(max(self.largest_k, self.columns(unit)["K"], self.settings.K), len(sample) // 2)
         local = self.features(unit)[1]
         return self.once(("pairs", unit.spec.training, unit.target, *sample.tolist(), k),
                          lambda: nearest_pairs(local[sample], k))
@@ -149,10 +168,13 @@ def _retrieval(measurer: Measurer, unit: Unit) -> list[dict]:
     """mAP, R1, R5, R10 (per cent); for bnta the seconds of its parts."""
     spec, seconds, features = unit.spec, {}, None
     model, target, split, settings = measurer.inputs(unit)
-    if spec.adapter == "none":
+    if spec.by != "place":
+        features = _features_by_camera(measurer, unit)
+    elif spec.adapter == "none":
         features = measurer.features(unit)[0]
     elif spec.adapter == "bnta":
-        sample = sample_of(split, spec.N)
+        sample = images_of(target, split, spec.images)
+        sample = sample_of(split, spec.N) if spec.images == "gallery" else sample
         pairs, pairing = measurer.pairs(unit, sample)
         images = target.data.images[sample]
         result = adapt(model, images, settings, pairs=pairs, seed=unit.seed, **spec.options)
@@ -161,10 +183,34 @@ def _retrieval(measurer: Measurer, unit: Unit) -> list[dict]:
                    "steps": result.seconds}
     else:
         adapter = ADAPTERS[spec.adapter]
-        model = adapter(model, target.data.images[split.gallery], settings, seed=unit.seed, **spec.options)
+        images = target.data.images[images_of(target, split, spec.images)]
+        model = adapter(model, images, settings, seed=unit.seed, **spec.options)
     scores = score(model, target, split, settings, features).row()
     rows = [{"metric": metric, "value": value, "unit": "%"} for metric, value in scores.items()]
     return rows + [{"metric": part, "value": round(s, 4), "unit": "s"} for part, s in seconds.items()]
+
+
+def _features_by_camera(measurer: Measurer, unit: Unit) -> Tensor:
+    """Features of a whole set after adaption by camera; those outside the split's test are without it."""
+    model, target, split, settings = measurer.inputs(unit)
+    spec, images = unit.spec, target.data.images
+    camids = exchanged(target.data.camids, spec.wrong, unit.seed)
+    seen, test = (images_of(target, split, kind) for kind in (spec.images, "test"))
+    if spec.N:
+        seen = seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(unit.seed))]
+        seen = torch.cat([seen[camids[seen] == camera][: spec.N] for camera in camids.unique()])
+    features = measurer.features(unit)[0].clone()
+    if spec.by == "features":
+        features[test] = normalise_by_camera(features[test], camids[test], features[seen], camids[seen])
+    else:
+        least = min(LEAST, spec.N or LEAST)
+        known = [camera for camera in camids.unique() if (camids[seen] == camera).sum() >= least]
+        place = not torch.isin(camids[test], torch.tensor(known)).all()
+        with warnings.catch_warnings(action="ignore"):  # gallery alone: some cameras have probes alone
+            deltas = adapt_by_camera(model, images[seen], camids[seen], settings, spec.adapter, least=least,
+                                     place=place, seed=unit.seed, **spec.options)
+            features[test] = embed_by_camera(model, images[test], camids[test], deltas)[0]
+    return features
 
 
 def _changes(measurer: Measurer, unit: Unit) -> list[dict]:
@@ -199,6 +245,18 @@ def _shift(measurer: Measurer, unit: Unit) -> list[dict]:
             for row in shift_by_layer(source, bn_moments(network, both)).itertuples(index=False)]
 
 
+def _camera_shift(measurer: Measurer, unit: Unit) -> list[dict]:
+    """What separates a place's cameras, all images of each, from the sources in each BN layer."""
+    model, target, *_ = measurer.inputs(unit)
+    source, _ = measurer.once(("moments", unit.spec.training),
+                              lambda: bn_moments(model, source_sample(measurer.sources)))
+    images, camids = target.data.images, target.data.camids
+    cameras = [bn_moments(model, images[camids == camera]) for camera in camids.unique()]
+    parts = shift_by_camera(source, cameras)
+    return [{"metric": part, "value": row[part], "unit": "source variance", "index": row["index"],
+             "layer": row["layer"]} for row in parts.to_dict("records") for part in ("place", "cameras")]
+
+
 def _headroom(measurer: Measurer, unit: Unit) -> list[dict]:
     """Rank of each probe's only match without adaption."""
     model, target, split, settings = measurer.inputs(unit)
@@ -207,7 +265,8 @@ def _headroom(measurer: Measurer, unit: Unit) -> list[dict]:
             for rank in ranks.tolist()]
 
 
-EXPERIMENTS = {"retrieval": _retrieval, "changes": _changes, "shift": _shift, "headroom": _headroom}
+EXPERIMENTS = {"retrieval": _retrieval, "changes": _changes, "shift": _shift, "camera_shift": _camera_shift,
+               "headroom": _headroom}
 
 PATIENCE = 20  # seconds that a scheduler has to answer
 # A network allocates the same large blocks again and again. glibc would return each to the system and get it

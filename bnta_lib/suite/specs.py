@@ -16,9 +16,11 @@ SETTINGS = {"momentum": "tta_momentum", "epochs": "tta_epochs", "lr": "tta_lr", 
             "margin": "margin", "lambda3": "lambda3", "reduction": "matching_reduction"}
 READ = {"K", "tta_batch", "normalise_features", *SETTINGS.values()}  # what a row may override
 # Columns and options that came later, with the value that all rows of before have: it is in no key.
-LATER: dict[str, object] = {}
+LATER: dict[str, object] = {"steps": None, "images": "gallery", "by": "place", "wrong": 0.0}
 OPTIONS = ("layers", "quantities", "losses", "reading", "follow_bnneck")
 COLUMNS = ("training", "adapter", "N", "K", *SETTINGS, *OPTIONS, "normalise", "options")
+# What is adapted on: as in the paper, with the probes, or people who are in neither.
+IMAGES = {"gallery": "gallery", "test": "probes and gallery", "others": "other people"}
 DIVERGED = "diverged"  # the only metric of a row whose adaption diverged
 
 
@@ -29,7 +31,10 @@ class Spec:
     method: str  # the row's name in its table
     training: str = "bnta"
     adapter: str = "bnta"
-    N: int | None = None  # adapt on so many images of the gallery; None: on all of it
+    N: int | None = None  # adapt on so many images, or by camera on so many of each; None: on all
+    images: str = "gallery"  # which: one of IMAGES
+    by: str = "place"  # adapt once to the "place", to each "camera", or its "features" alone
+    wrong: float = 0.0  # share of the images whose camera labels are exchanged
     options: Mapping = field(default_factory=dict)  # keyword arguments of the adapter
     overrides: Mapping = field(default_factory=dict)  # settings that differ
     labels: Mapping = field(default_factory=dict)  # further columns of its rows
@@ -43,13 +48,16 @@ class Spec:
             raise ValueError(f"{self.adapter} reads {min(no_column)!r}, which has no column in SETTINGS")
         if unread := self.overrides.keys() - READ:
             raise ValueError(f"{self.method}: no adaption reads {min(unread)!r}: name a training that has it")
-        if self.N is not None and self.adapter != "bnta":
+        if self.N is not None and self.adapter != "bnta" and self.by == "place":
             raise ValueError(f"{self.method}: only bnta adapts on a sample of N images")
+        if self.images not in IMAGES or self.by not in ("place", "camera", "features"):
+            raise ValueError(f"{self.method}: cannot adapt by {self.by!r} on {self.images!r}")
 
     def columns(self, settings: Settings, gallery: int) -> dict:
         """:data:`COLUMNS` with all defaults resolved, for a gallery of so many images."""
         settings, adapter = replace(settings, **self.overrides), ADAPTERS[self.adapter]
         options = {**adapter.options, **self.options}
+        options |= {name: getattr(self, name) for name in ("images", "by", "wrong")}
         n = 0 if self.adapter == "none" else self.N or gallery
         k = options.pop("K", 0)
         k = min(settings.K, n // 2) if k is None else k
@@ -60,7 +68,9 @@ class Spec:
             values[name] = "+".join(value) if isinstance(value, (tuple, list)) else value
         if n and settings.tta_batch != Settings.tta_batch:
             options["tta_batch"] = settings.tta_batch
-        return {"training": self.training, "adapter": self.adapter, "N": n, "K": k, **values,
+        options = {name: value for name, value in options.items() if value != LATER.get(name)}
+        kind = "features" if self.by == "features" else self.adapter
+        return {"training": self.training, "adapter": kind, "N": n, "K": k, **values,
                 "normalise": settings.normalise_features, "options": json.dumps(options) if options else ""}
 
 

@@ -1,0 +1,95 @@
+"""Adaption by camera, beyond the paper: each camera of a place gets batch-norm tensors of its own.
+
+A place's images are a mixture of its cameras', and statistics of a mixture fit none of them. What is needed
+is the camera of each image, which every installation knows, and no label of a person. CBN (Zhuang et al.,
+ECCV 2020) trains with statistics by camera; here a model that was trained without is adapted.
+"""
+
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from bnta_lib.adapters import ADAPTERS
+from bnta_lib.model import BNTANet, embed
+from bnta_lib.settings import METHOD_VERSION, Settings
+from bnta_lib.weights import Delta, bn_tensors, model_digest
+
+PLACE = 0  # the key of all images' delta, for cameras without one; those of cameras are from 1
+LEAST = 8  # images of a camera, for statistics of its own
+
+
+def adapt_by_camera(model: BNTANet, images: Tensor, camids: Tensor, settings: Settings,
+                    adapter: str = "adabn", *, least: int = LEAST, place: bool = True, seed: int = 0,
+                    **options) -> dict[int, Delta]:
+    """Adapt to the images of each camera; returns its BN delta by camera id, and the place's by PLACE.
+
+    images    uint8 (N, 3, h, w), unlabelled, of all cameras
+    camids    int64 (N,): the camera of each image, from 1
+    adapter   a name in ADAPTERS, with its ``options``
+    least     a camera with fewer images gets the place's delta, with a warning
+    place     whether to adapt to all images too; needed for cameras with too few, or without any
+
+    Raises ValueError for a label below 1 or an adapter that changes more than BN, and as the adapter.
+    """
+    if camids.shape != (len(images),) or camids.min() < 1:
+        raise ValueError(f"camids are {len(images)} whole numbers from 1, one an image")
+    if adapter not in ADAPTERS or set(options.get("layers", ())) - {"bn"}:
+        raise ValueError(f"{adapter!r} with {options} is no adapter of batch norm alone: there are "
+                         f"{', '.join(ADAPTERS)}")
+    base, reads = model_digest(model), (*ADAPTERS[adapter].reads, "tta_batch")
+
+    def delta(rows: Tensor, camera: int) -> Delta:
+        adapted = ADAPTERS[adapter](model, images[rows], settings, seed=seed, **options)
+        meta = {"adapter": adapter, "camera": camera, "N": len(rows), "seed": seed, "options": options,
+                "settings": {name: getattr(settings, name) for name in reads},
+                "versions": {"method": METHOD_VERSION, "torch": torch.__version__}}
+        return Delta(bn_tensors(adapted), base, meta)
+
+    deltas = {PLACE: delta(torch.arange(len(images)), PLACE)} if place else {}
+    for camera, count in zip(*(values.tolist() for values in camids.unique(return_counts=True))):
+        if count >= least:
+            deltas[camera] = delta((camids == camera).nonzero()[:, 0], camera)
+        elif place:
+            warnings.warn(f"camera {camera} has {count} images, and {least} are needed: it gets the delta of "
+                          "all cameras together", stacklevel=2)
+            deltas[camera] = deltas[PLACE]
+    return deltas
+
+
+def embed_by_camera(model: BNTANet, images: Tensor, camids: Tensor,
+                    deltas: Mapping[int, Delta]) -> tuple[Tensor, Tensor]:
+    """Global and local features as of :func:`~bnta_lib.model.embed`, each image's by its camera's delta.
+
+    Images of a camera without a delta take that of PLACE, with a warning. Raises ValueError without one, or
+    if the deltas were made for another model.
+    """
+    parts, order = [], []
+    for camera in camids.unique().tolist():
+        if camera not in deltas:
+            if PLACE not in deltas:
+                raise ValueError(f"there is no delta of camera {camera}, and none of the place")
+            warnings.warn(f"camera {camera} has no delta: its images take that of all cameras together",
+                          stacklevel=2)
+        order.append((camids == camera).nonzero()[:, 0])
+        with deltas.get(camera, deltas.get(PLACE)).applied(model):
+            parts.append(embed(model, images[order[-1]]))
+    back = torch.cat(order).argsort()
+    features, local = (torch.cat(part)[back] for part in zip(*parts))
+    return features, local
+
+
+def normalise_by_camera(features: Tensor, camids: Tensor, seen: Tensor, seen_camids: Tensor) -> Tensor:
+    """Features (N, C), centred and scaled by mean and standard deviation of their camera's (M, C) ``seen``.
+
+    The rival that leaves the network alone: Song et al., ICLR 2025, arXiv:2502.10195. A camera with fewer
+    than LEAST features seen takes those of all cameras.
+    """
+    normalised = torch.empty_like(features)
+    for camera in camids.unique():
+        own = seen[seen_camids == camera]
+        own = own if len(own) >= LEAST else seen
+        rows = camids == camera
+        normalised[rows] = (features[rows] - own.mean(0)) / own.std(0).clamp(min=1e-12)
+    return normalised

@@ -1,0 +1,160 @@
+"""Adaption by camera: a delta a camera, each image embedded by its own, and features normalised by camera."""
+
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bnta_lib import settings
+from bnta_lib.adapters import ADAPTERS
+from bnta_lib.by_camera import PLACE, adapt_by_camera, embed_by_camera, normalise_by_camera
+from bnta_lib.data import load_targets
+from bnta_lib.model import BNTANet, bn_layers, embed
+from bnta_lib.suite.runner import exchanged, images_of
+from bnta_lib.weights import bn_tensors, load_deltas, save_deltas
+
+SMOKE = settings("smoke")
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return BNTANet(6, SMOKE).eval()
+
+
+@pytest.fixture(scope="module")
+def place():
+    """Images of three cameras, the third darker and with few images; camera ids in no order."""
+    random = torch.Generator().manual_seed(1)
+    camids = torch.tensor([1, 2] * 12 + [3] * 5)[torch.randperm(29, generator=random)]
+    images = torch.randint(0, 200, (29, 3, *SMOKE.size), generator=random, dtype=torch.uint8)
+    images[camids == 3] //= 2
+    return images, camids
+
+
+@pytest.mark.parametrize("adapter, options", [("adabn", {}), ("bnta", {"steps": 2}), ("tent", {}),
+                                              ("alpha_bn", {"alpha": 0.3})])
+def test_camera_is_adapted_as_if_it_were_a_place_alone(model, place, adapter, options):
+    images, camids = place
+    deltas = adapt_by_camera(model, images, camids, SMOKE, adapter, least=5, seed=2, **options)
+    assert [*deltas] == [PLACE, 1, 2, 3]
+    for camera, rows in ((PLACE, camids > 0), (2, camids == 2), (3, camids == 3)):
+        alone = ADAPTERS[adapter](model, images[rows], SMOKE, seed=2, **options)
+        tensors = deltas[camera].tensors
+        assert all(torch.equal(tensors[name], tensor) for name, tensor in bn_tensors(alone).items())
+
+
+def test_statistics_of_a_first_layer_are_those_of_its_cameras_inputs(model, place):
+    images, camids = place
+    deltas = adapt_by_camera(model, images, camids, SMOKE, least=4)
+    name = next(iter(bn_layers(model)))
+    for camera in (1, 2, 3):
+        with torch.no_grad():
+            inputs = model.normalised(images[camids == camera])
+            outputs = model.backbone.conv1(inputs).transpose(0, 1).flatten(1)
+        tensors = deltas[camera].tensors
+        torch.testing.assert_close(tensors[f"{name}.running_mean"], outputs.mean(1), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(tensors[f"{name}.running_var"], outputs.var(1), atol=1e-5, rtol=1e-4)
+
+
+def test_each_image_is_embedded_by_the_delta_of_its_camera(model, place):
+    images, camids = place
+    before = bn_tensors(model)
+    deltas = adapt_by_camera(model, images, camids, SMOKE, least=5)
+    features, local = embed_by_camera(model, images, camids, deltas)
+    assert all(torch.equal(before[name], tensor) for name, tensor in bn_tensors(model).items())
+    for row in (0, 7, 28):
+        with deltas[int(camids[row])].applied(model):
+            own = embed(model, images[[row]])
+        with deltas[PLACE].applied(model):
+            other = embed(model, images[[row]])
+        for got, right, wrong in zip((features, local), own, other):  # batches of other sizes round otherwise
+            assert 20 * (got[row] - right[0]).norm() < (got[row] - wrong[0]).norm()
+
+
+def test_camera_with_few_images_gets_the_delta_of_the_place_with_a_warning(model, place):
+    images, camids = place
+    with pytest.warns(UserWarning, match="camera 3 has 5 images, and 8 are needed"):
+        deltas = adapt_by_camera(model, images, camids, SMOKE)
+    assert deltas[3] is deltas[PLACE]
+    with warnings.catch_warnings(action="error"):
+        embed_by_camera(model, images, camids, deltas)
+    with pytest.warns(UserWarning, match="camera 7 has no delta"):
+        other = embed_by_camera(model, images[:4], torch.full((4,), 7), deltas)[0]
+    with deltas[PLACE].applied(model):
+        torch.testing.assert_close(other, embed(model, images[:4])[0])
+
+
+def test_deltas_of_all_cameras_are_one_file_of_the_same_bytes(model, place, tmp_path):
+    deltas = adapt_by_camera(model, *place, SMOKE, least=5)
+    for file in ("a", "b"):
+        save_deltas(deltas, tmp_path / file)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    loaded = load_deltas(tmp_path / "a")
+    assert [*loaded] == [*deltas] and loaded[2].meta == deltas[2].meta and loaded[2].meta["N"] == 12
+    for camera, delta in deltas.items():
+        assert delta.base == loaded[camera].base and delta.tensors.keys() == loaded[camera].tensors.keys()
+        assert all(torch.equal(delta.tensors[name], loaded[camera].tensors[name]) for name in delta.tensors)
+    deltas[1].save(tmp_path / "one")
+    assert [*load_deltas(tmp_path / "one")] == [PLACE]
+    (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match="is damaged"):
+        load_deltas(tmp_path / "a")
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"camids": torch.zeros(29, dtype=torch.int64)}, "whole numbers from 1"),
+    ({"camids": torch.ones(3, dtype=torch.int64)}, "29 whole numbers"),
+    ({"adapter": "adabm"}, "no adapter of batch norm"),
+    ({"adapter": "bnta", "layers": ("bn", "conv")}, "no adapter of batch norm alone"),
+    ({"adapter": "bnta", "steps": 0}, "steps is at least 1"),
+])
+def test_wrong_labels_and_adapters_are_refused(model, place, change, message):
+    images, camids = place
+    with pytest.raises(ValueError, match=message):
+        adapt_by_camera(model, images, **{"camids": camids, "settings": SMOKE} | change)
+
+
+def test_camera_without_any_delta_is_refused(model, place):
+    images, camids = place
+    deltas = adapt_by_camera(model, images, camids, SMOKE, place=False)
+    assert [*deltas] == [1, 2]
+    with pytest.raises(ValueError, match="no delta of camera 3, and none of the place"):
+        embed_by_camera(model, images, camids, deltas)
+
+
+def test_normalised_features_of_each_camera_have_mean_0_and_deviation_1():
+    random = torch.Generator().manual_seed(0)
+    camids = torch.tensor([1] * 30 + [4] * 20)[torch.randperm(50, generator=random)]
+    features = torch.randn(50, 6, generator=random) * camids[:, None] + camids[:, None]
+    normalised = normalise_by_camera(features, camids, features, camids)
+    for camera in (1, 4):
+        assert normalised[camids == camera].mean(0).abs().max() < 1e-5
+        torch.testing.assert_close(normalised[camids == camera].std(0), torch.ones(6))
+    few = normalise_by_camera(features, torch.full_like(camids, 9), features, camids)  # a camera unseen
+    torch.testing.assert_close(few, (features - features.mean(0)) / features.std(0))
+
+
+def test_bnta_takes_so_many_steps_and_the_first_are_those_of_an_epoch(model, place):
+    images, one = place[0], replace(SMOKE, tta_batch=4, tta_epochs=2)
+    epochs = ADAPTERS["bnta"](model, images, one)
+    assert all(torch.equal(a, b) for a, b in zip(  # 14 pairs are 4 steps an epoch
+        bn_tensors(epochs).values(), bn_tensors(ADAPTERS["bnta"](model, images, one, steps=8)).values()))
+
+
+def test_images_of_each_protocol_are_of_the_right_people():
+    for target in load_targets(SMOKE, progress=False).values():
+        split, pids = target.splits[0], target.data.pids
+        test = {*split.probe.tolist(), *split.gallery.tolist()}
+        assert {*images_of(target, split, "test").tolist()} == test
+        others = images_of(target, split, "others")
+        assert not {*pids[others].tolist()} & {*pids[sorted(test)].tolist()}
+        assert not {*others.tolist()} & test
+
+
+def test_share_of_camera_labels_is_exchanged_and_none_is_lost():
+    camids = torch.arange(1, 101)
+    wrong = exchanged(camids, 0.25, seed=3)
+    assert (wrong != camids).sum() == 25 and wrong.sort().values.equal(camids)
+    assert exchanged(camids, 0.0, 3).equal(camids)
