@@ -32,12 +32,12 @@ class Spec:
     training: str = "bnta"
     adapter: str = "bnta"
     N: int | None = None  # adapt on so many images, or by camera on so many of each; None: on all
-    images: str = "gallery"  # which: one of IMAGES
-    by: str = "place"  # adapt once to the "place", to each "camera", or its "features" alone
-    wrong: float = 0.0  # share of the images whose camera labels are exchanged
     options: Mapping = field(default_factory=dict)  # keyword arguments of the adapter
     overrides: Mapping = field(default_factory=dict)  # settings that differ
     labels: Mapping = field(default_factory=dict)  # further columns of its rows
+    images: str = "gallery"  # which: one of IMAGES
+    by: str = "place"  # adapt once to the "place", to each "camera", or its "features" alone
+    wrong: float = 0.0  # share of the images whose camera labels are exchanged
 
     def __post_init__(self) -> None:
         if self.adapter not in ADAPTERS:
