@@ -23,7 +23,7 @@ SOURCES = tuple(PAPER_SOURCES)
 TARGETS = ("VIPeR", "GRID", "iLIDS")
 
 # Ranges of settings. What is not listed: whole numbers from 1, others from 0.
-RANGES = {"batch": (2, math.inf), "tta_momentum": (0, 1), "people_share": (0, 1), **dict.fromkeys(
+RANGES = {"batch": (2, math.inf), "tta_momentum": (0, 1), **dict.fromkeys(
     ("seed", "tta_epochs", "warmup_epochs", "lr_decay_epoch", "pad"), (0, math.inf))}
 
 # The trainings by name, and the settings that they change. Table 3 has the first six. "other_stripes" has the
@@ -36,11 +36,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "id_pos": {"lambda2": 0.0},
     "id_mat": {"lambda1": 0.0},
     "other_stripes": {},
-}
-# Weaker trainings of "bnta": on a share of the people, for a share of the epochs.
-WEAKER = {
-    "people_8th": (1 / 8, 1), "people_4th": (1 / 4, 1), "people_half": (1 / 2, 1),
-    "epochs_8th": (1, 1 / 8), "epochs_4th": (1, 1 / 4), "epochs_half": (1, 1 / 2),
 }
 
 
@@ -58,7 +53,6 @@ class Settings:
     people: dict[str, int] = field(default_factory=lambda: {k: v[1] for k, v in PAPER_SOURCES.items()})
     images: dict[str, int] = field(default_factory=lambda: {k: v[0] for k, v in PAPER_SOURCES.items()})
     splits: int = 10  # random probe/gallery splits of each target
-    people_share: float = 1.0  # of the sources' people that are trained on, evenly spaced
     heldout: int = 200  # people of each source that training never sees (headroom)
 
     # ---- network
@@ -155,12 +149,8 @@ def settings(profile: str | None = None, **overrides) -> Settings:
 
 def model_settings(settings: Settings, name: str) -> Settings:
     """``settings`` with the changes of the training ``name``. Raises ValueError for an unknown name."""
-    if name not in {**MODELS, **WEAKER}:
-        raise ValueError(f"unknown model {name!r}: the models are {', '.join([*MODELS, *WEAKER])}")
-    if name in WEAKER:
-        people, share = WEAKER[name]
-        epochs, decay = (max(1, round(share * count)) for count in (settings.epochs, settings.lr_decay_epoch))
-        return replace(settings, people_share=people, epochs=epochs, lr_decay_epoch=decay)
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}: the models are {', '.join(MODELS)}")
     if name == "other_stripes":
         return replace(settings, height=settings.other_height)
     return replace(settings, **MODELS[name])

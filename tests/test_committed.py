@@ -16,7 +16,7 @@ import pytest
 from bnta_lib import settings
 from bnta_lib.data import load_source, load_source_samples, load_targets
 from bnta_lib.rendered.benchmark import target as load_target
-from bnta_lib.settings import MODELS, ROOT, WEAKER, model_settings
+from bnta_lib.settings import MODELS, ROOT, model_settings
 from bnta_lib.suite.anew import LAYERS, POINTS, RATE
 from bnta_lib.suite.runner import Measurer, Unit
 from bnta_lib.suite.specs import COLUMNS, Spec
@@ -27,7 +27,6 @@ from bnta_lib.weights import model_digest
 
 UNITS = pd.read_csv(Path(__file__).with_name("committed_units.csv"), dtype=str, keep_default_na=False)
 LAPTOP = settings("laptop")
-TRAININGS = {*MODELS, *WEAKER}
 
 
 names, truth = (lambda text: tuple(text.split("+"))), (lambda text: text == "True")
@@ -108,7 +107,7 @@ def by_metric(rows) -> dict[str, float]:
 def test_committed_rows_are_of_these_images_and_weights():
     rows = committed()[committed()["experiment"] == "retrieval"]
     training = rows["training"]
-    for name in TRAININGS:
+    for name in MODELS:
         weights = rows[training == name]["weights"].unique().tolist()
         assert weights == [model_digest(model(name))[:SHORT]], name
     for name, target in targets().items():
@@ -140,7 +139,7 @@ def named(unit):
 
 
 def test_units_are_of_every_training_target_split_and_seed():
-    assert set(UNITS["training"]) == TRAININGS
+    assert set(UNITS["training"]) == set(MODELS)
     retrieval = UNITS[UNITS["experiment"] == "retrieval"]
     assert set(retrieval["target"]) == {"VIPeR", "GRID", "iLIDS"}
     assert set(retrieval["split"]) == set("0123456789") and set(retrieval["seed"]) == set("012")

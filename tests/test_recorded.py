@@ -142,12 +142,6 @@ def test_sliders_offer_every_committed_cell():
             assert abs(np.mean(shown) - value) < 0.0051
 
 
-def test_strength():
-    rows = table("strength")
-    gains = printed(sweeps.strength_gains(rows), ["ladder", "target", "model", "share"])
-    assert_same(gains, "strength", 2)
-
-
 def test_open_choices():
     rows = table("open_choices")
     gains = sweeps.gain_rows(rows)

@@ -88,7 +88,7 @@ def test_all_seeds_are_spent_on_the_papers_target_and_a_users_folder_counts_as_s
         assert {seeds for _, spec, seeds in planned("table_2") if spec.adapter == adapter} == {count}
     assert {target for target, *_ in planned("table_5_restore")} == {"GRID"}
     assert {target for target, *_ in planned("table_5_restore", {"shop": 60})} == {"shop"}
-    assert {seeds for name in ("figure_4", "strength", "changes") for _, _, seeds in planned(name)} == {1}
+    assert {seeds for name in ("figure_4", "changes") for _, _, seeds in planned(name)} == {1}
 
 
 # ---- Figure 4

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from bnta_lib import settings
 from bnta_lib.adaption import adapt
 from bnta_lib.model import BNTANet, bn_layers
-from bnta_lib.settings import MODELS, ROOT, WEAKER, cache_dir, model_settings
+from bnta_lib.settings import MODELS, ROOT, cache_dir, model_settings
 from bnta_lib.suite.runs import weights_path
 from bnta_lib.suite.train import trained_model
 from bnta_lib.weights import differences, load_model, read_weights, save_model
@@ -120,7 +120,7 @@ def test_laptop_weights_are_committed_and_others_cached(monkeypatch, tmp_path):
         weights_path(settings("smoke"), "resnet")
 
 
-@pytest.mark.parametrize("name", [*MODELS, *WEAKER])
+@pytest.mark.parametrize("name", MODELS)
 def test_committed_weights_are_registered_with_their_settings(name):
     laptop = settings("laptop")
     path = weights_path(laptop, name)
@@ -139,7 +139,7 @@ def test_setting_that_a_record_lacks_counts_at_its_default():
 
 def test_weights_of_another_training_are_refused(tmp_path, monkeypatch):
     laptop = settings("laptop")
-    for wrong in ({"seed": 7}, {"lambda2": 0.0}, {"epochs": 1}, {"lr": 1.0}, {"people_share": 1 / 8}):
+    for wrong in ({"seed": 7}, {"lambda2": 0.0}, {"epochs": 1}, {"lr": 1.0}):
         (setting, _), = wrong.items()
         with pytest.raises(ValueError, match=f"was trained with .*{setting}="):
             trained_model(replace(laptop, **wrong), progress=False)

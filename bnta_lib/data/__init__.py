@@ -48,28 +48,13 @@ def load_sources(settings: Settings, data: str | Path = "embedded", *, progress:
     if data == "embedded":
         names = [name for name in SOURCES if settings.people.get(name)]
         sets = [load_source(settings, name, progress=progress) for name in names]
-        sources = benchmark.mixed(sets, "embedded sources")
-    elif (root := real_root(data)) is not None:
-        sources = pack(mixture(find_real(root)), settings.size, progress=progress)
-    else:
-        crops = read_folder(data, settings.size)
-        known = crops.pids > 0
-        pids = torch.unique(crops.pids[known], return_inverse=True)[1] + 1
-        sources = ReIDSet(crops.name, crops.images[known], pids, crops.camids[known])
-    return thinned(sources, settings.people_share)
-
-
-def thinned(sources: ReIDSet, share: float) -> ReIDSet:
-    """A training set of a share of its people, evenly spaced, and of two at least; pids are 1..M again."""
-    if share == 1:
-        return sources
-    people = int(sources.pids.max())
-    count = min(people, max(2, round(share * people)))
-    kept = torch.arange(count) * people // count + 1
-    rows = torch.isin(sources.pids, kept)
-    pids = torch.searchsorted(kept, sources.pids[rows]) + 1
-    name = f"{sources.name}, {count:,} of {people:,} people"
-    return ReIDSet(name, sources.images[rows], pids, sources.camids[rows], origin=sources.origin)
+        return benchmark.mixed(sets, "embedded sources")
+    if (root := real_root(data)) is not None:
+        return pack(mixture(find_real(root)), settings.size, progress=progress)
+    crops = read_folder(data, settings.size)
+    known = crops.pids > 0
+    pids = torch.unique(crops.pids[known], return_inverse=True)[1] + 1
+    return ReIDSet(crops.name, crops.images[known], pids, crops.camids[known])
 
 
 def load_source(settings: Settings, name: str, part: str = "train", **options) -> ReIDSet | Target:

@@ -1,4 +1,4 @@
-"""Pictures of results: Tables 2-5, claims, open choices, strength, estimate and Figure 4, with spreads."""
+"""Pictures of results: Tables 2-5, claims, open choices, estimate and Figure 4, with spreads."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -26,9 +26,6 @@ THRESHOLDS = {"points": 0, RATE: 0, SHARE: 50}
 UNITS = {"points": "points of rank 1", "s": "seconds of adaption (a level)",
          "times": "times the inference without adaption (a level)", SHARE: f"{SHARE} (a share)"}
 PAPER = {"marker": "D", "linestyle": "", "ms": 4.5, "mfc": "none", "mec": "black", "mew": 0.8, "zorder": 4}
-# Training on a share of people or for one of epochs, side by side, so that no interval hides another.
-LADDERS = {"people": (-0.04, {"color": COLOURS["adapted"], "marker": "o"}),
-           "epochs": (0.04, {"color": COLOURS["source"], "marker": "s", "linestyle": "--"})}
 
 
 def draw_splits(axis: Axes, y: float, values: pd.Series, colour: str, marker: str = "o", spread=interval,
@@ -180,27 +177,6 @@ def overview_figure(rows: pd.DataFrame, metric: str = "R1", choices: Iterable[Ch
                          (-76, 0), axes[0].get_yaxis_transform(), "offset points", ha="right", va="center",
                          fontweight="bold")
     legend(figure, "lower", fontsize=8)
-    return figure
-
-
-def strength_figure(gains: pd.DataFrame, metric: str = "R1") -> Figure:
-    """Rank 1 without adaption, and below the gains of :func:`bnta_lib.suite.sweeps.strength_gains`."""
-    targets, shares = list(gains["target"].unique()), sorted(gains["share"].unique())
-    figure, axes = panels(2, len(targets), 4.2, 1 if len(targets) > 1 else 0.6, sharex=True, sharey="row")
-    for (above, below), target in zip(axes.T, targets):
-        for ladder, (aside, style) in LADDERS.items():
-            line = gains[(gains["target"] == target) & (gains["ladder"] == ladder)].sort_values("share")
-            x, ends = np.log2(line["share"]) + aside, bars(line["difference"], line["low"], line["high"])
-            above.plot(x, line["frozen"], **style, ms=4, lw=1.3, label=f"share of {ladder}")
-            below.errorbar(x, line["difference"], ends, **style, ms=4, lw=1.3, capsize=2, elinewidth=0.9)
-        below.axhline(0, color="0.2", linewidth=0.8)
-        above.set_title(target)
-        below.set_xticks(np.log2(shares), ["all" if s == 1 else f"1/{round(1 / s)}" for s in shares])
-        below.set_xlabel("share trained on")
-    axes[0, 0].set_ylabel(f"{METRICS[metric]} without\nadaption, %")
-    axes[1, 0].set_ylabel(f"{METRICS[metric]}: gain by\nadaption, points")
-    figure.align_ylabels()
-    legend(figure)
     return figure
 
 

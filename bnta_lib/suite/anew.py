@@ -4,7 +4,6 @@ from random import Random
 
 import pandas as pd
 
-from bnta_lib.settings import AT_SIZE
 from bnta_lib.suite.lab import Lab
 from bnta_lib.suite.runner import Measurer, Unit, measure
 from bnta_lib.suite.specs import TABLES
@@ -34,8 +33,7 @@ def measure_first(profile: str, how: str, seed: int | None = None) -> tuple[str,
 
 def plans(lab: Lab) -> list[tuple[Measurer, list[Unit]]]:
     """All that the notebooks measure. Table 2 comes first and alone: its seconds are for its own K."""
-    weaker = lab.settings.profile not in AT_SIZE  # where weaker trainings may be absent
-    parts = [part for name, table in TABLES.items() if weaker or name != "strength" for part in table]
+    parts = [part for table in TABLES.values() for part in table]
     tables = [lab.plan(some, lab.targets) for some in (TABLES["table_2"], parts)]
     return [*tables, *lab.plan_headroom()]
 

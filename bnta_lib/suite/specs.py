@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from bnta_lib.adapters import ADAPTERS
 from bnta_lib.pairing import check_sizes
-from bnta_lib.settings import WEAKER, Settings
+from bnta_lib.settings import Settings
 
 # Columns of measured rows that hold a setting, and those that hold an option of `adapt`.
 SETTINGS = {"momentum": "tta_momentum", "epochs": "tta_epochs", "lr": "tta_lr", "optimizer": "tta_optimizer",
@@ -198,9 +198,6 @@ def _choice_rows(choice: Choice) -> Iterator[Spec]:
         yield from (spec, replace(spec, method=f"{spec.method}; none", adapter="none", options={}))
 
 
-STRENGTH = tuple(Spec(f"{name}; {adapter}", name, adapter)
-                 for name in (*WEAKER, "bnta") for adapter in ("none", "bnta"))
-
 TABLES: dict[str, tuple[Table, ...]] = {
     "table_2": (Table(TABLE_2),),
     "table_3": (Table(TABLE_3, "VIPeR"),),
@@ -210,7 +207,6 @@ TABLES: dict[str, tuple[Table, ...]] = {
     "figure_4": (Table(grid_specs, seeds=1),),
     "open_choices": tuple(Table(tuple(_choice_rows(choice)), "GRID", choice.everywhere, seeds=1)
                           for choice in (*CHOICES.values(), AFFINE)),
-    "strength": (Table(STRENGTH, seeds=1),),
     "changes": (Table((Spec("BNTA"),), seeds=1, experiment="changes"),),
     "shift": (Table((Spec("BNTA"),), seeds=1, experiment="shift", splits=(0,)),),
 }

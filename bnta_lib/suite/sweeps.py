@@ -1,14 +1,12 @@
-"""What adaption gains over a sweep: N and K (Figure 4), the open choices, the strength of the features."""
+"""What adaption gains over N and K (Figure 4) and with the open choices, and the headroom that it has."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bnta_lib.settings import WEAKER
-from bnta_lib.suite.specs import CHOICES, DIVERGED, STRENGTH
+from bnta_lib.suite.specs import CHOICES, DIVERGED
 from bnta_lib.suite.stats import FAILS, HOLDS, VERDICTS, describe_by, split_gains
 
 STAGES = ("features", "pairing", "steps")  # of an adaption, each with its seconds
@@ -147,28 +145,3 @@ def headroom_table(rows: pd.DataFrame) -> pd.DataFrame:
     parts = pd.DataFrame({"gap": gap, "photometric": photometric, "share": share}).dropna(axis=1, how="all")
     table = scores[scores["kind"] != NEUTRAL].join(parts, on="set").set_index(["kind", "set"])
     return table.rename(columns={"R1 common": f"R1 of {rows['gallery'].min():g}"})
-
-
-def strength_rows(lab) -> pd.DataFrame:
-    """Rows of the table "strength", but for weaker trainings without weights. Raises FileNotFoundError."""
-    trained = {"bnta": lab.model("bnta")}
-    for name in WEAKER:
-        with suppress(FileNotFoundError):
-            trained[name] = lab.model(name)
-    specs = [spec for spec in STRENGTH if spec.training in trained]
-    return lab.measure(specs, seeds=1).assign(table="strength")
-
-
-def strength_gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """A row a ladder, target and training: what the features are worth, and what adaption adds.
-
-    Columns: ladder, target, model, share (of the people or epochs), frozen (mean, per cent), difference
-    (points), low, high, verdict. How much trainings of one share vary is in no interval.
-    """
-    keys = ["ladder", "target", "model", "share"]
-    gains = split_gains(rows, ["training"], ["training"], metric).rename(columns={"training": "model"})
-    gains["share"] = gains["model"].map({name: min(shares) for name, shares in WEAKER.items()}).fillna(1)
-    ladders = pd.concat(gains[gains["model"].str.startswith((name, "bnta"))].assign(ladder=name)
-                        for name in ("people", "epochs"))  # bnta is the end of both
-    table = describe_by(ladders, keys).join(ladders.groupby(keys)["frozen"].mean(), on=keys)
-    return table[[*keys, "frozen", "difference", "low", "high", "verdict"]]

@@ -19,7 +19,7 @@ import torch
 from bnta_lib.data import find_real, load_sources, mixture, real_root
 from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet, load_imagenet
-from bnta_lib.settings import AT_SIZE, METHOD_VERSION, MODELS, PROFILES, WEAKER, Settings, model_settings
+from bnta_lib.settings import AT_SIZE, METHOD_VERSION, MODELS, PROFILES, Settings, model_settings
 from bnta_lib.suite.runs import checkpoint_path, device_of, exit_code, parse_run, weights_path
 from bnta_lib.training import OutOfTime, from_main, launched, train
 from bnta_lib.weights import differences, load_model, read_weights, save_model
@@ -48,8 +48,7 @@ def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embed
     with suppress(FileNotFoundError, ValueError):  # absent or damaged weights, absent sources
         record, _ = read_weights(weights_path(settings, name, root))
         current = record.get("version", METHOD_VERSION) == METHOD_VERSION
-        # The weights of a share of the people name it after their sources.
-        same = root is None or record["sources"].startswith(mixture(find_real(root)).note)
+        same = root is None or record["sources"] == mixture(find_real(root)).note
         return current and same and not differences(record, model_settings(settings, name))
     return False
 
@@ -100,8 +99,7 @@ def shortened(settings: Settings, epochs: int | None) -> Settings:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train from the command line; return the exit code."""
     options = parse_run("train", "Train the models of a profile; resumable.", arguments, {
-        "--model": dict(nargs="+", choices=[*MODELS, *WEAKER], default=list(MODELS),
-                        help="default: those of the tables"),
+        "--model": dict(nargs="+", choices=list(MODELS), default=list(MODELS), help="default: all"),
         "--minutes": dict(type=float, default=math.inf,
                           help="stop, with exit code 3, if the next epoch would end later"),
         "--epochs": dict(type=int, help="a shorter schedule; tables name it"),
