@@ -1,6 +1,6 @@
 """What the explorers show: functions and widgets without a browser (tests/test_browser.py has one)."""
 
-import base64
+import itertools
 from dataclasses import replace
 
 import ipywidgets as W
@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from bnta_lib import adapt
-from bnta_lib.data.sets import ReIDSet
+from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import Ranking, top_gallery
 from bnta_lib.explore import figures, nk
 from bnta_lib.explore.figures import NO_KERNEL, Explorer, layer_explorer, retrieval_explorer
 from bnta_lib.explore.nk import NKExplorer
-from bnta_lib.figures.base import new_figure, picture
 from bnta_lib.figures.photos import select_example_probes
 from bnta_lib.model import bn_layers, embed
 from bnta_lib.pairing import nearest_pairs
@@ -48,6 +47,10 @@ def measured(model, targets, own, tmp_path_factory):
 @pytest.fixture
 def explorer(model, targets, own, measured):
     return NKExplorer(nk.cells_of(measured), model, targets, own)
+
+
+def setting_of(explorer):
+    return [control.value for control in explorer.controls.values()]
 
 
 # ---------------------------------------------------------------- N and K: what is measured
@@ -98,7 +101,7 @@ def test_live_run_gives_the_stored_numbers_and_leaves_the_model_alone(measured, 
 
 
 def test_every_recorded_cell_can_be_reached_and_shows_its_numbers(explorer, model, targets):
-    assert explorer.setting() == ("dots", 0, 10, 4, 0.1) and "stored" in explorer.numbers.value
+    assert setting_of(explorer) == ["dots", 0, 10, 4, 0.1] and "stored" in explorer.numbers
     explorer.split.value = 1
     reached, pictures = set(), set()
     for n in explorer.N.options:
@@ -106,11 +109,11 @@ def test_every_recorded_cell_can_be_reached_and_shows_its_numbers(explorer, mode
         assert max(explorer.K.options) <= n // 2 and explorer.K.value in explorer.K.options
         for k in explorer.K.options:
             explorer.K.value = k
-            cell = nk.find(explorer.cells, *explorer.setting())
-            assert f"N = {n}, K = {k}," in explorer.numbers.value
-            assert f"rank 1 {cell['R1']:.1f} %" in explorer.numbers.value
+            cell = nk.find(explorer.cells, *setting_of(explorer))
+            assert f"N = {n}, K = {k}," in explorer.numbers
+            assert f"rank 1 {cell['R1']:.1f} %" in explorer.numbers
             reached.add((n, k))
-            pictures.add((bytes(explorer.curves.value), bytes(explorer.couples.value)))
+            pictures.add(explorer.shown.value)
         images = targets["dots"].data.images[sample_of(targets["dots"].splits[1], n)]
         expected = sample_of(targets["dots"].splits[1], n)[nearest_pairs(embed(model, images)[1], k).index]
         assert torch.equal(explorer.pairs("dots", 1, n, k).index, expected)
@@ -118,20 +121,39 @@ def test_every_recorded_cell_can_be_reached_and_shows_its_numbers(explorer, mode
     assert reached == {*zip(cells["N"], cells["K"])} and len(pictures) == len(reached)
 
 
+def test_pairs_found_step_by_step_are_those_of_algorithm_1(explorer):
+    """Brute force, with many equal distances; K grows, falls, and grows to the end."""
+    random, rows = torch.Generator().manual_seed(3), torch.arange(42)
+    data = ReIDSet("many", torch.zeros(42, 3, 48, 24, dtype=torch.uint8), rows, rows + 1)
+    explorer.targets["many"] = Target(data, (Split(rows[:2], rows[2:].flip(0)),))
+    local = torch.randint(0, 4, (42, 2, 6), generator=random).float()
+    explorer.local = lambda target: local
+    parts = local[2:].flip(0).double()
+    D = (parts[:, None] - parts).norm(dim=3).amin(2)
+    expected, free = [], set(range(40))
+    for _, i, j in sorted((float(D[pair]), *pair) for pair in itertools.combinations(range(40), 2)):
+        if {i, j} <= free:
+            expected.append((41 - i, 41 - j))
+            free -= {i, j}
+    assert len(D.unique()) < 100
+    for k in (2, 3, 11, 5, 19, 20):
+        assert explorer.pairs("many", 0, 40, k).index.tolist() == [[*pair] for pair in expected[:k]]
+
+
 def test_what_is_not_measured_is_not_made_up(explorer, model, targets, own):
-    assert "not measured" in NKExplorer(pd.DataFrame(columns=nk.COLUMNS), model, targets, own).numbers.value
-    before = explorer.curves.value
+    assert "not measured" in NKExplorer(pd.DataFrame(columns=nk.COLUMNS), model, targets, own).numbers
+    before = explorer.shown.value
     explorer.momentum.value = 0.05
-    assert "not measured" in explorer.numbers.value and "%" not in explorer.numbers.value
-    assert explorer.curves.value != before
+    assert "not measured" in explorer.numbers and "%" not in explorer.numbers
+    assert explorer.shown.value != before
     explorer.momentum.value = 0.1
-    assert explorer.curves.value == before
+    assert explorer.shown.value == before
     explorer.free.value = True
     assert list(explorer.N.options) == list(range(4, 11))
     explorer.N.value = 9
-    assert list(explorer.K.options) == [2, 3, 4] and "not measured" in explorer.numbers.value
+    assert list(explorer.K.options) == [2, 3, 4] and "not measured" in explorer.numbers
     explorer.free.value = False
-    assert explorer.N.value in (8, 10) and "stored" in explorer.numbers.value
+    assert explorer.N.value in (8, 10) and "stored" in explorer.numbers
 
 
 def test_failed_run_is_shown(explorer, monkeypatch):
@@ -147,7 +169,7 @@ def test_failed_run_is_shown(explorer, monkeypatch):
 def test_page_without_a_kernel_has_a_picture(explorer):
     bundle, metadata = explorer._repr_mimebundle_()
     assert bundle["text/plain"] == NO_KERNEL and "application/vnd.jupyter.widget-view+json" in bundle
-    assert base64.b64decode(bundle["image/png"]) == explorer.curves.value
+    assert bundle["image/png"].strip() in explorer.shown.value
     assert "N = 10, K = 4" in metadata["image/png"]["alt"]
 
 
@@ -161,17 +183,17 @@ def test_layer_slider_shows_every_layer_and_channel(model, targets, own):
     shown = layer_explorer(model, targets, [source], own, images=20)
     index, channel = (shown.controls[name] for name in ("index", "channel"))
     assert index.value == 1 and index.max == len(bn_layers(model))
-    first = shown.picture.data
+    first = shown.shown.value
     pictures = {first}
     for number in (2, 54, 57):
         index.value = number
         assert f"{list(bn_layers(model))[number - 1]}, BN layer {number} of 57" in shown.numbers
-        pictures.add(shown.picture.data)
+        pictures.add(shown.shown.value)
         channel.value = 1 + channel.value % 2
-        pictures.add(shown.picture.data)
+        pictures.add(shown.shown.value)
     assert len(pictures) == 7
     index.value, channel.value = 1, 0
-    assert shown.picture.data == first
+    assert shown.shown.value == first
 
 
 # ---------------------------------------------------------------- retrieval
@@ -203,15 +225,14 @@ def test_probe_slider_shows_every_probe(model, targets, own):
     order.value = "in the target's order"
     for p in range(8):
         number.value = p + 1
-        pictures.add(shown.picture.data)
+        pictures.add(shown.shown.value)
+        assert shown.shown.value.count("✓</b>") == sum(int(side.right[p].sum()) for side in (before, after))
         assert shown.numbers == f"probe {p}: rank of the first match {before.rank[p]} to {after.rank[p]}"
     assert len(pictures) == 8 and "image/jpeg" in shown._repr_mimebundle_()[0]
 
 
 def test_error_in_a_callback_is_shown_until_the_next_move():
-    shown = Explorer(lambda number: (f"{1 / number:g}", picture(new_figure(1, 1), "a <half>")),
-                     number=W.IntSlider(value=2))
-    assert 'alt="a &lt;half&gt;"' in shown.shown.value
+    shown = Explorer(lambda number: (f"{1 / number:g}", "", None), number=W.IntSlider(value=2))
     shown.controls["number"].value = 0
     assert "failed: ZeroDivisionError" in shown.errors.value and "0.5" in shown.shown.value
     shown.controls["number"].value = 4
@@ -220,7 +241,7 @@ def test_error_in_a_callback_is_shown_until_the_next_move():
 
 def test_no_explorer_has_an_output_widget(explorer):
     """With one, papermill may wait for its cell for ever."""
-    widgets, held = [explorer, Explorer(lambda: ("", picture(new_figure(1, 1))))], []
+    widgets, held = [explorer, Explorer(lambda: ("", "", None))], []
     while widgets:
         held.append(widgets.pop())
         widgets += getattr(held[-1], "children", ())

@@ -55,8 +55,8 @@ def test_outlined_stripe_is_the_one_that_is_pooled(stride, size, rows):
     current = settings("laptop", last_stride=stride, height=size[0], width=size[1])
     pairs = Pairs(torch.tensor([[0, 1]]), torch.tensor([1]), torch.tensor([0.5]).double())
     figure = sheets.pairs_figure(torch.zeros(2, 3, *size, dtype=torch.uint8), pairs, current)
-    top, box = figure.axes[0].images[0].get_extent()[3], figure.axes[0].collections[0].get_paths()[0]
-    assert (box.vertices[:, 1].min() - top, box.vertices[:, 1].max() - top) == pytest.approx(rows)
+    top, box = figure.axes[0].images[0].get_extent()[3], figure.axes[0].patches[0]
+    assert (box.get_y() - top, box.get_y() + box.get_height() - top) == pytest.approx(rows)
 
 
 def test_right_and_wrong_differ_in_mark_and_frame(photos):
@@ -69,8 +69,7 @@ def test_right_and_wrong_differ_in_mark_and_frame(photos):
     words = texts(figure)
     assert words.count("✓") == 2 and words.count("×") == 18
     assert any("rank 4" in t for t in words) and any("rank 7" in t for t in words)
-    frames = figure.axes[0].collections[0].get_edgecolors()
-    assert len({*map(tuple, frames)}) == 3  # right, wrong, the probe's
+    assert len({box.get_edgecolor() for box in figure.axes[0].patches}) == 3  # right, wrong, the probe's
     lost = sheets.retrieval_figure(photos, photos, before, after, {"x": [4]})
     assert any("no match" in t for t in texts(lost))
     with pytest.raises(ValueError, match="at least one"):
@@ -192,7 +191,7 @@ def test_neighbours_that_come_or_go_are_framed(photos):
     figure = sheets.neighbours_figure(photos[:2], photos, before, after, torch.tensor([0, 1]))
     assert texts(figure) == ["before", "after", "before", "after"]
     (axis,) = figure.axes
-    corners = [box.vertices.min(0) for box in axis.collections[0].get_paths()]
+    corners = [box.get_xy() for box in axis.patches]
     framed = {(round(x - 0.5), round(y)) for x, y in corners}
     shown = [bytes(image.get_array()) for image in axis.images
               if (round(image.get_extent()[0]), round(image.get_extent()[3])) in framed]

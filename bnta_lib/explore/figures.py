@@ -4,8 +4,8 @@ On a page without a kernel a widget is a still picture.
 """
 
 import gc
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
 
 import ipywidgets as W
@@ -17,8 +17,8 @@ from bnta_lib.adaption import QUANTITIES, adapt
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import Ranking
 from bnta_lib.figures.adaption import layer_figure
-from bnta_lib.figures.base import picture
-from bnta_lib.figures.photos import retrieval_figure
+from bnta_lib.figures.base import drawn, element, picture
+from bnta_lib.figures.photos import photo_page, retrieval_figure
 from bnta_lib.model import BNTANet, bn_layers
 from bnta_lib.settings import Settings
 from bnta_lib.suite.layers import bn_outputs, shift_by_layer, source_sample
@@ -27,13 +27,15 @@ ORDERS = ("most improved first", "most worsened first", "in the target's order")
 WIDE = {"layout": W.Layout(width="420px"), "style": {"description_width": "112px"}}
 RELEASED = {"continuous_update": False, **WIDE}  # a slider calls back on release
 gc.freeze()  # modules are never garbage: to look through theirs takes 0.2 s of a slider's answer now and then
+Shown = tuple[str, str, Callable[[], Image]]
 NO_KERNEL = "Sliders: they move in JupyterLab, when this notebook is run there (make lab)."
 
 
 class Explorer(W.VBox):
-    """Controls, and below them a line of numbers and a picture that ``draw`` makes of their values."""
+    """Controls, and below them what ``draw`` returns for their values: a line of numbers, and HTML; and a
+    function that draws the picture for a page without a kernel."""
 
-    def __init__(self, draw: Callable[..., tuple[str, Image]], **controls: W.Widget):
+    def __init__(self, draw: Callable[..., Shown], **controls: W.Widget):
         self.function, self.controls, self.errors, self.shown = draw, controls, W.HTML(), W.HTML()
         super().__init__([*controls.values(), self.errors, self.shown])
         self.add_class("bnta-explorer")
@@ -42,15 +44,15 @@ class Explorer(W.VBox):
         self.draw()
 
     def draw(self, change=None) -> None:
-        """The numbers and the picture of the controls' values."""
+        """What the controls' values show."""
         values = {name: control.value for name, control in self.controls.items()}
-        self.numbers, self.picture = self.function(**values)
-        data, alt = b64encode(self.picture.data).decode(), escape(self.picture.alt or "")
-        self.shown.value = (f'<div class="bnta-numbers">{escape(self.numbers)}</div>'
-                            f'<img src="data:image/{self.picture.format};base64,{data}" alt="{alt}">')
+        self.numbers, shown, self.still = self.function(**values)
+        self.shown.value = f'<div class="bnta-numbers">{escape(self.numbers)}</div>{shown}'
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-        return with_still(super()._repr_mimebundle_(**kwargs), self.picture)
+        """What a notebook keeps: the widget for a kernel, a picture for a page without one."""
+        picture, metadata = self.still()._repr_mimebundle_()
+        return super()._repr_mimebundle_(**kwargs) | picture | {"text/plain": NO_KERNEL}, metadata
 
 
 def reporting(line: W.HTML, callback: Callable) -> Callable:
@@ -64,12 +66,6 @@ def reporting(line: W.HTML, callback: Callable) -> Callable:
             line.value = f'<b class="bnta-error">failed: {type(error).__name__}: {escape(str(error))}</b>'
 
     return call
-
-
-def with_still(bundle: dict, still: Image) -> tuple[dict, dict]:
-    """What a notebook keeps of a widget: its view for a kernel, ``still`` for a page without one."""
-    picture, metadata = still._repr_mimebundle_()
-    return {**bundle, **picture, "text/plain": NO_KERNEL}, metadata
 
 
 def probe_order(before: Ranking, after: Ranking, order: str) -> Tensor:
@@ -87,11 +83,12 @@ def retrieval_explorer(target: Target, split: Split, before: Ranking, after: Ran
     """
     probes, gallery = target.data.images[split.probe], target.data.images[split.gallery]
 
-    def draw(order: str, number: int) -> tuple[str, Image]:
+    def draw(order: str, number: int) -> Shown:
         probe = int(probe_order(before, after, order)[number - 1])
-        figure = retrieval_figure(probes, gallery, before, after, {f"probe {probe}": [probe]})
+        sheet = partial(retrieval_figure, probes, gallery, before, after, {f"probe {probe}": [probe]})
+        alt = f"Probe {probe} and its nearest gallery images before and after"
         return (f"probe {probe}: rank of the first match {before.rank[probe]} to {after.rank[probe]}",
-                picture(figure, f"Probe {probe} and its nearest gallery images before and after", trim=False))
+                sheet(layout=photo_page), lambda: picture(sheet(), alt))
 
     return Explorer(draw, order=W.Dropdown(description="probes", options=ORDERS, **WIDE),
                     number=W.IntSlider(description="number", min=1, max=len(probes), value=1, **RELEASED))
@@ -114,7 +111,7 @@ def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Seque
         outputs[name] = {"source": of_source, "frozen": bn_outputs(model, some, names, 400),
                          "adapted": bn_outputs(adapted[name], some, names, 400)}
 
-    def draw(target: str, index: int, channel: int) -> tuple[str, Image]:
+    def draw(target: str, index: int, channel: int) -> Shown:
         nonlocal figure
         name = names[index - 1]
         number = min(channel, len(of_source[name])) or None
@@ -128,9 +125,10 @@ def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Seque
         changes = {quantity: (getattr(new, kind) - getattr(old, kind)).detach().cpu()
                    for quantity, kind in QUANTITIES.items()}
         figure = layer_figure(shown, d, changes, label, number, figure)
-        alt = f"Outputs of {name} on source and {target}, and the change of its four quantities"
+        figure.canvas.draw()
+        still = drawn(figure, f"Outputs of {name} on source and {target}, and the change of its quantities")
         return (f"{target}: {name}, BN layer {index} of {len(names)}, d = {d['frozen']:.3f} frozen, "
-                f"{d['adapted']:.3f} adapted", picture(figure, alt, trim=False))
+                f"{d['adapted']:.3f} adapted", element(still), lambda: still)
 
     return Explorer(draw, target=W.Dropdown(description="target", options=list(outputs), **WIDE),
                     index=W.IntSlider(description="BN layer", min=1, max=len(names), value=1, **RELEASED),

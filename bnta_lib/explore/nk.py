@@ -10,18 +10,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from html import escape
 
 import ipywidgets as W
 import pandas as pd
-from IPython.display import Image
+import torch
 
 from bnta_lib.adaption import adapt
 from bnta_lib.data.sets import Target
-from bnta_lib.explore.figures import RELEASED, WIDE, reporting, with_still
-from bnta_lib.figures.base import METRICS, picture
-from bnta_lib.figures.photos import pairs_figure
-from bnta_lib.figures.results import PAPERS, nk_figure
+from bnta_lib.explore.figures import RELEASED, WIDE, Explorer, Shown, reporting
+from bnta_lib.figures.base import METRICS, element
+from bnta_lib.figures.photos import pairs_figure, photo_page
+from bnta_lib.figures.results import PAPERS, NKFigure
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import Settings
@@ -30,6 +29,7 @@ from bnta_lib.suite.sweeps import STAGES
 
 KEYS = ["target", "split", "N", "K", "momentum"]  # N = K = 0 and momentum NaN: no adaption
 COLUMNS = [*KEYS, *METRICS, "seconds", "live"]
+NO_PAIRS = Pairs(torch.empty(0, 2).long(), torch.empty(0).long(), torch.empty(0).double())
 MOMENTA = (0, 0.01, 0.05, 0.1, 0.3, 1)
 
 
@@ -105,7 +105,7 @@ def numbers(cell: pd.Series | None, frozen: pd.Series | None, target: str, split
     return f"{place}: {scores}, {cell['seconds']:.1f} s; {'run just now' if cell['live'] else 'stored'}"
 
 
-class NKExplorer(W.VBox):
+class NKExplorer(Explorer):
     """Sliders for N, K, target, split and momentum over measured cells, and a button to measure others.
 
     ``cells``: of :func:`cells_of`; a run by hand is added. A target is embedded when it is first shown.
@@ -115,8 +115,9 @@ class NKExplorer(W.VBox):
                  settings: Settings):
         self.cells, self.model, self.targets, self.settings = cells, model, dict(targets), settings
         self.local = lru_cache(lambda target: embed(model, targets[target].data.images)[1])
-        self.pairs = lru_cache(self._pairs)
+        self.figure, self.known = lru_cache(NKFigure), {}
         self.cancelled, self.offering, self.thread = threading.Event(), False, None
+        self.drawing = threading.Lock()  # a run may end while a slider moves
         self.target = W.Dropdown(description="target", options=list(targets), **WIDE)
         self.target.value = PAPERS if PAPERS in targets else self.target.value
         self.split, self.N, self.K = (W.SelectionSlider(description=name, options=[0], **RELEASED)
@@ -127,30 +128,16 @@ class NKExplorer(W.VBox):
         self.free = W.Checkbox(description="any N and K, not only those measured", indent=False)
         self.run = W.Button(description="Run", button_style="primary", icon="play")
         self.cancel = W.Button(description="Cancel", icon="stop", disabled=True)
-        self.status, self.numbers, self.errors = W.HTML(), W.HTML(), W.HTML()
-        self.curves, self.couples = W.Image(format="png"), W.Image(format="jpeg")
-        sliders = [self.target, self.split, self.N, self.K, self.momentum]
-        buttons = [self.free, W.HBox([self.run, self.cancel]), self.status]
-        super().__init__([W.HBox([W.VBox(sliders), W.VBox(buttons)]), self.numbers, self.errors, self.curves,
-                          self.couples])
-        self.add_class("bnta-explorer")
-        self.numbers.add_class("bnta-numbers")
-        for control in (*sliders, self.free):
-            control.observe(reporting(self.errors, self.on_change), "value")
+        self.status = W.HTML()
+        super().__init__(self.show, target=self.target, split=self.split, n=self.N, k=self.K,
+                         momentum=self.momentum)
+        sliders, buttons = self.controls.values(), [self.free, W.HBox([self.run, self.cancel]), self.status]
+        self.children = [W.HBox([W.VBox([*sliders]), W.VBox(buttons)]), self.errors, self.shown]
+        self.free.observe(reporting(self.errors, self.draw), "value")
         self.run.on_click(reporting(self.errors, self.on_run))
         self.cancel.on_click(lambda button: self.cancelled.set())
-        self.on_change()
 
-    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-        alt = f"Curves along K and N; {self.numbers.value}"
-        still = Image(self.curves.value, format="png", alt=alt)
-        return with_still(super()._repr_mimebundle_(**kwargs), still)
-
-    def setting(self) -> tuple[str, int, int, int, float]:
-        """Target, split, N, K and momentum that the controls stand at."""
-        return self.target.value, self.split.value, self.N.value, self.K.value, self.momentum.value
-
-    def on_change(self, change=None) -> None:
+    def draw(self, change=None) -> None:
         """Splits, N and K follow the target (to the whole gallery and the paper's K), K follows N."""
         if self.offering:
             return
@@ -166,30 +153,40 @@ class NKExplorer(W.VBox):
                    self.settings.K if new else self.K.value)
         finally:
             self.offering = False
-        self.draw()
+        super().draw()
 
-    def _pairs(self, target: str, split: int, n: int, k: int) -> Pairs:
+    def pairs(self, target: str, split: int, n: int, k: int) -> Pairs:
+        """The setting's pairs, as rows of the target's images. Algorithm 1 is greedy: more pairs than are
+        known are found among the images that the known ones leave."""
         sample = sample_of(self.targets[target].splits[split], n)
-        pairs = nearest_pairs(self.local(target)[sample], k)
-        return replace(pairs, index=sample[pairs.index])  # rows of the target's images
+        known = self.known.get((target, split, n), NO_PAIRS)
+        if k > len(known.index):
+            kept = [column[:-1] for column in vars(known).values()]  # so that no less than 4 images are left
+            rest = sample[~torch.isin(sample, kept[0])]
+            more = nearest_pairs(self.local(target)[rest], k - len(kept[0]))
+            added = rest[more.index], more.part, more.distance
+            known = self.known[target, split, n] = Pairs(*map(torch.cat, zip(kept, added)))
+        return known.first(k)
 
-    def draw(self) -> None:
-        """The curves and the pairs of the setting."""
-        target, split, n, k, momentum = setting = self.setting()
-        images, pairs = self.targets[target].data.images, self.pairs(target, split, n, k)
+    def show(self, target: str, split: int, n: int, k: int, momentum: float) -> Shown:
+        """The numbers, curves and pairs of the setting."""
         lines = (curves(self.cells, target, split, momentum, *fixed) for fixed in (("N", n), ("K", k)))
-        cells = find(self.cells, *setting), find(self.cells, target, split, 0, 0)
-        figures = nk_figure(*lines, n, k, *cells), pairs_figure(images, pairs, self.settings, closest=6)
-        self.curves.value, self.couples.value = (picture(figure, trim=False).data for figure in figures)
-        # Last, so that numbers which have changed stand beside their own pictures.
-        self.numbers.value = escape(numbers(*cells, *setting))
+        cells = find(self.cells, target, split, n, k, momentum), find(self.cells, target, split, 0, 0)
+        words = numbers(*cells, target, split, n, k, momentum)
+        pairs = self.pairs(target, split, n, k)
+        sheet = pairs_figure(self.targets[target].data.images, pairs, self.settings, 6, photo_page)
+        with self.drawing:
+            figure = self.figure(len(self.targets[target].splits[split].gallery))
+            still = figure.picture(*lines, n, k, *cells, f"Curves along K and N; {words}")
+        return words, element(still) + sheet, lambda: still
 
     def on_run(self, button=None) -> None:
         """Adapt with the setting on a thread; sliders go on answering meanwhile."""
         self.cancelled.clear()
         self.run.disabled, self.cancel.disabled = True, False
         work = reporting(self.status, self._work)
-        self.thread = threading.Thread(target=work, args=self.setting(), daemon=True)
+        setting = [control.value for control in self.controls.values()]
+        self.thread = threading.Thread(target=work, args=setting, daemon=True)
         self.thread.start()
 
     def _work(self, target: str, split: int, n: int, k: int, momentum: float) -> None:
@@ -201,7 +198,7 @@ class NKExplorer(W.VBox):
         try:
             cell = run_live(self.model, self.targets[target], split, self.settings, n, k, momentum, tick)
             self.cells = pd.concat([self.cells, pd.DataFrame([cell | {"target": target}])], ignore_index=True)
-            self.draw()
+            super().draw()
             self.status.value = f"done: the star at N = {n}, K = {k}"
         except Cancelled:
             self.status.value = "cancelled, nothing was added"

@@ -1,6 +1,8 @@
 """What all figures share: one style, one palette, and one way to save."""
 
 import io
+from base64 import b64encode
+from html import escape
 
 import matplotlib as mpl
 import numpy as np
@@ -58,24 +60,28 @@ def save_figure(figure: Figure, name: str, run: str, alt: str = "", caption: str
     return shown
 
 
-def picture(figure: Figure, alt: str = "", trim: bool = True) -> Image:
-    """The figure as a notebook shows it: a JPEG if it holds photographs, or else a PNG of 256 colours.
+def picture(figure: Figure, alt: str = "") -> Image:
+    """The figure as a notebook shows it: a JPEG if it holds photographs, or else a PNG of 256 colours."""
+    kind, options = ("jpeg", {"quality": 80}) if photographs(figure) else ("png", {"optimize": True})
+    return encoded(_pixels(figure, SCREEN_DPI), kind, alt, **options)
 
-    Without ``trim`` it keeps its margins and all colours, and is drawn once instead of twice, for sliders.
-    """
-    if trim:
-        pixels = _pixels(figure, SCREEN_DPI)
-    else:
-        with mpl.rc_context({"text.hinting": "none"}):
-            canvas = figure.canvas if isinstance(figure.canvas, FigureCanvasAgg) else FigureCanvasAgg(figure)
-            canvas.draw()
-            pixels = pil.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-            if not photographs(figure):
-                pixels = pixels.quantize(256, pil.Quantize.FASTOCTREE, dither=0)
-    png = {"optimize": True} if trim else {"compress_level": 1}
-    kind, options = ("jpeg", {"quality": 80}) if photographs(figure) else ("png", png)
+
+def drawn(figure: Figure, alt: str = "") -> Image:
+    """What the figure's canvas holds, as a PNG with its margins: for sliders, which do not wait for less."""
+    pixels = pil.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    return encoded(pixels.quantize(256, pil.Quantize.FASTOCTREE, dither=0), "png", alt, compress_level=1)
+
+
+def encoded(pixels: pil.Image, kind: str, alt: str = "", **options) -> Image:
+    """Pixels as a JPEG or PNG to show; ``options`` are Pillow's."""
     pixels.save(buffer := io.BytesIO(), kind, **options)
     return Image(buffer.getvalue(), format=kind, alt=alt or None)
+
+
+def element(image: Image) -> str:
+    """The image as an element of HTML."""
+    data, alt = b64encode(image.data).decode(), escape(image.alt or "")
+    return f'<img src="data:image/{image.format};base64,{data}" alt="{alt}">'
 
 
 def photographs(figure: Figure) -> list[AxesImage]:
@@ -99,7 +105,7 @@ def panels(rows: int, columns: int, height: float, width: float = 1.0, layout: s
 
 def new_figure(width: float, height: float, layout: str = "none") -> Figure:
     """A figure that pyplot does not know: JupyterLab's sliders call back on a thread beside pyplot's."""
-    return Figure(figsize=(width, height), dpi=SCREEN_DPI, layout=layout)
+    return FigureCanvasAgg(Figure(figsize=(width, height), dpi=SCREEN_DPI, layout=layout)).figure
 
 
 def emptied(figure: Figure) -> list[Axes]:

@@ -1,19 +1,21 @@
 """Sheets of images: people and crops, pairs of Algorithm 1, and retrieval before and after adaption."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image as pil
 from torch import Tensor
 
 from bnta_lib.data.sets import ReIDSet
 from bnta_lib.evaluation import Ranking
-from bnta_lib.figures.base import BAND, COLOURS, INK, TEXT_WIDTH, new_figure
+from bnta_lib.figures.base import BAND, COLOURS, INK, TEXT_WIDTH, element, encoded, new_figure
 from bnta_lib.model import stripe_rows
 from bnta_lib.pairing import Pairs
 from bnta_lib.settings import Settings
@@ -23,6 +25,16 @@ from bnta_lib.site.judge import most_changed, neighbours, track_ranking, track_t
 COLUMNS = 16  # images in a row of a contact sheet
 # Frame, line and character of a gallery image of another person, and of the probe's.
 MARKS = ((COLOURS["wrong"], 0.9, "×"), (COLOURS["right"], 2.2, "✓"))
+# Of a page.
+STYLE = f"""<style>
+.bnta-sheet > div {{ display: flex; margin: 6px 4px; font-size: 11px; line-height: 15px }}
+.bnta-sheet span {{ flex: none; align-self: center; text-align: center; white-space: pre }}
+.bnta-sheet figure {{ flex: none; margin: 0; white-space: nowrap }}
+.bnta-sheet figure > div {{ position: relative }}
+.bnta-sheet img {{ display: block; width: 100% }}
+.bnta-sheet i {{ position: absolute; left: 0; right: 0; border: 2px solid {BAND}; outline: 1px solid black }}
+.bnta-sheet b {{ position: absolute; top: 0; right: 0; padding: 0 3px; color: white }}
+</style>"""
 
 
 @dataclass(frozen=True)
@@ -38,11 +50,11 @@ class Photo:
     caption: str = ""  # beneath
 
 
-def photo_sheet(rows: Sequence[Sequence[Photo | str | float]], title: str = "", gap: float = 0.06) -> Figure:
-    """Rows of photographs of one size, ``gap`` widths of a photograph apart.
+Rows = Sequence[Sequence[Photo | str | float]]  # cells of a sheet; a number: so many widths left empty
 
-    A cell is a :class:`Photo`, a text, or a number: so many widths left empty.
-    """
+
+def photo_sheet(rows: Rows, title: str = "", gap: float = 0.06) -> Figure:
+    """Rows of photographs of one size, ``gap`` widths of a photograph apart."""
     photos = [cell for row in rows for cell in row if isinstance(cell, Photo)]
     _, height, width = photos[0].image.shape
 
@@ -58,29 +70,25 @@ def photo_sheet(rows: Sequence[Sequence[Photo | str | float]], title: str = "", 
     axis = figure.add_axes((0, 0, 1, 1), xlim=(-3 * point, across), ylim=(len(rows) * step, -3 * point))
     axis.set_axis_off()
     axis.set_title(title, loc="left", fontsize=8)
-    boxes = []
     for y, row in enumerate(rows):
         x, top = 0.0, y * step + above
         for cell in row:
             if isinstance(cell, Photo):
-                boxes += _draw_photo(axis, cell, x, top)
+                _draw_photo(axis, cell, x, top)
             elif isinstance(cell, str):
                 axis.text(x + 0.75 * width, top + height / 2, cell, fontsize=7, ha="center", va="center")
             x += space(cell)
-    if boxes:  # at once: a patch each takes a slider's answer half of its time
-        corners, colours, lines = zip(*boxes)
-        axis.add_collection(PolyCollection(corners, facecolors="none", edgecolors=colours, linewidths=lines,
-                                           joinstyle="miter"))
     return figure
 
 
-def _draw_photo(axis: Axes, photo: Photo, x: float, y: float) -> list[tuple[list, str, float]]:
-    """Draw a photograph at its place; return the boxes on it: corners, colour, line."""
+def _draw_photo(axis: Axes, photo: Photo, x: float, y: float) -> None:
     _, height, width = photo.image.shape
     axis.imshow(photo.image.permute(1, 2, 0).numpy(), extent=(x, x + width, y + height, y), aspect="auto",
                 interpolation="bilinear")
     boxes = [(0, height, photo.frame, photo.line)] if photo.frame else []
     boxes += [(*photo.band, "black", 2.6), (*photo.band, BAND, 1.2)] if photo.band else []
+    for top, bottom, colour, line in boxes:
+        axis.add_patch(Rectangle((x + 0.5, y + top), width - 1, bottom - top, fill=False, ec=colour, lw=line))
     if photo.mark:
         axis.text(x + 0.96 * width, y + 0.015 * height, photo.mark, ha="right", va="top", fontsize=7,
                   color="white", fontweight="bold", family="DejaVu Sans",
@@ -90,9 +98,24 @@ def _draw_photo(axis: Axes, photo: Photo, x: float, y: float) -> list[tuple[list
         axis.text(x, y - 0.015 * height, photo.heading, va="bottom", **words)
     if photo.caption:
         axis.text(x + width / 2, y + 1.03 * height, photo.caption, ha="center", va="top", **words)
-    left, right = x + 0.5, x + width - 0.5
-    return [([(left, y + top), (right, y + top), (right, y + bottom), (left, y + bottom)], colour, line)
-            for top, bottom, colour, line in boxes]
+
+
+def photo_page(rows: Rows, gap: float = 0.06, width: int = 64) -> str:
+    """The same in HTML, photographs ``width`` pixels wide: a browser draws it while a slider moves."""
+    def html(cell: Photo | str | float) -> str:
+        if not isinstance(cell, Photo):
+            space, text = (1.5, cell) if isinstance(cell, str) else (cell, "")
+            return f'<span style="width: {space * width:.1f}px">{escape(text)}</span>'
+        image = encoded(pil.fromarray(cell.image.permute(1, 2, 0).numpy()), "jpeg", "a person", quality=90)
+        top, bottom = (row / cell.image.shape[1] for row in cell.band or (0, 0))
+        band = f'<i style="top: {top:.2%}; bottom: {1 - bottom:.2%}"></i>' if cell.band else ""
+        mark = f'<b style="background: {cell.frame}">{cell.mark}</b>' if cell.mark else ""
+        return (f'<figure style="width: {width}px; margin-right: {gap * width:.1f}px">'
+                f'<div style="outline: {1.4 * cell.line:.1f}px solid {cell.frame or "transparent"}">'
+                f"{element(image)}{band}{mark}</div>{escape(cell.heading or cell.caption)}</figure>")
+
+    lines = "".join(f"<div>{''.join(map(html, row))}</div>" for row in rows)
+    return f'{STYLE}<div class="bnta-sheet">{lines}</div>'
 
 
 # ---------------------------------------------------------------- people and tracks
@@ -151,11 +174,12 @@ def _group_sheet(images: Tensor, groups: Sequence[tuple[str, Sequence[int]]], sl
 # ---------------------------------------------------------------- pairs
 
 
-def pairs_figure(images: Tensor, pairs: Pairs, settings: Settings, closest: int = 12) -> Figure:
+def pairs_figure(images: Tensor, pairs: Pairs, settings: Settings, closest: int = 12,
+                 layout: Callable = photo_sheet) -> Figure | str:
     """Couples of Algorithm 1 with the matched stripe outlined on both, their distance beneath.
 
     The ``closest`` pairs, and six from the middle and from the end. ``images``: uint8 (N, 3, h, w) that the
-    pairs index.
+    pairs index. ``layout``: :func:`photo_sheet` or :func:`photo_page`.
     """
     step = 16 * settings.last_stride  # image rows of a row of the feature maps
     bands = [(step * start, min(step * end, settings.height)) for start, end in
@@ -172,7 +196,7 @@ def pairs_figure(images: Tensor, pairs: Pairs, settings: Settings, closest: int 
             caption = f"part {part + 1}: {float(pairs.distance[number]):.3f}"
             rows[-1] += [Photo(first, caption=caption, band=bands[part]),
                          Photo(second, band=bands[part]), 0.25]
-    return photo_sheet(rows)
+    return layout(rows)
 
 
 # ---------------------------------------------------------------- before and after
@@ -194,11 +218,13 @@ def select_example_probes(before: Tensor, after: Tensor, each: int = 2) -> dict[
 
 
 def retrieval_figure(probes: Tensor, gallery: Tensor, before: Ranking, after: Ranking,
-                     selected: Mapping[str, Sequence[int]], columns: int = 10) -> Figure:
+                     selected: Mapping[str, Sequence[int]], columns: int = 10,
+                     layout: Callable = photo_sheet) -> Figure | str:
     """Selected probes, each with its nearest gallery images before and after adaption.
 
     ``probes`` (P, 3, h, w), ``gallery`` (G, 3, h, w): uint8. ``selected``: groups of probe indices
-    as :func:`select_example_probes` gives. Raises ValueError without probes.
+    as :func:`select_example_probes` gives. ``layout``: as in :func:`pairs_figure`.
+    Raises ValueError without probes.
     """
     def side(when: str, ranking: Ranking, probe: int) -> list:
         rank = f"match at\nrank {ranking.rank[probe]}" if ranking.rank[probe] else "no match\nin gallery"
@@ -206,7 +232,7 @@ def retrieval_figure(probes: Tensor, gallery: Tensor, before: Ranking, after: Ra
         return [f"{when}\n{rank}", *(Photo(gallery[i], *MARKS[right]) for i, right in near)]
 
     return _before_after([(probes[probe], group, side("before", before, probe), side("after", after, probe))
-                          for group, indices in selected.items() for probe in indices])
+                          for group, indices in selected.items() for probe in indices], layout)
 
 
 def neighbours_figure(probes: Tensor, gallery: Tensor, before: Tensor, after: Tensor,
@@ -224,11 +250,12 @@ def neighbours_figure(probes: Tensor, gallery: Tensor, before: Tensor, after: Te
                           for probe in selected])
 
 
-def _before_after(rows: Sequence[tuple[Tensor, str, list, list]]) -> Figure:
+def _before_after(rows: Sequence[tuple[Tensor, str, list, list]],
+                  layout: Callable = photo_sheet) -> Figure | str:
     """A sheet of probes with a heading, each beside a row of cells before and one after adaption."""
     if not rows:
         raise ValueError("no probe to show: choose at least one")
-    return photo_sheet([row for probe, heading, before, after in rows for row in (
+    return layout([row for probe, heading, before, after in rows for row in (
         [Photo(probe, "black", 1.0, heading=heading), *before], [1.1, *after])], gap=0.1)
 
 

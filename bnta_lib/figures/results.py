@@ -1,15 +1,17 @@
 """Pictures of results: Tables 2-5, claims, open choices, estimate and Figure 4, with spreads."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import Image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bnta_lib.figures.base import COLOURS, INK, METRICS, UNMOVED, bars, legend, panels
+from bnta_lib.figures.base import COLOURS, INK, METRICS, UNMOVED, bars, drawn, legend, panels
 from bnta_lib.site.judge import Estimate
 from bnta_lib.suite.specs import CHOICES, DIVERGED, Choice
 from bnta_lib.suite.stats import RATE, SHARE, interval, split_gains
@@ -26,6 +28,12 @@ THRESHOLDS = {"points": 0, RATE: 0, SHARE: 50}
 UNITS = {"points": "points of rank 1", "s": "seconds of adaption (a level)",
          "times": "times the inference without adaption (a level)", SHARE: f"{SHARE} (a share)"}
 PAPER = {"marker": "D", "linestyle": "", "ms": 4.5, "mfc": "none", "mec": "black", "mew": 0.8, "zorder": 4}
+# Of the explorer of N and K.
+NK_LINES = {"mean of splits": {"color": "0.6", "lw": 1.5},
+            "this split": {"color": COLOURS["adapted"], "lw": 1.5, "marker": "o", "ms": 3.5},
+            "run by hand": {"color": COLOURS["wrong"], "ls": "", "marker": "*", "ms": 12},
+            "no adaption": {"color": COLOURS["adapted"], "ls": "--", "lw": 1},
+            "this setting": {"color": INK, "ls": "", "marker": "o", "ms": 10, "mfc": "none", "mew": 1.6}}
 
 
 def draw_splits(axis: Axes, y: float, values: pd.Series, colour: str, marker: str = "o", spread=interval,
@@ -250,31 +258,45 @@ def gain_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     return figure
 
 
-def nk_figure(along_k: Mapping[str, pd.DataFrame], along_n: Mapping[str, pd.DataFrame], n: int, k: int,
-              point: Mapping | None, frozen: Mapping | None) -> Figure:
-    """One target around one setting: rank 1 along K, and along N.
+class NKFigure:
+    """Rank 1 along K and along N, around one setting; what stays while sliders move is drawn once."""
 
-    ``along_k``, ``along_n``: :func:`bnta_lib.explore.nk.curves` at this N, or at this K; ``point`` and
-    ``frozen``: the cells of the setting and of no adaption, None if not measured.
-    """
-    styles = {"mean of splits": ("-", "0.6", 0), "this split": ("o-", COLOURS["adapted"], 3.5),
-              "run by hand": ("*", COLOURS["wrong"], 12)}
-    figure, (axes,) = panels(1, 2, 2.8, 1.3, layout="none", gridspec_kw=UNMOVED | {"top": 0.78})
-    for axis, along, lines, at, fixed, unit in ((axes[0], "K", along_k, k, f"N = {n}", "pairs"),
-                                                (axes[1], "N", along_n, n, f"K = {k}", "images")):
-        for label, (style, colour, size) in styles.items():
-            axis.plot(along, "R1", style, data=lines[label], color=colour, ms=size, lw=1.5, label=label)
-        if frozen is not None:
-            axis.axhline(frozen["R1"], color=COLOURS["adapted"], ls="--", lw=1, label="no adaption")
-        axis.axvline(at, color="0.35", ls=":", lw=1)
-        if point is not None:
-            axis.plot(at, point["R1"], "o", ms=10, mfc="none", mec=INK, mew=1.6, label="this setting")
-        axis.margins(0.08)
-        axis.set(title=f"along {along}, at {fixed}", xlabel=f"{along}, {unit}")
-    axes[0].set_ylabel("rank 1, %")
-    _log_axis(axes[0])
-    legend(figure)
-    return figure
+    def __init__(self, gallery: int):
+        self.figure, (axes,) = panels(1, 2, 2.8, 1.3, "none", sharey=True, gridspec_kw=UNMOVED | {
+            "left": 0.06, "top": 0.78, "wspace": 0.08})
+        for axis in axes:
+            axis.axvline(math.nan, color="0.35", ls=":", lw=1, label="_at")
+            for label, style in NK_LINES.items():
+                axis.plot([], [], label=label, **style)
+            axis.margins(y=0.08)
+            axis.yaxis.set_animated(True)  # it moves
+        axes[0].set(xlabel="K, pairs", ylabel="rank 1, %", xlim=(1.8, 0.55 * gallery))
+        axes[1].set(xlabel="N, images", xlim=(0, 1.03 * gallery))
+        _log_axis(axes[0])
+        legend(self.figure)
+        self.figure.canvas.draw()
+        self.empty = self.figure.canvas.copy_from_bbox(self.figure.bbox)
+
+    def picture(self, along_k: Mapping[str, pd.DataFrame], along_n: Mapping[str, pd.DataFrame], n: int,
+                k: int, point: Mapping | None, frozen: Mapping | None, alt: str) -> Image:
+        """``along_k``, ``along_n``: :func:`bnta_lib.explore.nk.curves` at this N, or at this K; ``point`` and
+        ``frozen``: the cells of the setting and of no adaption, None if not measured."""
+        self.figure.canvas.restore_region(self.empty)
+        scores = [math.nan if cell is None else cell["R1"] for cell in (point, frozen)]
+        for axis, along, lines, at, fixed in zip(self.figure.axes, "KN", (along_k, along_n), (k, n),
+                                                 (f"N = {n}", f"K = {k}")):
+            values = {label: (table[along], table["R1"]) for label, table in lines.items()} | {
+                "this setting": ([at], scores[:1]), "no adaption": (axis.get_xlim(), 2 * scores[1:]),
+                "_at": ([at, at], [0, 1])}
+            for line in axis.lines:
+                line.set_data(*values[line.get_label()])
+            axis.set_title(f"along {along}, at {fixed}", y=1)
+            axis.relim()
+        axis.autoscale_view(scalex=False)
+        for axis in self.figure.axes:
+            for artist in (axis.yaxis, *axis.lines, axis.title):
+                axis.draw_artist(artist)
+        return drawn(self.figure, alt)
 
 
 def _log_axis(axis: Axes) -> None:
