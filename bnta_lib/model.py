@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from bnta_lib.settings import Settings
 
@@ -181,7 +181,7 @@ def stripe_rows(map_height: int, stripes: int) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def embed(model: BNTANet, images: Tensor, batch: int = 64) -> tuple[Tensor, Tensor]:
+def embed(model: BNTANet, images: Tensor, batch: int | None = None) -> tuple[Tensor, Tensor]:
     """Global features (N, C) and local features (N, H, C_l) of uint8 images: float32 on the CPU.
 
     In eval mode; the model's modes are as before. Raises ValueError for no images or another size.
@@ -189,6 +189,7 @@ def embed(model: BNTANet, images: Tensor, batch: int = 64) -> tuple[Tensor, Tens
     model.check_images(images)
     if len(images) == 0:
         raise ValueError("no images to embed: the set is empty")
+    batch = batch or max(64, (1 << 18) // images[0, 0].numel())  # of small images more: a call costs as much
     features, local = [], []
     with preserve_modes(model):
         model.eval()
@@ -212,7 +213,9 @@ def fused(backbone: nn.Module) -> nn.Module:
         for names in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1")):
             conv, norm = (getattr(block, name, None) for name in names)
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(block, names[0], fuse_conv_bn_eval(conv, norm))
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps,
+                    norm.weight, norm.bias)
                 setattr(block, names[1], nn.Identity())
     return twin
 

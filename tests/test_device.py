@@ -146,7 +146,7 @@ def test_measured_rows_are_the_same_on_both_devices(on_both, dots, own):
     def work(model):
         one_split = {"dots": replace(dots, splits=dots.splits[:1])}
         lab = lab_of(own, {"bnta": model}, one_split, [dots.data])
-        specs = [Spec("none", adapter="none"), Spec("BNTA"), *grid_specs(10, own.K)[1:2]]
+        specs = [Spec("none", adapter="none"), Spec("BNTA"), *grid_specs(10, own)[1:2]]
         off = Spec("off", adapter="none", labels={"part": "target"})
         headroom = Measurer(own, {"bnta": model}, {"bnta": lab.targets}).measure(
             Unit("headroom", "dots", off, 0, 0))

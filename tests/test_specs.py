@@ -72,7 +72,7 @@ def test_unknown_part_of_a_spec_is_refused(given, words):
     with pytest.raises(ValueError, match=words):
         Spec("x", **given)
     with pytest.raises(ValueError, match="at least 4 images"):
-        specs.grid_specs(3)
+        specs.grid_specs(3, LAPTOP)
 
 
 def planned(name, targets=NAMES):
@@ -96,7 +96,7 @@ def test_all_seeds_are_spent_on_the_papers_target_and_a_users_folder_counts_as_s
 
 @pytest.mark.parametrize("gallery", GALLERIES)
 def test_every_cell_can_be_paired_has_a_negative_and_one_is_table_2s(gallery):
-    none, *cells = (spec.columns(LAPTOP, gallery) for spec in specs.grid_specs(gallery, LAPTOP.K))
+    none, *cells = (spec.columns(LAPTOP, gallery) for spec in specs.grid_specs(gallery, LAPTOP))
     assert none == TABLE_2[1].columns(LAPTOP, gallery)
     assert all(4 <= c["N"] <= gallery and 2 <= c["K"] <= c["N"] // 2 for c in cells)
     assert len({(c["N"], c["K"]) for c in cells}) == len(cells)

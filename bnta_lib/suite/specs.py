@@ -81,7 +81,7 @@ class Table:
     Without the paper's own target (on a user's folder) each counts as the paper's.
     """
 
-    rows: tuple[Spec, ...] | Callable[[int, int], tuple[Spec, ...]]  # or a function of gallery and settings.K
+    rows: tuple[Spec, ...] | Callable[[int, Settings], tuple[Spec, ...]]  # or a function of a gallery's size
     target: str | None = None  # the paper's: all seeds there, one on others; None: all seeds on all
     everywhere: bool = True  # or on the paper's own target alone
     seeds: int | None = None  # at most so many
@@ -94,7 +94,7 @@ class Table:
             paper = self.target in (None, name) or self.target not in galleries
             if self.everywhere or paper:
                 seeds = min(settings.tta_seeds if paper else 1, self.seeds or settings.tta_seeds)
-                for spec in self.rows(gallery, settings.K) if callable(self.rows) else self.rows:
+                for spec in self.rows(gallery, settings) if callable(self.rows) else self.rows:
                     yield name, spec, 1 if spec.adapter == "none" else seeds
 
 
@@ -133,8 +133,8 @@ TABLE_5 = {reading: (
 ) for reading in ("alone", "restore")}
 
 
-def grid_specs(gallery: int, default: int = 128) -> tuple[Spec, ...]:
-    """No adaption, and the cells of Figure 4: N by sixths of the gallery, and these values of K.
+def grid_specs(gallery: int, settings: Settings) -> tuple[Spec, ...]:
+    """No adaption, and the cells of Figure 4: N by sixths of the gallery (smoke: thirds), and these K.
 
     Powers of two, of one pair in 128 images or more and never a single pair, which has no negative; half of
     the gallery; the default. In small galleries also half way between the powers.
@@ -144,8 +144,9 @@ def grid_specs(gallery: int, default: int = 128) -> tuple[Spec, ...]:
     counts = [2**i for i in range(1, 64) if smallest <= 2**i <= largest]
     if len(counts) < 6:
         counts += [3 * k // 2 for k in counts if 3 * k // 2 <= largest]
-    counts = sorted({*counts, largest, min(default, largest)})
-    sizes = sorted({round(gallery * i / 6) for i in range(1, 7)})
+    counts = sorted({*counts, largest, min(settings.K, largest)})
+    steps = 3 if settings.profile == "smoke" else 6
+    sizes = sorted({round(gallery * i / steps) for i in range(1, steps + 1)})
     return (TABLE_2[1], *(Spec(f"N={n}, K={k}", N=n, options={"K": k})
                           for n in sizes for k in counts if 2 * k <= n))
 
