@@ -40,9 +40,9 @@ def plans(lab: Lab) -> list[tuple[Measurer, list[Unit]]]:
 
 
 def measure_again(lab: Lab, everything: bool, seed: int) -> tuple[pd.DataFrame, int]:
-    """Measure recorded units again, all of them or a sample; :func:`differences`, and how many are new.
+    """Measure recorded units again; return :func:`differences`, and how many units are new.
 
-    The sample: Table 2 on one split of each target, and at random one in SHARE of the other units. Units
+    A sample is Table 2 on one split of each target, and at random one in SHARE of the other units. Units
     that were measured on this machine before are compared, but not measured again.
     """
     random, done, seen, new = Random(seed), [], set(), 0

@@ -1,8 +1,4 @@
-"""The paper's Section 4.3, claim by claim: ``python -m bnta_lib.suite.claims``.
-
-Every sentence that compares two numbers is a row of ``data/paper_claims.csv``. :func:`judge` gives
-each a verdict (see :func:`bnta_lib.suite.stats.describe`) by its kind, a key of :data:`JUDGES`.
-"""
+"""The paper's Section 4.3, claim by claim: every sentence that compares two numbers, and a verdict on it."""
 
 import math
 import sys
@@ -73,11 +69,8 @@ def paper_difference(claim: Claim) -> float:
 
 
 def judge(rows: Mapping[str, pd.DataFrame], claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
-    """A verdict on each claim from rows of :func:`gather`.
-
-    Columns: id, where, claim, target, paper, here (the same difference there and here, or a level if the unit
-    is one), low, high (the interval here), unit, verdict, note.
-    """
+    """A verdict on each claim from rows of :func:`gather`: id, where, claim, target, paper and here (the same
+    difference, or a level if the unit is one), low, high (the interval here), unit, verdict, note."""
     table = []
     for claim in claims:
         paper = paper_difference(claim)
@@ -113,10 +106,8 @@ def _highest(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
 
 
 def _layers(claim: Claim, rows: pd.DataFrame, **limits) -> dict:
-    """The mean change rate of the BN layers that the paper names is above that of all others.
-
-    Most of those named are among the ten that change most, from which the paper reads them off.
-    """
+    """The mean change rate of the BN layers that the paper names is above that of all others, and most of
+    them are among the ten that change most, from which the paper reads them off."""
     (quantity,) = claim.method
     named, rates = layers.PAPER_LAYERS[quantity], rows[rows["quantity"] == quantity]
     # Targets have equal weight; their splits are independent, and any may stand side by side.
@@ -160,11 +151,8 @@ JUDGES = {"greater": _greater, "small effect": _greater, "highest": _highest, "l
 
 
 def time_rows(rows: pd.DataFrame, targets: Mapping[str, Target]) -> pd.DataFrame:
-    """Seconds of adaption on each split and with each seed, from rows of Table 2: a row a number.
-
-    Metrics: "seconds" (features, pairing, steps) and "ms": an image's inference with its share of them, as a
-    multiple of that without.
-    """
+    """Times of adaption on each split and with each seed, from rows of Table 2. Metrics: "seconds", and "ms":
+    an image's inference with its share of them, as a multiple of that without."""
     parts = rows[(rows["method"] == "BNTA") & (rows["unit"] == "s")]
     keys = ["target", "split", "seed", "profile", "machine", "N"]  # N: images of the gallery
     parts = parts.pivot(index=keys, columns="metric", values="value").reset_index()

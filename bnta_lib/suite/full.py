@@ -1,7 +1,6 @@
-"""The paper's network at the paper's size, by one command, in parts if time is short.
+"""Train, run the notebooks and gather ``full_size/`` at the paper's size, in parts if time is short.
 
-It trains the models of the tables, runs the notebooks, checks the paper's claims, and gathers the results in
-``full_size/``. The rehearsal runs the same code with a small network on few people, without a GPU.
+The rehearsal runs the same code with a small network on few people, without a GPU.
 """
 
 import argparse
@@ -38,10 +37,10 @@ def run_all(settings: Settings, training: Sequence[str], minutes: float) -> int:
     done = {path.name for path in executed_notebooks(settings.profile) if path.stat().st_mtime > trained}
     # The claims and the report follow the last notebook: if they alone are missing, it runs again.
     remaining = [path for path in find_notebooks() if path.name not in done] or find_notebooks()[-1:]
-    if code := run_notebooks([*profile, "--only", *(path.name[:2] for path in remaining)], end):
-        return code
-    print(f"gathered in {gather(settings)}")
-    return 0
+    code = run_notebooks([*profile, "--only", *(path.name[:2] for path in remaining)], end)
+    if not code:
+        print(f"gathered in {gather(settings)}")
+    return code
 
 
 def run_notebooks(options: Sequence[str], end: float) -> int:

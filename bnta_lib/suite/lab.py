@@ -163,10 +163,8 @@ def _applies(spec: Spec, target: Target) -> bool:
 
 def write_table(table: pd.DataFrame, name: str, run: str, note: str = "", rows: pd.DataFrame | None = None,
                 images: str | None = None) -> list[Path]:
-    """Write ``name``.csv, .md and .tex under the run's figures, with a plain note; returns the paths.
-
-    ``rows``: those that the table was made from. ``images``: on what, if not on those of the run.
-    """
+    """Write ``name``.csv, .md and .tex under the run's figures, with a plain note; return the paths.
+    ``rows``: those that the table was made from. ``images``: on what, if not on those of the run."""
     lines = f"{note}\n\n{provenance(table, run, rows, images)}".strip().splitlines()
     # A rounded -0.0 is written as 0.0.
     table = table.apply(lambda column: column + 0.0 if column.dtype.kind == "f" else column)

@@ -39,11 +39,8 @@ def top_layers(rates: pd.DataFrame, quantity: str, top: int = TOP) -> list[int]:
 
 
 def between_targets(rates: pd.DataFrame) -> pd.DataFrame:
-    """How many layers' rates differ between targets, a row a quantity; none for a single target or split.
-
-    Columns: quantity, layers (that moved at all), share (per cent of them at which an analysis of variance
-    over splits has p < LAYER_LEVEL).
-    """
+    """A row a quantity: how many layers moved, and the share (per cent) of them whose rates differ between
+    targets, by an analysis of variance over splits at LAYER_LEVEL. No row for a single target or split."""
     rows = []
     for quantity, group in rates.dropna(subset="rate").groupby("quantity", sort=False):
         table = group.pivot(index=["target", "split"], columns="index", values="rate")
@@ -75,11 +72,8 @@ def bn_moments(model: BNTANet, images: Tensor, batch: int = 128) -> dict[str, tu
 
 
 def bn_outputs(model: BNTANet, images: Tensor, layers: Iterable[str], limit: int) -> dict[str, Tensor]:
-    """Outputs of BN layers in eval mode: float32 (channels, about ``limit`` values at most) each.
-
-    They are of images and places drawn at random (seeded), the same in every channel. Raises ValueError for a
-    layer that does not exist.
-    """
+    """Outputs of BN layers in eval mode: float32 (channels, about ``limit`` values at most) each, of images
+    and places drawn at random (seeded), the same in every channel. Raises ValueError for an unknown layer."""
     parts = {name: ([], torch.Generator().manual_seed(0)) for name in layers}
 
     def draw(name: str, output: Tensor) -> None:

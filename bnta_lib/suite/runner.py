@@ -287,14 +287,7 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
     # A few units of the smoke profile take less than starting processes, and a GPU serves one.
     alone = device_of(profile).type != "cpu" or (profile == "smoke" and len(units) < 400)
     if not address and (alone or min(cpu_count(), len(units)) < 2):
-        threads = torch.get_num_threads()
-        for key, unit in units.items():
-            torch.set_num_threads(1)
-            try:
-                rows = measurer.measure(unit)
-            finally:
-                torch.set_num_threads(threads)
-            yield key, rows
+        yield from ((key, _measure(measurer, unit)) for key, unit in units.items())
         return
     with ExitStack() as stack:
         if address:
@@ -329,10 +322,13 @@ def _start(pickled: bytes, parent: int) -> None:
 
 def _measure(measurer: Measurer | None, unit: Unit) -> list[dict]:
     """Measure with one thread, on whose number the rounding of gradients depends."""
-    torch.set_num_threads(1)
-    measurer = measurer or _measurer
+    measurer, threads = measurer or _measurer, torch.get_num_threads()
     measurer.models[unit.spec.training].to(device_of(measurer.settings.profile))
-    return measurer.measure(unit)
+    torch.set_num_threads(1)
+    try:
+        return measurer.measure(unit)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def measure(measurer: Measurer, units: Sequence[Unit], progress: bool, title: str,

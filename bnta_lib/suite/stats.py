@@ -1,7 +1,5 @@
-"""One interval, one paired test and one verdict for everything that is compared.
-
-A comparison is a difference on the same splits, adaption seeds averaged first. Its interval is
-Student's t over splits. Splits share people, so intervals are somewhat too narrow.
+"""One interval, one paired test and one verdict for all comparisons: differences on the same splits, adaption
+seeds averaged first. Splits share people, so intervals, Student's t over splits, are somewhat too narrow.
 """
 
 import math
@@ -30,9 +28,8 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
 def describe(values: Sequence[float], level=0.95, above=0.0, below=math.inf) -> dict:
     """Test of values, one a split, on "their mean lies between ``above`` and ``below``".
 
-    Keys: difference (the mean), low, high (its interval), verdict ("holds" if the whole interval lies
-    between, "does not hold" if it lies outside) and reason (why the verdict is open; empty if the interval
-    decides).
+    Keys: difference (the mean), low, high (its interval), verdict (HOLDS if the whole interval lies between,
+    FAILS if it lies outside) and reason (why it is OPEN; empty if the interval decides).
     """
     low, high = interval(values, level)
     test = {"difference": float(np.mean(values)), "low": low, "high": high, "verdict": OPEN, "reason": ""}
@@ -77,10 +74,7 @@ def paired_test(rows: pd.DataFrame, method: str | Sequence[str], against: str | 
 
 
 def printed(tests: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Tests as print shows them: text, indexed by ``keys``, with "–" for what is missing.
-
-    Numbers have two decimals. A verdict that no interval decides carries its reason.
-    """
+    """Tests as text, indexed by ``keys``: two decimals, "–" for what is missing, reasons beside verdicts."""
     table = tests.set_index([*keys])
     if "reason" in table:
         table["verdict"] += table.pop("reason").map(lambda reason: reason and f" ({reason})")

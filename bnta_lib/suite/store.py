@@ -1,8 +1,7 @@
 """The results store: one SQLite file of measured numbers, a row each, ``results.sqlite`` in the cache.
 
-A unit, one measurement of a spec on a split with a seed, gives one or more rows. Its key is a digest of all
-that decides its numbers. A store starts with the rows that are recorded with the suite. Rows measured here
-lie over those, which stay.
+A unit, one spec on a split with a seed, gives one or more rows; its key is a digest of all that decides them.
+Rows that are recorded with the suite are there from the start, and stay below those measured here.
 """
 
 import errno

@@ -51,11 +51,8 @@ def peak_in_k(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> p
 
 
 def trend_in_n(rows: pd.DataFrame, pooled: bool = False, metric: str = "R1") -> pd.DataFrame:
-    """Points of rank 1 that a doubling of N brings at the same K: the slope over log2 N.
-
-    A row for each target and K with two values of N or more: target, K, difference, low, high, verdict.
-    ``pooled``: averaged over K on every split.
-    """
+    """Points of rank 1 that a doubling of N brings at the same K: the slope over log2 N. A row for each
+    target and K with two values of N or more; ``pooled``: averaged over K on every split."""
     tables = []
     for target, k, table in _tables(rows, "K", "N", metric, least=2):
         slopes = np.polyfit(np.log2(table.columns.to_numpy(float)), table.to_numpy().T, 1)[0]
@@ -81,11 +78,8 @@ def _tests(tables: list[pd.DataFrame], keys: list[str], level: float = 0.95) -> 
 
 
 def gain_rows(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """Mean gain of every value, from rows of ``lab.measure("open_choices")``: a row a value and target.
-
-    Columns: choice, value_label, default (bool), target, and those of
-    :func:`~bnta_lib.suite.stats.describe` (difference: the gain in points).
-    """
+    """The gain (points) of every value on each target, from rows of ``lab.measure("open_choices")``: choice,
+    value_label, default (bool), target, and the columns of :func:`~bnta_lib.suite.stats.describe`."""
     gains = split_gains(rows, [*VALUE, "default"], VALUE, metric)
     return describe_by(gains, [*VALUE, "default", "target"])
 
@@ -98,8 +92,7 @@ def diverged(rows: pd.DataFrame) -> pd.DataFrame:
 def survival(gains: pd.DataFrame) -> pd.DataFrame:
     """Whether "adaption raises rank 1" survives the other values of all CHOICES, a row a target.
 
-    ``gains``: of :func:`gain_rows`. Columns: the verdict under the defaults, the gain there, how many other
-    values were measured, how many give each verdict, and those that turn the sign: they resolve the opposite.
+    ``gains``: of :func:`gain_rows`. A value turns the sign if it resolves the opposite of the defaults.
     """
     table = {}
     for target, tests in gains[gains["choice"].isin(list(CHOICES))].groupby("target", sort=False):
@@ -115,11 +108,8 @@ def survival(gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def headroom_scores(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rank 1 without adaption, in per cent, from rows of ``lab.measure("headroom")``, a probe each.
-
-    Columns: set, kind, probes (over all splits), gallery, R1, std (over splits), and R1 common: that for
-    galleries of the smallest set's size.
-    """
+    """Rank 1 without adaption (per cent) from rows of ``lab.measure("headroom")``, a probe each: by set and
+    kind the probes of all splits, gallery, R1, std over splits, R1 common for the smallest set's gallery."""
     rows = rows.rename(columns={"target": "set", "part": "kind"})
     # The match is first among a draw of images if none of the nearer ones is among the others drawn.
     chance = stats.hypergeom.pmf(0, rows["gallery"] - 1, rows["value"] - 1, rows["gallery"].min() - 1)

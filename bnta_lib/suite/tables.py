@@ -45,10 +45,7 @@ def reading_of(table: str) -> str:
 
 
 def table_1(targets: Mapping[str, Target]) -> pd.DataFrame:
-    """Table 1 as cited and as counted on the first split: a row a target, columns ("paper" | "here", count).
-
-    A distractor counts as a person.
-    """
+    """Table 1 as cited and as counted on the first split, a distractor as a person: a row a target."""
     columns, here = ["probe people", "gallery people", "probe images", "gallery images"], {}
     for name, target in targets.items():
         sides = target.splits[0].probe, target.splits[0].gallery
@@ -123,10 +120,8 @@ def table_4(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 
 
 def table_5(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
-    """Table 5 as printed, text: a row a choice of BN's quantities to update, columns (heading, target).
-
-    ``rows``: of "table_5", "table_5_restore" or both; each reading has a heading.
-    """
+    """Table 5 as printed, text: a row a choice of BN's quantities, columns (heading, target), for rows of
+    "table_5", "table_5_restore" or both; each reading has a heading."""
     table = pd.DataFrame(_columns(rows, metric)).rename_axis("updated")
     return table.rename(index=lambda method: row_name(method, ", ")[0])
 
@@ -157,10 +152,8 @@ def gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
 
 
 def paired_table(tests: pd.DataFrame) -> pd.DataFrame:
-    """Comparisons as :func:`~bnta_lib.suite.stats.printed`, rows in symbols: training → adaption.
-
-    Index: method, against, target; before them the reading, if there are two.
-    """
+    """Comparisons as :func:`~bnta_lib.suite.stats.printed`, in symbols, by method, against and target, and
+    before them the reading, if there are two."""
     keys = ["method", "against", "target"]
     tests = tests.assign(**{name: tests[name].map(row_name).str.join(" → ") for name in keys[:2]})
     if "table" in tests and tests["table"].nunique() > 1:
