@@ -214,8 +214,8 @@ def fused(backbone: nn.Module) -> nn.Module:
             conv, norm = (getattr(block, name, None) for name in names)
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 conv.weight, conv.bias = fuse_conv_bn_weights(
-                    conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps,
-                    norm.weight, norm.bias)
+                    conv.weight, conv.bias, norm.running_mean, norm.running_var,  # type: ignore[arg-type]
+                    norm.eps, norm.weight, norm.bias)
                 setattr(block, names[1], nn.Identity())
     return twin
 
