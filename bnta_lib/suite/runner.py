@@ -72,6 +72,14 @@ def sample_of(split: Split, size: int | None) -> Tensor:
     return split.gallery[torch.randperm(images, generator=torch.Generator().manual_seed(0))[:size]]
 
 
+def sample_by_camera(rows: Tensor, camids: Tensor, size: int | None, seed: int = 0) -> Tensor:
+    """``size`` of the images ``rows`` of each camera, or as many as it has; None or 0: all, in order."""
+    if not size:
+        return rows
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+    return torch.cat([rows[camids[rows] == camera][:size] for camera in camids.unique()])
+
+
 def images_of(target: Target, split: Split, kind: str) -> Tensor:
     """Rows of a set's images of a ``kind`` (see IMAGES), in order: none of other people in some sets."""
     if kind == "gallery":
@@ -196,9 +204,7 @@ def _features_by_camera(measurer: Measurer, unit: Unit) -> Tensor:
     spec, images = unit.spec, target.data.images
     camids = exchanged(target.data.camids, spec.wrong, unit.seed)
     seen, test = (images_of(target, split, kind) for kind in (spec.images, "test"))
-    if spec.N:
-        seen = seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(unit.seed))]
-        seen = torch.cat([seen[camids[seen] == camera][: spec.N] for camera in camids.unique()])
+    seen = sample_by_camera(seen, camids, spec.N, unit.seed)
     features = measurer.features(unit)[0].clone()
     if spec.by == "features":
         features[test] = normalise_by_camera(features[test], camids[test], features[seen], camids[seen])
