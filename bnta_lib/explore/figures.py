@@ -76,22 +76,26 @@ def probe_order(before: Ranking, after: Ranking, order: str) -> Tensor:
     return torch.argsort(ratio.masked_fill((before.rank == 0) | (after.rank == 0), torch.inf), stable=True)
 
 
+def probe_shown(target: Target, split: Split, before: Ranking, after: Ranking, probe: int) -> Shown:
+    """A probe's nearest gallery images before and after adaption, and the ranks of its first match."""
+    images = (target.data.images[side] for side in (split.probe, split.gallery))
+    sheet = partial(retrieval_figure, *images, before, after, {f"probe {probe}": [probe]})
+    alt = f"Probe {probe} and its nearest gallery images before and after"
+    return (f"probe {probe}: rank of the first match {before.rank[probe]} to {after.rank[probe]}",
+            sheet(layout=photo_page), lambda: picture(sheet(), alt))
+
+
 def retrieval_explorer(target: Target, split: Split, before: Ranking, after: Ranking) -> Explorer:
     """Any probe of a split: its gallery ranking before and after adaption, right ones marked.
 
     ``before`` and ``after``: of :func:`bnta_lib.evaluation.top_gallery` on the split's images.
     """
-    probes, gallery = target.data.images[split.probe], target.data.images[split.gallery]
-
     def draw(order: str, number: int) -> Shown:
-        probe = int(probe_order(before, after, order)[number - 1])
-        sheet = partial(retrieval_figure, probes, gallery, before, after, {f"probe {probe}": [probe]})
-        alt = f"Probe {probe} and its nearest gallery images before and after"
-        return (f"probe {probe}: rank of the first match {before.rank[probe]} to {after.rank[probe]}",
-                sheet(layout=photo_page), lambda: picture(sheet(), alt))
+        return probe_shown(target, split, before, after, int(probe_order(before, after, order)[number - 1]))
 
     return Explorer(draw, order=W.Dropdown(description="probes", options=ORDERS, **WIDE),
-                    number=W.IntSlider(description="number", min=1, max=len(probes), value=1, **RELEASED))
+                    number=W.IntSlider(description="number", min=1, value=1, max=len(split.probe),
+                                       **RELEASED))
 
 
 def layer_explorer(model: BNTANet, targets: Mapping[str, Target], sources: Sequence[ReIDSet],
