@@ -23,6 +23,7 @@ from bnta_lib import adapt, settings
 from bnta_lib.data import load_source_samples, load_targets
 from bnta_lib.evaluation import top_gallery
 from bnta_lib.explore import nk
+from bnta_lib.explore.camera import camera_explorer
 from bnta_lib.explore.figures import layer_explorer, retrieval_explorer
 from bnta_lib.model import embed
 from bnta_lib.suite.lab import Lab
@@ -101,6 +102,12 @@ def rows(device: str, quick: bool) -> Iterator[Row]:
     visits = {name: move(explorer.target, name) for name in targets if name != shown}
     explorer.target.value = shown
     yield moved("N and K", explorer, note=f"; first visit: {listed(visits)}")
+    explorer, visits = camera_explorer(model, targets, current), {}
+    for control in controls(explorer):
+        start = control.value
+        visits[control.description] = max(move(control, value) for value in positions(control, MOVES))
+        control.value = start
+    yield moved("cameras", explorer, note=f"; first visits, the longest: {listed(visits)}")
     sources = list(load_source_samples(current, progress=False).values())
     yield moved("layers", layer_explorer(model, targets, sources, current))
     target = next(iter(targets.values()))
