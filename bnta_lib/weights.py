@@ -160,7 +160,8 @@ class Delta:
 def save_deltas(deltas: Mapping[int, Delta], path: str | Path) -> None:
     """Write the deltas of a place's cameras into one file, always with the same bytes."""
     record = {str(camera): {"base": delta.base, "meta": delta.meta} for camera, delta in deltas.items()}
-    _write(path, "bnta-deltas", record, {f"{camera}.{name}": tensor for camera, delta in deltas.items()
+    _write(path, "bnta-deltas", record, {f"{camera}.{name}": tensor.clone()  # cameras may share a delta
+                                         for camera, delta in deltas.items()
                                          for name, tensor in delta.tensors.items()})
 
 

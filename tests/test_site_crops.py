@@ -81,6 +81,28 @@ def test_each_folder_can_be_a_track(tmp_path):
     assert site.tracks.tolist() == [1, 1, 1, 2, 2, 2] and site.times.tolist() == [0, 1, 2] * 2
 
 
+@pytest.mark.parametrize("cameras, names, numbers", [
+    ("folders", {1: "hall", 2: "é yard"}, [1, 1, 0, 2]), ("names", {1: "c1", 2: "c3"}, [1, 0, 1, 2])])
+def test_cameras_are_named_by_folders_or_by_files(tmp_path, cameras, names, numbers):
+    for name in ("hall/0002_c1s1.png", "hall/a/1.png", "loose_c1.png", "é yard/x_c2/7_c3_c9.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(crop(0)).save(tmp_path / name)
+    site = load_site(tmp_path, SMOKE, cameras=cameras)
+    assert site.camera_names == names and site.cameras.tolist() == numbers
+    assert site.lines()[0].endswith("4 crops, 2 cameras; the camera of 1 is not known")
+    assert load_site(tmp_path, SMOKE).cameras is None
+    with pytest.raises(ValueError, match="folders, names, videos, not 'persons'"):
+        load_site(tmp_path, SMOKE, cameras="persons")
+    with pytest.raises(ValueError, match="cameras='names' names no camera, for example of 1.png"):
+        load_site(tmp_path / "hall" / "a", SMOKE, cameras="names")
+
+
+def test_probes_have_the_cameras_of_the_site_alone():
+    probes = Site("p", IMAGES[:3], ("yard/1.png", "gate/1.png", "1.png"))
+    for cameras, numbers in (("folders", [2, 0, 0]), (None, [0, 0, 0])):
+        assert crops.with_cameras(probes, cameras, {1: "hall", 2: "yard"}).cameras.tolist() == numbers
+
+
 def test_a_sample_draws_crops_once_and_by_its_seed():
     site = Site("s", IMAGES, ("x",) * 50)
     rows = adaption_sample(site, 20, seed=1)

@@ -35,6 +35,29 @@ def test_rank_1_of_tracks_is_that_of_a_plain_sort():
     assert 0 < sum(hits) < 30 and found.before[0] == found.after[0] == pytest.approx(100 * np.mean(hits))
 
 
+def test_tracks_are_searched_among_those_of_their_camera():
+    random = torch.Generator().manual_seed(0)
+    cameras = torch.randint(1, 4, (40, 1), generator=random).repeat(1, 2)
+    cameras[30:, 1] = cameras[30:, 0] % 3 + 1  # ten people walk on to the next
+    cameras[0] = 0
+    people = torch.randn(40, 1, 5, generator=random)
+    before, after = (people + noise * torch.randn(40, 2, 5, generator=random) for noise in (0.9, 0.4))
+    names = {1: "hall", 2: "yard", 3: "gate"}
+    site = made(torch.arange(1, 41).repeat_interleave(2).tolist(), [0, 1] * 40, cameras=cameras.flatten(),
+                camera_names=names)
+    table = judge.tracks_by_camera(site, before.flatten(0, 1), after.flatten(0, 1), RAW)
+    assert [*table.index] == ["hall", "yard", "gate", "from one to another"]
+    of_cameras = [[k for k in range(30) if cameras[k, 0] == camera] for camera in names]
+    for row, tracks in enumerate([*of_cameras, range(30, 40)]):
+        found = table.iloc[row]
+        assert found["tracks"] == len(tracks) > 2
+        for column, features in (("before", before), ("after", after)):
+            hits = [min(tracks, key=lambda j: float((features[j, 1] - features[k, 0]).norm())) == k
+                    for k in tracks]
+            assert found[column] == pytest.approx(100 * np.mean(hits))
+        assert found["difference"] == pytest.approx(found["after"] - found["before"])
+
+
 @pytest.mark.parametrize("tracks, message", [
     (None, "has no tracks"), ([1, 1, 1], "has 1 track with"), ([1, 2, 3], "has 0 tracks with")])
 def test_too_few_tracks_are_refused(tracks, message):
@@ -110,6 +133,13 @@ def test_a_rendered_site_is_a_domain_of_its_own_with_tracks_of_one_person(tmp_pa
     # Persons as features find themselves; colours tell tracks apart better than chance.
     assert judge.true_rank_1(site, SMOKE, torch.eye(11)[site.pids]) == (100,)
     colours, trial = site.images.float().mean((2, 3)), judge.track_trial(site)
+    hits = []  # of the early crop of each track, in all crops that are of no track the early one
+    for k in range(0, len(site), 3):
+        seen = [j for j in range(len(site)) if j % 3 and not (
+            site.pids[j] == site.pids[k] and site.cameras[j] == site.cameras[k])]
+        near = min(seen, key=lambda j: float((colours[j] - colours[k]).double().norm()))
+        hits.append(bool(site.pids[near] == site.pids[k]))
+    assert judge.true_rank_1(site, RAW, colours) == (pytest.approx(100 * np.mean(hits)),)
     assert judge.estimate(colours, colours, trial, RAW).before[0] > 300 / len(trial[0])
     assert judge.true_rank_1(made([1, 2], [0, 0]), SMOKE) is None
 

@@ -1,5 +1,6 @@
 """The way of a video: people found by motion and linked, against a rendered video's true boxes."""
 
+import shutil
 import socket
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from walkers import write_video
 
 from bnta_lib.settings import settings
-from bnta_lib.site.crops import load_site, read_videos
+from bnta_lib.site.crops import load_site, with_cameras
 from bnta_lib.site.video import region
 
 SIZE = (96, 48)
@@ -74,13 +75,17 @@ def test_a_crop_is_cut_around_a_person(clip):
 def test_videos_of_a_folder_are_cameras_and_a_bad_one_is_passed_over(clip, tmp_path):
     folder = load_site(clip[0].parent, SMOKE)
     assert len(folder) == len(clip[2]) and folder.cameras.unique().tolist() == [1]
-    bad = tmp_path / "bad.mp4"
-    bad.write_bytes(b"not a video" * 100)
-    both = read_videos([clip[0], bad, clip[0]], SIZE, "hall")
-    assert both.tracks.max() == 6 and both.cameras.unique().tolist() == [1, 2]
-    assert list(both.skipped) == ["bad.mp4"] and "cannot be decoded" in both.skipped["bad.mp4"]
+    (tmp_path / "hall").mkdir()
+    (tmp_path / "hall" / "bad.mp4").write_bytes(b"not a video" * 100)
     with pytest.raises(ValueError, match="bad.mp4 cannot be decoded"):
         load_site(tmp_path, SMOKE)
+    for name in ("hall/one.avi", "two.avi"):
+        shutil.copy(clip[0], tmp_path / name)
+    both = load_site(tmp_path, SMOKE)
+    assert both.tracks.max() == 6 and both.cameras.tolist() == [1] * len(clip[2]) + [2] * len(clip[2])
+    assert both.camera_names == {1: "hall/one", 2: "two"}
+    assert with_cameras(both, "folders").camera_names == {1: "hall", 2: "two"}
+    assert list(both.skipped) == ["hall/bad.mp4"] and "cannot be decoded" in both.skipped["hall/bad.mp4"]
 
 
 def test_a_file_named_like_an_address_is_not_downloaded(tmp_path, monkeypatch):

@@ -1,9 +1,8 @@
 """A site: the unlabelled person crops of one place, from a folder, from videos, or rendered.
 
-Names of files mean no persons here. Of a video, or of a folder for each track, tracks are known: a track is
-the same person, before the same camera, within a short time. A rendered site is a domain of its own: its
-places, light, lenses and people are drawn from its number. Its people are known, so that an estimate without
-labels can be compared with the truth.
+Names of files mean no persons here. Of a video, or of a folder for each track, tracks are known: one person,
+as a rule before one camera, within a short time. A rendered site is a domain of its own, drawn from its
+number. Its people are known, so that an estimate without labels can be compared with the truth.
 """
 
 import functools
@@ -11,7 +10,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,6 +30,10 @@ from bnta_lib.site.video import find_people
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv", ".ts"}
+# What names the camera of a crop in the name of its file: the topmost folder, or a video outside folders;
+# c3 in 0002_c3s1_000451_03.jpg; each video.
+CAMERAS = {"folders": r"^([^/]+?)(?:/|\.\w+, track )", "names": r"_(c\d+)[^/]*$",
+           "videos": r"^(.+)\.\w+, track "}
 SKIPPED = 10  # files that were passed over and are named
 FIRST_CODE = 32  # domains of sites begin here: those of the benchmark have lower codes
 
@@ -44,7 +47,8 @@ class Site:
     files: tuple[str, ...]  # N names to show: a path below the folder, or a video and its frame
     tracks: Tensor | None = None  # int64 (N,), from 1; None if tracks are unknown
     times: Tensor | None = None  # int64 (N,), order within a track (frame number in a video)
-    cameras: Tensor | None = None  # int64 (N,), from 1: one for each video
+    cameras: Tensor | None = None  # int64 (N,), from 1; 0 for a crop whose camera is not known
+    camera_names: Mapping[int, str] = field(default_factory=dict)
     pids: Tensor | None = None  # int64 (N,): persons, known of rendered sites alone
     skipped: dict[str, str] = field(default_factory=dict)  # files that were passed over, and why
     notes: tuple[str, ...] = ()  # what a reader should know of how the crops came about
@@ -56,21 +60,25 @@ class Site:
 
     def lines(self) -> list[str]:
         """Counts, notes, and the first files that were passed over, a line each."""
-        tracks, cameras = (0 if x is None else len(x.unique()) for x in (self.tracks, self.cameras))
+        tracks, cameras = (0 if x is None else len(x[x > 0].unique()) for x in (self.tracks, self.cameras))
         counts = {"crop": len(self), "track": tracks, "camera": cameras, "skipped file": len(self.skipped)}
         words = ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items() if n)
+        if cameras and (self.cameras == 0).any():
+            words += f"; the camera of {(self.cameras == 0).sum()} is not known"
         skipped = [f"  {name}: {why}" for name, why in self.skipped.items()]
         more = [f"  ... and {len(skipped) - SKIPPED} more"] if len(skipped) > SKIPPED else []
         return [f"{self.name}: {words}", *self.notes, *skipped[:SKIPPED], *more]
 
 
-def load_site(images: str | Path, settings: Settings, *, tracks: str | None = None) -> Site:
+def load_site(images: str | Path, settings: Settings, *, tracks: str | None = None,
+              cameras: str | None = None) -> Site:
     """Load the crops of a site, at the input size of ``settings``.
 
-    images  "rendered"; a folder of crops with any names; a video; or a folder of videos
-    tracks  of a folder of crops: "folders" if each folder is a track
+    images   "rendered"; a folder of crops with any names; a video; or a folder of videos
+    tracks   of a folder of crops: "folders" if each folder is a track
+    cameras  what names them, of :data:`CAMERAS`; of videos each is a camera if nothing is given
 
-    Raises FileNotFoundError if there is nothing, ValueError if it gives no crop.
+    Raises FileNotFoundError if there is nothing, ValueError if it gives no crop, or none names its camera.
     """
     if str(images) == "rendered":
         small = {"people": 24, "shots": 4} if settings.profile == "smoke" else {}
@@ -79,10 +87,27 @@ def load_site(images: str | Path, settings: Settings, *, tracks: str | None = No
     files = [path] if path.is_file() else files_below(path)
     videos = [file for file in files if file.suffix.lower() in VIDEOS]
     if path.is_file() or videos and not any(file.suffix.lower() in IMAGES for file in files):
-        site = read_videos(videos or files, settings.size, path.resolve().name)
+        site, cameras = read_videos(videos or files, settings.size, path), cameras or "videos"
     else:
         site = read_crops(path, settings.size, tracks=tracks)
+    site = with_cameras(site, cameras) if cameras else site
+    if cameras and not site.camera_names:
+        raise ValueError(f"cameras={cameras!r} names no camera, for example of {site.files[0]}")
     return replace(site, path=str(path.resolve()))
+
+
+def with_cameras(site: Site, cameras: str | None, known: Mapping[int, str] | None = None) -> Site:
+    """The site with the camera that each crop's file names by ``cameras``, of :data:`CAMERAS`.
+
+    Give the ``camera_names`` of the site that these crops are searched in as ``known``.
+    """
+    if cameras not in (None, *CAMERAS):
+        raise ValueError(f"cameras is None or one of {', '.join(CAMERAS)}, not {cameras!r}")
+    found = [re.search(CAMERAS[cameras], file) if cameras else None for file in site.files]
+    names = [match[1] if match else "" for match in found]
+    known = dict(enumerate(sorted({*names} - {""}), 1)) if known is None else known
+    numbers = {name: camera for camera, name in known.items()}
+    return replace(site, cameras=torch.tensor([numbers.get(name, 0) for name in names]), camera_names=known)
 
 
 def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None = None) -> Site:
@@ -118,14 +143,14 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
                 tuple(shown_name(file.relative_to(folder)) for file in files), track, time, skipped=skipped)
 
 
-def read_videos(paths: Sequence[Path], size: tuple[int, int], name: str) -> Site:
-    """Crops of the people who move through videos, each a camera; tracks are numbered through.
+def read_videos(paths: Sequence[Path], size: tuple[int, int], root: Path) -> Site:
+    """Crops of the people who move through videos below ``root``; tracks are numbered through.
 
     A video that gives nobody is listed in ``skipped``. Raises ValueError if all do.
     """
-    rows, skipped, notes, before, camera = [], {}, [], 0, 0
+    rows, skipped, notes, before = [], {}, [], 0
     for path in paths:
-        shown = shown_name(Path(path.name))
+        shown = shown_name(Path(path.name) if path == root else path.relative_to(root))
         try:
             tracks, frames, total = find_people(path, size)
         except ValueError as error:
@@ -134,16 +159,15 @@ def read_videos(paths: Sequence[Path], size: tuple[int, int], name: str) -> Site
         notes.append(f"{shown}: {frames} frames, {len(tracks)} tracks.")
         if frames < 0.98 * total:
             notes.append(f"{shown}: decoding stopped after {frames} of {total} frames; the file is damaged.")
-        camera += 1
-        rows += [(image, f"{shown}, track {k}, frame {frame}", before + k, frame, camera, box)
+        rows += [(image, f"{shown}, track {k}, frame {frame}", before + k, frame, box)
                  for k, track in enumerate(tracks, 1) for frame, image, box in track]
         before += len(tracks)
     if not rows:
         raise ValueError("; ".join(skipped.values()))
     images, files, *numbers = zip(*rows)
-    tracks, times, cameras, boxes = map(torch.tensor, numbers)
-    return Site(name, torch.from_numpy(np.stack(images)), files, tracks, times, cameras, skipped=skipped,
-                notes=tuple(notes), boxes=boxes)
+    tracks, times, boxes = map(torch.tensor, numbers)
+    return Site(root.resolve().name, torch.from_numpy(np.stack(images)), files, tracks, times,
+                skipped=skipped, notes=tuple(notes), boxes=boxes)
 
 
 @functools.cache
@@ -172,10 +196,9 @@ def site_domain(number: int = 0) -> Domain:
 
 
 def rendered_site(size: tuple[int, int], number: int = 0, people: int = 100, shots: int = 6) -> Site:
-    """Site ``number``: ``people`` people, each seen by two or three of four cameras.
+    """Site ``number``: people seen by two or three of four cameras, in tracks of ``shots`` crops of ``size``.
 
-    A track is ``shots`` crops of one person by one camera: place and direction stay, pose, box
-    and what stands in front differ. Crops have shape (H, W) = ``size``. Kept in the cache.
+    In a track place and direction stay; pose, box and what stands in front differ. Kept in the cache.
     """
     domain = site_domain(number)
     rng = np.random.Generator(np.random.Philox(key=(domain.code << 64) | (people << 8) | shots))
@@ -189,7 +212,8 @@ def rendered_site(size: tuple[int, int], number: int = 0, people: int = 100, sho
     tracks, times, cameras, pids = (torch.from_numpy(x).long() for x in (track, shot, camera + 1, pid))
     note = ("Rendered: the crops of a track share place and direction, and follow each other in no "
             "particular time.")
-    return Site(domain.name, images, files, tracks, times, cameras, pids, notes=(note,))
+    names = {number: f"camera {number}" for number in cameras.unique().tolist()}
+    return Site(domain.name, images, files, tracks, times, cameras, names, pids, notes=(note,))
 
 
 def shown_name(path: Path) -> str:
@@ -230,19 +254,13 @@ def overview(site: Site, probes: Site | None = None) -> list[str]:
 
 
 def adaption_sample(site: Site, max_crops: int, seed: int = 0) -> Tensor:
-    """Rows (n,) of at most ``max_crops`` crops to adapt on, in order, drawn with ``seed``.
-
-    Pairing compares each crop with all others: beyond a few thousand it takes minutes.
-    """
+    """Rows (n,) of at most ``max_crops`` crops, drawn with ``seed``, in order: pairing compares them all."""
     order = torch.randperm(len(site), generator=torch.Generator().manual_seed(seed))
     return order[:max_crops].sort().values
 
 
 def results_dir(site: Site, out: str | Path | None = None) -> Path:
-    """Where the delta and the rankings go: ``out``, or ``site/<name>/`` beside the folder of notebooks.
-
-    A name of crops that were read ends in digits of their whole path: many folders share a name.
-    """
+    """Where results go: ``out``, or ``site/<name>-<digits of the path>/`` beside the folder of notebooks."""
     if out is not None:
         return Path(out).expanduser().absolute()
     name = re.sub(r"[^\w.-]+", "_", site.name).strip("._")[:60] or "site"

@@ -95,6 +95,25 @@ def estimate(before: Tensor, after: Tensor, trial: tuple[Tensor, Tensor], settin
     return Estimate(len(change), *rows, int((change > 0).sum()), int((change < 0).sum()))
 
 
+def tracks_by_camera(site: Site, before: Tensor, after: Tensor, settings: Settings,
+                     seed: int = 0) -> pd.DataFrame:
+    """The estimate among the tracks of each camera alone, a row each: its light tells no track from another.
+
+    Tracks that begin by one camera and end by another come last. Raises ValueError as :func:`track_trial`.
+    """
+    early, late = track_trial(site)
+    first, last = site.cameras[early], site.cameras[late]
+    groups = {name: (first == camera) & (last == camera) for camera, name in site.camera_names.items()}
+    groups["from one to another"] = (first != last) & (first > 0) & (last > 0)
+    rows = {}
+    for name, tracks in groups.items():
+        if tracks.sum() > 1:
+            found = estimate(before, after, (early[tracks], late[tracks]), settings, seed)
+            rows[name] = found.tracks, found.before[0], found.after[0], *found.difference, found.verdict
+    columns = ["tracks", "before", "after", "difference", "low", "high", "verdict"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+
+
 def true_rank_1(site: Site, settings: Settings, *features: Tensor) -> tuple[float, ...] | None:
     """Rank 1 across cameras, per cent, with each of ``features`` (N, C); None if nobody knows who is who.
 
@@ -135,10 +154,7 @@ def save_ranked(table: pd.DataFrame, path: str | Path) -> None:
 
 
 def neighbours(gallery: Tensor, probes: Tensor | None, settings: Settings, k: int = 10) -> Tensor:
-    """Rows (P, k) of the nearest crops, from features (N, C) of the site and (P, C) of probes.
-
-    Without probes each crop probes the others.
-    """
+    """Rows (P, k) of the crops that are nearest to probes, or else each to the others, by their features."""
     d = distances(gallery if probes is None else probes, gallery, settings.normalise_features)
     if probes is None:
         d.fill_diagonal_(torch.inf)
