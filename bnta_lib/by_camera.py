@@ -73,7 +73,7 @@ def embed_by_camera(model: BNTANet, images: Tensor, camids: Tensor,
             warnings.warn(f"camera {camera} has no delta: its images take that of all cameras together",
                           stacklevel=2)
         order.append((camids == camera).nonzero()[:, 0])
-        with deltas.get(camera, deltas.get(PLACE)).applied(model):
+        with deltas[camera if camera in deltas else PLACE].applied(model):
             parts.append(embed(model, images[order[-1]]))
     back = torch.cat(order).argsort()
     features, local = (torch.cat(part)[back] for part in zip(*parts))

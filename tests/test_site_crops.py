@@ -73,34 +73,24 @@ def test_a_wrong_path_is_named(tmp_path):
         load_site(tmp_path, SMOKE, tracks="persons")
 
 
-def test_each_folder_can_be_a_track(tmp_path):
-    for k, name in enumerate(("b/0", "b/1", "b/2", "a/0", "a/1", "a/2")):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(crop(k)).save(tmp_path / f"{name}.png")
-    site = load_site(tmp_path, SMOKE, tracks="folders")
-    assert site.tracks.tolist() == [1, 1, 1, 2, 2, 2] and site.times.tolist() == [0, 1, 2] * 2
-
-
-@pytest.mark.parametrize("cameras, names, numbers", [
-    ("folders", {1: "hall", 2: "é yard"}, [1, 1, 0, 2]), ("names", {1: "c1", 2: "c3"}, [1, 0, 1, 2])])
-def test_cameras_are_named_by_folders_or_by_files(tmp_path, cameras, names, numbers):
-    for name in ("hall/0002_c1s1.png", "hall/a/1.png", "loose_c1.png", "é yard/x_c2/7_c3_c9.png"):
+@pytest.mark.parametrize("cameras, names, numbers, probes", [  # probes know the cameras of the site alone
+    ("folders", {1: "hall", 2: "é yard"}, [0, 1, 1, 1, 2], [0, 9, 9, 9, 0]),
+    ("names", {1: "c1", 2: "c3"}, [1, 1, 1, 0, 2], [0, 0, 0, 0, 7])])
+def test_folders_can_be_tracks_and_folders_or_files_name_cameras(tmp_path, cameras, names, numbers, probes):
+    for name in ("hall/2_c1s1.png", "hall/3_c1.png", "hall/a/1.png", "free_c1.png", "é yard/_c2/7_c3_c9.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(crop(0)).save(tmp_path / name)
-    site = load_site(tmp_path, SMOKE, cameras=cameras)
+    site = load_site(tmp_path, SMOKE, tracks="folders", cameras=cameras)
+    assert site.tracks.tolist() == [1, 2, 2, 3, 4] and site.times.tolist() == [0, 0, 1, 0, 0]
     assert site.camera_names == names and site.cameras.tolist() == numbers
-    assert site.lines()[0].endswith("4 crops, 2 cameras; the camera of 1 is not known")
+    assert site.lines()[0].endswith("5 crops, 4 tracks, 2 cameras; the camera of 1 is not known")
     assert load_site(tmp_path, SMOKE).cameras is None
     with pytest.raises(ValueError, match="folders, names, videos, not 'persons'"):
         load_site(tmp_path, SMOKE, cameras="persons")
     with pytest.raises(ValueError, match="cameras='names' names no camera, for example of 1.png"):
         load_site(tmp_path / "hall" / "a", SMOKE, cameras="names")
-
-
-def test_probes_have_the_cameras_of_the_site_alone():
-    probes = Site("p", IMAGES[:3], ("yard/1.png", "gate/1.png", "1.png"))
-    for cameras, numbers in (("folders", [2, 0, 0]), (None, [0, 0, 0])):
-        assert crops.with_cameras(probes, cameras, {1: "hall", 2: "yard"}).cameras.tolist() == numbers
+    assert crops.with_cameras(site, cameras, {7: "c3", 9: "hall"}).cameras.tolist() == probes
+    assert not crops.with_cameras(site, None, names).cameras.any()
 
 
 def test_a_sample_draws_crops_once_and_by_its_seed():

@@ -54,14 +54,13 @@ def test_one_command_writes_the_deltas_the_ranking_and_the_record(tmp_path, came
     deltas = {"all crops": Delta.load(out / "delta.safetensors")}
     if cameras:
         deltas = {delta.meta["name"]: delta for delta in load_deltas(out / "deltas.safetensors").values()}
-        assert [*deltas] == ["all crops", "<script>alert(1)<", "b"] and deltas["b"].meta["N"] == 40
-    unit, features = [], []
-    for files, images, rows in ((site.files, site.images, unit), (probes.files, probes.images, features)):
-        for name, image in zip(files, images):
-            with deltas.get(name.split("/")[0], deltas["all crops"]).applied(model):
-                rows.append(torch.nn.functional.normalize(embed(model, image[None])[0].double()))
-    unit = torch.cat(unit)
-    for name, own in zip(probes.files, features, strict=True):
+        assert [*deltas] == ["all crops", "<script>alert(1)<", "b"]
+    features = []
+    for name, image in zip(probes.files + site.files, torch.cat((probes.images, site.images)), strict=True):
+        with deltas.get(name.split("/")[0], deltas["all crops"]).applied(model):
+            features.append(torch.nn.functional.normalize(embed(model, image[None])[0].double()))
+    unit = torch.cat(features[2:])
+    for name, own in zip(probes.files, features[:2], strict=True):
         d = (unit - own).norm(dim=1)
         shown = table[table["probe"] == name]
         np.testing.assert_allclose(shown["distance"], d.sort().values[:20], atol=1e-4)
@@ -70,7 +69,6 @@ def test_one_command_writes_the_deltas_the_ranking_and_the_record(tmp_path, came
     assert table[table["probe"] == "é 3.png"]["gallery"].iloc[0] == "<script>alert(1)</é 3.png"
 
     outputs = [output for cell in record.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert cameras or not (out / "deltas.safetensors").exists()
     said = "".join(output.get("text", "") for output in outputs)
     assert (out / "ranked.earlier.csv").read_text() == "of another delta"
     assert "1 of 2 probes are among the crops themselves" in said
@@ -78,5 +76,6 @@ def test_one_command_writes_the_deltas_the_ranking_and_the_record(tmp_path, came
     assert "No estimate: my crops has no tracks" in said
     assert ("alert(1)< takes the delta of all crops: fewer than 32 images" in said) == bool(cameras)
     assert ("1 of 2 probes are of no known camera" in said) == bool(cameras)
+    assert (out / "deltas.safetensors").exists() == bool(cameras)
     html = "".join(output.data.get("text/html", "") for output in outputs if "data" in output)
     assert "&lt;script&gt;" in html and "<script>" not in html
