@@ -249,7 +249,7 @@ def overview(site: Site, probes: Site | None = None) -> list[str]:
         crops = set(picture_keys(site.images))
         if same := sum(key in crops for key in picture_keys(probes.images)):
             lines.append(f"{same} of {len(probes)} probes are among the crops themselves, "
-                         "and will find themselves first.")
+                         "and as a rule find themselves first.")
     return lines
 
 
