@@ -67,9 +67,9 @@ def embed_by_camera(model: BNTANet, images: Tensor, camids: Tensor,
     """
     parts, order = [], []
     for camera in camids.unique().tolist():
+        if not {camera, PLACE} & deltas.keys():
+            raise ValueError(f"there is no delta of camera {camera}, and none of the place")
         if camera not in deltas:
-            if PLACE not in deltas:
-                raise ValueError(f"there is no delta of camera {camera}, and none of the place")
             warnings.warn(f"camera {camera} has no delta: its images take that of all cameras together",
                           stacklevel=2)
         order.append((camids == camera).nonzero()[:, 0])

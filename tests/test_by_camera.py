@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -10,8 +11,12 @@ from bnta_lib import settings
 from bnta_lib.adapters import ADAPTERS
 from bnta_lib.by_camera import PLACE, adapt_by_camera, embed_by_camera, normalise_by_camera
 from bnta_lib.data import load_targets
+from bnta_lib.figures.results import along_figure
 from bnta_lib.model import BNTANet, bn_layers, embed
-from bnta_lib.suite.runner import exchanged, images_of
+from bnta_lib.suite.layers import bn_moments, shift_by_camera
+from bnta_lib.suite.runner import Measurer, Unit, exchanged, images_of, score
+from bnta_lib.suite.specs import BY_CAMERA, FEW, STEPS, TABLE_2, WRONG
+from bnta_lib.suite.sweeps import gains_along
 from bnta_lib.weights import bn_tensors, load_deltas, save_deltas
 
 SMOKE = settings("smoke")
@@ -158,3 +163,53 @@ def test_share_of_camera_labels_is_exchanged_and_none_is_lost():
     wrong = exchanged(camids, 0.25, seed=3)
     assert (wrong != camids).sum() == 25 and wrong.sort().values.equal(camids)
     assert exchanged(camids, 0.0, 3).equal(camids)
+
+
+def test_two_parts_of_the_shift_add_up_to_the_mean_squared_distance_of_the_cameras(model, place):
+    images, camids = place
+    source = bn_moments(model, 255 - images)
+    cameras = [bn_moments(model, images[camids == camera]) for camera in (1, 2, 3)]
+    parts = shift_by_camera(source, cameras).set_index("layer")
+    for name, (mean, deviation) in source.items():
+        moments = [camera[name] for camera in cameras]
+        whole = [(m - mean).square() + (s - deviation).square() for m, s in moments]
+        expected = float(torch.stack(whole).mean() / deviation.mean().square())
+        assert parts.loc[name, ["place", "cameras"]].sum() == pytest.approx(expected)
+    alike = shift_by_camera(source, [cameras[0]] * 3)  # cameras that do not differ
+    assert (alike["cameras"] < 1e-12).all() and (alike["place"] > 0).all()
+
+
+def test_rows_by_camera_have_keys_of_their_own_and_share_those_of_table_2():
+    specs = [*BY_CAMERA, *FEW, *WRONG, *STEPS]
+    columns = {spec.method: str(spec.columns(SMOKE, 60)) for spec in specs}
+    # "all images" and "0 % wrong" are a row of the first table.
+    assert len({*columns.values()}) == len(columns) - 2
+    shared = {str(spec.columns(SMOKE, 60)) for spec in TABLE_2} & {*columns.values()}
+    assert len(shared) == 3  # no adaption, BNTA and AdaBN, on the gallery
+
+
+def test_measuring_a_row_embeds_probes_and_gallery_by_camera(model):
+    """A row's score is that of features embedded here, camera by camera, from AdaBN models of their own."""
+    target = load_targets(SMOKE, progress=False)["VIPeR"]
+    split, data = target.splits[0], target.data
+    spec = next(spec for spec in BY_CAMERA if spec.method == "AdaBN by camera; other people")
+    unit = Unit("retrieval", "VIPeR", spec, 0, 0)
+    rows = Measurer(SMOKE, {"bnta": model}, {"bnta": {"VIPeR": target}}).measure(unit)
+    features, seen = torch.zeros(len(data), 256), images_of(target, split, "others")
+    for camera in (1, 2):
+        adapted = ADAPTERS["adabn"](model, data.images[seen[data.camids[seen] == camera]], SMOKE, seed=0)
+        features[data.camids == camera] = embed(adapted, data.images[data.camids == camera])[0]
+    scores = score(model, target, split, SMOKE, features).row()
+    assert {row["metric"]: row["value"] for row in rows} == pytest.approx(scores, abs=1.0)
+
+
+def test_gain_along_a_sweep_is_over_no_adaption_on_the_same_split():
+    rows = pd.DataFrame([{"target": "GRID", "split": split, "metric": "R1", "x": x, "value": 10 + split + x,
+                          "adapter": "none" if x == 0 else "adabn", "line": None if x == 0 else line}
+                         for split in range(3) for line in ("a", "b") for x in (0, 8, 16)])
+    gains = gains_along(rows).set_index(["line", "x"])
+    assert gains["difference"].to_dict() == {(line, x): x for line in "ab" for x in (8, 16)}
+    figure = along_figure({"images of a camera": gains.reset_index()})
+    (axis,) = figure.axes
+    assert [container.get_label() for container in axis.containers] == ["a", "b"]
+    assert axis.get_xlabel() == "images of a camera" and "points" in figure.get_supylabel()

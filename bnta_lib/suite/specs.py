@@ -199,6 +199,31 @@ def _choice_rows(choice: Choice) -> Iterator[Spec]:
         yield from (spec, replace(spec, method=f"{spec.method}; none", adapter="none", options={}))
 
 
+def _by_camera(method: str, images: str, adapter: str = "adabn", by: str = "camera", **more) -> Spec:
+    labels = {"adapted on": IMAGES[images], **more.pop("labels", {})}
+    return Spec(f"{method}; {IMAGES[images]}", adapter=adapter, images=images, by=by, labels=labels, **more)
+
+
+BY_CAMERA = (
+    TABLE_2[1],
+    _by_camera("BNTA", "gallery", "bnta", "place"),
+    *(_by_camera(f"AdaBN{' by camera' * (by == 'camera')}", images, by=by)
+      for by in ("place", "camera") for images in IMAGES),
+    *(_by_camera("BNTA by camera", images, "bnta") for images in IMAGES),
+    *(_by_camera(f"{name} by camera", "others", adapter, options=options) for name, adapter, options in (
+        ("Tent", "tent", {}), ("alpha-BN 0.5", "alpha_bn", {"alpha": 0.5}))),
+    *(_by_camera("features by camera", on, "none", "features") for on in IMAGES),
+)
+# On other people: AdaBN on few images of a camera (0: on all), or with wrong labels, and BNTA in some steps.
+FEW = (TABLE_2[1], *(_by_camera(f"{n or 'all'} images", "others", N=n or None, labels={"x": n})
+                     for n in (8, 16, 32, 64, 128, 0)))
+WRONG = (TABLE_2[1], *(_by_camera(f"{share} % wrong", "others", wrong=share / 100, labels={"x": share})
+                       for share in (0, 5, 10, 25, 50, 100)))
+STEPS = (TABLE_2[1], *(_by_camera(f"{n} steps, {losses}", "others", "bnta", options={"steps": n, **options},
+                                  labels={"x": n, "line": losses})
+                       for losses, options in (("both losses", {}), ("no loss", {"losses": ()}))
+                       for n in (1, 2, 4, 8, 16)))
+
 TABLES: dict[str, tuple[Table, ...]] = {
     "table_2": (Table(TABLE_2),),
     "table_3": (Table(TABLE_3, "VIPeR"),),
@@ -208,6 +233,11 @@ TABLES: dict[str, tuple[Table, ...]] = {
     "figure_4": (Table(grid_specs, seeds=1),),
     "open_choices": tuple(Table(tuple(_choice_rows(choice)), "GRID", choice.everywhere, seeds=1)
                           for choice in (*CHOICES.values(), AFFINE)),
+    "by_camera": (Table(BY_CAMERA),),
+    "few_images": (Table(FEW, seeds=1),),
+    "wrong_cameras": (Table(WRONG, seeds=1),),
+    "steps_by_camera": (Table(STEPS, seeds=1),),
     "changes": (Table((Spec("BNTA"),), seeds=1, experiment="changes"),),
     "shift": (Table((Spec("BNTA"),), seeds=1, experiment="shift", splits=(0,)),),
+    "camera_shift": (Table((TABLE_2[1],), experiment="camera_shift", splits=(0,)),),
 }

@@ -1,12 +1,14 @@
-"""What adaption gains over N and K (Figure 4) and with the open choices, and the headroom that it has."""
+"""What adaption gains over N and K (Figure 4), open choices and cameras, and the headroom that it has."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bnta_lib.suite.specs import CHOICES, DIVERGED
+from bnta_lib.data.sets import Target
+from bnta_lib.suite.runner import images_of
+from bnta_lib.suite.specs import CHOICES, DIVERGED, IMAGES
 from bnta_lib.suite.stats import FAILS, HOLDS, VERDICTS, describe_by, split_gains
 
 STAGES = ("features", "pairing", "steps")  # of an adaption, each with its seconds
@@ -105,6 +107,28 @@ def survival(gains: pd.DataFrame) -> pd.DataFrame:
             **{f"{word}: values": (others["verdict"] == word).sum() for word in VERDICTS},
             "sign turned by": ("; ".join(turning) or "none") if opposite else "no sign to turn"}
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("target")
+
+
+def images_by_camera(targets: Mapping[str, Target]) -> pd.DataFrame:
+    """How many images each camera has to adapt on, in the first split: a row a target and protocol."""
+    rows = {}
+    for name, target in targets.items():
+        for kind, words in IMAGES.items():
+            seen = images_of(target, target.splits[0], kind)
+            counts = target.data.camids[seen].bincount(minlength=int(target.data.camids.max()) + 1)[1:]
+            rows[name, words] = pd.Series(counts.tolist()).agg(["size", "min", "median", "max"])
+    table = pd.DataFrame(rows).T.rename_axis(["target", "adapted on"])
+    return table.rename(columns={"size": "cameras", "min": "fewest", "max": "most"}).astype(int)
+
+
+def gains_along(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
+    """What adaption by camera adds at each ``x`` of a sweep: a row a target, line and x.
+
+    ``rows``: of "few_images", "wrong_cameras" or "steps_by_camera". Columns: line ("" if there is one), x,
+    target, and those of :func:`~bnta_lib.suite.stats.describe`.
+    """
+    rows = rows.assign(line=rows.get("line", ""))
+    return describe_by(split_gains(rows, ["line", "x"], metric=metric), ["line", "x", "target"])
 
 
 def headroom_scores(rows: pd.DataFrame) -> pd.DataFrame:

@@ -80,6 +80,15 @@ def table_2(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(blocks, names=["", "Method"]).fillna("")
 
 
+def by_camera(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of ``lab.measure("by_camera")`` in Table 2's form, text: index (adapted on, method)."""
+    adapted_on = rows.drop_duplicates("method").set_index("method")["adapted on"].fillna("nothing")
+    table = mean_std(rows, METRICS)
+    methods = [method.partition(";")[0] for method in table.index]
+    table.index = pd.MultiIndex.from_arrays([adapted_on[table.index], methods], names=["adapted on", ""])
+    return table.loc[[*adapted_on.unique()]]
+
+
 def _cited(rows: pd.DataFrame, metric: str) -> pd.Series | None:
     """The paper's rank 1 for rows of Table 3, 4 or 5, if that was measured on its target."""
     table = rows["table"].iloc[0]
