@@ -17,7 +17,7 @@ from bnta_lib.settings import METHOD_VERSION, Settings
 from bnta_lib.weights import Delta, bn_tensors, model_digest
 
 PLACE = 0  # the key of all images' delta, for cameras without one; those of cameras are from 1
-LEAST = 8  # images of a camera, for statistics of its own
+LEAST = 16  # images of a camera, for statistics of its own: see notebook 14
 
 
 def adapt_by_camera(model: BNTANet, images: Tensor, camids: Tensor, settings: Settings,
@@ -80,16 +80,17 @@ def embed_by_camera(model: BNTANet, images: Tensor, camids: Tensor,
     return features, local
 
 
-def normalise_by_camera(features: Tensor, camids: Tensor, seen: Tensor, seen_camids: Tensor) -> Tensor:
+def normalise_by_camera(features: Tensor, camids: Tensor, seen: Tensor, seen_camids: Tensor,
+                        least: int = LEAST) -> Tensor:
     """Features (N, C), centred and scaled by mean and standard deviation of their camera's (M, C) ``seen``.
 
     The rival that leaves the network alone: Song et al., ICLR 2025, arXiv:2502.10195. A camera with fewer
-    than LEAST features seen takes those of all cameras.
+    than ``least`` features seen takes those of all cameras.
     """
     normalised = torch.empty_like(features)
     for camera in camids.unique():
         own = seen[seen_camids == camera]
-        own = own if len(own) >= LEAST else seen
+        own = own if len(own) >= least else seen
         rows = camids == camera
         normalised[rows] = (features[rows] - own.mean(0)) / own.std(0).clamp(min=1e-12)
     return normalised

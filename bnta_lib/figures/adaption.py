@@ -125,8 +125,8 @@ def camera_shift_figure(rows: pd.DataFrame) -> Figure:
         layer_axis(axis, layers, names=target == targets[0])
         axis.bar(share.index, share, color=COLOURS["adapted"], width=0.8)
         axis.axhline(share.mean(), color="0.35", linewidth=0.8, linestyle="--")
-        axis.annotate(f"mean {share.mean():.0f} %", (len(layers) + 0.3, share.mean()), (0, 2), "data",
-                      "offset points", ha="right", fontsize=7)
+        axis.text(0.995, 0.95, f"mean {share.mean():.0f} %", transform=axis.transAxes, ha="right", va="top",
+                  fontsize=8, backgroundcolor="white")
         axis.set_ylabel(f"{target}\nshare, %")
     axes[-1, 0].set_xlabel(DEPTH)
     return figure

@@ -158,7 +158,7 @@ def _applies(spec: Spec, target: Target) -> bool:
     seen = target.data.camids[images_of(target, target.splits[0], spec.images)]
     if spec.by == "place" or not names_cameras(target):
         return spec.by == "place" and len(seen) >= 4
-    return len(seen) >= 4 and (spec.N or 0) <= int(seen.bincount().max())
+    return len(seen) >= 4 and (spec.N or 0) < int(seen.unique(return_counts=True)[1].median())
 
 
 def write_table(table: pd.DataFrame, name: str, run: str, note: str = "", rows: pd.DataFrame | None = None,

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from bnta_lib.adapters import ADAPTERS
 from bnta_lib.adaption import LOSSES, adapt, pair_losses
-from bnta_lib.by_camera import LEAST, adapt_by_camera, embed_by_camera, normalise_by_camera
+from bnta_lib.by_camera import adapt_by_camera, embed_by_camera, normalise_by_camera
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import Scores, evaluate
 from bnta_lib.files import end_with
@@ -35,6 +35,8 @@ from bnta_lib.suite.runs import device_of
 from bnta_lib.suite.specs import DIVERGED, Spec
 from bnta_lib.suite.store import DETAILS, SHORT, key_of, machine, open_store
 from bnta_lib.weights import model_digest
+
+FEWEST = 8  # images of a camera, for statistics of its own in measured rows: fewer than users should take
 
 
 @dataclass(frozen=True)
@@ -207,13 +209,13 @@ def _features_by_camera(measurer: Measurer, unit: Unit) -> Tensor:
     seen = sample_by_camera(seen, camids, spec.N, unit.seed)
     features = measurer.features(unit)[0].clone()
     if spec.by == "features":
-        features[test] = normalise_by_camera(features[test], camids[test], features[seen], camids[seen])
+        known = features[seen], camids[seen]
+        features[test] = normalise_by_camera(features[test], camids[test], *known, FEWEST)
     else:
-        least = min(LEAST, spec.N or LEAST)
-        known = [camera for camera in camids.unique() if (camids[seen] == camera).sum() >= least]
+        known = [camera for camera in camids.unique() if (camids[seen] == camera).sum() >= FEWEST]
         place = not torch.isin(camids[test], torch.tensor(known)).all()
         with warnings.catch_warnings(action="ignore"):  # gallery alone: some cameras have probes alone
-            deltas = adapt_by_camera(model, images[seen], camids[seen], settings, spec.adapter, least=least,
+            deltas = adapt_by_camera(model, images[seen], camids[seen], settings, spec.adapter, least=FEWEST,
                                      place=place, seed=unit.seed, **spec.options)
             features[test] = embed_by_camera(model, images[test], camids[test], deltas)[0]
     return features

@@ -127,7 +127,7 @@ def gains_along(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     ``rows``: of "few_images", "wrong_cameras" or "steps_by_camera". Columns: line ("" if there is one), x,
     target, and those of :func:`~bnta_lib.suite.stats.describe`.
     """
-    rows = rows.assign(line=rows.get("line", ""))
+    rows = rows.assign(line=rows.get("line", "")).sort_values("x", kind="stable")
     return describe_by(split_gains(rows, ["line", "x"], metric=metric), ["line", "x", "target"])
 
 
