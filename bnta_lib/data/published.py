@@ -233,8 +233,8 @@ def target_splits(found: Found, settings: Settings) -> tuple[tuple[Split, ...], 
     else:
         several = settings.ilids_images == "multi"
         pairs = [_picked(first, people, split, several) for split in splits]
-        how = f"one probe and {'all other images' if several else 'one gallery image'} of a person, at random, "
-        how += "cameras not named (so in no row by camera)"
+        gallery = "all other images" if several else "one gallery image"
+        how = f"one probe and {gallery} of a person, at random, no camera named (so no row by camera)"
     sizes = [" to ".join(str(n) for n in sorted({len(rows) for rows in side})) for side in zip(*pairs)]
     words = f"{sizes[0]} probes, {sizes[1]} gallery images, {how}; {which}."
     return tuple(Split(*map(torch.tensor, pair)) for pair in pairs), words

@@ -10,13 +10,13 @@ from html import escape
 import ipywidgets as W
 import torch
 
-from bnta_lib.by_camera import LEAST, adapt_by_camera, embed_by_camera
+from bnta_lib.by_camera import adapt_by_camera, embed_by_camera
 from bnta_lib.data.sets import Target
 from bnta_lib.evaluation import Ranking, top_gallery
 from bnta_lib.explore.figures import ORDERS, RELEASED, WIDE, Explorer, Shown, probe_order, probe_shown
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import Settings
-from bnta_lib.suite.runner import images_of, sample_by_camera
+from bnta_lib.suite.runner import FEWEST, images_of, sample_by_camera
 from bnta_lib.suite.specs import IMAGES
 from bnta_lib.weights import bn_tensors
 
@@ -24,11 +24,12 @@ from bnta_lib.weights import bn_tensors
 def adapt_to(model: BNTANet, target: Target, number: int, settings: Settings) -> tuple:
     """Deltas on ``number`` images of each camera (0: all), counts by camera, cameras with few, the kind."""
     split, camids = target.split(0), target.data.camids
-    kind = "others" if len(images_of(target, split, "others")) >= LEAST else "test"
+    kind = "others" if len(images_of(target, split, "others")) >= FEWEST else "test"
     rows = sample_by_camera(images_of(target, split, kind), camids, number)
     counts = camids[rows].bincount(minlength=int(camids.max()) + 1).tolist()
-    few = [camera for camera in camids.unique().tolist() if counts[camera] < LEAST]
-    deltas = adapt_by_camera(model, target.data.images[rows], camids[rows], settings, place=bool(few))
+    few = [camera for camera in camids.unique().tolist() if counts[camera] < FEWEST]
+    deltas = adapt_by_camera(model, target.data.images[rows], camids[rows], settings, least=FEWEST,
+                             place=bool(few))
     return deltas, counts, few, IMAGES[kind]
 
 
