@@ -35,7 +35,8 @@ def test_numbers_are_those_of_images_embedded_by_their_camera(explorer, tiny_mod
     for alpha, number in ((1, 0), (0.5, 16), (0.25, 8), (0, 8)):
         controls["alpha"].value, controls["number"].value = alpha, number
         seen = sample_by_camera(torch.arange(36, 85), data.camids, number)
-        deltas = adapt_by_camera(model, data.images[seen], data.camids[seen], tiny, "alpha_bn", alpha=alpha)
+        crops = data.images[seen], data.camids[seen]
+        deltas = adapt_by_camera(model, *crops, tiny, "alpha_bn", least=8, alpha=alpha)
         after = embed_by_camera(model, data.images, data.camids, deltas)[0] if alpha else None
         for name, probes in (("camera 2", split.probe[1::2]), ("all cameras", split.probe)):
             some = Split(probes, split.gallery)
