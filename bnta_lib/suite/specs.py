@@ -219,8 +219,8 @@ FEW = (TABLE_2[1], *(_by_camera(f"{n or 'all'} images", "others", N=n or None, l
                      for n in (8, 16, 32, 64, 128, 0)))
 WRONG = (TABLE_2[1], *(_by_camera(f"{share} % wrong", "others", wrong=share / 100, labels={"x": share})
                        for share in (0, 5, 10, 25, 50, 100)))
-STEPS = (TABLE_2[1], *(_by_camera(f"{n} steps, {losses}", "others", "bnta", options={"steps": n, **options},
-                                  labels={"x": n, "line": losses})
+STEPS = (TABLE_2[1], *(_by_camera(f"{n} step{'s' * (n > 1)}, {losses}", "others", "bnta",
+                                  options={"steps": n, **options}, labels={"x": n, "line": losses})
                        for losses, options in (("both losses", {}), ("no loss", {"losses": ()}))
                        for n in (1, 2, 4, 8, 16)))
 
