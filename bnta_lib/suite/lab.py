@@ -106,7 +106,7 @@ class Lab:
         for part in parts:
             for name, spec, count in part.plan(galleries, self.settings):
                 count = count if seeds is None or spec.adapter == "none" else seeds
-                if _applies(spec, targets[name]):
+                if _applies(part.experiment, spec, targets[name]):
                     units += [Unit(part.experiment, name, spec, split, seed)
                               for split in splits or part.splits or range(len(targets[name].splits))
                               for seed in (range(count) if isinstance(count, int) else count)]
@@ -151,14 +151,14 @@ class Lab:
         return _write(figures_dir(self.run) / f"{name}.csv", kept.round(6).to_csv(index=False))
 
 
-def _applies(spec: Spec, target: Target) -> bool:
+def _applies(experiment: str, spec: Spec, target: Target) -> bool:
     """Whether a target has the images that a spec adapts on, and names the cameras that it needs."""
-    if spec.by == "place" and spec.images == "gallery":
-        return True
-    seen = target.data.camids[images_of(target, target.splits[0], spec.images)]
-    if spec.by == "place" or not names_cameras(target):
-        return spec.by == "place" and len(seen) >= 4
-    return len(seen) >= 4 and (spec.N or 0) < int(seen.unique(return_counts=True)[1].median())
+    by_camera = spec.by != "place" or experiment == "camera_shift"
+    if by_camera and not names_cameras(target):
+        return False
+    camids = target.data.camids[images_of(target, target.splits[0], spec.images)]
+    enough = (spec.N or 0) < camids.unique(return_counts=True)[1].median() if by_camera else True
+    return len(camids) >= 4 and bool(enough)
 
 
 def write_table(table: pd.DataFrame, name: str, run: str, note: str = "", rows: pd.DataFrame | None = None,

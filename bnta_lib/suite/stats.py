@@ -67,7 +67,8 @@ def paired_test(rows: pd.DataFrame, method: str | Sequence[str], against: str | 
     values = rows[rows["metric"] == metric].groupby(["target", "split", "method"], sort=False)["value"]
     table, sides = values.mean().unstack("method"), (np.atleast_1d(method), np.atleast_1d(against))
     first, second = (table[side].sum(axis=1, skipna=False) for side in sides)
-    tests = describe_by((first - second).rename("difference").reset_index(), ["target"], **limits)
+    both = (first - second).rename("difference").dropna()  # on some targets a row may not be measured
+    tests = describe_by(both.reset_index(), ["target"], **limits)
     times = rows[rows["method"].isin(np.concatenate(sides))].groupby("training")["weights"].nunique()
     one_each = len(times) > 1 and times.min() < 2
     return tests.assign(verdict=OPEN, reason=ONE_EACH) if one_each else tests

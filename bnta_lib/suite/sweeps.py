@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from bnta_lib.data.published import names_cameras
 from bnta_lib.data.sets import Target
 from bnta_lib.suite.runner import images_of
 from bnta_lib.suite.specs import CHOICES, DIVERGED, IMAGES
@@ -110,9 +111,14 @@ def survival(gains: pd.DataFrame) -> pd.DataFrame:
 
 
 def images_by_camera(targets: Mapping[str, Target]) -> pd.DataFrame:
-    """How many images each camera has to adapt on, in the first split: a row a target and protocol."""
-    rows = {}
-    for name, target in targets.items():
+    """How many images each camera has to adapt on, in the first split: a row a target and protocol.
+
+    Raises ValueError if no target names its cameras.
+    """
+    rows, named = {}, {name: target for name, target in targets.items() if names_cameras(target)}
+    if not named:
+        raise ValueError(f"no camera is named in {', '.join(targets)}: adaption by camera needs them")
+    for name, target in named.items():
         for kind, words in IMAGES.items():
             seen = images_of(target, target.splits[0], kind)
             counts = target.data.camids[seen].bincount(minlength=int(target.data.camids.max()) + 1)[1:]

@@ -92,7 +92,7 @@ def by_camera(rows: pd.DataFrame) -> pd.DataFrame:
 def _cited(rows: pd.DataFrame, metric: str) -> pd.Series | None:
     """The paper's rank 1 for rows of Table 3, 4 or 5, if that was measured on its target."""
     table = rows["table"].iloc[0]
-    target = TABLES[table][0].target if metric == "R1" else None
+    target = TABLES[table][0].target if metric == "R1" and table in TABLES else None
     return paper_values(table.split("_")[1], target) if target in set(rows["target"]) else None
 
 
