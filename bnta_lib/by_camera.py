@@ -17,7 +17,9 @@ from bnta_lib.settings import METHOD_VERSION, Settings
 from bnta_lib.weights import Delta, bn_tensors, model_digest
 
 PLACE = 0  # the key of all images' delta, for cameras without one; those of cameras are from 1
-LEAST = 16  # images of a camera, for statistics of its own: see notebook 14
+# Images of a camera, for statistics of its own. On a rendered site AdaBN on all images of the place reaches
+# rank 1 of 67.4; on 8, 16, 32 and 64 images of each camera 39.1, 62.4, 69.8 and 70.5; on all of them 73.3.
+LEAST = 32
 
 
 def adapt_by_camera(model: BNTANet, images: Tensor, camids: Tensor, settings: Settings,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnta_lib.adaption import Adaption, adapt
-from bnta_lib.by_camera import PLACE, adapt_by_camera
+from bnta_lib.by_camera import LEAST, PLACE, adapt_by_camera
 from bnta_lib.model import BNTANet, bn_layers, embed
 from bnta_lib.settings import Settings
 from bnta_lib.weights import Delta
@@ -26,9 +26,6 @@ from bnta_lib.weights import Delta
 # apart or more, one a pixel aside or as JPEG of quality 75 at most 0.21.
 SAME = 0.2
 SAMPLE = 128  # images whose features are compared before and after
-# Images of a camera, for a delta of its own. On the rendered site AdaBN on all images of the place reaches
-# rank 1 of 67.4; on 8, 16, 32 and 64 images of each camera 39.1, 62.4, 69.8 and 70.5; on all of them 73.3.
-LEAST = 32
 
 
 class AdaptionStopped(RuntimeError):
