@@ -162,3 +162,12 @@ def test_claims():
     assert_same(claims.judge(rows | {
         "Fig. 3": layers.change_rates_by_split(changes_by_target()), "Fig. 4": table("figure_4"),
         "time": claims.time_rows(rows["Table 2"], targets)}), "paper_check", 3)
+
+
+def test_table_by_camera():
+    rows = table("by_camera")
+    assert_printed(tables.by_camera(rows), "by_camera", 2, 2)
+    method, against = "AdaBN by camera; other people", "BNTA w/o TTA"
+    gains = tables.compare(rows, [(method, against)]).set_index("target")["difference"]
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert "by {:.1f}, {:.1f} and {:.1f} points".format(*gains[["VIPeR", "GRID", "iLIDS"]]) in text
