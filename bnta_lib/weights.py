@@ -157,6 +157,9 @@ class Delta:
         return Delta(tensors, record["base"], record["meta"])
 
 
+PLACE = 0  # the key of all images' delta, for cameras without one; those of cameras are from 1
+
+
 def save_deltas(deltas: Mapping[int, Delta], path: str | Path) -> None:
     """Write the deltas of a place's cameras into one file, always with the same bytes."""
     record = {str(camera): {"base": delta.base, "meta": delta.meta} for camera, delta in deltas.items()}
@@ -166,10 +169,10 @@ def save_deltas(deltas: Mapping[int, Delta], path: str | Path) -> None:
 
 
 def load_deltas(path: str | Path) -> dict[int, Delta]:
-    """Read what :func:`save_deltas` wrote, or one delta as that of the place (0). Raises as Delta.load."""
+    """Read what :func:`save_deltas` wrote, or one delta as that of PLACE. Raises as Delta.load."""
     record, tensors = _read(path, "bnta-deltas", "make them with save_deltas(adapt_by_camera(...), ...)")
     if record is None:
-        return {0: Delta.load(path)}
+        return {PLACE: Delta.load(path)}
     of_camera: dict[str, dict[str, Tensor]] = {camera: {} for camera in record}
     for name, tensor in tensors.items():
         camera, _, layer = name.partition(".")

@@ -15,7 +15,7 @@ from bnta_lib.figures.results import along_figure
 from bnta_lib.model import BNTANet, bn_layers, embed
 from bnta_lib.suite.layers import bn_moments, shift_by_camera
 from bnta_lib.suite.runner import Measurer, Unit, exchanged, images_of, score
-from bnta_lib.suite.specs import BY_CAMERA, TABLE_2, few_images, steps_by_camera, wrong_cameras
+from bnta_lib.suite.specs import BY_CAMERA, TABLE_2, exchanged_cameras, few_images, steps_by_camera
 from bnta_lib.suite.sweeps import gains_along
 from bnta_lib.weights import bn_tensors, load_deltas, save_deltas
 
@@ -110,7 +110,7 @@ def test_deltas_of_all_cameras_are_one_file_of_the_same_bytes(model, place, tmp_
 
 @pytest.mark.parametrize("change, message", [
     ({"camids": torch.zeros(29, dtype=torch.int64)}, "whole numbers from 1"),
-    ({"camids": torch.ones(3, dtype=torch.int64)}, "29 whole numbers"),
+    ({"camids": torch.ones(3, dtype=torch.int64)}, "one for each of 29 images"),
     ({"adapter": "adabm"}, "no adapter of batch norm"),
     ({"adapter": "bnta", "layers": ("bn", "conv")}, "no adapter of batch norm alone"),
     ({"adapter": "bnta", "steps": 0}, "steps is at least 1"),
@@ -180,9 +180,9 @@ def test_two_parts_of_the_shift_add_up_to_the_mean_squared_distance_of_the_camer
 
 
 def test_rows_by_camera_have_keys_of_their_own_and_share_those_of_table_2():
-    specs = [*BY_CAMERA, *few_images(), *wrong_cameras(), *steps_by_camera()]
+    specs = [*BY_CAMERA, *few_images(), *exchanged_cameras(), *steps_by_camera()]
     columns = {spec.method: str(spec.columns(SMOKE, 60)) for spec in specs}
-    # "all images" and "0 % wrong" are a row of the first table.
+    # "all images" and "0 % exchanged" are a row of the first table.
     assert len({*columns.values()}) == len(columns) - 2
     shared = {str(spec.columns(SMOKE, 60)) for spec in TABLE_2} & {*columns.values()}
     assert len(shared) == 3  # no adaption, BNTA and AdaBN, on the gallery

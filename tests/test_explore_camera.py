@@ -5,10 +5,10 @@ import re
 import pytest
 import torch
 
-from bnta_lib.by_camera import adapt_by_camera, embed_by_camera
+from bnta_lib.by_camera import adapt_by_camera, embed_by_camera, sample_by_camera
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.explore import camera
-from bnta_lib.suite.runner import sample_by_camera, score
+from bnta_lib.suite.runner import score
 from conftest import noise
 
 

@@ -10,13 +10,13 @@ from html import escape
 import ipywidgets as W
 import torch
 
-from bnta_lib.by_camera import adapt_by_camera, embed_by_camera
+from bnta_lib.by_camera import adapt_by_camera, embed_by_camera, sample_by_camera
 from bnta_lib.data.sets import Target
 from bnta_lib.evaluation import Ranking, top_gallery
 from bnta_lib.explore.figures import ORDERS, RELEASED, WIDE, Explorer, Shown, probe_order, probe_shown
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import Settings
-from bnta_lib.suite.runner import FEWEST, images_of, sample_by_camera
+from bnta_lib.suite.runner import FEWEST, images_of
 from bnta_lib.suite.specs import IMAGES
 from bnta_lib.weights import bn_tensors
 

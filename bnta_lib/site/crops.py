@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bnta_lib.by_camera import sample_by_camera
 from bnta_lib.data.sets import files_below, open_rgb, picture_keys, resized
 from bnta_lib.rendered.benchmark import cached_images
 from bnta_lib.rendered.domains import DOMAINS, Domain
@@ -257,6 +258,11 @@ def adaption_sample(site: Site, max_crops: int, seed: int = 0) -> Tensor:
     """Rows (n,) of at most ``max_crops`` crops, drawn with ``seed``, in order: pairing compares them all."""
     order = torch.randperm(len(site), generator=torch.Generator().manual_seed(seed))
     return order[:max_crops].sort().values
+
+
+def camera_sample(site: Site, each: int, seed: int = 0) -> Tensor:
+    """Rows of at most ``each`` crops of every camera, drawn with ``seed``."""
+    return sample_by_camera(torch.arange(len(site)), site.cameras, each, seed)
 
 
 def results_dir(site: Site, out: str | Path | None = None) -> Path:

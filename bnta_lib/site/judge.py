@@ -97,9 +97,9 @@ def estimate(before: Tensor, after: Tensor, trial: tuple[Tensor, Tensor], settin
 
 def tracks_by_camera(site: Site, before: Tensor, after: Tensor, settings: Settings,
                      seed: int = 0) -> pd.DataFrame:
-    """The estimate among the tracks of each camera alone, a row each: its light tells no track from another.
+    """The estimate among the tracks of each camera alone, a row each: there its light cannot help.
 
-    Tracks that begin by one camera and end by another come last. Raises ValueError as :func:`track_trial`.
+    Tracks that begin at one camera and end at another come last. Raises ValueError as :func:`track_trial`.
     """
     early, late = track_trial(site)
     first, last = site.cameras[early], site.cameras[late]

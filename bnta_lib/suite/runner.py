@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from bnta_lib.adapters import ADAPTERS
 from bnta_lib.adaption import LOSSES, adapt, pair_losses
-from bnta_lib.by_camera import adapt_by_camera, embed_by_camera, normalise_by_camera
+from bnta_lib.by_camera import adapt_by_camera, embed_by_camera, normalise_by_camera, sample_by_camera
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import Scores, evaluate
 from bnta_lib.files import end_with
@@ -74,14 +74,6 @@ def sample_of(split: Split, size: int | None) -> Tensor:
     return split.gallery[torch.randperm(images, generator=torch.Generator().manual_seed(0))[:size]]
 
 
-def sample_by_camera(rows: Tensor, camids: Tensor, size: int | None, seed: int = 0) -> Tensor:
-    """``size`` of the images ``rows`` of each camera, or as many as it has; None or 0: all, in order."""
-    if not size:
-        return rows
-    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
-    return torch.cat([rows[camids[rows] == camera][:size] for camera in camids.unique()])
-
-
 def images_of(target: Target, split: Split, kind: str) -> Tensor:
     """Rows of a set's images of a ``kind`` (see IMAGES), in order: none of other people in some sets."""
     if kind == "gallery":
@@ -92,7 +84,8 @@ def images_of(target: Target, split: Split, kind: str) -> Tensor:
 
 
 def exchanged(camids: Tensor, share: float, seed: int) -> Tensor:
-    """Camera labels, a ``share`` of them exchanged among one another at random."""
+    """Camera labels, a ``share`` of them exchanged at random. Some images get their own label back: of two
+    equal cameras half of them do."""
     order = torch.randperm(len(camids), generator=torch.Generator().manual_seed(seed))
     rows = order[: round(share * len(camids))]
     return camids.scatter(0, rows, camids[rows.roll(1)])
@@ -183,8 +176,8 @@ def _retrieval(measurer: Measurer, unit: Unit) -> list[dict]:
     elif spec.adapter == "none":
         features = measurer.features(unit)[0]
     elif spec.adapter == "bnta":
-        sample = images_of(target, split, spec.images)
-        sample = sample_of(split, spec.N) if spec.images == "gallery" else sample
+        gallery = spec.images == "gallery"
+        sample = sample_of(split, spec.N) if gallery else images_of(target, split, spec.images)
         pairs, pairing = measurer.pairs(unit, sample)
         images = target.data.images[sample]
         result = adapt(model, images, settings, pairs=pairs, seed=unit.seed, **spec.options)
@@ -204,7 +197,7 @@ def _features_by_camera(measurer: Measurer, unit: Unit) -> Tensor:
     """Features of a whole set after adaption by camera; those outside the split's test are without it."""
     model, target, split, settings = measurer.inputs(unit)
     spec, images = unit.spec, target.data.images
-    camids = exchanged(target.data.camids, spec.wrong, unit.seed)
+    camids = exchanged(target.data.camids, spec.exchanged, unit.seed)
     seen, test = (images_of(target, split, kind) for kind in (spec.images, "test"))
     seen = sample_by_camera(seen, camids, spec.N, unit.seed)
     features = measurer.features(unit)[0].clone()

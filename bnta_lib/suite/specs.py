@@ -16,7 +16,7 @@ SETTINGS = {"momentum": "tta_momentum", "epochs": "tta_epochs", "lr": "tta_lr", 
             "margin": "margin", "lambda3": "lambda3", "reduction": "matching_reduction"}
 READ = {"K", "tta_batch", "normalise_features", *SETTINGS.values()}  # what a row may override
 # Columns and options that came later, with the value that all rows of before have: it is in no key.
-LATER: dict[str, object] = {"steps": None, "images": "gallery", "by": "place", "wrong": 0.0}
+LATER: dict[str, object] = {"steps": None, "images": "gallery", "by": "place", "each": None, "exchanged": 0.0}
 OPTIONS = ("layers", "quantities", "losses", "reading", "follow_bnneck")
 COLUMNS = ("training", "adapter", "N", "K", *SETTINGS, *OPTIONS, "normalise", "options")
 # What is adapted on: as in the paper, with the probes, or people who are in neither.
@@ -37,7 +37,7 @@ class Spec:
     labels: Mapping = field(default_factory=dict)  # further columns of its rows
     images: str = "gallery"  # which: one of IMAGES
     by: str = "place"  # adapt once to the "place", to each "camera", or its "features" alone
-    wrong: float = 0.0  # share of the images whose camera labels are exchanged
+    exchanged: float = 0.0  # share of the images whose camera labels are exchanged with one another
 
     def __post_init__(self) -> None:
         if self.adapter not in ADAPTERS:
@@ -48,8 +48,9 @@ class Spec:
             raise ValueError(f"{self.adapter} reads {min(no_column)!r}, which has no column in SETTINGS")
         if unread := self.overrides.keys() - READ:
             raise ValueError(f"{self.method}: no adaption reads {min(unread)!r}: name a training that has it")
-        if self.N is not None and self.adapter != "bnta" and self.by == "place":
-            raise ValueError(f"{self.method}: only bnta adapts on a sample of N images")
+        sampled = self.by == "camera" or self.adapter == "bnta" and self.images == "gallery"
+        if self.N is not None and not sampled:
+            raise ValueError(f"{self.method}: only bnta adapts on a sample of N images, and of the gallery")
         if self.images not in IMAGES or self.by not in ("place", "camera", "features"):
             raise ValueError(f"{self.method}: cannot adapt by {self.by!r} on {self.images!r}")
 
@@ -57,16 +58,18 @@ class Spec:
         """:data:`COLUMNS` with all defaults resolved, for a gallery of so many images."""
         settings, adapter = replace(settings, **self.overrides), ADAPTERS[self.adapter]
         options = {**adapter.options, **self.options}
-        options |= {name: getattr(self, name) for name in ("images", "by", "wrong")}
-        n = 0 if self.adapter == "none" else self.N or gallery
+        each = self.N if self.by == "camera" else None
+        options |= {"images": self.images, "by": self.by, "each": each, "exchanged": self.exchanged}
+        papers = self.by == "place" and self.images == "gallery"
+        n = 0 if self.adapter == "none" else self.N or gallery if papers else None
         k = options.pop("K", 0)
-        k = min(settings.K, n // 2) if k is None else k
+        k = min(settings.K, n // 2 if n else settings.K) if k is None else k
         values = {column: getattr(settings, name) if name in adapter.reads else None
                   for column, name in SETTINGS.items()}
         for name in OPTIONS:
             value = options.pop(name, None)
             values[name] = "+".join(value) if isinstance(value, (tuple, list)) else value
-        if n and settings.tta_batch != Settings.tta_batch:
+        if self.adapter != "none" and settings.tta_batch != Settings.tta_batch:
             options["tta_batch"] = settings.tta_batch
         options = {name: value for name, value in options.items() if value != LATER.get(name)}
         kind = "features" if self.by == "features" else self.adapter
@@ -85,7 +88,7 @@ class Table:
     target: str | None = None  # the paper's: all seeds there, one on others; None: all seeds on all
     everywhere: bool = True  # or on the paper's own target alone
     seeds: int | None = None  # at most so many
-    experiment: str = "retrieval"  # what is measured: retrieval, changes, shift or headroom
+    experiment: str = "retrieval"  # what is measured: a key of EXPERIMENTS in runner.py
     splits: tuple[int, ...] = ()  # which; none: all
 
     def plan(self, galleries: Mapping[str, int], settings: Settings) -> Iterator[tuple[str, Spec, int]]:
@@ -214,16 +217,18 @@ BY_CAMERA = (
         ("Tent", "tent", {}), ("alpha-BN 0.5", "alpha_bn", {"alpha": 0.5}))),
     *(_by_camera("features by camera", on, "none", "features") for on in IMAGES),
 )
+
+
 def few_images(images: str = "others") -> tuple[Spec, ...]:
     """AdaBN by camera on few images of each camera; 0: on all."""
     return (TABLE_2[1], *(_by_camera(f"{n or 'all'} images", images, N=n or None, labels={"x": n})
                           for n in (8, 16, 32, 64, 128, 0)))
 
 
-def wrong_cameras(images: str = "others") -> tuple[Spec, ...]:
-    """AdaBN by camera with a share of the camera labels, in per cent, exchanged."""
-    return (TABLE_2[1], *(_by_camera(f"{share} % wrong", images, wrong=share / 100, labels={"x": share})
-                          for share in (0, 5, 10, 25, 50, 100)))
+def exchanged_cameras(images: str = "others") -> tuple[Spec, ...]:
+    """AdaBN by camera with a share of the camera labels, in per cent, exchanged at random."""
+    return (TABLE_2[1], *(_by_camera(f"{share} % exchanged", images, exchanged=share / 100,
+                                     labels={"x": share}) for share in (0, 5, 10, 25, 50, 100)))
 
 
 def steps_by_camera(images: str = "others", counts: Sequence[int] = (1, 2, 4, 8, 16)) -> tuple[Spec, ...]:
@@ -245,7 +250,7 @@ TABLES: dict[str, tuple[Table, ...]] = {
                           for choice in (*CHOICES.values(), AFFINE)),
     "by_camera": (Table(BY_CAMERA),),
     "few_images": (Table(few_images(), seeds=1),),
-    "wrong_cameras": (Table(wrong_cameras(), seeds=1),),
+    "exchanged_cameras": (Table(exchanged_cameras(), seeds=1),),
     "steps_by_camera": (Table(steps_by_camera(), seeds=1),),
     "changes": (Table((Spec("BNTA"),), seeds=1, experiment="changes"),),
     "shift": (Table((Spec("BNTA"),), seeds=1, experiment="shift", splits=(0,)),),

@@ -124,13 +124,13 @@ def images_by_camera(targets: Mapping[str, Target]) -> pd.DataFrame:
             counts = target.data.camids[seen].bincount(minlength=int(target.data.camids.max()) + 1)[1:]
             rows[name, words] = pd.Series(counts.tolist()).agg(["size", "min", "median", "max"])
     table = pd.DataFrame(rows).T.rename_axis(["target", "adapted on"])
-    return table.rename(columns={"size": "cameras", "min": "fewest", "max": "most"}).astype(int)
+    return table.rename(columns={"size": "cameras", "min": "fewest", "max": "most"}).round().astype(int)
 
 
 def gains_along(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
     """What adaption by camera adds at each ``x`` of a sweep: a row a target, line and x.
 
-    ``rows``: of "few_images", "wrong_cameras" or "steps_by_camera". Columns: line ("" if there is one), x,
+    ``rows``: of "few_images", "exchanged_cameras" or "steps_by_camera". Columns: line ("" if one), x,
     target, and those of :func:`~bnta_lib.suite.stats.describe`.
     """
     rows = rows.assign(line=rows.get("line", "")).sort_values("x", kind="stable")
