@@ -308,7 +308,7 @@ def measure_all(measurer: Measurer, units: Mapping[str, Unit]) -> Iterator[tuple
                 cpu_count(), env=_ENVIRONMENT, initializer=_start,
                 initargs=(pickle.dumps(measurer), os.getpid()))
             stack.callback(executor.shutdown, kill_workers=True)
-        running = {executor.submit(_measure, shared, unit): key for key, unit in units.items()}
+        running = {executor.submit(_measure_there, shared, unit): key for key, unit in units.items()}
         for done in as_completed(running):
             yield running[done], done.result()
 
@@ -321,10 +321,16 @@ def _start(pickled: bytes, parent: int) -> None:
     _measurer = pickle.loads(pickled)
 
 
-def _measure(measurer: Measurer | None, unit: Unit) -> list[dict]:
-    """Measure with one thread, on whose number the rounding of gradients depends."""
-    measurer, threads = measurer or _measurer, torch.get_num_threads()
+def _measure_there(measurer: Measurer | None, unit: Unit) -> list[dict]:
+    """Measure in another process, which gets its models on the CPU."""
+    measurer = measurer or _measurer
     measurer.models[unit.spec.training].to(device_of(measurer.settings.profile))
+    return _measure(measurer, unit)
+
+
+def _measure(measurer: Measurer, unit: Unit) -> list[dict]:
+    """Measure with one thread, on whose number the rounding of gradients depends."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         return measurer.measure(unit)
