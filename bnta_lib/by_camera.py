@@ -57,7 +57,7 @@ def adapt_by_camera(model: BNTANet, images: Tensor, camids: Tensor, settings: Se
 
     deltas = {PLACE: delta(torch.arange(len(images)), PLACE)} if place else {}
     for camera, count in zip(*(values.tolist() for values in camids.unique(return_counts=True))):
-        if count >= least:
+        if count >= max(least, 4):  # what an adapter takes
             deltas[camera] = delta((camids == camera).nonzero()[:, 0], camera)
         elif place:
             warnings.warn(f"camera {camera} has {count} images, and {least} are needed: it gets the delta of "
@@ -90,8 +90,9 @@ def embed_by_camera(model: BNTANet, images: Tensor, camids: Tensor,
 
 
 def _checked(camids: Tensor, images: Tensor, lowest: int) -> Tensor:
-    n, whole = len(images), not (camids.is_floating_point() or camids.dtype == torch.bool)
-    if not n or camids.shape != (n,) or not whole or camids.min() < lowest:
+    n, kinds = len(images), (torch.int64, torch.int32, torch.int16, torch.uint8)
+    whole = isinstance(camids, Tensor) and camids.dtype in kinds
+    if not n or not whole or camids.shape != (n,) or camids.min() < lowest:
         raise ValueError(f"camids are whole numbers from {lowest}, one for each of {n} images (at least one)")
     return camids.cpu()
 
@@ -103,10 +104,12 @@ def normalise_by_camera(features: Tensor, camids: Tensor, seen: Tensor, seen_cam
     The rival that leaves the network alone: Song et al., ICLR 2025, arXiv:2502.10195. A camera with fewer
     than ``least`` features seen takes those of all cameras.
     """
+    if len(seen) < 2:
+        raise ValueError("a standard deviation needs at least two features that were seen")
     normalised = torch.empty_like(features)
     for camera in camids.unique():
         own = seen[seen_camids == camera]
-        own = own if len(own) >= least else seen
+        own = own if len(own) >= max(least, 2) else seen
         rows = camids == camera
         normalised[rows] = (features[rows] - own.mean(0)) / own.std(0).clamp(min=1e-12)
     return normalised

@@ -138,8 +138,8 @@ class Delta:
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
         """``with delta.applied(model):`` the model is adapted inside, and as before afterwards."""
         before = bn_tensors(model)
-        self.apply(model)
         try:
+            self.apply(model)
             yield model
         finally:
             load_bn_tensors(model, before)
@@ -153,7 +153,7 @@ class Delta:
         """Read a delta. Raises FileNotFoundError, or ValueError for a damaged file or one of another kind."""
         record, tensors = _read(path, "bnta-delta", "make one with adapt(...).delta.save(...)")
         if record is None:
-            raise ValueError(f"{path} is no delta: load_model reads weights")
+            raise ValueError(f"{path} is no delta: load_model reads weights, load_deltas those of cameras")
         return Delta(tensors, record["base"], record["meta"])
 
 
@@ -162,6 +162,8 @@ PLACE = 0  # the key of all images' delta, for cameras without one; those of cam
 
 def save_deltas(deltas: Mapping[int, Delta], path: str | Path) -> None:
     """Write the deltas of a place's cameras into one file, always with the same bytes."""
+    if odd := [camera for camera in deltas if type(camera) is not int]:
+        raise ValueError(f"a camera is a whole number, not {odd[0]!r}")
     record = {str(camera): {"base": delta.base, "meta": delta.meta} for camera, delta in deltas.items()}
     _write(path, "bnta-deltas", record, {f"{camera}.{name}": tensor.clone()  # cameras may share a delta
                                          for camera, delta in deltas.items()

@@ -11,12 +11,13 @@ from bnta_lib import settings
 from bnta_lib.adapters import ADAPTERS
 from bnta_lib.by_camera import PLACE, adapt_by_camera, embed_by_camera, normalise_by_camera
 from bnta_lib.data import load_targets
+from bnta_lib.data.sets import ReIDSet, Target
 from bnta_lib.figures.results import along_figure
 from bnta_lib.model import BNTANet, bn_layers, embed
 from bnta_lib.suite.layers import bn_moments, shift_by_camera
 from bnta_lib.suite.runner import Measurer, Unit, exchanged, images_of, score
 from bnta_lib.suite.specs import BY_CAMERA, TABLE_2, exchanged_cameras, few_images, steps_by_camera
-from bnta_lib.suite.sweeps import gains_along
+from bnta_lib.suite.sweeps import gains_along, images_by_camera
 from bnta_lib.weights import bn_tensors, load_deltas, save_deltas
 
 SMOKE = settings("smoke")
@@ -213,3 +214,17 @@ def test_gain_along_a_sweep_is_over_no_adaption_on_the_same_split():
     (axis,) = figure.axes
     assert [container.get_label() for container in axis.containers] == ["a", "b"]
     assert axis.get_xlabel() == "images of a camera" and "points" in figure.get_supylabel()
+
+
+def test_cameras_are_those_that_a_set_has_whatever_their_numbers(dots):
+    numbers = torch.tensor([3, 7])[dots.data.camids - 1]
+    data = ReIDSet("gaps", dots.data.images, dots.data.pids, numbers, origin="own folder")
+    table = images_by_camera({"gaps": Target(data, dots.splits[:1])})
+    assert table.loc[("gaps", "probes and gallery")].to_dict() == {
+        "cameras": 2, "fewest": 12, "median": 12, "most": 12}
+
+
+def test_deltas_are_saved_under_whole_numbers_alone(model, place, tmp_path):
+    deltas = adapt_by_camera(model, *place, SMOKE, least=12)
+    with pytest.raises(ValueError, match="a camera is a whole number, not '1'"):
+        save_deltas({"1": deltas[1]}, tmp_path / "a")

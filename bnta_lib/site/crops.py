@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from bnta_lib.adapters import ADAPTERS
 from bnta_lib.by_camera import sample_by_camera
 from bnta_lib.data.sets import files_below, open_rgb, picture_keys, resized
 from bnta_lib.rendered.benchmark import cached_images
@@ -34,7 +35,7 @@ VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wm
 # What names the camera of a crop in the name of its file: the topmost folder, or a video outside folders;
 # c3 in 0002_c3s1_000451_03.jpg; each video.
 CAMERAS = {"folders": r"^([^/]+?)(?:/|\.\w+, track )", "names": r"_(c\d+)[^/]*$",
-           "videos": r"^(.+)\.\w+, track "}
+           "videos": r"(?s)^(.+?)(?:\.\w+)?, track \d+, frame \d+$"}
 SKIPPED = 10  # files that were passed over and are named
 FIRST_CODE = 32  # domains of sites begin here: those of the benchmark have lower codes
 
@@ -218,12 +219,12 @@ def rendered_site(size: tuple[int, int], number: int = 0, people: int = 100, sho
 
 
 def shown_name(path: Path) -> str:
-    """A path as text that can be written anywhere: bytes that are no UTF-8 become a mark."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    """A path as text that can be written anywhere: bytes that are no UTF-8 become "\\xe9"."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def check_choices(images: str | Path, probes: str | Path | None, out: str | Path | None, *, N: int,
-                  places: int, seed: int) -> None:
+                  places: int, seed: int, cameras: str | None = None, by_camera: str | None = None) -> None:
     """Check the parameters of notebook 11, and make the folder ``out``, before anything is read.
 
     Raises ValueError for a parameter, OSError if ``out`` cannot be made.
@@ -231,6 +232,10 @@ def check_choices(images: str | Path, probes: str | Path | None, out: str | Path
     for name, value, low in (("N", N, 4), ("places", places, 1), ("seed", seed, 0)):
         if type(value) is not int or value < low:
             raise ValueError(f"{name} is a whole number of at least {low}; got {value!r}")
+    for name, value, known in (("cameras", cameras, {"folders", "names"}),
+                               ("by_camera", by_camera, ADAPTERS.keys() - {"none"})):
+        if value is not None and value not in known:
+            raise ValueError(f"{name} is None or one of {', '.join(sorted(known))}; got {value!r}")
     for name, value in (("images", images), ("probes", probes), ("out", out)):
         path = isinstance(value, (str, Path)) and str(value).strip()
         if not path and (value is not None or name == "images"):

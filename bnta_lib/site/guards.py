@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from bnta_lib.adaption import Adaption, adapt
 from bnta_lib.by_camera import LEAST, PLACE, adapt_by_camera
+from bnta_lib.data.sets import picture_keys
 from bnta_lib.model import BNTANet, bn_layers, embed
 from bnta_lib.settings import Settings
 from bnta_lib.weights import Delta
@@ -127,10 +128,12 @@ def guarded_by_camera(model: BNTANet, images: Tensor, camids: Tensor, names: Map
     deltas. Raises AdaptionStopped if PLACE's is refused, and as :func:`adapt_by_camera`.
     """
     names, unknown = {PLACE: "all crops", **names}, max(names, default=0) + 1
+    if unnamed := {*camids[camids > 0].tolist()} - {*names}:
+        raise ValueError(f"camera {min(unnamed)} has no name")
     with warnings.catch_warnings(action="ignore"):  # the table says it of cameras with few images
         made = adapt_by_camera(model, images, camids.where(camids > 0, unknown), settings, adapter,
                                least=LEAST, seed=seed)
-    deltas, rows, adapted = {}, {}, copy.deepcopy(model)
+    deltas, rows, adapted = {}, [], copy.deepcopy(model)
     made.pop(unknown, None)
     for camera, delta in made.items():
         own = images if camera == PLACE else images[camids == camera]
@@ -140,12 +143,13 @@ def guarded_by_camera(model: BNTANet, images: Tensor, camids: Tensor, names: Map
         ratio = after / max(spread(embed(model, sample)[0]), 1e-12)  # 0 if all are alike
         limits = {f"fewer than {LEAST} images": len(own) >= LEAST,
                   f"move over {guards.max_move:g}": move <= guards.max_move,
-                  f"spread under {guards.min_spread:g}": ratio >= guards.min_spread}
+                  f"spread under {guards.min_spread:g}": ratio >= guards.min_spread,
+                  f"fewer than {LEAST} different images": len({*picture_keys(own)}) >= LEAST}
         why = next((limit for limit, kept in limits.items() if not kept), "")
-        rows[names[camera]] = len(own), move, ratio, why
+        rows.append((len(own), move, ratio, why))
         delta = made[PLACE] if why else delta
         deltas[camera] = replace(delta, meta={**delta.meta, "camera": camera, "name": names[camera]})
-    table = pd.DataFrame.from_dict(rows, "index", columns=["images", "move", "spread", "refused"])
+    table = pd.DataFrame(rows, [names[camera] for camera in deltas], ["images", "move", "spread", "refused"])
     if why := table["refused"].iloc[0]:
         raise AdaptionStopped("place", 0, table, f"the delta of all crops together was refused: {why}")
     return deltas, table

@@ -121,7 +121,8 @@ def images_by_camera(targets: Mapping[str, Target]) -> pd.DataFrame:
     for name, target in named.items():
         for kind, words in IMAGES.items():
             seen = images_of(target, target.splits[0], kind)
-            counts = target.data.camids[seen].bincount(minlength=int(target.data.camids.max()) + 1)[1:]
+            counts = target.data.camids[seen].bincount(minlength=int(target.data.camids.max()) + 1)
+            counts = counts[target.data.camids.unique()]  # some sets leave out numbers
             rows[name, words] = pd.Series(counts.tolist()).agg(["size", "min", "median", "max"])
     table = pd.DataFrame(rows).T.rename_axis(["target", "adapted on"])
     return table.rename(columns={"size": "cameras", "min": "fewest", "max": "most"}).round().astype(int)
