@@ -181,7 +181,7 @@ def test_two_parts_of_the_shift_add_up_to_the_mean_squared_distance_of_the_camer
 
 
 def test_rows_by_camera_have_keys_of_their_own_and_share_those_of_table_2():
-    specs = [*BY_CAMERA, *few_images(), *exchanged_cameras(), *steps_by_camera()]
+    specs = [*BY_CAMERA, *few_images(), *exchanged_cameras(), *steps_by_camera(SMOKE)]
     columns = {spec.method: str(spec.columns(SMOKE, 60)) for spec in specs}
     # "all images" and "0 % exchanged" are a row of the first table.
     assert len({*columns.values()}) == len(columns) - 2
