@@ -25,8 +25,9 @@ from bnta_lib.files import atomic
 from bnta_lib.model import embed
 from bnta_lib.settings import settings
 from bnta_lib.site.guards import Guards, guarded_adapt
-from bnta_lib.suite.runner import sample_of, score
+from bnta_lib.suite.runner import score
 from bnta_lib.suite.runs import figures_dir
+from bnta_lib.suite.samples import sample_of
 from bnta_lib.suite.train import trained_model
 
 OPEN = Guards(min_images=0, max_move=math.inf, min_spread=0)

@@ -95,33 +95,30 @@ def adapt(
     rows: list[dict[str, float]] = []
     adapted, before = copy.deepcopy(model), bn_tensors(model)
     K = operator.index(min(settings.K, len(images) // 2) if K is None else K)
-    if pairs is None:
-        local = embed(adapted, images)[1] if local is None else local
-        pairs = nearest_pairs(local, K)
+    pairs = pairs or nearest_pairs(embed(adapted, images)[1] if local is None else local, K)
     pairs = pairs.first(K)
     free = tuple(QUANTITIES) if reading == "restore" else quantities
     with preserve_modes(adapted):
         configure_model(adapted, layers, free, follow_bnneck, settings.tta_momentum)
         parameters = collect_params(adapted, layers, free) if losses else []
         optimiser = OPTIMISERS[settings.tta_optimizer](parameters, lr=settings.tta_lr) if parameters else None
-        order = torch.Generator().manual_seed(seed)
-        steps = settings.tta_epochs * math.ceil(K / settings.tta_batch) if steps is None else steps
-        batches = (batch for _ in range(steps)
-                   for batch in torch.randperm(K, generator=order).split(settings.tta_batch))
+        order, size = torch.Generator().manual_seed(seed), settings.tta_batch
+        steps = settings.tta_epochs * math.ceil(K / size) if steps is None else steps
+        batches = (b for _ in range(steps) for b in torch.randperm(K, generator=order).split(size))
         for step, batch in enumerate(islice(batches, steps), start=1):
             couples, parts = images[pairs.index[batch].flatten()], pairs.part[batch]
-            row = {"step": step, **adaption_step(adapted, couples, parts, settings, optimiser, losses)}
-            rows.append(row)
+            row = adaption_step(adapted, couples, parts, settings, optimiser, losses)
+            rows.append({"step": step, **row})
             require_finite([row["total"]], f"the adaption loss at step {step}")
             if on_step is not None:
-                on_step(step, adapted, row)
+                on_step(step, adapted, rows[-1])
     restored = [kind for name, kind in QUANTITIES.items() if name not in quantities]  # in both readings
     load_bn_tensors(adapted, model.state_dict(), [*restored, "num_batches_tracked"])
     adapted.zero_grad()
     require_finite(adapted.state_dict().values(), "a tensor after the last step")
-    meta = {"N": len(images), "K": K, "size": list(images.shape[2:]), "seed": int(seed),
+    meta = {"N": len(images), "K": K, "size": list(images.shape[2:]), "seed": int(seed), "reading": reading,
             "layers": list(layers), "quantities": list(quantities), "losses": list(losses),
-            "reading": reading, "follow_bnneck": bool(follow_bnneck),
+            "follow_bnneck": bool(follow_bnneck), "steps": steps,
             "settings": {name: getattr(settings, name) for name in (*READS, "tta_batch")},
             "versions": {"method": METHOD_VERSION, "torch": torch.__version__}}
     return Adaption(adapted, pairs, pd.DataFrame(rows), time.perf_counter() - start, before, meta)

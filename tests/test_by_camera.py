@@ -12,10 +12,11 @@ from bnta_lib.adapters import ADAPTERS
 from bnta_lib.by_camera import PLACE, adapt_by_camera, embed_by_camera, normalise_by_camera
 from bnta_lib.data import load_targets
 from bnta_lib.data.sets import ReIDSet, Target
-from bnta_lib.figures.results import along_figure
+from bnta_lib.figures.cameras import along_figure
 from bnta_lib.model import BNTANet, bn_layers, embed
 from bnta_lib.suite.layers import bn_moments, shift_by_camera
-from bnta_lib.suite.runner import Measurer, Unit, exchanged, images_of, score
+from bnta_lib.suite.runner import Measurer, Unit, score
+from bnta_lib.suite.samples import exchanged, images_of
 from bnta_lib.suite.specs import BY_CAMERA, TABLE_2, exchanged_cameras, few_images, steps_by_camera
 from bnta_lib.suite.sweeps import gains_along, images_by_camera
 from bnta_lib.weights import bn_tensors, load_deltas, save_deltas

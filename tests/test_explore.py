@@ -17,7 +17,8 @@ from bnta_lib.explore.nk import NKExplorer
 from bnta_lib.figures.photos import select_example_probes
 from bnta_lib.model import bn_layers, embed
 from bnta_lib.pairing import nearest_pairs
-from bnta_lib.suite.runner import sample_of, score
+from bnta_lib.suite.runner import score
+from bnta_lib.suite.samples import sample_of
 from conftest import lab_of
 
 

@@ -10,7 +10,8 @@ from bnta_lib.adaption import pair_losses
 from bnta_lib.evaluation import evaluate
 from bnta_lib.model import embed
 from bnta_lib.suite import runner
-from bnta_lib.suite.runner import Measurer, Unit, sample_of, score
+from bnta_lib.suite.runner import Measurer, Unit, score
+from bnta_lib.suite.samples import sample_of
 from bnta_lib.suite.specs import DIVERGED, TABLE_2, Spec
 from bnta_lib.suite.store import key_of
 from conftest import lab_of

@@ -16,7 +16,8 @@ from bnta_lib.evaluation import Ranking, top_gallery
 from bnta_lib.explore.figures import ORDERS, RELEASED, WIDE, Explorer, Shown, probe_order, probe_shown
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import Settings
-from bnta_lib.suite.runner import FEWEST, images_of
+from bnta_lib.suite.runner import FEWEST
+from bnta_lib.suite.samples import images_of
 from bnta_lib.suite.specs import IMAGES
 from bnta_lib.weights import bn_tensors
 

@@ -24,7 +24,8 @@ from bnta_lib.figures.results import PAPERS, NKFigure
 from bnta_lib.model import BNTANet, embed
 from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import Settings
-from bnta_lib.suite.runner import sample_of, score
+from bnta_lib.suite.runner import score
+from bnta_lib.suite.samples import sample_of
 from bnta_lib.suite.sweeps import STAGES
 
 KEYS = ["target", "split", "N", "K", "momentum"]  # N = K = 0 and momentum NaN: no adaption

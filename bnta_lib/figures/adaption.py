@@ -112,26 +112,6 @@ def distances_figure(shift: pd.DataFrame, layer: str | None = None) -> Figure:
     return figure
 
 
-def camera_shift_figure(rows: pd.DataFrame) -> Figure:
-    """How much of the distance from the source lies between a place's cameras, in every BN layer.
-
-    ``rows``: of ``lab.measure("camera_shift")``; a panel a target.
-    """
-    layers, targets = _layers(rows), list(rows["target"].unique())
-    figure, axes = panels(len(targets), 1, 1.0 + 1.35 * len(targets), sharex=True, sharey=True)
-    for axis, target in zip(axes.flat, targets):
-        parts = rows[rows["target"] == target].pivot(index="index", columns="metric", values="value")
-        share = 100 * parts["cameras"] / parts.sum(axis=1)
-        layer_axis(axis, layers, names=target == targets[0])
-        axis.bar(share.index, share, color=COLOURS["adapted"], width=0.8)
-        axis.axhline(share.mean(), color="0.35", linewidth=0.8, linestyle="--")
-        axis.text(0.995, 0.95, f"mean {share.mean():.0f} %", transform=axis.transAxes, ha="right", va="top",
-                  fontsize=8, backgroundcolor="white")
-        axis.set_ylabel(f"{target}\nshare, %")
-    axes[-1, 0].set_xlabel(DEPTH)
-    return figure
-
-
 def changes_figure(changes: pd.DataFrame) -> Figure:
     """Change rate of mu, sigma^2, gamma and beta in every BN layer, from shallow to deep.
 

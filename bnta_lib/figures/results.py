@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from bnta_lib.figures.base import COLOURS, INK, METRICS, UNMOVED, bars, drawn, legend, panels
 from bnta_lib.site.judge import Estimate
-from bnta_lib.suite.specs import CHOICES, DIVERGED, IMAGES, Choice
-from bnta_lib.suite.stats import RATE, SHARE, describe_by, interval, split_gains
+from bnta_lib.suite.specs import CHOICES, DIVERGED, Choice
+from bnta_lib.suite.stats import RATE, SHARE, interval, split_gains
 from bnta_lib.suite.sweeps import VALUE, diverged, gain_rows, grid_cells
 from bnta_lib.suite.tables import gains, reading_of, row_name
 
@@ -34,8 +34,6 @@ NK_LINES = {"mean of splits": {"color": "0.6", "lw": 1.5},
             "run by hand": {"color": COLOURS["wrong"], "ls": "", "marker": "*", "ms": 12},
             "no adaption": {"color": COLOURS["adapted"], "ls": "--", "lw": 1},
             "this setting": {"color": INK, "ls": "", "marker": "o", "ms": 10, "mfc": "none", "mew": 1.6}}
-# Gallery, probes and gallery, other people: colour and marker.
-PROTOCOLS = (("0.45", "s"), (COLOURS["AdaBN"], "^"), (COLOURS["adapted"], "o"))
 
 
 def draw_splits(axis: Axes, y: float, values: pd.Series, colour: str, marker: str = "o", spread=interval,
@@ -110,60 +108,6 @@ def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     axes[0].set(ylim=(len(methods) - 0.5, -0.5), ylabel=kind)
     figure.supxlabel(f"{METRICS[metric]}: difference from no adaption, points", fontsize=9)
     legend(figure, ncols=3, fontsize=8)
-    return figure
-
-
-def cameras_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
-    """What adaption adds, to the place and by camera, for each kind of images adapted on: a panel a target.
-
-    ``rows``: of ``lab.measure("by_camera")``. A bar is the mean's 95 % interval over splits.
-    """
-    gains = describe_by(split_gains(rows, ["method", "adapted on"], metric=metric),
-                        ["method", "adapted on", "target"])
-    gains["method"] = gains["method"].str.partition(";")[0]
-    methods, targets = list(gains["method"].unique()), list(gains["target"].unique())
-    figure, (axes,) = panels(1, len(targets), 1.2 + 0.28 * len(methods), sharex=True, sharey=True)
-    for axis, target in zip(axes, targets):
-        axis.axvline(0, color="0.35", linewidth=0.8)
-        for y in range(0, len(methods), 2):
-            axis.axhspan(y - 0.5, y + 0.5, color="0.95", zorder=0, linewidth=0)
-        for place, (words, (colour, marker)) in enumerate(zip(IMAGES.values(), PROTOCOLS)):
-            part = gains[(gains["target"] == target) & (gains["adapted on"] == words)]
-            axis.errorbar(part["difference"], part["method"].map(methods.index) + 0.25 * (place - 1),
-                          xerr=bars(part["difference"], part["low"], part["high"]), fmt=marker, color=colour,
-                          ms=4.5, mew=0, elinewidth=1.3, label=f"adapted on {words}")
-        axis.set_title(target)
-    axes[0].set_yticks(range(len(methods)), methods)
-    axes[0].set_ylim(len(methods) - 0.5, -0.5)
-    figure.supxlabel(f"{METRICS[metric]}: difference from no adaption, points", fontsize=9)
-    legend(figure)
-    return figure
-
-
-def along_figure(sweeps: Mapping[str, pd.DataFrame], metric: str = "R1") -> Figure:
-    """What adaption by camera adds along a sweep: a row each of ``sweeps``, by axis label, a column a target.
-
-    Each is of :func:`bnta_lib.suite.sweeps.gains_along`.
-    """
-    targets = list(pd.concat(sweeps.values())["target"].unique())
-    figure, axes = panels(len(sweeps), len(targets), 0.4 + 1.75 * len(sweeps), sharey="row", sharex="row")
-    for row, (label, table) in zip(axes, sweeps.items()):
-        for axis, target in zip(row, targets):
-            axis.axhline(0, color="0.35", linewidth=0.8)
-            lines = table[table["target"] == target].groupby("line", sort=False)
-            for (line, part), (colour, marker) in zip(lines, (PROTOCOLS[2], PROTOCOLS[0])):
-                mean = part["difference"]
-                axis.errorbar(part["x"], mean, bars(mean, part["low"], part["high"]), fmt=f"-{marker}",
-                              color=colour, ms=4, capsize=2, elinewidth=1, label=line)
-            if "image" in label or "step" in label:
-                axis.set_xscale("log", base=2)
-                axis.xaxis.set_major_formatter("{x:g}")
-        row[len(targets) // 2].set_xlabel(label)
-        if table["line"].nunique() > 1:
-            row[0].legend(fontsize=7)
-    for axis, target in zip(axes[0], targets):
-        axis.set_title(target)
-    figure.supylabel(f"{METRICS[metric]}: difference from no adaption, points", fontsize=9)
     return figure
 
 

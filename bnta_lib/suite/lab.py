@@ -17,8 +17,9 @@ from bnta_lib.data.sets import ReIDSet, Target
 from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet
 from bnta_lib.settings import model_settings, settings
-from bnta_lib.suite.runner import Measurer, Unit, images_of, measure
+from bnta_lib.suite.runner import Measurer, Unit, measure
 from bnta_lib.suite.runs import caution, figures_dir, run_name
+from bnta_lib.suite.samples import images_of
 from bnta_lib.suite.specs import TABLES, Spec, Table
 from bnta_lib.suite.sweeps import KINDS, TARGET
 from bnta_lib.suite.train import trained_model, trained_on

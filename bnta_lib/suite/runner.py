@@ -32,6 +32,7 @@ from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import METHOD_VERSION, Settings
 from bnta_lib.suite.layers import bn_moments, shift_by_camera, shift_by_layer, source_sample
 from bnta_lib.suite.runs import device_of
+from bnta_lib.suite.samples import exchanged, images_of, sample_of
 from bnta_lib.suite.specs import DIVERGED, Spec
 from bnta_lib.suite.store import DETAILS, SHORT, key_of, machine, open_store
 from bnta_lib.weights import model_digest
@@ -61,34 +62,6 @@ def score(model: BNTANet, target: Target, split: Split, settings: Settings,
         probe, gallery = features[split.probe], features[split.gallery]
     labels = (kind[side] for kind in (data.pids, data.camids) for side in sides)
     return evaluate(probe, gallery, *labels, settings.normalise_features)
-
-
-def sample_of(split: Split, size: int | None) -> Tensor:
-    """``size`` images of a split's gallery to adapt on, a part of every larger sample; None: all, in order.
-    Raises ValueError for more images than there are."""
-    images = len(split.gallery)
-    if size in (None, images):
-        return split.gallery
-    if size > images:
-        raise ValueError(f"a gallery of {images} images has no {size} to adapt on")
-    return split.gallery[torch.randperm(images, generator=torch.Generator().manual_seed(0))[:size]]
-
-
-def images_of(target: Target, split: Split, kind: str) -> Tensor:
-    """Rows of a set's images of a ``kind`` (see IMAGES), in order: none of other people in some sets."""
-    if kind == "gallery":
-        return split.gallery
-    test = torch.cat([split.probe, split.gallery]).sort().values
-    pids = target.data.pids
-    return test if kind == "test" else (~torch.isin(pids, pids[test])).nonzero()[:, 0]
-
-
-def exchanged(camids: Tensor, share: float, seed: int) -> Tensor:
-    """Camera labels, a ``share`` of them exchanged at random. Some images get their own label back: of two
-    equal cameras half of them do."""
-    order = torch.randperm(len(camids), generator=torch.Generator().manual_seed(seed))
-    rows = order[: round(share * len(camids))]
-    return camids.scatter(0, rows, camids[rows.roll(1)])
 
 
 class Measurer:
@@ -145,6 +118,12 @@ class Measurer:
         features, seconds = self.once(("features", unit.spec.training, unit.target),
                                       lambda: embed(model, target.data.images))
         return *features, seconds / len(features[0])
+
+    def source_moments(self, unit: Unit) -> dict[str, tuple[Tensor, Tensor]]:
+        """:func:`bn_moments` of the sources without adaption."""
+        model = self.models[unit.spec.training]
+        return self.once(("moments", unit.spec.training),
+                         lambda: bn_moments(model, source_sample(self.sources)))[0]
 
     def pairs(self, unit: Unit, sample: Tensor) -> tuple[Pairs, float]:
         """The closest pairs of the images ``sample``, as many as any unit needs; seconds."""
@@ -236,8 +215,7 @@ def _shift(measurer: Measurer, unit: Unit) -> list[dict]:
     """Distance of each BN layer's outputs on probes and gallery from the frozen model's on the sources."""
     model, target, split, settings = measurer.inputs(unit)
     images = target.data.images
-    source, _ = measurer.once(("moments", unit.spec.training),
-                              lambda: bn_moments(model, source_sample(measurer.sources)))
+    source = measurer.source_moments(unit)
     adapted = adapt(model, images[split.gallery], settings, seed=unit.seed, **unit.spec.options).model
     both = images[torch.cat([split.probe, split.gallery])]
     return [{"metric": "distance", "value": row.distance, "unit": "source std", "index": row.index,
@@ -249,8 +227,7 @@ def _shift(measurer: Measurer, unit: Unit) -> list[dict]:
 def _camera_shift(measurer: Measurer, unit: Unit) -> list[dict]:
     """What separates a place's cameras, all images of each, from the sources in each BN layer."""
     model, target, *_ = measurer.inputs(unit)
-    source, _ = measurer.once(("moments", unit.spec.training),
-                              lambda: bn_moments(model, source_sample(measurer.sources)))
+    source = measurer.source_moments(unit)
     images, camids = target.data.images, target.data.camids
     cameras = [bn_moments(model, images[camids == camera]) for camera in camids.unique()]
     parts = shift_by_camera(source, cameras)

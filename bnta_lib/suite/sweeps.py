@@ -8,7 +8,7 @@ from scipy import stats
 
 from bnta_lib.data.published import names_cameras
 from bnta_lib.data.sets import Target
-from bnta_lib.suite.runner import images_of
+from bnta_lib.suite.samples import images_of
 from bnta_lib.suite.specs import CHOICES, DIVERGED, IMAGES
 from bnta_lib.suite.stats import FAILS, HOLDS, VERDICTS, describe_by, split_gains
 
