@@ -105,6 +105,8 @@ def tent(model: BNTANet, images: Tensor, settings: Settings, *, seed: int = 0) -
     for tta_epochs before inference instead of during it, and inference uses the statistics of :func:`adabn`.
     """
     adapted, size = copy.deepcopy(model), 2 * settings.tta_batch
+    if adapted.fc_g is None:
+        raise ValueError("Tent needs FC_G, which these weights come without: train the model again")
     with preserve_modes(adapted):
         adapted.eval().requires_grad_(False)
         layers = bn_layers(adapted).values()

@@ -26,7 +26,7 @@ class Outputs(NamedTuple):
     """One forward pass; B images, C = 32 * base_width, H stripes, M identities."""
 
     features: Tensor  # (B, C) global feature, after `bnneck`: used for retrieval
-    logits: Tensor  # (B, M) of G
+    logits: Tensor | None  # (B, M) of G; None without FC_G
     positions: Tensor  # (B, H, H) of P: image, stripe, score of each position
     local: Tensor  # (B, H, C_l) of M, after Conv, BN, ReLU: Eq. (6)
     local_logits: Tensor | None  # (B, H, M) of M's classifiers: Eq. (7); None without them
@@ -115,7 +115,7 @@ class BNTANet(nn.Module):
         self.parts = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
             for _ in range(self.stripes))
-        self.fc_g = nn.Linear(channels, identities, bias=False)
+        self.fc_g: nn.Linear | None = nn.Linear(channels, identities, bias=False)
         self.fc_p = nn.Linear(channels, self.stripes, bias=False)
         self.fc_m = nn.ModuleList(nn.Linear(width, identities, bias=False) for _ in range(self.stripes))
         for layer in (self.fc_g, self.fc_p, *self.fc_m):
@@ -172,7 +172,8 @@ class BNTANet(nn.Module):
         maps = self.forward_features(images)
         features, stripes = self.bnneck(self.global_pool(maps)), self.stripe_pool(maps)
         local = self.local_features(stripes)
-        return Outputs(features, self.fc_g(features), self.fc_p(stripes), local, self.local_logits(local))
+        logits = self.fc_g(features) if self.fc_g else None  # some compact weights come without
+        return Outputs(features, logits, self.fc_p(stripes), local, self.local_logits(local))
 
 
 def stripe_rows(map_height: int, stripes: int) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ without a GPU, ``paper`` for the paper's network and schedule on a GPU, ``rehear
 
 import math
 import os
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -87,6 +88,7 @@ class Settings:
     lambda3: float = 1.0  # weight of L_mat^tta
     matching_reduction: Literal["sum", "mean"] = "sum"  # of (8) over the pairs of a batch [O]
     tta_seeds: int = 3  # adaption seeds a table averages over
+    trainings: dict[str, int] = field(default_factory=dict)  # of each model that tables average over; else 1
 
     # ---- evaluation
     normalise_features: bool = True  # Euclidean distance on L2-normalised features [O]
@@ -147,13 +149,25 @@ def settings(profile: str | None = None, **overrides) -> Settings:
     return Settings(**{**default, **overrides})
 
 
+def trainings_of(settings: Settings, model: str) -> list[str]:
+    """The trainings of a model that tables average over: "bnta", and with other seeds "bnta-1", "bnta-2"."""
+    return [model, *(f"{model}-{seed}" for seed in range(1, settings.trainings.get(model, 1)))]
+
+
+def model_of(training: str) -> str:
+    """The model that a training is one of: "bnta" of "bnta-1"."""
+    return training.partition("-")[0]
+
+
 def model_settings(settings: Settings, name: str) -> Settings:
     """``settings`` with the changes of the training ``name``. Raises ValueError for an unknown name."""
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}: the models are {', '.join(MODELS)}")
-    if name == "other_stripes":
-        return replace(settings, height=settings.other_height)
-    return replace(settings, **MODELS[name])
+    parts = re.fullmatch(r"(\w+)(?:-([1-9]\d*))?", name)
+    if not parts or parts[1] not in MODELS:
+        raise ValueError(f"unknown model {name!r}: the models are {', '.join(MODELS)}; bnta-1 has seed 1")
+    model, seed = parts.groups()
+    if model == "other_stripes":
+        settings = replace(settings, height=settings.other_height)
+    return replace(settings, seed=int(seed or settings.seed), **MODELS[model])
 
 
 def cache_dir() -> Path:

@@ -28,7 +28,7 @@ REMEDY = "train again with `python -m bnta_lib.suite.train` (make train), or res
 REGISTRY = ROOT / "data" / "weights" / "registry.json"
 # Settings that no training depends on, beside all that begin with "tta_".
 UNTRAINED = ("K", "margin", "lambda3", "matching_reduction", "normalise_features", "splits", "heldout",
-             "other_height", "viper_probe", "ilids_images")
+             "trainings", "other_height", "viper_probe", "ilids_images")
 
 
 def training_settings(settings: Settings) -> dict:
@@ -43,16 +43,18 @@ def differences(record: Mapping, settings: Settings) -> list[str]:
 
 
 def save_model(model: BNTANet, path: str | Path, settings: Settings, meta: Mapping = {},
-               compact: bool = True) -> None:
+               compact: bool = True, classifier: bool = True) -> None:
     """Write the weights of a model that was trained with ``settings``, and ``meta`` (JSON-able).
 
     ``compact`` keeps convolution and linear weights as int8, with one float32 scale an output channel, and
-    leaves out M's classifiers, which serve training alone.
+    leaves out M's classifiers, which serve training alone; without ``classifier`` also FC_G, half of the
+    laptop's weights, which Tent alone needs after training.
     """
     tensors: dict[str, Tensor] = {}
+    training_alone = ("fc_m.",) if classifier else ("fc_m.", "fc_g.")
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().cpu().contiguous()
-        if name.endswith("num_batches_tracked") or (compact and name.startswith("fc_m.")):
+        if name.endswith("num_batches_tracked") or (compact and name.startswith(training_alone)):
             continue
         if compact and tensor.ndim >= 2:
             tensors[f"{name}.scale"] = scale = tensor.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
@@ -112,7 +114,9 @@ def _network(stored: Mapping[str, Tensor], settings: Settings) -> BNTANet:
             tensor = tensor.float() * stored[f"{name}.scale"].view(-1, *[1] * (tensor.ndim - 1))
         if not name.endswith(".scale"):
             tensors[re.sub(r"^fn\.", "bnneck.", name)] = tensor  # what older files call it
-    model = BNTANet(len(tensors["fc_g.weight"]), settings)
+    model = BNTANet(len(tensors.get("fc_g.weight", [0])), settings)
+    if "fc_g.weight" not in tensors:
+        model.fc_g = None
     if not any(name.startswith("fc_m.") for name in tensors):
         model.fc_m = nn.ModuleList()
     model.load_state_dict(tensors)

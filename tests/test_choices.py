@@ -32,7 +32,8 @@ def made(gain, targets=TARGETS, splits=5) -> pd.DataFrame:
                 choice, label, _ = spec.labels.values()
                 added = 0.0 if spec.adapter == "none" else more + gain(choice, label, target)
                 rows.append({**spec.labels, "adapter": spec.adapter, "target": target, "split": split,
-                             "seed": 0, "metric": "R1", "value": 40 + 3 * split + added})
+                             "seed": 0, "metric": "R1", "training": spec.training,
+                             "value": 40 + 3 * split + added})
     return pd.DataFrame(rows)
 
 

@@ -17,7 +17,7 @@ def rows_of(effect, splits=10, noise=1.0, ns=NS, ks=KS, targets=("GRID",)):
     """Rows of Figure 4 with R1 = 50 + split + effect(N, K) + noise; no adaption at 50 + split."""
     random, sizes = np.random.default_rng(0), [(0, 0), *product(ns, ks)]
     cells = pd.DataFrame(product(targets, range(splits), sizes), columns=["target", "split", "cell"])
-    cells = cells.assign(seed=0, N=cells["cell"].str[0], K=cells["cell"].str[1])
+    cells = cells.assign(seed=0, training="bnta", N=cells["cell"].str[0], K=cells["cell"].str[1])
     cells["adapter"] = np.where(cells["N"] > 0, "bnta", "none")
     levels = random.normal(50, 3, len(targets) * splits).repeat(len(sizes))
     gains = np.array([effect(n, k) + random.normal(0, noise) if n else 0.0 for n, k in cells["cell"]])

@@ -14,7 +14,7 @@ from bnta_lib.suite.tables import paper_values
 
 GALLERIES = [4, 5, 6, 7, 9, 12, 60, 61, 125, 316, 900, 5000]
 NAMES = dict.fromkeys(("VIPeR", "GRID", "iLIDS"), 60)
-LAPTOP = settings("laptop")
+LAPTOP = settings("laptop", trainings={})
 
 
 @pytest.mark.parametrize("number, rows", [
@@ -89,6 +89,19 @@ def test_all_seeds_are_spent_on_the_papers_target_and_a_users_folder_counts_as_s
     assert {target for target, *_ in planned("table_5_restore")} == {"GRID"}
     assert {target for target, *_ in planned("table_5_restore", {"shop": 60})} == {"shop"}
     assert {seeds for name in ("figure_4", "changes") for _, _, seeds in planned(name)} == {1}
+
+
+def test_further_trainings_are_measured_on_the_papers_target_with_one_seed_and_but_for_tent():
+    several = settings("laptop", trainings={"bnta": 3, "baseline": 2})
+    for name, targets in (("table_2", {*NAMES}), ("table_3", {"VIPeR"}), ("table_4", {"GRID"})):
+        planned = [row for part in TABLES[name] for row in part.plan(NAMES, several)]
+        further = [(target, spec, seeds) for target, spec, seeds in planned if "-" in spec.training]
+        assert {spec.training for _, spec, _ in further} <= {"bnta-1", "bnta-2", "baseline-1"}
+        assert {target for target, *_ in further} == targets and {seeds for *_, seeds in further} == {1}
+        rows = {spec.method for _, spec, _ in planned if spec.training == "bnta"}
+        assert {spec.method for _, spec, _ in further if spec.training == "bnta-2"} == rows - {"Tent"}
+    assert not [spec for part in TABLES["figure_4"] for _, spec, _ in part.plan(NAMES, several)
+                if "-" in spec.training]
 
 
 # ---- Figure 4

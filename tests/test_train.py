@@ -84,7 +84,7 @@ def test_command_out_of_time_stops_and_continues_to_the_same_weights(quick, monk
 
 @pytest.mark.parametrize("wrong, sentence", [
     (["--epochs", "7000"], "train for 1 to"),
-    (["--model", "tent"], "invalid choice"), (["--data", "ftp://x/y"], "a folder; got 'ftp://x/y'"),
+    (["--model", "tent"], "unknown model 'tent'"), (["--data", "ftp://x/y"], "a folder; got 'ftp://x/y'"),
 ])
 def test_command_refuses_wrong_arguments(wrong, sentence, capsys):
     assert ends(main, "--profile", "smoke", *wrong) > 0

@@ -8,12 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from bnta_lib import settings
+from bnta_lib.adapters import tent
 from bnta_lib.adaption import adapt
 from bnta_lib.model import BNTANet, bn_layers
-from bnta_lib.settings import MODELS, ROOT, cache_dir, model_settings
+from bnta_lib.settings import MODELS, ROOT, cache_dir, model_settings, trainings_of
 from bnta_lib.suite.runs import weights_path
 from bnta_lib.suite.train import trained_model
-from bnta_lib.weights import differences, load_model, read_weights, save_model
+from bnta_lib.weights import differences, load_model, model_digest, read_weights, save_model
 from conftest import damaged
 
 
@@ -50,11 +51,33 @@ def test_compact_model_can_be_adapted_and_takes_its_delta(path, small, images):
     adapt(model, images, small).delta.apply(load_model(path, small))
 
 
-def test_laptop_model_takes_less_than_four_megabytes(tmp_path):
+@pytest.mark.parametrize("classifier, megabytes", [(True, 4), (False, 2)])
+def test_laptop_model_is_small(tmp_path, classifier, megabytes):
     laptop = settings("laptop")
-    save_model(BNTANet(sum(laptop.people.values()), laptop), tmp_path / "a", laptop)
-    assert (tmp_path / "a").stat().st_size <= 4_000_000
-    assert len(bn_layers(load_model(tmp_path / "a", laptop))) == 60
+    model, file = BNTANet(sum(laptop.people.values()), laptop).eval(), tmp_path / "a"
+    save_model(model, file, laptop, classifier=classifier)
+    assert file.stat().st_size <= megabytes * 1_000_000
+    loaded = load_model(file, laptop)
+    assert len(bn_layers(loaded)) == 60 and (loaded.fc_g is None) != classifier
+
+
+def test_model_without_fc_g_adapts_but_by_tent(model, small, images, tmp_path):
+    save_model(model, tmp_path / "a", small, classifier=False)
+    loaded = load_model(tmp_path / "a", small)
+    assert loaded(images).logits is None and adapt(loaded, images, small).delta.base == model_digest(loaded)
+    with pytest.raises(ValueError, match="Tent needs FC_G, which these weights come without"):
+        tent(loaded, images, small)
+
+
+def test_trainings_of_a_model_differ_in_their_seed():
+    several = settings("laptop", trainings={"id_mat": 2})
+    assert trainings_of(several, "id_mat") == ["id_mat", "id_mat-1"]
+    assert trainings_of(several, "pos") == ["pos"]
+    first, second = (model_settings(several, name) for name in trainings_of(several, "id_mat"))
+    assert second == replace(first, seed=1) and first.lambda1 == 0
+    for wrong in ("bnta-x", "bnta-", "-1", "bnta-1-1"):
+        with pytest.raises(ValueError, match=f"unknown model '{wrong}'"):
+            model_settings(several, wrong)
 
 
 @pytest.mark.parametrize("change", [
@@ -120,7 +143,7 @@ def test_laptop_weights_are_committed_and_others_cached(monkeypatch, tmp_path):
         weights_path(settings("smoke"), "resnet")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", sum((trainings_of(settings("laptop"), model) for model in MODELS), []))
 def test_committed_weights_are_registered_with_their_settings(name):
     laptop = settings("laptop")
     path = weights_path(laptop, name)

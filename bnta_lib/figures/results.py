@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from bnta_lib.figures.base import COLOURS, INK, METRICS, UNMOVED, bars, drawn, legend, panels
 from bnta_lib.site.judge import Estimate
 from bnta_lib.suite.specs import CHOICES, DIVERGED, Choice
-from bnta_lib.suite.stats import RATE, SHARE, interval, split_gains
+from bnta_lib.suite.stats import RATE, SHARE, averaged, interval, split_gains
 from bnta_lib.suite.sweeps import VALUE, diverged, gain_rows, grid_cells
 from bnta_lib.suite.tables import gains, reading_of, row_name
 
@@ -50,8 +50,8 @@ def methods_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
 
     ``rows``: of Table 2; a dot is a split, seeds averaged.
     """
-    levels = rows[rows["metric"] == metric].groupby(["target", "method", "split"], sort=False)["value"].mean()
-    added = split_gains(rows, ["method", "training"], ["training"], metric)
+    levels = averaged(rows[rows["metric"] == metric], ["target", "method", "split"])
+    added = split_gains(rows, ["method"], metric=metric)
     targets, counts = list(rows["target"].unique()), [rows["method"].nunique(), added["method"].nunique()]
     figure, axes = panels(2, len(targets), 1.4 + 0.26 * sum(counts), sharey="row", sharex="row",
                           height_ratios=counts)
@@ -79,7 +79,7 @@ def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
 
     ``rows``: of one table, Table 5 in both readings. A dot is a split, seeds averaged.
     """
-    splits = split_gains(rows, ["table", "method", "training"], ["table", "training"], metric)
+    splits = split_gains(rows, ["table", "method"], ["table"], metric)
     cited = gains(rows, metric).reindex(columns=["target", "method", "paper"]).dropna()
     targets = sorted(splits["target"].unique(), key=lambda name: name not in set(cited["target"]))
     methods, tables = list(splits["method"].unique()), list(splits["table"].unique())

@@ -153,7 +153,7 @@ JUDGES = {"greater": _greater, "small effect": _greater, "highest": _highest, "l
 def time_rows(rows: pd.DataFrame, targets: Mapping[str, Target]) -> pd.DataFrame:
     """Times of adaption on each split and with each seed, from rows of Table 2. Metrics: "seconds", and "ms":
     an image's inference with its share of them, as a multiple of that without."""
-    parts = rows[(rows["method"] == "BNTA") & (rows["unit"] == "s")]
+    parts = rows[(rows["method"] == "BNTA") & (rows["unit"] == "s") & (rows["training"] == "bnta")]
     keys = ["target", "split", "seed", "profile", "machine", "N"]  # N: images of the gallery
     parts = parts.pivot(index=keys, columns="metric", values="value").reset_index()
     probes = [len(targets[name].splits[split].probe) for name, split in zip(parts["target"], parts["split"])]

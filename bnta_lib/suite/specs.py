@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from bnta_lib.adapters import ADAPTERS
 from bnta_lib.pairing import check_sizes
-from bnta_lib.settings import Settings
+from bnta_lib.settings import Settings, trainings_of
 
 # Columns of measured rows that hold a setting, and those that hold an option of `adapt`.
 SETTINGS = {"momentum": "tta_momentum", "epochs": "tta_epochs", "lr": "tta_lr", "optimizer": "tta_optimizer",
@@ -81,7 +81,8 @@ class Spec:
 class Table:
     """Specs, the targets that they are measured on, and how many adaption seeds on each.
 
-    Without the paper's own target (on a user's folder) each counts as the paper's.
+    Without the paper's own target (on a user's folder) each counts as the paper's. Further trainings of a
+    model are measured on the paper's own target.
     """
 
     rows: tuple[Spec, ...] | Callable[[int, Settings], tuple[Spec, ...]]  # or a function of a gallery's size
@@ -90,6 +91,7 @@ class Table:
     seeds: int | None = None  # at most so many
     experiment: str = "retrieval"  # what is measured: a key of EXPERIMENTS in runner.py
     splits: tuple[int, ...] = ()  # which; none: all
+    trainings: bool = False  # on all trainings of a model, those after the first with one adaption seed
 
     def plan(self, galleries: Mapping[str, int], settings: Settings) -> Iterator[tuple[str, Spec, int]]:
         """(target, spec, number of seeds) of every row; ``galleries``: images in each target's smallest."""
@@ -99,6 +101,9 @@ class Table:
                 seeds = min(settings.tta_seeds if paper else 1, self.seeds or settings.tta_seeds)
                 for spec in self.rows(gallery, settings) if callable(self.rows) else self.rows:
                     yield name, spec, 1 if spec.adapter == "none" else seeds
+                    if self.trainings and paper and spec.adapter != "tent":  # Tent needs whole weights
+                        for training in trainings_of(settings, spec.training)[1:]:
+                            yield name, replace(spec, training=training), 1
 
 
 TABLE_2 = (
@@ -241,15 +246,15 @@ def steps_by_camera(settings: Settings, images: str = "others") -> tuple[Spec, .
 
 
 TABLES: dict[str, tuple[Table, ...]] = {
-    "table_2": (Table(TABLE_2),),
-    "table_3": (Table(TABLE_3, "VIPeR"),),
-    "table_4": (Table(TABLE_4, "GRID"),),
-    "table_5": (Table(TABLE_5["alone"], "GRID"),),
+    "table_2": (Table(TABLE_2, trainings=True),),
+    "table_3": (Table(TABLE_3, "VIPeR", trainings=True),),
+    "table_4": (Table(TABLE_4, "GRID", trainings=True),),
+    "table_5": (Table(TABLE_5["alone"], "GRID", trainings=True),),
     "table_5_restore": (Table(TABLE_5["restore"], "GRID", everywhere=False),),
     "figure_4": (Table(grid_specs, seeds=1),),
     "open_choices": tuple(Table(tuple(_choice_rows(choice)), "GRID", choice.everywhere, seeds=1)
                           for choice in (*CHOICES.values(), AFFINE)),
-    "by_camera": (Table(BY_CAMERA),),
+    "by_camera": (Table(BY_CAMERA, trainings=True),),
     "few_images": (Table(few_images(), seeds=1),),
     "exchanged_cameras": (Table(exchanged_cameras(), seeds=1),),
     "steps_by_camera": (Table(lambda gallery, settings: steps_by_camera(settings), seeds=1),),

@@ -11,7 +11,7 @@ import pandas as pd
 from bnta_lib.data.sets import Target
 from bnta_lib.settings import ROOT, TARGETS
 from bnta_lib.suite.specs import TABLES
-from bnta_lib.suite.stats import METRICS, paired_test, printed
+from bnta_lib.suite.stats import METRICS, averaged, paired_test, printed
 
 CITED, OURS = "paper, cited", "here, measured"
 # How tables print losses and BN's quantities.
@@ -59,8 +59,9 @@ def table_1(targets: Mapping[str, Target]) -> pd.DataFrame:
 
 
 def mean_std(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Text "mean ± std" over splits, seeds averaged first: a row a method, columns (target, metric)."""
-    by_split = rows.groupby(["target", "metric", "method", "split"])["value"].mean()
+    """Text "mean ± std" over splits, seeds and trainings averaged first: a row a method, columns (target,
+    metric)."""
+    by_split = averaged(rows, ["target", "metric", "method", "split"])
     over_splits = by_split.groupby(["target", "metric", "method"]).agg(["mean", "std"])
     spread = over_splits["std"].map(" ± {:.1f}".format, na_action="ignore").fillna("")
     text = over_splits["mean"].map("{:.1f}".format) + spread

@@ -19,7 +19,15 @@ import torch
 from bnta_lib.data import find_real, load_sources, mixture, real_root
 from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet, load_imagenet
-from bnta_lib.settings import AT_SIZE, METHOD_VERSION, MODELS, PROFILES, Settings, model_settings
+from bnta_lib.settings import (
+    AT_SIZE,
+    METHOD_VERSION,
+    MODELS,
+    PROFILES,
+    Settings,
+    model_settings,
+    trainings_of,
+)
 from bnta_lib.suite.runs import checkpoint_path, device_of, exit_code, parse_run, weights_path
 from bnta_lib.training import OutOfTime, from_main, launched, train
 from bnta_lib.weights import differences, load_model, read_weights, save_model
@@ -71,7 +79,8 @@ def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True
             history.round(5).to_csv(temporary, index=False)
         meta = {"model": name, "data": sources.digest, "sources": sources.name, "torch": torch.__version__,
                 "processes": processes.num_processes}
-        save_model(model, path, wanted, meta, compact=settings.profile not in AT_SIZE)
+        # Trainings with other seeds come without FC_G, so that many fit into the repository.
+        save_model(model, path, wanted, meta, settings.profile not in AT_SIZE, classifier=name in MODELS)
         checkpoint.unlink(missing_ok=True)
     return history
 
@@ -99,7 +108,7 @@ def shortened(settings: Settings, epochs: int | None) -> Settings:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train from the command line; return the exit code."""
     options = parse_run("train", "Train the models of a profile; resumable.", arguments, {
-        "--model": dict(nargs="+", choices=list(MODELS), default=list(MODELS), help="default: all"),
+        "--model": dict(nargs="+", help="such as bnta, or bnta-1 with seed 1; default: all that tables need"),
         "--minutes": dict(type=float, default=math.inf,
                           help="stop, with exit code 3, if the next epoch would end later"),
         "--epochs": dict(type=int, help="a shorter schedule; tables name it"),
@@ -120,7 +129,7 @@ def _train_models(options: argparse.Namespace, processes) -> None:
         raise ValueError(f"--data: {options.data} is no folder of published data sets")
     if settings.pretrained:  # before images are rendered or decoded, which takes minutes
         load_imagenet(BNTANet(2, settings))
-    for name in options.model:
+    for name in options.model or [name for model in MODELS for name in trainings_of(settings, model)]:
         path = weights_path(settings, name, real_root(options.data))
         if from_main(processes, is_trained(settings, name, options.data)):
             print(f"{name} is trained with these data and settings; delete {path} to train it anew")
