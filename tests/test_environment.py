@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+import bnta_lib
 from bnta_lib.settings import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -96,6 +97,11 @@ def test_hashed_environment_refuses_a_pin_without_a_hash(tmp_path, edited):
     done = make(tmp_path, "env", "HASHED=1", f"PYTHON={python}")
     assert ("tqdm==4.66.5 has no hash" in done.stdout) == edited == (done.returncode != 0)
     assert ("pip\ninstall" in done.stdout) != edited
+
+
+def test_version_is_one():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == bnta_lib.__version__
+    assert re.search(r"(?m)^## (\S+),", (ROOT / "CHANGELOG.md").read_text())[1] == bnta_lib.__version__
 
 
 def test_conda_environment_installs_the_same_pins():

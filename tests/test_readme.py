@@ -35,7 +35,8 @@ def test_readme_counts_the_verdicts_of_the_committed_check():
     assert f"{holds} hold here, {fails} do not, {open_} are not resolved" in text
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=str)
+@pytest.mark.parametrize("page", [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))],
+                         ids=str)
 def test_links_lead_to_files_of_the_repository(page):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
     assert not [link for link in links if "://" not in link and not page.parent.joinpath(link).exists()]
