@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import json
 import re
 import shutil
 import subprocess
@@ -115,9 +116,20 @@ def test_conda_environment_installs_the_same_pins():
     assert names == {"python", "pip"}
 
 
+def test_container_installs_the_same_pins_with_the_same_python():
+    text = (ROOT / "Dockerfile").read_text()
+    python = re.search(r"(?m)^  - python=(\S+)$", (ROOT / "environment.yml").read_text())[1]
+    assert f"FROM python:{python}-slim" in text
+    assert "--require-hashes -r requirements.hashed.txt" in text and "-r requirements.txt" in text
+    settings = re.sub(r"(?m)^\s*//.*$", "", (ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    settings = json.loads(settings)
+    assert (ROOT / ".devcontainer" / settings["build"]["dockerfile"]).samefile(ROOT / "Dockerfile")
+    assert f"WORKDIR {settings['workspaceFolder']}\n" in text  # the mounted suite is what Python finds
+
+
 def test_no_package_index_or_machine_is_named():
     for name in ("requirements.txt", "requirements.hashed.txt", "environment.yml", "pyproject.toml",
-                 "Makefile"):
+                 "Makefile", "Dockerfile"):
         text = (ROOT / name).read_text()
         assert not re.search(r"\w://|--[a-z-]+-(url|links)\b", text), name
 

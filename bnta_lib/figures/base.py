@@ -75,12 +75,12 @@ def drawn(figure: Figure, alt: str = "") -> Image:
 def encoded(pixels: pil.Image, kind: str, alt: str = "", **options) -> Image:
     """Pixels as a JPEG or PNG to show; ``options`` are Pillow's."""
     pixels.save(buffer := io.BytesIO(), kind, **options)
-    return Image(buffer.getvalue(), format=kind, alt=alt or None)
+    return Image(buffer.getvalue(), format=kind, metadata={"alt": alt} if alt else None)
 
 
 def element(image: Image) -> str:
     """The image as an element of HTML."""
-    data, alt = b64encode(image.data).decode(), escape(image.alt or "")
+    data, alt = b64encode(image.data).decode(), escape((image.metadata or {}).get("alt", ""))
     return f'<img src="data:image/{image.format};base64,{data}" alt="{alt}">'
 
 

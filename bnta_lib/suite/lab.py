@@ -233,13 +233,17 @@ _SYMBOLS = str.maketrans({
     "η": r"$\eta$", "φ": r"$\varphi$", "λ": r"$\lambda$", "μ": r"$\mu$", "σ": r"$\sigma$", "γ": r"$\gamma$",
     "β": r"$\beta$", "<": "$<$", ">": "$>$"})
 
+_SPECIAL = str.maketrans({symbol: rf"\{symbol}" for symbol in "&%$#_{}"})
+
 
 def latex(table: pd.DataFrame) -> str:
     """A table as a LaTeX ``tabular`` (needs booktabs), without a caption."""
-    style = table.rename_axis(index=lambda name: name or "").style.format(
+    table = table.rename_axis(index=lambda name: (name or "").translate(_SPECIAL),
+                              columns=lambda name: name and name.translate(_SPECIAL))
+    style = table.style.format(
         lambda value: f"{value:g}" if isinstance(value, float) else value, na_rep="--", escape="latex")
     for axis in ("index", "columns"):
-        style.format_index(escape="latex", axis=axis).format_index_names(escape="latex", axis=axis)
+        style.format_index(escape="latex", axis=axis)
     text = style.to_latex(hrules=True, multirow_align="naive", multicol_align="c")
     # A row that begins with a bracket would be an argument of the line break before it.
     return text.translate(_SYMBOLS).replace("\n[", "\n{[}")
