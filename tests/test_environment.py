@@ -127,6 +127,16 @@ def test_container_installs_the_same_pins_with_the_same_python():
     assert f"WORKDIR {settings['workspaceFolder']}\n" in text  # the mounted suite is what Python finds
 
 
+def test_workflow_runs_tests_that_exist_on_every_supported_python():
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())["jobs"]
+    matrix = jobs["fast"]["strategy"]["matrix"]
+    command = jobs["fast"]["steps"][-1]["run"]
+    assert all(f"{python}.9" in SpecifierSet(PROJECT["requires-python"]) for python in matrix["python"])
+    for names in re.findall(r"tests/test_{(.*?)}\.py", command):
+        assert all((ROOT / "tests" / f"test_{name}.py").exists() for name in names.split(","))
+    assert [step["run"] for step in jobs["whole"]["steps"][2:]] == ["make lint", ".ci/run"]
+
+
 def test_no_package_index_or_machine_is_named():
     for name in ("requirements.txt", "requirements.hashed.txt", "environment.yml", "pyproject.toml",
                  "Makefile", "Dockerfile"):
