@@ -87,7 +87,7 @@ class Table:
 
     rows: tuple[Spec, ...] | Callable[[int, Settings], tuple[Spec, ...]]  # or a function of a gallery's size
     target: str | None = None  # the paper's: all seeds there, one on others; None: all seeds on all
-    everywhere: bool = True  # or on the paper's own target alone
+    everywhere: bool = True  # or on the paper's own target alone, as smoke does
     seeds: int | None = None  # at most so many
     experiment: str = "retrieval"  # what is measured: a key of EXPERIMENTS in runner.py
     splits: tuple[int, ...] = ()  # which; none: all
@@ -97,7 +97,7 @@ class Table:
         """(target, spec, number of seeds) of every row; ``galleries``: images in each target's smallest."""
         for name, gallery in galleries.items():
             paper = self.target in (None, name) or self.target not in galleries
-            if self.everywhere or paper:
+            if paper or (self.everywhere and settings.profile != "smoke"):
                 seeds = min(settings.tta_seeds if paper else 1, self.seeds or settings.tta_seeds)
                 for spec in self.rows(gallery, settings) if callable(self.rows) else self.rows:
                     yield name, spec, 1 if spec.adapter == "none" else seeds
