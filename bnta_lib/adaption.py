@@ -71,19 +71,19 @@ def adapt(
 ) -> Adaption:
     """Adapt a copy of ``model`` to unlabelled images: Algorithm 1, then Eq. (14).
 
-    images         uint8 (N, 3, h, w) of the model's size, the gallery or a sample of it, N >= 4
-    settings       K, margin, lambda3, matching_reduction and those that begin with tta_, but for tta_seeds
-    K              pairs; default min(settings.K, N // 2), as in the paper
-    layers         what Eq. (14) updates: any of "bn", "in", "conv" (Table 4)
-    quantities     of BN: any of "mean", "var", "gamma", "beta" (Table 5)
-    losses         any of "pos", "mat" (Table 3); with none only the statistics move
-    reading        of "update only mu" [O]: whether gamma and beta learn only if they are named ("alone") or
-                   always ("restore"). mu and sigma^2 move together. What is not named is put back at the end
-    follow_bnneck  whether the statistics of `bnneck`, which is outside both losses, follow [O]
-    seed           of the order of the pairs
-    steps          take so many; default as many as tta_epochs epochs have
-    local, pairs   local features (N, H, C_l) or Algorithm 1's pairs of these images, if known
-    on_step        called after each step with its number, the adapted model and the losses; may raise
+    - ``images``: uint8 (N, 3, h, w) of the model's size, the gallery or a sample of it, N >= 4
+    - ``settings``: K, margin, lambda3, matching_reduction and those that begin with tta_, but for tta_seeds
+    - ``K``: pairs; default min(settings.K, N // 2), as in the paper
+    - ``layers``: what Eq. (14) updates, any of "bn", "in", "conv" (Table 4)
+    - ``quantities``: of BN, any of "mean", "var", "gamma", "beta" (Table 5)
+    - ``losses``: any of "pos", "mat" (Table 3); with none only the statistics move
+    - ``reading``: of "update only mu" [O]: whether gamma and beta learn only if they are named ("alone") or
+      always ("restore"). mu and sigma^2 move together. What is not named is put back at the end
+    - ``follow_bnneck``: whether the statistics of `bnneck`, which is outside both losses, follow [O]
+    - ``seed``: of the order of the pairs
+    - ``steps``: take so many; default as many as tta_epochs epochs have
+    - ``local``, ``pairs``: local features (N, H, C_l) or Algorithm 1's pairs of these images, if known
+    - ``on_step``: called after each step with its number, the adapted model and the losses; may raise
 
     Batches are normalised by their own statistics if mean or var is free, otherwise by the stored ones.
     Raises ValueError for N < 4, 2K > N, an unknown option, or images of another size or type, and

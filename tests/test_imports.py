@@ -6,7 +6,7 @@ import sys
 EVERY_MODULE = """
 import importlib, pkgutil, sys
 # Importing these raises ImportError: what Windows lacks, and the optional packages.
-absent = "fcntl resource accelerate dask distributed h5py py7zr cv2".split()
+absent = "fcntl resource accelerate dask distributed h5py py7zr cv2 pdoc".split()
 sys.modules.update(dict.fromkeys(absent))
 import bnta_lib
 for module in pkgutil.walk_packages(bnta_lib.__path__, "bnta_lib."):

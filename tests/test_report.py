@@ -26,6 +26,12 @@ CHECK = """| id | claim | target | here | low | verdict |
 """
 
 
+# Content is cut off, or scrolls, and holds nothing that takes the focus.
+UNREACHABLE = """() => [...document.querySelectorAll('main *')].some(e => e.scrollWidth > e.clientWidth + 1
+    && e.clientWidth && getComputedStyle(e).overflowX != 'visible' && getComputedStyle(e).display != 'inline'
+    && e.tabIndex < 0 && !e.querySelector('a, summary, [tabindex="0"]'))"""
+
+
 @pytest.fixture(scope="module")
 def browser():
     with harness.chromium() as chromium:
@@ -33,17 +39,23 @@ def browser():
 
 
 def problems(browser, site: Path) -> list[str]:
-    """What is wrong with the pages of ``site`` as a browser of 1,200 pixels shows them, without a network."""
+    """What is wrong with the pages of ``site`` as browsers of these widths show them, without a network."""
+    return [text for width in (380, 1400) for text in _problems(browser, site, width)]
+
+
+def _problems(browser, site: Path, width: int) -> list[str]:
     found = []
-    page = browser.new_context(viewport={"width": 1200, "height": 900}, offline=True).new_page()
+    page = browser.new_context(viewport={"width": width, "height": 900}, offline=True).new_page()
     page.on("requestfailed", lambda request: found.append(f"did not get {request.url[:200]}"))
     page.on("pageerror", lambda error: found.append(f"error {error}"))
     page.on("console", lambda message: found.append(f"console {message.type}: {message.text}"))
     page.on("dialog", lambda dialog: (found.append("a script ran"), dialog.dismiss()))
-    for file in sorted(site.glob("*.html")):
+    for file in sorted(site.rglob("*.html")):
         page.goto(file.as_uri(), wait_until="load")
         if page.evaluate("() => document.documentElement.scrollWidth > innerWidth"):
             found.append(f"{file.name} is too wide")
+        if page.evaluate(UNREACHABLE):
+            found.append(f"{file.name} scrolls where no key reaches")
         if page.evaluate("() => [...document.images].some(image => !image.alt)"):
             found.append(f"{file.name} has a picture without words")
         for address in page.evaluate("() => [...document.links].map(e => e.getAttribute('href'))"):
@@ -73,6 +85,8 @@ def laptop(tmp_path_factory) -> Path:
 @harness.needs_chromium
 def test_pages_of_the_committed_run_are_whole_and_need_no_network(browser, laptop):
     assert len(list(laptop.glob("*.html"))) == 4 and problems(browser, laptop) == []
+    assert {path.stem for path in laptop.glob("bnta_lib/*.html")} == {*report.API}
+    assert "Algorithm 1, then Eq. (14)" in (laptop / "bnta_lib" / "adaption.html").read_text()
 
 
 def test_every_committed_figure_and_table_is_linked_and_shown(laptop):
@@ -86,7 +100,7 @@ def test_every_committed_figure_and_table_is_linked_and_shown(laptop):
 
 
 def test_pages_name_no_path_of_the_machine(laptop):
-    for page in laptop.glob("*.html"):
+    for page in laptop.rglob("*.html"):
         for place in (str(ROOT), str(Path.home()) + "/", "file://", str(laptop.parent)):
             assert place not in page.read_text(), (page.name, place)
 
@@ -113,7 +127,8 @@ def place(tmp_path, monkeypatch) -> Path:
     (figures / "table_2.md").write_text(f"|  | {HOSTILE} mAP |\n|:-|-:|\n| here, measured | 57.7 ± 2.1 |\n")
     (figures / "paper_check.md").write_text(CHECK)
     text = ("# A &lt; B\n\n$f^h$ and $$\\begin{aligned} L &= 1 \\end{aligned}$$ [next](01_b.ipynb#C) "
-            "[gone](09_z.ipynb) [file](../README.md) <script>alert(1)</script>")
+            "[gone](09_z.ipynb) [file](../README.md) <script>alert(1)</script>\n\n"
+            "<details><summary>Solution</summary>\n\n*hidden* $x$\n\n</details>\n\n<details open>\n\n")
     write_notebook(notebooks / "00_a.ipynb", text, seen="57.7 <b>\n")
     write_notebook(notebooks / "01_b.ipynb", "# C\n\n[back](00_a.ipynb)")
     return tmp_path
@@ -141,7 +156,9 @@ def test_verdicts_are_shown_by_word_and_symbol(place):
 
 def test_notebook_pages_show_formulas_and_keep_to_links_that_work(place):
     text = (build() / "00_a.html").read_text()
-    assert text.count("<math") == 2 and "<msup>" in text
+    assert text.count("<math") == 3 and "<msup>" in text
+    assert re.search(r"<details><summary>Solution</summary>\s*<p><em>hidden</em>", text)
+    assert "&lt;details open&gt;" in text
     assert 'href="01_b.html#C"' in text and "gone" in text and "09_z" not in text and "README.md" not in text
 
 
@@ -202,8 +219,10 @@ def test_browser_check_notices_broken_pages(browser, tmp_path):
     (tmp_path / "index.html").write_text(
         '<!DOCTYPE html><title>x</title><img src="gone.png"><script src="https://example.org/x.js"></script>'
         '<script>console.error("x")</script><a href="../elsewhere.html">x</a> <a href="gone.html">x</a> '
-        '<a href="#nowhere">x</a> <div style="width: 2000px">x</div>')
+        '<a href="#nowhere">x</a> <div style="width: 2000px">x</div>'
+        '<main><p style="overflow: hidden; white-space: nowrap; width: 9px">cut off</p></main>')
     text = "\n".join(problems(browser, tmp_path))
     for words in ("did not get file:", "did not get https://example.org", "console error: x", "too wide",
-                  "without words", "in its folder: ../elsewhere", "its folder: gone", "no place: #nowhere"):
+                  "no key reaches", "without words", "in its folder: ../elsewhere", "its folder: gone",
+                  "no place: #nowhere"):
         assert words in text, words

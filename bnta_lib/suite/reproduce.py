@@ -12,6 +12,8 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 
@@ -41,6 +43,11 @@ PAPERS = [*(f"table_{n}" for n in range(1, 6)), "figure_1", "figure_2_network", 
 VERDICTS = {"holds": ("holds", "✓"), "does not hold": ("fails", "✗"), "not resolved": ("open", "○")}
 # Without it each kernel warns that others on this machine could listen.
 ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
+API = ["settings", "model", "losses", "pairing", "adaption", "adapters", "evaluation", "training", "weights",
+       "by_camera"]  # modules of the method, in the paper's order
+# A cell of a table's head without words, which a screen reader would announce.
+EMPTY_HEAD = re.compile(r"""<th((?: class="[^"]*")?(?: style="[^"]*")?)\s*>\s*</th>""")
+DETAILS = ("<details><summary>Solution</summary>", "</details>")  # the HTML that notebooks may hold
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -107,12 +114,27 @@ def copy_back(executed: Sequence[Path]) -> None:
             nbformat.write(notebook, temporary)
 
 
+def _scrolled(formula: str) -> str:
+    """A formula that may be wider than a phone, to be scrolled by keys too."""
+    return f'<span class="formula" tabindex="0">{formula}</span>'
+
+
 class _Renderer(IPythonRenderer):
     """Formulas become MathML. Links lead within the folder of ``pages`` or to the web; others become text."""
 
     def __init__(self, pages: Collection[str]):
         super().__init__(escape=True)
-        self.pages, self.inline_math, self.block_math = pages, convert, partial(convert, display="block")
+        self.pages = pages
+
+    def block_math(self, body: str) -> str:
+        return _scrolled(convert(body, display="block"))
+
+    def inline_math(self, body: str) -> str:
+        return _scrolled(convert(body)) if len(body) > 60 else convert(body)
+
+    def block_html(self, html: str) -> str:
+        """Hidden solutions alone stay HTML."""
+        return html if html.strip() in DETAILS else super().block_html(html)
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         file = url.partition("#")[0]
@@ -136,7 +158,19 @@ def _pages(run: str, notebooks: Sequence[Path]) -> Iterator[tuple[str, str]]:
     for index, path in enumerate(notebooks):
         resources = {"run": run, "before": names[:index][-1:], "after": names[index + 1:index + 2],
                      "metadata": {"name": path.stem}}
-        yield path.stem, exporter.from_notebook_node(read_notebook(path), resources)[0]
+        page, _ = exporter.from_notebook_node(read_notebook(path), resources)
+        yield path.stem, EMPTY_HEAD.sub(r"<td\1></td>", page)
+
+
+def _api(folder: Path) -> list[str]:
+    """Write pages of the method's docstrings below ``folder``, if pdoc is installed; return their modules."""
+    if not find_spec("pdoc"):
+        return []
+    pdoc = import_module("pdoc")
+    pdoc.render.configure(docformat="restructuredtext", search=False, show_source=False,
+                          template_directory=Path(__file__).parent / "templates")
+    pdoc.pdoc(*(f"bnta_lib.{module}" for module in API), output_directory=folder)
+    return API
 
 
 def _words(picture: Path) -> tuple[str, str]:
@@ -146,7 +180,7 @@ def _words(picture: Path) -> tuple[str, str]:
 
 
 def _table(file: Path) -> str:
-    table = markdown_html(file.read_text(encoding="utf-8"))
+    table = EMPTY_HEAD.sub(r"<td\1></td>", markdown_html(file.read_text(encoding="utf-8")))
     for word, (kind, symbol) in VERDICTS.items():
         table = re.sub(rf">{word}(| \(.*?\))<", rf'><span class="{kind}">{symbol} {word}</span>\1<', table)
     return table
@@ -163,7 +197,7 @@ def build(run: str, notebooks: Sequence[Path]) -> Path:
         items = {stem: {file.suffix[1:]: file for file in files}
                  for stem, files in groupby(sorted((new / "figures").iterdir()), lambda file: file.stem)}
         pages["index"] = templates.get_template("front.html.j2").render(
-            run=run, caution=caution(run), items=items, papers=PAPERS, pages=[*pages],
+            run=run, caution=caution(run), items=items, papers=PAPERS, pages=[*pages], api=_api(new),
             not_run=[path.stem for path in find_notebooks() if path.stem not in pages])
         for name, page in pages.items():
             (new / f"{name}.html").write_text(page, encoding="utf-8")
