@@ -1,6 +1,6 @@
 """What the explorers show: functions and widgets without a browser (tests/test_browser.py has one)."""
 
-import itertools
+import re
 from dataclasses import replace
 
 import ipywidgets as W
@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from bnta_lib import adapt
+from bnta_lib.by_camera import adapt_by_camera, embed_by_camera, sample_by_camera
 from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.evaluation import Ranking, top_gallery
-from bnta_lib.explore import figures, nk
+from bnta_lib.explore import camera, figures, nk
 from bnta_lib.explore.figures import NO_KERNEL, Explorer, layer_explorer, retrieval_explorer
 from bnta_lib.explore.nk import NKExplorer
 from bnta_lib.figures.photos import select_example_probes
@@ -19,7 +20,7 @@ from bnta_lib.model import bn_layers, embed
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.suite.runner import score
 from bnta_lib.suite.samples import sample_of
-from conftest import lab_of
+from conftest import lab_of, noise
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +58,6 @@ def setting_of(explorer):
 # ---------------------------------------------------------------- N and K: what is measured
 
 
-def test_cells_hold_the_numbers_of_their_rows(measured, own):
-    cells = nk.cells_of(measured)
-    assert len(cells) == len(measured.drop_duplicates(["method", "split"])) and list(cells) == nk.COLUMNS
-    for (split, n, k), rows in measured.groupby(["split", "N", "K"]):
-        cell = nk.find(cells, "dots", split, n, k, own.tta_momentum)
-        assert all(cell[row.metric] == row.value for row in rows[rows["unit"] == "%"].itertuples())
-        assert cell["seconds"] == pytest.approx(rows.loc[rows["unit"] == "s", "value"].sum()) or n == 0
-
-
 def test_curves_keep_splits_momenta_and_runs_by_hand_apart(measured):
     cells = nk.cells_of(measured)
     largest = cells["N"].max()
@@ -101,7 +93,7 @@ def test_live_run_gives_the_stored_numbers_and_leaves_the_model_alone(measured, 
 # ---------------------------------------------------------------- N and K: the widget
 
 
-def test_every_recorded_cell_can_be_reached_and_shows_its_numbers(explorer, model, targets):
+def test_every_recorded_cell_can_be_reached_and_shows_its_numbers(explorer, model, targets, measured):
     assert setting_of(explorer) == ["dots", 0, 10, 4, 0.1] and "stored" in explorer.numbers
     explorer.split.value = 1
     reached, pictures = set(), set()
@@ -110,9 +102,11 @@ def test_every_recorded_cell_can_be_reached_and_shows_its_numbers(explorer, mode
         assert max(explorer.K.options) <= n // 2 and explorer.K.value in explorer.K.options
         for k in explorer.K.options:
             explorer.K.value = k
-            cell = nk.find(explorer.cells, *setting_of(explorer))
-            assert f"N = {n}, K = {k}," in explorer.numbers
-            assert f"rank 1 {cell['R1']:.1f} %" in explorer.numbers
+            rows = measured.query("split == 1 and N == @n and K == @k").set_index("metric")["value"]
+            seconds = rows[["features", "pairing", "steps"]].sum()
+            for words in (f"N = {n}, K = {k},", f"rank 1 {rows['R1']:.1f} % (", f"mAP {rows['mAP']:.1f} % (",
+                          f", {seconds:.1f} s; stored"):
+                assert words in explorer.numbers
             reached.add((n, k))
             pictures.add(explorer.shown.value)
         images = targets["dots"].data.images[sample_of(targets["dots"].splits[1], n)]
@@ -120,25 +114,6 @@ def test_every_recorded_cell_can_be_reached_and_shows_its_numbers(explorer, mode
         assert torch.equal(explorer.pairs("dots", 1, n, k).index, expected)
     cells = explorer.cells[(explorer.cells["N"] > 0) & (explorer.cells["split"] == 1)]
     assert reached == {*zip(cells["N"], cells["K"])} and len(pictures) == len(reached)
-
-
-def test_pairs_found_step_by_step_are_those_of_algorithm_1(explorer):
-    """Brute force, with many equal distances; K grows, falls, and grows to the end."""
-    random, rows = torch.Generator().manual_seed(3), torch.arange(42)
-    data = ReIDSet("many", torch.zeros(42, 3, 48, 24, dtype=torch.uint8), rows, rows + 1)
-    explorer.targets["many"] = Target(data, (Split(rows[:2], rows[2:].flip(0)),))
-    local = torch.randint(0, 4, (42, 2, 6), generator=random).float()
-    explorer.local = lambda target: local
-    parts = local[2:].flip(0).double()
-    D = (parts[:, None] - parts).norm(dim=3).amin(2)
-    expected, free = [], set(range(40))
-    for _, i, j in sorted((float(D[pair]), *pair) for pair in itertools.combinations(range(40), 2)):
-        if {i, j} <= free:
-            expected.append((41 - i, 41 - j))
-            free -= {i, j}
-    assert len(D.unique()) < 100
-    for k in (2, 3, 11, 5, 19, 20):
-        assert explorer.pairs("many", 0, 40, k).index.tolist() == [[*pair] for pair in expected[:k]]
 
 
 def test_what_is_not_measured_is_not_made_up(explorer, model, targets, own):
@@ -247,3 +222,87 @@ def test_no_explorer_has_an_output_widget(explorer):
         held.append(widgets.pop())
         widgets += getattr(held[-1], "children", ())
     assert len(held) > 15 and not any(isinstance(widget, W.Output) for widget in held)
+
+
+# ---------------------------------------------------------------- by camera
+
+
+@pytest.fixture(scope="module")
+def place():
+    """Twelve people of the test; of others 22 images each by cameras 1 and 2, and 5 by camera 3."""
+    gallery, others = torch.arange(24), torch.arange(49)
+    pids = torch.cat([torch.arange(12), gallery % 12, others % 12 + 20]) + 1
+    camids = torch.cat([torch.arange(12) % 2, (gallery // 12 + gallery) % 3, others % 2]) + 1
+    camids[80:] = 3
+    images = noise(85, 3, 48, 24) // camids[:, None, None, None].to(torch.uint8)
+    return Target(ReIDSet("place", images, pids, camids), (Split(torch.arange(12), torch.arange(12, 36)),))
+
+
+@pytest.fixture
+def by_camera(model, tiny, place, dots):
+    return camera.camera_explorer(model, {"place": place, "dots": dots}, tiny)
+
+
+@pytest.mark.filterwarnings("ignore:camera 3 has 5 images")
+def test_numbers_are_those_of_images_embedded_by_their_camera(by_camera, model, tiny, place):
+    data, (split,), controls = place.data, place.splits, by_camera.controls
+    controls["camera"].value = 2
+    for alpha, number in ((1, 0), (0.5, 16), (0.25, 8), (0, 8)):
+        controls["alpha"].value, controls["number"].value = alpha, number
+        seen = sample_by_camera(torch.arange(36, 85), data.camids, number)
+        crops = data.images[seen], data.camids[seen]
+        deltas = adapt_by_camera(model, *crops, tiny, "alpha_bn", least=8, alpha=alpha)
+        after = embed_by_camera(model, data.images, data.camids, deltas)[0] if alpha else None
+        for name, probes in (("camera 2", split.probe[1::2]), ("all cameras", split.probe)):
+            some = Split(probes, split.gallery)
+            scores = (100 * score(model, place, some, tiny, side).cmc(1) for side in (None, after))
+            assert "{}: {:.1f} to {:.1f} %".format(name, *scores) in by_camera.numbers
+        n = number or 22
+        used = f"of {2 * n + 5} images (other people), {n} by camera 2; too few by camera 3"
+        assert (used in by_camera.numbers) == (alpha > 0)
+
+
+def test_every_position_of_every_camera_slider_answers(by_camera):
+    controls, ranks = by_camera.controls, {1: {}, 2: {}}
+    controls["target"].value = "dots"
+    assert by_camera.numbers.startswith("dots,") and "probes and gallery" in by_camera.numbers
+    controls["target"].value = "place"
+    for slider in (controls["alpha"], controls["number"]):
+        for index in range(len(slider.options)):
+            slider.index = index
+            assert by_camera.numbers.startswith("place,") and by_camera.errors.value == ""
+    assert "other people" in by_camera.numbers
+    controls["camera"].value = 3
+    assert "; no probe by camera 3" in by_camera.numbers
+    for by in ranks:
+        controls["camera"].value = by
+        for number in range(1, controls["probe"].max + 1):
+            controls["probe"].value = number
+            shown = re.match(r"place, camera (.), probe (\d+): .* match (\d+) to (\d+);", by_camera.numbers)
+            ranks[int(shown[1])][int(shown[2])] = int(shown[4]) / int(shown[3])
+    assert sorted(ranks[1]) == [*range(0, 12, 2)] and sorted(ranks[2]) == [*range(1, 12, 2)]
+    assert all([*ratios.values()] == sorted(ratios.values()) for ratios in ranks.values())
+
+
+def test_first_visit_says_so_and_an_error_is_shown(by_camera, monkeypatch):
+    seen, alpha = [], by_camera.controls["alpha"]
+    by_camera.shown.observe(lambda change: seen.append(">embedding ...<" in change["new"]), "value")
+    alpha.value = 0.5
+    alpha.value = 1
+    assert seen == [True, False, False]
+    monkeypatch.setattr(camera, "embed_by_camera", None)
+    alpha.value = 0.25
+    assert "failed: TypeError" in by_camera.errors.value
+    alpha.value = 0.5
+    assert by_camera.errors.value == "" and "rank 1, " in by_camera.shown.value
+    bundle, metadata = by_camera._repr_mimebundle_()
+    assert "image/jpeg" in bundle and "nearest gallery images" in metadata["image/jpeg"]["alt"]
+
+
+def test_folder_of_three_images_is_refused_with_what_it_lacks(model, tiny):
+    data = ReIDSet("three", noise(3, 3, 48, 24), torch.tensor([1, 1, 2]), torch.tensor([1, 2, 2]))
+    few = {"three": Target(data, (Split(torch.tensor([0]), torch.tensor([1, 2])),))}
+    with pytest.raises(ValueError, match="three has too few .* 1 by camera 1, 2 by camera 2; .* needs 8"):
+        camera.camera_explorer(model, few, tiny)
+    with pytest.raises(ValueError, match="nothing of by_camera to measure on three: it takes 4 images"):
+        lab_of(tiny, {"bnta": model}, few).measure("by_camera")

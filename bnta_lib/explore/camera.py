@@ -23,12 +23,21 @@ from bnta_lib.weights import bn_tensors
 
 
 def adapt_to(model: BNTANet, target: Target, number: int, settings: Settings) -> tuple:
-    """Deltas on ``number`` images of each camera (0: all), counts by camera, cameras with few, the kind."""
+    """Deltas on ``number`` images of each camera (0: all), counts by camera, cameras with few, the kind.
+
+    Raises ValueError if no camera has FEWEST images.
+    """
     split, camids = target.split(0), target.data.camids
-    kind = "others" if len(images_of(target, split, "others")) >= FEWEST else "test"
-    rows = sample_by_camera(images_of(target, split, kind), camids, number)
-    counts = camids[rows].bincount(minlength=int(camids.max()) + 1).tolist()
-    few = [camera for camera in camids.unique().tolist() if counts[camera] < FEWEST]
+    for kind in ("others", "test"):
+        rows = sample_by_camera(images_of(target, split, kind), camids, number)
+        counts = camids[rows].bincount(minlength=int(camids.max()) + 1).tolist()
+        few = [camera for camera in camids.unique().tolist() if counts[camera] < FEWEST]
+        if max(counts) >= FEWEST:
+            break
+    else:
+        images = ", ".join(f"{counts[camera]} by camera {camera}" for camera in few)
+        raise ValueError(f"{target.data.name} has too few images to adapt by camera: {images}; "
+                         f"at least one camera needs {FEWEST}")
     deltas = adapt_by_camera(model, target.data.images[rows], camids[rows], settings, least=FEWEST,
                              place=bool(few))
     return deltas, counts, few, IMAGES[kind]
@@ -85,7 +94,7 @@ def camera_explorer(model: BNTANet, targets: Mapping[str, Target], settings: Set
         draw, target=W.Dropdown(description="target", options=list(targets), **WIDE),
         camera=W.IntSlider(description="camera (0: all)", min=0, max=cameras, value=0, **RELEASED),
         alpha=W.SelectionSlider(description="alpha", options=[0, 0.25, 0.5, 0.75, 1], value=1, **RELEASED),
-        number=W.SelectionSlider(description="images of each", value=0, **RELEASED,
+        number=W.SelectionSlider(description="images a camera", value=0, **RELEASED,
                                  options=[*((str(2**i), 2**i) for i in range(3, 9)), ("all", 0)]),
         probe=W.IntSlider(description="probe", min=1, max=probes, value=1, **RELEASED))
     return explorer

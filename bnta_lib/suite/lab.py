@@ -93,6 +93,9 @@ class Lab:
             parts = TABLES[what] if isinstance(what, str) else [Table(tuple(what))]
             sets = {name: self.targets[name] for name in targets or self.targets}
             plans = [self.plan(parts, sets, seeds, splits)]
+        if not any(units for _, units in plans):
+            raise ValueError(f"nothing of {title} to measure on {', '.join(targets or self.targets)}: it "
+                             "takes 4 images or more to adapt on, and by camera the camera of each")
         rows = pd.concat([measure(*plan, self.progress, title) for plan in plans], ignore_index=True)
         if self.progress:
             print(f"{title}: {origin(rows)}")
