@@ -17,12 +17,24 @@ from bnta_lib.suite.reproduce import NOTEBOOKS
 pytestmark = [pytest.mark.slow, harness.needs_chromium]
 
 
+def write_notebook(path, *cells: str) -> None:
+    """Write a notebook of these cells."""
+    kernel = nbformat.read(next(NOTEBOOKS.glob("10_*")), 4).metadata
+    made = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, cells)], metadata=kernel)
+    nbformat.write(made, path)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A copy of the notebooks."""
+    """A copy of the notebooks, and 14's sliders alone, as its tables take minutes to measure."""
     folder = tmp_path_factory.mktemp("notebooks")
     for path in NOTEBOOKS.glob("*.ipynb"):
         shutil.copy(path, folder)
+    cells = nbformat.read(next(folder.glob("14_*")), 4).cells
+    (sliders,) = [cell.source for cell in cells if "camera_explorer(" in cell.source]
+    opened = ("from bnta_lib.suite.lab import Lab\nlab = Lab(progress=False)\n"
+              "named = {'iLIDS': lab.targets['iLIDS']}")
+    write_notebook(folder / "98_sliders.ipynb", opened, sliders)
     return folder
 
 
@@ -98,12 +110,11 @@ def test_every_n_and_k_is_reached_after_a_partial_run(lab, folder, tmp_path, mon
         patch.setattr(store, "recorded_path", lambda profile: tmp_path / "none")
         own = Lab("laptop", progress=False).measure("table_2", targets=["iLIDS"], splits=[0], seeds=1)
     assert len(own) and not own["recorded"].any()
-    cells = (f"import os\nos.environ['BNTA_CACHE'] = {str(cache)!r}\nfrom bnta_lib.explore import nk\n"
-             "from bnta_lib.suite.lab import Lab\nlab = Lab('laptop')\nrows = lab.measure('figure_4')",
-             "nk.NKExplorer(nk.cells_of(rows), lab.model(), lab.targets, lab.settings)")
-    kernel = nbformat.read(next(folder.glob("10_*")), 4).metadata
-    nbformat.write(nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, cells)], metadata=kernel),
-                   folder / "99_partial_run.ipynb")
+    write_notebook(
+        folder / "99_partial_run.ipynb",
+        f"import os\nos.environ['BNTA_CACHE'] = {str(cache)!r}\nfrom bnta_lib.explore import nk\n"
+        "from bnta_lib.suite.lab import Lab\nlab = Lab('laptop')\nrows = lab.measure('figure_4')",
+        "nk.NKExplorer(nk.cells_of(rows), lab.model(), lab.targets, lab.settings)")
     notebook, start = lab("99"), time.monotonic()
     notebook.run_all()
     first = sizes(moves(notebook, lambda: notebook.press("N", "ArrowLeft")))
@@ -135,3 +146,12 @@ def test_another_layer_shows_other_outputs(ran):
     assert "layer1.0.bn1, BN layer 2 of" in moves(ran, lambda: ran.press("BN layer", "ArrowRight"))
     moves(ran, lambda: ran.press("channel (0: all)", "ArrowRight"))
     moves(ran, lambda: ran.choose("target", "iLIDS"))
+
+
+@pytest.mark.parametrize("ran", ["98"], indirect=True)
+def test_camera_share_and_number_of_images_change_the_ranking(ran):
+    assert re.match(r"iLIDS, camera \d, probe \d+: .* statistics of \d+ images", ran.numbers())
+    assert moves(ran, lambda: ran.press("camera (0: all)", "ArrowRight")).startswith("iLIDS, camera 1,")
+    moves(ran, lambda: ran.press("probe", "ArrowRight"))
+    assert "of 32 images" in moves(ran, lambda: ran.press("images a camera", "Home"))
+    assert "statistics of" not in moves(ran, lambda: ran.press("alpha", "Home"))
