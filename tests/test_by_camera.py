@@ -12,8 +12,8 @@ from bnta_lib.adapters import ADAPTERS
 from bnta_lib.by_camera import PLACE, adapt_by_camera, embed_by_camera, normalise_by_camera
 from bnta_lib.data import load_targets
 from bnta_lib.data.sets import ReIDSet, Target
-from bnta_lib.figures.cameras import along_figure
-from bnta_lib.model import BNTANet, bn_layers, embed
+from bnta_lib.figures.adaption import along_figure
+from bnta_lib.model import BNTANet, embed
 from bnta_lib.suite.layers import bn_moments, shift_by_camera
 from bnta_lib.suite.runner import Measurer, Unit, score
 from bnta_lib.suite.samples import exchanged, images_of
@@ -52,19 +52,6 @@ def test_camera_is_adapted_as_if_it_were_a_place_alone(model, place, adapter, op
         assert all(torch.equal(tensors[name], tensor) for name, tensor in bn_tensors(alone).items())
 
 
-def test_statistics_of_a_first_layer_are_those_of_its_cameras_inputs(model, place):
-    images, camids = place
-    deltas = adapt_by_camera(model, images, camids, SMOKE, least=4)
-    name = next(iter(bn_layers(model)))
-    for camera in (1, 2, 3):
-        with torch.no_grad():
-            inputs = model.normalised(images[camids == camera])
-            outputs = model.backbone.conv1(inputs).transpose(0, 1).flatten(1)
-        tensors = deltas[camera].tensors
-        torch.testing.assert_close(tensors[f"{name}.running_mean"], outputs.mean(1), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(tensors[f"{name}.running_var"], outputs.var(1), atol=1e-5, rtol=1e-4)
-
-
 def test_each_image_is_embedded_by_the_delta_of_its_camera(model, place):
     images, camids = place
     before = bn_tensors(model)
@@ -91,6 +78,10 @@ def test_camera_with_few_images_gets_the_delta_of_the_place_with_a_warning(model
         other = embed_by_camera(model, images[:4], torch.full((4,), 7), deltas)[0]
     with deltas[PLACE].applied(model):
         torch.testing.assert_close(other, embed(model, images[:4])[0])
+    none = adapt_by_camera(model, images, camids, SMOKE, least=8, place=False)
+    assert [*none] == [1, 2]
+    with pytest.raises(ValueError, match="no delta of camera 3, and none of the place"):
+        embed_by_camera(model, images, camids, none)
 
 
 def test_deltas_of_all_cameras_are_one_file_of_the_same_bytes(model, place, tmp_path):
@@ -108,6 +99,8 @@ def test_deltas_of_all_cameras_are_one_file_of_the_same_bytes(model, place, tmp_
     (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-1] + b"!")
     with pytest.raises(ValueError, match="is damaged"):
         load_deltas(tmp_path / "a")
+    with pytest.raises(ValueError, match="a camera is a whole number, not '1'"):
+        save_deltas({"1": deltas[1]}, tmp_path / "b")
 
 
 @pytest.mark.parametrize("change, message", [
@@ -121,14 +114,6 @@ def test_wrong_labels_and_adapters_are_refused(model, place, change, message):
     images, camids = place
     with pytest.raises(ValueError, match=message):
         adapt_by_camera(model, images, **{"camids": camids, "settings": SMOKE} | change)
-
-
-def test_camera_without_any_delta_is_refused(model, place):
-    images, camids = place
-    deltas = adapt_by_camera(model, images, camids, SMOKE, least=8, place=False)
-    assert [*deltas] == [1, 2]
-    with pytest.raises(ValueError, match="no delta of camera 3, and none of the place"):
-        embed_by_camera(model, images, camids, deltas)
 
 
 def test_normalised_features_of_each_camera_have_mean_0_and_deviation_1():
@@ -223,9 +208,3 @@ def test_cameras_are_those_that_a_set_has_whatever_their_numbers(dots):
     table = images_by_camera({"gaps": Target(data, dots.splits[:1])})
     assert table.loc[("gaps", "probes and gallery")].to_dict() == {
         "cameras": 2, "fewest": 12, "median": 12, "most": 12}
-
-
-def test_deltas_are_saved_under_whole_numbers_alone(model, place, tmp_path):
-    deltas = adapt_by_camera(model, *place, SMOKE, least=12)
-    with pytest.raises(ValueError, match="a camera is a whole number, not '1'"):
-        save_deltas({"1": deltas[1]}, tmp_path / "a")
