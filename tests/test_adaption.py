@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bnta_lib.adaption import adapt, change_rates
 from bnta_lib.model import bn_layers, embed, layers_of
-from bnta_lib.pairing import nearest_pairs
+from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.weights import bn_tensors
 
 NAMES = {"mean": "running_mean", "var": "running_var", "gamma": "weight", "beta": "bias"}
@@ -19,6 +19,10 @@ NAMES = {"mean": "running_mean", "var": "running_var", "gamma": "weight", "beta"
 
 def subsets(names):
     return [*chain.from_iterable(combinations(names, n) for n in range(len(names) + 1))]
+
+
+def three_pairs(first):
+    return Pairs(torch.arange(first, first + 6).view(3, 2), torch.zeros(3).long(), torch.zeros(3).double())
 
 
 def state(model):
@@ -84,6 +88,8 @@ def test_given_model_and_random_state_are_untouched(used, images, settings):
     (ValueError, "losses: any of pos, mat", {}, dict(losses=("entropy",))),
     (ValueError, "reading: any of alone, restore; got .'both'", {}, dict(reading="both")),
     (ValueError, "are not the local features or pairs of 10 images", {}, dict(local=torch.rand(9, 3, 8))),
+    (ValueError, "are not the local features or pairs of 10 images", {}, dict(pairs=three_pairs(5), K=3)),
+    (ValueError, "no K = 4 pairs among 3", {}, dict(pairs=three_pairs(0), K=4)),
     (RuntimeError, "stop", {}, dict(on_step=lambda *_: exec('raise RuntimeError("stop")'))),
 ])
 def test_an_error_leaves_the_model_untouched(used, images, settings, error, sentence, change, options):
@@ -263,14 +269,6 @@ def test_change_rates_are_the_sums_worked_by_hand(model):
     assert np.isnan(beta["rate"])  # nothing to relate its move to
     assert (table.loc[table["index"] > 1, "rate"] == 0).all()
     assert list(table["index"]) == [i for i in range(1, 58) for _ in range(4)]
-
-
-def test_too_few_pairs_or_pairs_of_other_images_are_refused(model, images, small):
-    pairs = adapt(model, images, small, K=3).pairs
-    with pytest.raises(ValueError, match="no K = 4 pairs among 3"):
-        adapt(model, images, small, K=4, pairs=pairs)
-    with pytest.raises(ValueError, match="not the local features or pairs of 4 images"):
-        adapt(model, images[:4], small, K=2, pairs=pairs)
 
 
 def test_summary_has_the_mean_change_rates(model, images, small):

@@ -191,8 +191,9 @@ def test_measuring_a_row_embeds_probes_and_gallery_by_camera(model):
 
 
 def test_gain_along_a_sweep_is_over_no_adaption_on_the_same_split():
-    rows = pd.DataFrame([{"target": "GRID", "split": split, "metric": "R1", "x": x, "value": 10 + split + x,
-                          "adapter": "none" if x == 0 else "adabn", "line": None if x == 0 else line}
+    rows = pd.DataFrame([{"target": "GRID", "split": split, "metric": "R1", "x": x, "training": "bnta",
+                          "value": 10 + split + x, "adapter": "adabn" if x else "none",
+                          "line": line if x else None}
                          for split in range(3) for line in ("a", "b") for x in (0, 8, 16)])
     gains = gains_along(rows).set_index(["line", "x"])
     assert gains["difference"].to_dict() == {(line, x): x for line in "ab" for x in (8, 16)}

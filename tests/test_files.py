@@ -92,22 +92,19 @@ def held(folder):
             if path.is_file() and not path.name.endswith(("-wal", "-shm"))}
 
 
-def add_row(folder):
+def add_row(folder, *_):
     with open_store(folder / "results.sqlite") as store:
         # Another row each time: one that is there is only read.
         store.add(uuid4().hex, [{"metric": "R1", "value": float(k)} for k in range(40)])
-
-
-def write_checkpoint(folder, model, small):
-    training.write_checkpoint(folder / "c.pt", key="key", model=model.state_dict())
 
 
 NUMBERS = pd.DataFrame({"unit": "%", "value": range(2_000)})
 WRITERS = {
     "weights": lambda folder, model, small: save_model(model, folder / "w", small),
     "delta": lambda folder, model, small: Delta(bn_tensors(model), "").save(folder / "d"),
-    "checkpoint": write_checkpoint,
-    "row": lambda folder, *_: add_row(folder),
+    "checkpoint": lambda folder, model, small: training.write_checkpoint(
+        folder / "c.pt", key="key", model=model.state_dict()),
+    "row": add_row,
     "table": lambda folder, *_: write_table(NUMBERS, "t", "run"),
     "ranking": lambda folder, *_: save_ranked(NUMBERS, folder / "ranked.csv"),
     "figure": lambda folder, *_: base.save_figure(plt.figure(figsize=(1, 1)), "f", "run"),

@@ -109,29 +109,24 @@ def test_notebook_that_does_not_end_stops_the_run_and_is_named(place, capsys, ce
     assert not (place / "executed" / "smoke" / "01_b.ipynb").exists() and not (place / "report").exists()
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["--profile", "huge"], "unknown profile 'huge'"),
-    (["--data", "no/such/folder"], "no folder"),
-    (["--only", "07"], "invalid choice: '07'"),
-    (["--in-place", "--only", "00"], "are for all notebooks"),
-    (["--measure", "all", "--only", "00"], "are for all notebooks"),
+@pytest.mark.parametrize("cache, arguments, words", [
+    ("cache", ["--profile", "huge"], "unknown profile 'huge'"),
+    ("cache", ["--data", "no/such/folder"], "no folder"),
+    ("cache", ["--only", "07"], "invalid choice: '07'"),
+    ("cache", ["--in-place", "--only", "00"], "are for all notebooks"),
+    ("cache", ["--measure", "all", "--only", "00"], "are for all notebooks"),
+    ("notebooks/00_a.ipynb", [], "File exists"),
+    ("~no-such-user/x", [], "home directory"),
 ])
 def test_what_does_not_exist_is_refused_before_a_kernel_starts(
-        place, capsys, monkeypatch, arguments, words):
+        place, capsys, monkeypatch, cache, arguments, words):
     for name in ("00_a", "01_b"):
         write_notebook(place / "notebooks" / f"{name}.ipynb", "1")
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("BNTA_CACHE", cache)
     monkeypatch.setattr(reproduce, "run_notebook", lambda *a: pytest.fail("it ran"))
     assert ends(reproduce.main, "--profile", "smoke", *arguments) > 0
     assert words in capsys.readouterr().err
-
-
-def test_cache_that_cannot_be_written_is_named_before_a_kernel_starts(place, capsys, monkeypatch):
-    monkeypatch.setattr(reproduce, "run_notebook", lambda *a: pytest.fail("it ran"))
-    (place / "file").write_text("")
-    for path, words in ((place / "file", "File exists"), ("~no-such-user/x", "home directory")):
-        monkeypatch.setenv("BNTA_CACHE", str(path))
-        assert ends(reproduce.main, "--profile", "smoke") == 2
-        assert words in capsys.readouterr().err
 
 
 def test_data_folder_reaches_the_notebook_as_a_full_path_and_braces_are_only_braces(place, monkeypatch):
