@@ -104,14 +104,6 @@ def test_tables_share_a_unit_and_not_its_name(table_2, lab, monkeypatch):
     assert default["value"].tolist() == bnta.query("split == 1 and seed == 0")["value"].tolist()
 
 
-def test_pairs_from_one_ranking_are_those_of_the_unit_alone(lab, tiny, tiny_models, dots):
-    rows = lab.measure([Spec(str(k), N=8, options={"K": k}) for k in (2, 4)], seeds=1, splits=[0])
-    images = dots.data.images[sample_of(dots.splits[0], 8)]
-    for k in (2, 4):
-        alone = score(adapt(tiny_models["bnta"], images, tiny, K=k).model, dots, dots.splits[0], tiny)
-        assert scores_of(rows[rows["K"] == k]) == pytest.approx(alone.row())
-
-
 def test_smaller_sample_is_part_of_a_larger_one(dots):
     split = dots.splits[0]
     small, large = (sample_of(split, n).tolist() for n in (4, 9))

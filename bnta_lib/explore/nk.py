@@ -114,7 +114,7 @@ class NKExplorer(Explorer):
                  settings: Settings):
         self.cells, self.model, self.targets, self.settings = cells, model, dict(targets), settings
         self.local = lru_cache(lambda target: embed(model, targets[target].data.images)[1])
-        self.ranked, self.figure = lru_cache(self.rank), lru_cache(NKFigure)
+        self.ranked, self.figure = lru_cache(self._rank), lru_cache(NKFigure)
         self.cancelled, self.offering, self.thread = threading.Event(), False, None
         self.drawing = threading.Lock()  # a run may end while a slider moves
         self.target = W.Dropdown(description="target", options=list(targets), **WIDE)
@@ -158,7 +158,7 @@ class NKExplorer(Explorer):
         """The setting's pairs, as rows of the target's images. They are found for all values of K at once."""
         return self.ranked(target, split, n, max(k, *self.K.options)).first(k)
 
-    def rank(self, target: str, split: int, n: int, k: int) -> Pairs:
+    def _rank(self, target: str, split: int, n: int, k: int) -> Pairs:
         sample = sample_of(self.targets[target].splits[split], n)
         pairs = nearest_pairs(self.local(target)[sample], k)
         return replace(pairs, index=sample[pairs.index])
