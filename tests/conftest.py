@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bnta_lib.data.published import protocol_note
+from bnta_lib.data.sets import ReIDSet, Split, Target
 from bnta_lib.figures import base
 from bnta_lib.model import BNTANet, bn_layers
 from bnta_lib.settings import Settings, settings
@@ -72,8 +73,6 @@ def style():
 
 def coloured_people():
     """Twenty images of five people, who differ in the colours of their clothes."""
-    from bnta_lib.data.sets import ReIDSet
-
     g = torch.Generator().manual_seed(0)
     pids = torch.arange(20) % 5 + 1
     clothes = torch.randint(30, 226, (6, 3, 2, 1), generator=g)[pids]  # upper and lower half
@@ -146,8 +145,6 @@ def crop(seed: int) -> np.ndarray:
 
 def target_of_dots(size: tuple[int, int] = (48, 24)):
     """A target of 12 people with a whole split and a part of one."""
-    from bnta_lib.data.sets import ReIDSet, Split, Target
-
     images = noise(24, 3, *size)
     data = ReIDSet("dots", images, torch.arange(1, 13).repeat(2), torch.tensor([1, 2]).repeat_interleave(12))
     splits = Split(torch.arange(12), torch.arange(12, 24)), Split(torch.arange(8), torch.arange(12, 22))
@@ -157,6 +154,17 @@ def target_of_dots(size: tuple[int, int] = (48, 24)):
 @pytest.fixture(scope="session")
 def dots():
     return target_of_dots()
+
+
+@pytest.fixture(scope="session")
+def cameras():
+    """Twelve people of the test; of others 22 images each by cameras 1 and 2, and 5 by camera 3."""
+    gallery, others = torch.arange(24), torch.arange(49)
+    pids = torch.cat([torch.arange(12), gallery % 12, others % 12 + 20]) + 1
+    camids = torch.cat([torch.arange(12) % 2, (gallery // 12 + gallery) % 3, others % 2]) + 1
+    camids[80:] = 3
+    images = noise(85, 3, 48, 24) // camids[:, None, None, None].to(torch.uint8)
+    return Target(ReIDSet("place", images, pids, camids), (Split(torch.arange(12), torch.arange(12, 36)),))
 
 
 @pytest.fixture(scope="session")

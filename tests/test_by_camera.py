@@ -21,13 +21,13 @@ from bnta_lib.suite.specs import BY_CAMERA, TABLE_2, exchanged_cameras, few_imag
 from bnta_lib.suite.sweeps import gains_along, images_by_camera
 from bnta_lib.weights import bn_tensors, load_deltas, save_deltas
 
-SMOKE = settings("smoke")
+SMALL = settings("smoke", height=48, width=24, base_width=4, local_dim=8, stripes=3)
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return BNTANet(6, SMOKE).eval()
+    return BNTANet(6, SMALL).eval()
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def place():
     """Images of three cameras, the third darker and with few images; camera ids in no order."""
     random = torch.Generator().manual_seed(1)
     camids = torch.tensor([1, 2] * 12 + [3] * 5)[torch.randperm(29, generator=random)]
-    images = torch.randint(0, 200, (29, 3, *SMOKE.size), generator=random, dtype=torch.uint8)
+    images = torch.randint(0, 200, (29, 3, *SMALL.size), generator=random, dtype=torch.uint8)
     images[camids == 3] //= 2
     return images, camids
 
@@ -44,10 +44,10 @@ def place():
                                               ("alpha_bn", {"alpha": 0.3})])
 def test_camera_is_adapted_as_if_it_were_a_place_alone(model, place, adapter, options):
     images, camids = place
-    deltas = adapt_by_camera(model, images, camids, SMOKE, adapter, least=5, seed=2, **options)
+    deltas = adapt_by_camera(model, images, camids, SMALL, adapter, least=5, seed=2, **options)
     assert [*deltas] == [PLACE, 1, 2, 3]
     for camera, rows in ((PLACE, camids > 0), (2, camids == 2), (3, camids == 3)):
-        alone = ADAPTERS[adapter](model, images[rows], SMOKE, seed=2, **options)
+        alone = ADAPTERS[adapter](model, images[rows], SMALL, seed=2, **options)
         tensors = deltas[camera].tensors
         assert all(torch.equal(tensors[name], tensor) for name, tensor in bn_tensors(alone).items())
 
@@ -55,7 +55,7 @@ def test_camera_is_adapted_as_if_it_were_a_place_alone(model, place, adapter, op
 def test_each_image_is_embedded_by_the_delta_of_its_camera(model, place):
     images, camids = place
     before = bn_tensors(model)
-    deltas = adapt_by_camera(model, images, camids, SMOKE, least=5)
+    deltas = adapt_by_camera(model, images, camids, SMALL, least=5)
     features, local = embed_by_camera(model, images, camids, deltas)
     assert all(torch.equal(before[name], tensor) for name, tensor in bn_tensors(model).items())
     for row in (0, 7, 28):
@@ -70,7 +70,7 @@ def test_each_image_is_embedded_by_the_delta_of_its_camera(model, place):
 def test_camera_with_few_images_gets_the_delta_of_the_place_with_a_warning(model, place):
     images, camids = place
     with pytest.warns(UserWarning, match="camera 3 has 5 images, and 8 are needed"):
-        deltas = adapt_by_camera(model, images, camids, SMOKE, least=8)
+        deltas = adapt_by_camera(model, images, camids, SMALL, least=8)
     assert deltas[3] is deltas[PLACE]
     with warnings.catch_warnings(action="error"):
         embed_by_camera(model, images, camids, deltas)
@@ -78,14 +78,14 @@ def test_camera_with_few_images_gets_the_delta_of_the_place_with_a_warning(model
         other = embed_by_camera(model, images[:4], torch.full((4,), 7), deltas)[0]
     with deltas[PLACE].applied(model):
         torch.testing.assert_close(other, embed(model, images[:4])[0])
-    none = adapt_by_camera(model, images, camids, SMOKE, least=8, place=False)
+    none = adapt_by_camera(model, images, camids, SMALL, least=8, place=False)
     assert [*none] == [1, 2]
     with pytest.raises(ValueError, match="no delta of camera 3, and none of the place"):
         embed_by_camera(model, images, camids, none)
 
 
 def test_deltas_of_all_cameras_are_one_file_of_the_same_bytes(model, place, tmp_path):
-    deltas = adapt_by_camera(model, *place, SMOKE, least=5)
+    deltas = adapt_by_camera(model, *place, SMALL, least=5)
     for file in ("a", "b"):
         save_deltas(deltas, tmp_path / file)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -113,7 +113,7 @@ def test_deltas_of_all_cameras_are_one_file_of_the_same_bytes(model, place, tmp_
 def test_wrong_labels_and_adapters_are_refused(model, place, change, message):
     images, camids = place
     with pytest.raises(ValueError, match=message):
-        adapt_by_camera(model, images, **{"camids": camids, "settings": SMOKE} | change)
+        adapt_by_camera(model, images, **{"camids": camids, "settings": SMALL} | change)
 
 
 def test_normalised_features_of_each_camera_have_mean_0_and_deviation_1():
@@ -129,14 +129,14 @@ def test_normalised_features_of_each_camera_have_mean_0_and_deviation_1():
 
 
 def test_bnta_takes_so_many_steps_and_the_first_are_those_of_an_epoch(model, place):
-    images, one = place[0], replace(SMOKE, tta_batch=4, tta_epochs=2)
+    images, one = place[0], replace(SMALL, tta_batch=4, tta_epochs=2)
     epochs = ADAPTERS["bnta"](model, images, one)
     assert all(torch.equal(a, b) for a, b in zip(  # 14 pairs are 4 steps an epoch
         bn_tensors(epochs).values(), bn_tensors(ADAPTERS["bnta"](model, images, one, steps=8)).values()))
 
 
 def test_images_of_each_protocol_are_of_the_right_people():
-    for target in load_targets(SMOKE, progress=False).values():
+    for target in load_targets(settings("smoke"), progress=False).values():
         split, pids = target.splits[0], target.data.pids
         test = {*split.probe.tolist(), *split.gallery.tolist()}
         assert {*images_of(target, split, "test").tolist()} == test
@@ -167,26 +167,26 @@ def test_two_parts_of_the_shift_add_up_to_the_mean_squared_distance_of_the_camer
 
 
 def test_rows_by_camera_have_keys_of_their_own_and_share_those_of_table_2():
-    specs = [*BY_CAMERA, *few_images(), *exchanged_cameras(), *steps_by_camera(SMOKE)]
-    columns = {spec.method: str(spec.columns(SMOKE, 60)) for spec in specs}
+    specs = [*BY_CAMERA, *few_images(), *exchanged_cameras(), *steps_by_camera(SMALL)]
+    columns = {spec.method: str(spec.columns(SMALL, 60)) for spec in specs}
     # "all images" and "0 % exchanged" are a row of the first table.
     assert len({*columns.values()}) == len(columns) - 2
-    shared = {str(spec.columns(SMOKE, 60)) for spec in TABLE_2} & {*columns.values()}
+    shared = {str(spec.columns(SMALL, 60)) for spec in TABLE_2} & {*columns.values()}
     assert len(shared) == 3  # no adaption, BNTA and AdaBN, on the gallery
 
 
-def test_measuring_a_row_embeds_probes_and_gallery_by_camera(model):
+def test_measuring_a_row_embeds_probes_and_gallery_by_camera(model, cameras):
     """A row's score is that of features embedded here, camera by camera, from AdaBN models of their own."""
-    target = load_targets(SMOKE, progress=False)["VIPeR"]
-    split, data = target.splits[0], target.data
+    split, data = cameras.splits[0], cameras.data
     spec = next(spec for spec in BY_CAMERA if spec.method == "AdaBN by camera; other people")
-    unit = Unit("retrieval", "VIPeR", spec, 0, 0)
-    rows = Measurer(SMOKE, {"bnta": model}, {"bnta": {"VIPeR": target}}).measure(unit)
-    features, seen = torch.zeros(len(data), 256), images_of(target, split, "others")
-    for camera in (1, 2):
-        adapted = ADAPTERS["adabn"](model, data.images[seen[data.camids[seen] == camera]], SMOKE, seed=0)
+    unit = Unit("retrieval", "place", spec, 0, 0)
+    rows = Measurer(SMALL, {"bnta": model}, {"bnta": {"place": cameras}}).measure(unit)
+    features, seen = torch.zeros(len(data), 128), images_of(cameras, split, "others")
+    for camera in (1, 2, 3):
+        own = seen[data.camids[seen] == camera]
+        adapted = ADAPTERS["adabn"](model, data.images[own if len(own) >= 8 else seen], SMALL, seed=0)
         features[data.camids == camera] = embed(adapted, data.images[data.camids == camera])[0]
-    scores = score(model, target, split, SMOKE, features).row()
+    scores = score(model, cameras, split, SMALL, features).row()
     assert {row["metric"]: row["value"] for row in rows} == pytest.approx(scores, abs=1.0)
 
 

@@ -227,25 +227,14 @@ def test_no_explorer_has_an_output_widget(explorer):
 # ---------------------------------------------------------------- by camera
 
 
-@pytest.fixture(scope="module")
-def place():
-    """Twelve people of the test; of others 22 images each by cameras 1 and 2, and 5 by camera 3."""
-    gallery, others = torch.arange(24), torch.arange(49)
-    pids = torch.cat([torch.arange(12), gallery % 12, others % 12 + 20]) + 1
-    camids = torch.cat([torch.arange(12) % 2, (gallery // 12 + gallery) % 3, others % 2]) + 1
-    camids[80:] = 3
-    images = noise(85, 3, 48, 24) // camids[:, None, None, None].to(torch.uint8)
-    return Target(ReIDSet("place", images, pids, camids), (Split(torch.arange(12), torch.arange(12, 36)),))
-
-
 @pytest.fixture
-def by_camera(model, tiny, place, dots):
-    return camera.camera_explorer(model, {"place": place, "dots": dots}, tiny)
+def by_camera(model, tiny, cameras, dots):
+    return camera.camera_explorer(model, {"place": cameras, "dots": dots}, tiny)
 
 
 @pytest.mark.filterwarnings("ignore:camera 3 has 5 images")
-def test_numbers_are_those_of_images_embedded_by_their_camera(by_camera, model, tiny, place):
-    data, (split,), controls = place.data, place.splits, by_camera.controls
+def test_numbers_are_those_of_images_embedded_by_their_camera(by_camera, model, tiny, cameras):
+    data, (split,), controls = cameras.data, cameras.splits, by_camera.controls
     controls["camera"].value = 2
     for alpha, number in ((1, 0), (0.5, 16), (0.25, 8), (0, 8)):
         controls["alpha"].value, controls["number"].value = alpha, number
@@ -255,7 +244,7 @@ def test_numbers_are_those_of_images_embedded_by_their_camera(by_camera, model, 
         after = embed_by_camera(model, data.images, data.camids, deltas)[0] if alpha else None
         for name, probes in (("camera 2", split.probe[1::2]), ("all cameras", split.probe)):
             some = Split(probes, split.gallery)
-            scores = (100 * score(model, place, some, tiny, side).cmc(1) for side in (None, after))
+            scores = (100 * score(model, cameras, some, tiny, side).cmc(1) for side in (None, after))
             assert "{}: {:.1f} to {:.1f} %".format(name, *scores) in by_camera.numbers
         n = number or 22
         used = f"of {2 * n + 5} images (other people), {n} by camera 2; too few by camera 3"
