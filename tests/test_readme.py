@@ -5,7 +5,8 @@ import re
 import pandas as pd
 import pytest
 
-from bnta_lib.settings import ROOT
+from bnta_lib.rendered.domains import DOMAINS
+from bnta_lib.settings import ROOT, settings
 
 
 def test_readme_example_runs(tmp_path, monkeypatch, capsys):
@@ -40,3 +41,19 @@ def test_readme_counts_the_verdicts_of_the_committed_check():
 def test_links_lead_to_files_of_the_repository(page):
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
     assert not [link for link in links if "://" not in link and not page.parent.joinpath(link).exists()]
+
+
+def test_data_card_counts_the_sets_and_model_card_gives_recorded_numbers():
+    card = (ROOT / "docs" / "data_card.md").read_text()
+    own = settings("laptop")
+    for name, domain in DOMAINS.items():
+        row = re.search(rf"(?m)^\| {name} \|.*\| (\d+) \| (\S+) \| (.+) \|$", card)
+        counts = (f"{own.people.get(name, 0):,}", f"{own.images.get(name, 0):,}")
+        counts = counts if name in own.people else ("target", "Table 1's")
+        assert row.groups() == (str(domain.cameras), *counts), name
+    headroom = pd.read_csv(ROOT / "figures" / "laptop" / "headroom.csv").set_index("set")["R1"].astype(float)
+    sources = headroom[[*own.people]]
+    numbers = [sources.min(), sources.max(), *headroom[["VIPeR", "GRID", "iLIDS"]]]
+    text = (ROOT / "docs" / "model_card.md").read_text()
+    stated = re.findall(r"\d\d\.\d", text.partition("## How good")[2])
+    assert [f"{n:.1f}" for n in numbers] == stated[:5]
