@@ -92,8 +92,9 @@ def adapt(
     _check_options(len(images), layers, quantities, losses, reading, steps, local, pairs)
     model.check_images(images)
     start = time.perf_counter()
-    rows: list[dict[str, float]] = []
+    taken: list[dict[str, Tensor]] = []
     adapted, before = copy.deepcopy(model), bn_tensors(model)
+    device = model.scale.device
     K = operator.index(min(settings.K, len(images) // 2) if K is None else K)
     pairs = pairs or nearest_pairs(embed(adapted, images)[1] if local is None else local, K)
     pairs = pairs.first(K)
@@ -101,17 +102,21 @@ def adapt(
     with preserve_modes(adapted):
         configure_model(adapted, layers, free, follow_bnneck, settings.tta_momentum)
         parameters = collect_params(adapted, layers, free) if losses else []
-        optimiser = OPTIMISERS[settings.tta_optimizer](parameters, lr=settings.tta_lr) if parameters else None
+        optimiser = OPTIMISERS[settings.tta_optimizer](
+            parameters, lr=settings.tta_lr, fused=model.scale.is_cuda or None) if parameters else None
         order, size = torch.Generator().manual_seed(seed), settings.tta_batch
         steps = settings.tta_epochs * math.ceil(K / size) if steps is None else steps
-        batches = (b for _ in range(steps) for b in torch.randperm(K, generator=order).split(size))
-        for step, batch in enumerate(islice(batches, steps), start=1):
-            couples, parts = images[pairs.index[batch].flatten()], pairs.part[batch]
-            row = adaption_step(adapted, couples, parts, settings, optimiser, losses)
-            rows.append({"step": step, **row})
-            require_finite([row["total"]], f"the adaption loss at step {step}")
+        drawn = (b for _ in range(steps) for b in torch.randperm(K, generator=order).split(size))
+        batches = [*islice(drawn, steps)]
+        # All that the steps read is moved at once, and their losses at the end: no step waits for a GPU.
+        couples, parts = images[pairs.index].to(device), pairs.part.to(device)
+        there = torch.cat([*batches, torch.arange(0)]).to(device).split([len(batch) for batch in batches])
+        for step, batch in enumerate(there, start=1):
+            taken.append(adaption_step(adapted, couples[batch].flatten(0, 1), parts[batch], settings,
+                                       optimiser, losses))
             if on_step is not None:
-                on_step(step, adapted, rows[-1])
+                on_step(step, adapted, _rows(taken)[-1])
+        rows = _rows(taken)
     restored = [kind for name, kind in QUANTITIES.items() if name not in quantities]  # in both readings
     load_bn_tensors(adapted, model.state_dict(), [*restored, "num_batches_tracked"])
     adapted.zero_grad()
@@ -137,7 +142,8 @@ def _check_options(n, layers, quantities, losses, reading, steps, local, pairs) 
 
 def require_finite(values: Iterable[Tensor | float], what: str) -> None:
     """Raise FloatingPointError for a NaN or infinite value."""
-    if not all(torch.as_tensor(value).isfinite().all() for value in values):
+    finite = [torch.as_tensor(value).isfinite().all() for value in values]
+    if not torch.stack(finite).all():  # one answer for all: a GPU is waited for once
         raise FloatingPointError(f"{what} is not finite: lower tta_lr, or look for broken images")
 
 
@@ -171,7 +177,7 @@ def collect_params(model: BNTANet, layers: Collection[str],
 def adaption_step(
     model: BNTANet, images: Tensor, parts: Tensor, settings: Settings,
     optimiser: torch.optim.Optimizer | None, losses: Collection[str] = LOSSES,
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Take a step of Eq. (14) on a batch of B pairs; return the losses before it: pos, mat and total.
 
     Images (2B, 3, h, w) of a pair lie side by side; ``parts`` (B,) are the matched ones. Without an
@@ -189,7 +195,16 @@ def adaption_step(
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
-    return {"pos": pos.item(), "mat": mat.item(), "total": total.item()}
+    return {"pos": pos.detach(), "mat": mat.detach(), "total": total.detach()}
+
+
+def _rows(taken: list[dict[str, Tensor]]) -> list[dict[str, float]]:
+    """Losses of steps as rows. Raises FloatingPointError for one that is not finite."""
+    table = torch.stack([torch.stack([*terms.values()]) for terms in taken]).tolist() if taken else []
+    rows = [{"step": step, **dict(zip(taken[0], values))} for step, values in enumerate(table, start=1)]
+    for row in rows:
+        require_finite([row["total"]], f"the adaption loss at step {row['step']}")
+    return rows
 
 
 def pair_losses(model: BNTANet, images: Tensor, pairs: Pairs, settings: Settings,
@@ -202,9 +217,9 @@ def pair_losses(model: BNTANet, images: Tensor, pairs: Pairs, settings: Settings
     order = torch.randperm(len(pairs.index), generator=torch.Generator().manual_seed(seed))
     with preserve_modes(model):
         model.eval()
-        rows = [adaption_step(model, images[pairs.index[batch].flatten()], pairs.part[batch], settings, None)
-                for batch in order.split(settings.tta_batch)]
-    return pd.DataFrame([{"step": step, **row} for step, row in enumerate(rows, start=1)])
+        terms = [adaption_step(model, images[pairs.index[batch].flatten()], pairs.part[batch], settings, None)
+                 for batch in order.split(settings.tta_batch)]
+    return pd.DataFrame(_rows(terms))
 
 
 def change_rates(before: Mapping[str, Tensor], after: nn.Module) -> pd.DataFrame:

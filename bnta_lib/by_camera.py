@@ -75,6 +75,7 @@ def embed_by_camera(model: BNTANet, images: Tensor, camids: Tensor,
     fit, or if the deltas were made for another model.
     """
     parts, order, camids = [], [], _checked(camids, images, PLACE)
+    digest = model_digest(model)
     for camera in camids.unique().tolist():
         if not {camera, PLACE} & deltas.keys():
             raise ValueError(f"there is no delta of camera {camera}, and none of the place")
@@ -82,7 +83,7 @@ def embed_by_camera(model: BNTANet, images: Tensor, camids: Tensor,
             warnings.warn(f"camera {camera} has no delta: its images take that of all cameras together",
                           stacklevel=2)
         order.append((camids == camera).nonzero()[:, 0])
-        with deltas[camera if camera in deltas else PLACE].applied(model):
+        with deltas[camera if camera in deltas else PLACE].applied(model, digest):
             parts.append(embed(model, images[order[-1]]))
     back = torch.cat(order).argsort()
     features, local = (torch.cat(part)[back] for part in zip(*parts))

@@ -37,7 +37,7 @@ class InstanceNorm(nn.InstanceNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cuda:
-            return super().forward(x)
+            return super().forward(x).contiguous(memory_format=torch.channels_last)
         centred = x - x.mean((2, 3), keepdim=True)
         inverse = (centred.square().mean((2, 3), keepdim=True) + self.eps).rsqrt()
         return torch.addcmul(self.bias[:, None, None], centred, inverse * self.weight[:, None, None])
@@ -194,12 +194,12 @@ def embed(model: BNTANet, images: Tensor, batch: int | None = None) -> tuple[Ten
     features, local = [], []
     with preserve_modes(model):
         model.eval()
-        backbone = model.backbone if model.scale.is_cuda else fused(model.backbone)
+        backbone = fused(model.backbone)
         for chunk in images.split(batch):
             maps = backbone(model.normalised(chunk))
-            features.append(model.bnneck(model.global_pool(maps)).float().cpu())
-            local.append(model.local_features(model.stripe_pool(maps)).float().cpu())
-    return torch.cat(features), torch.cat(local)
+            features.append(model.bnneck(model.global_pool(maps)))
+            local.append(model.local_features(model.stripe_pool(maps)))
+    return torch.cat(features).float().cpu(), torch.cat(local).float().cpu()  # a GPU is waited for here alone
 
 
 def batches(n: int, size: int, random: torch.Generator) -> Sequence[Tensor]:

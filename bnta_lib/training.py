@@ -5,6 +5,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 
 from bnta_lib.files import atomic
 from bnta_lib.losses import identity_loss, matching_train_loss, positioning_loss, triplet_loss
-from bnta_lib.model import BNTANet, batches, load_imagenet
+from bnta_lib.model import BNTANet, Outputs, batches, load_imagenet
 from bnta_lib.settings import METHOD_VERSION, Settings
 from bnta_lib.weights import differences, training_settings
 
@@ -44,7 +45,7 @@ def train(
 
     Raises:
         ValueError: for pids that are not 1..M, too many processes, or a checkpoint of another training.
-        FloatingPointError: if the loss is not finite; the last checkpoint is unchanged.
+        FloatingPointError: if the loss is not finite; the last checkpoint, of finite losses, is kept.
         OutOfTime: after an epoch, which is saved, if the next does not fit into ``minutes`` from the call.
     """
     begin, people = time.perf_counter(), len(sources.pids.unique())
@@ -61,7 +62,8 @@ def train(
     if settings.pretrained:
         load_imagenet(model)
     model.to(processes.device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=(0.9, 0.999))
+    optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=(0.9, 0.999),
+                                 fused=model.scale.is_cuda or None)  # one kernel instead of hundreds
     random, history = torch.Generator().manual_seed(settings.seed), []
     path = Path(checkpoint) if checkpoint and processes.is_main_process else None
     if state := from_main(processes, path and read_checkpoint(path, key)):
@@ -72,15 +74,21 @@ def train(
     objective, images = processes.prepare_model(Objective(model, settings)), sources.images
     if processes.device.type == "cuda" and 2 * images.nbytes <= torch.cuda.mem_get_info(processes.device)[0]:
         images = images.to(processes.device)
+    labels = (sources.pids - 1).to(processes.device)
+    written, cost = time.perf_counter(), 0.0
     for epoch in range(len(history), settings.epochs):
-        history.append(train_epoch(objective, optimiser, images, sources.pids, settings, epoch, random,
-                                   processes, progress))
-        if path:
-            write_checkpoint(path, key=key, model=model.state_dict(), optimiser=optimiser.state_dict(),
-                             random=random.get_state(), history=history)
+        history.append(train_epoch(objective, optimiser, images, labels, settings, epoch, random, processes,
+                                   progress))
         seconds = time.perf_counter() - begin + history[-1]["seconds"]
         # The main process decides, since clocks differ.
         late = minutes is not None and from_main(processes, seconds > 60 * minutes)
+        # Writing a gigabyte takes a twentieth of the time at most.
+        if path and (late or epoch + 1 == settings.epochs or time.perf_counter() - written >= 20 * cost):
+            start = time.perf_counter()
+            write_checkpoint(path, key=key, model=model.state_dict(), optimiser=optimiser.state_dict(),
+                             random=random.get_state(), history=history)
+            written = time.perf_counter()
+            cost = written - start
         if late and epoch + 1 < settings.epochs:
             raise OutOfTime(f"another epoch does not fit after epoch {epoch + 1} of {settings.epochs}")
     state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
@@ -89,41 +97,53 @@ def train(
 
 
 def train_epoch(
-    objective: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, pids: Tensor, settings: Settings,
-    epoch: int, random: torch.Generator, processes: Any, progress: bool = False,
+    objective: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, labels: Tensor,
+    settings: Settings, epoch: int, random: torch.Generator, processes: Any, progress: bool = False,
 ) -> dict[str, float]:
-    """Train one epoch, counted from 0, and return its row of :func:`train`."""
-    start, device, n = time.perf_counter(), processes.device, len(pids)
+    """Train one epoch, counted from 0, and return its row of :func:`train`.
+
+    ``labels`` (N,), from 0, are on the device. No step waits for the device, and none moves data there but
+    images that lie elsewhere.
+    """
+    start, device, n = time.perf_counter(), processes.device, 0
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(epoch, settings)
     objective.train()
     sums: dict[str, Tensor] = {}
-    bar = tqdm(batches(n, settings.batch, random), f"epoch {epoch + 1} of {settings.epochs}", mininterval=1,
-               disable=not (progress and processes.is_main_process))
+    drawn = [torch.cat([index[None], draw(len(index), settings, random)])
+             for index in epoch_batches(len(labels), settings.batch, random, device)]
+    sizes, numbers = [batch.shape[1] for batch in drawn], torch.cat(drawn, 1)
+    there = numbers.to(device)
+    bar = tqdm(zip(numbers.split(sizes, 1), there.split(sizes, 1)), f"epoch {epoch + 1} of {settings.epochs}",
+               len(sizes), mininterval=1, disable=not (progress and processes.is_main_process))
     part, parts = processes.process_index, processes.num_processes
-    for batch in bar:
-        rows = slice(len(batch) * part // parts, len(batch) * (part + 1) // parts)
-        index = batch[rows]
-        raw, labels = images[index.to(images.device)].to(device), (pids[index] - 1).to(device)
-        augmented = augment(raw, settings, random, rows, len(batch))
+    for here, batch in bar:
+        whole = here.shape[1]
+        rows = slice(whole * part // parts, whole * (part + 1) // parts)
+        here, (index, *draws) = here[0, rows], batch[:, rows]
+        raw = images[index] if images.device == device else images[here].to(device)
+        augmented = augment(raw, draws, settings)
         # Gradients are averaged over processes, and one may hold an image more: 1 if all hold the same.
-        weight = parts * len(index) / len(batch)
-        losses = training_step(objective, optimiser, augmented, labels, weight)
-        sums = {name: sums.get(name, 0.0) + value.detach() * len(index) for name, value in losses.items()}
+        weight = parts * len(here) / whole
+        losses = training_step(objective, optimiser, augmented, labels[index], weight)
+        sums = {name: sums.get(name, 0.0) + value.detach() * len(here) for name, value in losses.items()}
+        n += whole
     totals = processes.reduce(torch.stack([value.float() for value in sums.values()]), "sum").tolist()
     row = {"epoch": epoch + 1, "lr": learning_rate(epoch, settings)}
     row |= {name: total / n for name, total in zip(sums, totals, strict=True)}
     bar.set_postfix(loss=f"{row['total']:.2f}", accuracy=f"{row['accuracy']:.2f}")
     bar.close()
     if not math.isfinite(row["total"]):
-        raise FloatingPointError(f"the training loss is {row['total']} in epoch {epoch + 1}: lower lr")
+        raise FloatingPointError(
+            f"the training loss is {row['total']} in epoch {epoch + 1}, and the last checkpoint is kept: lower lr "
+            f"(--lr {settings.lr / 5:g} --warmup-epochs {max(2, settings.warmup_epochs)})")
     return row | {"seconds": from_main(processes, time.perf_counter() - start)}
 
 
 def training_step(objective: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, labels: Tensor,
                   weight: float = 1.0) -> dict[str, Tensor]:
     """Take one step of Eq. (10), its gradient times ``weight``; return the terms of Eq. (9) before it."""
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+    with torch.autocast("cuda", torch.bfloat16) if images.is_cuda else nullcontext():
         losses = objective(images, labels)
     optimiser.zero_grad(set_to_none=True)
     (losses["total"] * weight).backward()
@@ -140,14 +160,17 @@ class Objective(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The terms of Eq. (9), their total, and G's accuracy, for one batch. Unused terms are 0."""
+        # In bf16 the softmax of thousands of people would lose the gradients of the wrong ones.
         out, settings = self.model(images), self.settings
+        if images.is_cuda:
+            out = Outputs(*(x.float() for x in out))
         smooth, zero = settings.label_smoothing, out.logits.new_zeros(())
         l_id = identity_loss(out.logits, labels, smooth) if settings.loss_id else zero
         l_pos = positioning_loss(out.positions) if settings.lambda1 else zero
         l_mat = matching_train_loss(out.local_logits, labels, smooth) if settings.lambda2 else zero
         total = settings.loss_id * l_id + settings.lambda1 * l_pos + settings.lambda2 * l_mat
         if settings.loss_tri:
-            l_tri = triplet_loss(out.features.float(), labels, settings.triplet_margin)
+            l_tri = triplet_loss(out.features, labels, settings.triplet_margin)
             total = total + settings.loss_tri * l_tri
         accuracy = (out.logits.argmax(1) == labels).float().mean()
         return {"L_id": l_id, "L_pos": l_pos, "L_mat": l_mat, "total": total, "accuracy": accuracy}
@@ -160,21 +183,36 @@ def learning_rate(epoch: int, settings: Settings) -> float:
     return settings.lr * (0.1 if epoch >= settings.lr_decay_epoch else 1.0)
 
 
-def augment(images: Tensor, settings: Settings, random: torch.Generator, rows: slice = slice(None),
-            size: int = 0) -> Tensor:
-    """Pad with black, crop at random and flip half, as DualNorm does.
+def epoch_batches(n: int, size: int, random: torch.Generator, device: torch.device) -> Sequence[Tensor]:
+    """Shuffled rows of ``n`` images: :func:`batches`, but on a GPU whole ones alone, all of one shape.
 
-    ``images`` may be the ``rows`` of a batch of ``size``: they become what they would in the whole batch.
-    """
+    There the rest is left out, another one each epoch, as DualNorm does."""
+    if device.type != "cuda" or n < size:
+        return batches(n, size, random)
+    return torch.randperm(n, generator=random)[: n - n % size].split(size)
+
+
+def draw(n: int, settings: Settings, random: torch.Generator) -> Tensor:
+    """What :func:`augment` takes for a batch of ``n``: int64 (3, n), top, left, and whether to flip."""
+    crops = torch.randint(0, 2 * _padding(settings) + 1, (2, n, 1), generator=random)[..., 0]
+    flips = torch.rand(n, 1, generator=random)[:, 0] < 0.5
+    return torch.cat([crops, flips[None].long()])
+
+
+def augment(images: Tensor, draws: Sequence[Tensor], settings: Settings) -> Tensor:
+    """Pad with black, crop at random and flip half, as DualNorm does. ``draws``: top, left and flip, (n,)."""
     n, _, height, width = images.shape
-    pad = round(settings.pad * height / 256)
-    top, left = torch.randint(0, 2 * pad + 1, (2, size or n, 1), generator=random)[:, rows]
-    flip = (torch.rand(size or n, 1, generator=random) < 0.5)[rows]
-    down = (top + torch.arange(height)).to(images.device)
-    across = torch.where(flip, torch.arange(width - 1, -1, -1), torch.arange(width)) + left
-    padded, image = F.pad(images, (pad, pad, pad, pad)), torch.arange(n, device=images.device)[:, None, None]
+    pad, device = _padding(settings), images.device
+    top, left, flip = (values[:, None] for values in draws)
+    down, columns = top + torch.arange(height, device=device), torch.arange(width, device=device)
+    across = torch.where(flip > 0, columns.flip(0), columns) + left
+    padded, image = F.pad(images, (pad, pad, pad, pad)), torch.arange(n, device=device)[:, None, None]
     # Indexing across the channels gives (n, height, width, 3), which is channels-last.
-    return padded[image, :, down[:, :, None], across.to(images.device)[:, None, :]].permute(0, 3, 1, 2)
+    return padded[image, :, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _padding(settings: Settings) -> int:
+    return round(settings.pad * settings.height / 256)
 
 
 def training_key(sources: "ReIDSet", settings: Settings) -> str:

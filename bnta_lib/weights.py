@@ -131,19 +131,20 @@ class Delta:
     base: str  # digest of the model that they go into
     meta: dict = field(default_factory=dict)  # JSON-able: N, K, seed, settings, ...
 
-    def apply(self, model: nn.Module) -> None:
-        """Put the tensors into ``model``. Raises ValueError unless it is the base as it was."""
-        if (digest := model_digest(model)) != self.base:
+    def apply(self, model: nn.Module, digest: str = "") -> None:
+        """Put the tensors into ``model``. Raises ValueError unless it is the base as it was.
+        ``digest``: the model's, if it is known."""
+        if (digest := digest or model_digest(model)) != self.base:
             raise ValueError(f"the delta was made for other weights: its base is {self.base[:12]}, the "
                              f"model {digest[:12]} (an adapted one must be restored before it takes another)")
         load_bn_tensors(model, self.tensors)
 
     @contextmanager
-    def applied(self, model: nn.Module) -> Iterator[nn.Module]:
+    def applied(self, model: nn.Module, digest: str = "") -> Iterator[nn.Module]:
         """``with delta.applied(model):`` the model is adapted inside, and as before afterwards."""
         before = bn_tensors(model)
         try:
-            self.apply(model)
+            self.apply(model, digest)
             yield model
         finally:
             load_bn_tensors(model, before)
@@ -188,8 +189,10 @@ def load_deltas(path: str | Path) -> dict[int, Delta]:
 
 def bn_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Copies, on the CPU, of mu, sigma^2, gamma and beta of every BN layer, by name."""
-    return {f"{name}.{kind}": getattr(layer, kind).detach().clone().cpu()
+    held = {f"{name}.{kind}": getattr(layer, kind).detach()
             for name, layer in bn_layers(model).items() for kind in QUANTITIES.values()}
+    moved = torch.cat([*held.values()]).cpu().split([len(tensor) for tensor in held.values()])
+    return {name: tensor.clone() for name, tensor in zip(held, moved)}
 
 
 def load_bn_tensors(model: nn.Module, tensors: Mapping[str, Tensor],

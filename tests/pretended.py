@@ -4,6 +4,8 @@ Inside ``with pretended():`` :data:`GPU` can be moved to like any device. What m
 CPU's raises RuntimeError, as a real GPU's would: PyTorch takes a CPU tensor beside a GPU's only where it is a
 single number, an index of another tensor, or one side of a copy. NumPy does not get at them either. Results
 are the CPU's, bit by bit. Nothing of CUDA itself is in it: kernels and their last digits, memory, speed.
+
+:data:`WAITS` lists the operators that moved data between the devices, and those that a host waits for.
 """
 
 from collections.abc import Iterator
@@ -18,6 +20,9 @@ GPU = torch.device("lazy", 0)
 _COPIES = {torch.ops.aten.copy_, torch.ops.aten._to_copy}
 _INDEXED = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_,
             torch.ops.aten._index_put_impl_, torch.ops.aten._unsafe_index}
+_WAITED_FOR = {torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal,
+               torch.ops.aten.masked_select}
+WAITS: list[str] = []  # since a test has cleared it
 
 
 class OnGPU(torch.Tensor):
@@ -73,9 +78,18 @@ def _run(op, args: tuple, kwargs: dict):
     if theirs and ours and packet not in _COPIES:
         raise RuntimeError(f"{op}: tensors of {GPU} and of the CPU, {[tuple(x.shape) for x in ours]}")
     there = bool(theirs)
+    sync = packet in _WAITED_FOR or any(x.dtype == torch.bool for x in tree_leaves((args[1:], kwargs))
+                                        if packet in _INDEXED and isinstance(x, torch.Tensor))
     if (device := kwargs.get("device")) is not None:
         there = torch.device(device).type == GPU.type
         kwargs = {**kwargs, "device": "cpu" if there else device}
+    if packet in _COPIES and given:
+        here = isinstance(given[0], OnGPU)
+        moved = not all(isinstance(x, OnGPU) == here for x in given) or there != here
+    else:
+        moved = False
+    if moved or (theirs and sync):
+        WAITS.append(str(op))
     args, kwargs = tree_map(lambda x: x.held if isinstance(x, OnGPU) else x, (args, kwargs))
     known = {id(x.held): x for x in theirs} | {id(x): x for x in given}  # what works in place returns itself
 

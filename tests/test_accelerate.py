@@ -13,7 +13,7 @@ import torch
 from bnta_lib.model import BNTANet, batches
 from bnta_lib.settings import ROOT, settings
 from bnta_lib.suite.train import main
-from bnta_lib.training import Objective, augment, learning_rate, train
+from bnta_lib.training import Objective, augment, draw, learning_rate, train
 from conftest import coloured_people, identical
 
 # Sums of float32 in another order, through a few steps of Adam.
@@ -124,7 +124,7 @@ def by_hand(sources, chosen, parts):
         optimiser.param_groups[0]["lr"] = learning_rate(epoch, chosen)
         sums, size = {}, 0
         for index in batches(len(sources.pids), chosen.batch, random):
-            batch = augment(sources.images[index], chosen, random)
+            batch = augment(sources.images[index], draw(len(index), chosen, random), chosen)
             bounds = [len(index) * part // parts for part in range(parts + 1)]
             copies = [model.train()] + [copy.deepcopy(model).train() for _ in range(parts - 1)]
             for own, start, stop in zip(copies, bounds, bounds[1:]):

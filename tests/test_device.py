@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pretended import GPU, OnGPU, pretended
+from pretended import GPU, WAITS, OnGPU, pretended
 from torch import Tensor
 from torch.nn import functional as F
 
+from bnta_lib import adaption, training
 from bnta_lib import settings as profile
 from bnta_lib.adapters import adabn, tent
 from bnta_lib.adaption import adapt, pair_losses
@@ -29,8 +30,9 @@ from bnta_lib.suite.layers import bn_moments, bn_outputs
 from bnta_lib.suite.runner import Measurer, Unit, score
 from bnta_lib.suite.specs import Spec, grid_specs
 from bnta_lib.suite.train import trained_model
+from bnta_lib.training import train
 from bnta_lib.weights import Delta, load_model, model_digest, save_model
-from conftest import lab_of
+from conftest import coloured_people, identical, lab_of
 
 REAL = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
@@ -172,6 +174,40 @@ def test_other_processes_get_models_on_the_cpu(model, dots, own):
     assert {t.device.type for t in read.state_dict().values()} == {"cpu"} and read.scale.device.type == "cpu"
     assert isinstance(read.fc_g.weight, torch.nn.Parameter) and not read.bnneck.bias.requires_grad
     assert model_digest(read) == model_digest(model)
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The numbers of operators that a host waited for in each step of training or adaption, in order."""
+    counts = []
+    for module, name in ((training, "training_step"), (adaption, "adaption_step")):
+        def counted(*arguments, step=getattr(module, name)):
+            counts.append(len(WAITS))
+            return step(*arguments)
+
+        monkeypatch.setattr(module, name, counted)
+    WAITS.clear()
+    return counts
+
+
+def test_training_is_the_same_on_both_devices_and_no_step_waits(small, waits, tmp_path):
+    """From the first step to the last of an epoch nothing moves but the images, which lie on the CPU here."""
+    people, chosen = coloured_people(), replace(small, epochs=2, lr_decay_epoch=2, batch=5)
+    model, history = train(people, chosen, progress=False, device="cpu")
+    waits.clear()
+    with pretended():
+        there, rows = train(people, chosen, tmp_path / "checkpoint.pt", progress=False, device=GPU)
+    assert identical(model, there) and rows.drop(columns="seconds").equals(history.drop(columns="seconds"))
+    assert {b - a for epoch in (waits[:4], waits[4:]) for a, b in zip(epoch, epoch[1:])} == {1}
+
+
+def test_no_step_of_an_adaption_waits(model, images, own, waits):
+    with pretended():
+        there = copy.deepcopy(model).to(GPU)
+        WAITS.clear()
+        adapt(there, images, replace(own, tta_epochs=2))
+    assert len(waits) == 4 and len({*waits}) == 1, "the host waited between two steps"
+    assert len(WAITS) <= 15, WAITS
 
 
 # ---------------------------------------------------------------- a real GPU
