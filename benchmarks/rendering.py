@@ -28,7 +28,7 @@ def rate(size: tuple[int, int], images: int, processes: int) -> float:
         torch.set_num_threads(1)
         try:
             # Reads the bodies and draws the places, in every process.
-            benchmark.source(SOURCE, 256, benchmark.MANY if processes > 1 else 256, (16, 8))
+            benchmark.source(SOURCE, 256, 2 * benchmark.MANY if processes > 1 else 256, (16, 8))
             return images / common.seconds(lambda: benchmark.source(SOURCE, images // 8, images, size))
         finally:
             torch.set_num_threads(threads)

@@ -135,7 +135,7 @@ def train_epoch(
     bar.close()
     if not math.isfinite(row["total"]):
         raise FloatingPointError(
-            f"the training loss is {row['total']} in epoch {epoch + 1}, and the last checkpoint is kept: lower lr "
+            f"the training loss is {row['total']} in epoch {epoch + 1}; the last checkpoint stays. Lower lr "
             f"(--lr {settings.lr / 5:g} --warmup-epochs {max(2, settings.warmup_epochs)})")
     return row | {"seconds": from_main(processes, time.perf_counter() - start)}
 

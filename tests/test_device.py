@@ -180,12 +180,12 @@ def test_other_processes_get_models_on_the_cpu(model, dots, own):
 def waits(monkeypatch):
     """The numbers of operators that a host waited for in each step of training or adaption, in order."""
     counts = []
-    for module, name in ((training, "training_step"), (adaption, "adaption_step")):
-        def counted(*arguments, step=getattr(module, name)):
-            counts.append(len(WAITS))
-            return step(*arguments)
 
-        monkeypatch.setattr(module, name, counted)
+    def counted(step):
+        return lambda *arguments: (counts.append(len(WAITS)), step(*arguments))[1]
+
+    for module, name in ((training, "training_step"), (adaption, "adaption_step")):
+        monkeypatch.setattr(module, name, counted(getattr(module, name)))
     WAITS.clear()
     return counts
 

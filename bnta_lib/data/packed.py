@@ -14,7 +14,6 @@ import torch
 from filelock import FileLock
 from joblib import cpu_count, delayed
 from numpy.lib.format import open_memmap
-from pooch import file_hash
 from tqdm.auto import tqdm
 
 from bnta_lib.data.published import Found
@@ -52,6 +51,12 @@ def open_pack(folder: Path, name: str, check: bool) -> ReIDSet:
         return ReIDSet(name, images, *torch.from_numpy(labels), digest, "published")
     except Exception as error:  # NumPy parses a header as Python, and what that raises shares no base class
         raise ValueError(f"{folder} is damaged ({error}): delete it, and it is packed again") from error
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pack_folder(found: Found, size: tuple[int, int]) -> Path:

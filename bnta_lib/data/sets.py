@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from bnta_lib.files import in_threads
+
 NAMING = re.compile(r"(-?\d+)_c(\d+).*\.(jpe?g|png|bmp)", re.IGNORECASE | re.DOTALL)
 # Pillow knows more formats. Some of those start other programs (EPS) or are rarely checked for faults.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
@@ -225,7 +227,8 @@ def _find(path: Path) -> list[Sample]:
 
 
 def _read(path: Path, crops: list[Sample], size: tuple[int, int]) -> ReIDSet:
-    images = torch.from_numpy(np.stack([resized(read_image(sample), size) for sample in crops]))
+    pixels = in_threads(lambda sample: resized(read_image(sample), size), crops)
+    images = torch.from_numpy(np.stack([*pixels]))
     pids, camids = torch.tensor([(sample.pid, sample.camid) for sample in crops]).T.contiguous()
     camids += int(camids.min() == 0)  # some sets count their cameras from 0
     return ReIDSet(path.name, images, pids, camids, origin="own folder")

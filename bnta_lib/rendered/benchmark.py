@@ -10,6 +10,7 @@ import hashlib
 import json
 import multiprocessing
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ DISTRACTORS = 1 << 21  # and those of distractors here
 PAIRS_OF_VIPER, PAIRS_OF_GRID, DISTRACTORS_OF_GRID = 632, 250, 775
 PEOPLE_OF_ILIDS, IMAGES_OF_ILIDS = 119, 476
 PROBES = {"VIPeR": 316, "GRID": 125, "iLIDS": 60}  # of a split
-MANY = 2000  # images from which processes save more than it takes to start them
+MANY = 1000  # images that processes must take off this one to save more than it takes to start them
 BLOCK = 256  # images of one job
 MAX_WORKERS = 16  # each holds all bodies, 0.9 GB
 # How images differ, in per cent of the full range of a pixel.
@@ -147,8 +148,25 @@ def _splits(data: ReIDSet, name: str, splits: int, people: int) -> tuple[Split, 
 
 
 def _rendered(name: str, plan: Plan, pids: np.ndarray, size: tuple[int, int], options: dict) -> ReIDSet:
-    images = cached_images(DOMAINS[name.removesuffix(" held out")], plan, size, **options)
-    return ReIDSet(name, images, torch.from_numpy(pids.copy()).long(), torch.from_numpy(plan[1] + 1).long())
+    domain = DOMAINS[name.removesuffix(" held out")]
+    images = cached_images(domain, plan, size, **options)
+    labels = torch.from_numpy(pids.copy()).long(), torch.from_numpy(plan[1] + 1).long()
+    path = _path(domain, plan, size, options.get("photometric", True))
+    stamp = path.stat()
+    key = json.dumps([stamp.st_size, stamp.st_mtime_ns, name])
+    return _with_digest(path.with_suffix(".digest"), key, name, images, *labels)
+
+
+def _with_digest(path: Path, key: str, *arguments) -> ReIDSet:
+    """ReIDSet of ``arguments``, its digest read from ``path`` if it was kept for ``key`` there."""
+    with suppress(OSError, ValueError):  # absent, or cut short
+        kept, digest = json.loads(path.read_text())
+        if kept == key:
+            return ReIDSet(*arguments, known_digest=digest)
+    data = ReIDSet(*arguments)
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps([key, data.digest]))
+    return data
 
 
 def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool = True,
@@ -158,15 +176,16 @@ def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], photometric
     Many images are rendered by several processes; this process alone writes. Raises OSError, with what to do,
     if the file cannot be written.
     """
-    path = cache_dir() / "sets" / f"{_key(domain, plan, size, photometric)}.npy"
+    path = _path(domain, plan, size, photometric)
     if (images := _read(path)) is not None:
         return images
     shape = len(plan[0]), 3, *size
     parts = [slice(k, k + BLOCK) for k in range(0, shape[0], BLOCK)]
     jobs = (delayed(render)(domain, *(column[part] for column in plan), size, photometric) for part in parts)
+    workers = min(MAX_WORKERS, cpu_count(), len(parts))
     # A process that was started for other work has its share of the cores already.
-    few, started = shape[0] < MANY, multiprocessing.parent_process() is not None
-    workers = 1 if few or started else min(MAX_WORKERS, cpu_count(), len(parts))
+    few, started = shape[0] * (1 - 1 / workers) < MANY, multiprocessing.parent_process() is not None
+    workers = 1 if few or started else workers
     with atomic(path) as temporary, open(temporary, "wb") as file, in_processes(jobs, workers) as blocks:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for block in tqdm(blocks, domain.name, len(parts), disable=few or not progress):
@@ -174,13 +193,14 @@ def cached_images(domain: Domain, plan: Plan, size: tuple[int, int], photometric
     return _read(path)
 
 
-def _key(domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool) -> str:
-    """File name of a set: all that its pixels depend on, hashed; `VERSION` stands for the code."""
+def _path(domain: Domain, plan: Plan, size: tuple[int, int], photometric: bool) -> Path:
+    """File of a set, named by all that its pixels depend on, hashed; `VERSION` stands for the code."""
     sha = hashlib.sha256(json.dumps([VERSION, repr(domain), *size, photometric]).encode())
     sha.update(read_bank()[0]["sha256"].encode())
     for column in plan:
         sha.update(np.ascontiguousarray(column, dtype=np.int64).tobytes())
-    return f"{domain.name}-{len(plan[0])}-{size[0]}x{size[1]}-{sha.hexdigest()[:16]}"
+    name = f"{domain.name}-{len(plan[0])}-{size[0]}x{size[1]}-{sha.hexdigest()[:16]}"
+    return cache_dir() / "sets" / f"{name}.npy"
 
 
 def _read(path: Path) -> torch.Tensor | None:
@@ -200,7 +220,10 @@ def mixed(sets: Sequence[ReIDSet], name: str) -> ReIDSet:
         pids.append(torch.unique(data.pids, return_inverse=True)[1] + 1 + person)
         camids.append(data.camids + camera)
         person, camera = int(pids[-1].max()), int(camids[-1].max())
-    return ReIDSet(name, torch.cat([data.images for data in sets]), torch.cat(pids), torch.cat(camids))
+    images, key = torch.cat([data.images for data in sets]), "".join(data.digest for data in sets)
+    short = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return _with_digest(cache_dir() / "sets" / f"mixed-{short}.digest", key, name, images,
+                        torch.cat(pids), torch.cat(camids))
 
 
 def statistics_of(sets: dict[str, ReIDSet], limit: int = 1000) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from bnta_lib.adapters import ADAPTERS
 from bnta_lib.by_camera import sample_by_camera
 from bnta_lib.data.sets import files_below, open_rgb, picture_keys, resized
+from bnta_lib.files import in_threads
 from bnta_lib.rendered.benchmark import cached_images
 from bnta_lib.rendered.domains import DOMAINS, Domain
 from bnta_lib.rendered.people import VERSION
@@ -123,16 +124,24 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
     if tracks not in (None, "folders"):
         raise ValueError(f"tracks is None or 'folders', not {tracks!r}")
     folder, skipped, files, images = Path(folder).expanduser(), {}, [], []
-    for file in tqdm(files_below(folder), "crops", unit="file", delay=5):
-        name = shown_name(file.relative_to(folder))
+
+    def read(file: Path) -> np.ndarray | str:
+        """The pixels of a file, or why it has none."""
         if (kind := file.suffix.lower()) not in IMAGES:
-            skipped[name] = "a video among images: give it by itself" if kind in VIDEOS else "no image"
-            continue
+            return "a video among images: give it by itself" if kind in VIDEOS else "no image"
         try:
-            images.append(resized(open_rgb(file), size))
-            files.append(file)
+            return resized(open_rgb(file), size)
         except Exception as error:  # decoders raise many types if bytes are not what the format says
-            skipped[name] = f"cannot be decoded ({type(error).__name__})"
+            return f"cannot be decoded ({type(error).__name__})"
+
+    everything = files_below(folder)
+    for file, pixels in zip(everything, tqdm(in_threads(read, everything), "crops", len(everything),
+                                             unit="file", delay=5)):
+        if isinstance(pixels, str):
+            skipped[shown_name(file.relative_to(folder))] = pixels
+        else:
+            images.append(pixels)
+            files.append(file)
     if not files:
         example = f"; {len(skipped)} other files, such as {next(iter(skipped))}" if skipped else ""
         raise ValueError(f"{folder} holds no image that can be read ({', '.join(sorted(IMAGES))}){example}")

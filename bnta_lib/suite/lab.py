@@ -4,6 +4,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
@@ -37,9 +38,10 @@ class Lab:
 
     def __init__(self, profile: str | None = None, data: str | Path = "embedded", progress: bool = True,
                  **overrides):
-        from bnta_lib.figures.base import use_style
+        with suppress(ImportError):  # what draws may be absent from a machine that measures alone
+            from bnta_lib.figures.base import use_style
 
-        use_style()
+            use_style()
         self.settings = settings(profile, **overrides)
         self.data, self.progress = data, progress
         # Names what it writes: other settings must not overwrite the profile's own figures and tables.

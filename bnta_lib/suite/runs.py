@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
@@ -29,19 +30,35 @@ def run_name(profile: str, data: str | Path = "embedded") -> str:
 
 
 def device_of(profile: str) -> torch.device:
-    """Device of the models that measure at a profile: ``$BNTA_DEVICE`` ("cpu", "cuda" or "cuda:1").
+    """Device of the models that measure at a profile: ``$BNTA_DEVICE`` ("cpu", "cuda", "cuda:1" or "mps").
 
     Default: a GPU at the profiles of the paper's size if there is one, else the CPU, where the committed
     rows of smoke and laptop were measured. Raises ValueError for another word, or a GPU that is absent.
     """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     name = os.environ.get("BNTA_DEVICE", "").strip() or ("cuda" if profile in AT_SIZE and gpus else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ValueError(f'BNTA_DEVICE is "cpu", "cuda", or a GPU by its number as in "cuda:1"; got {name!r}')
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f'BNTA_DEVICE is "cpu", "cuda", "mps", or a GPU by its number as in "cuda:1"; '
+                         f"got {name!r}")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= gpus:
-        raise ValueError(f"BNTA_DEVICE is {name}, and PyTorch finds {gpus} NVIDIA GPUs: unset BNTA_DEVICE")
+        raise ValueError(f"BNTA_DEVICE is {name}, and PyTorch finds {gpus} NVIDIA GPUs{drivers()}: "
+                         "unset BNTA_DEVICE")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("BNTA_DEVICE is mps, and PyTorch finds no Apple GPU: unset BNTA_DEVICE")
     return device
+
+
+def drivers() -> str:
+    """The versions on which a GPU depends, in brackets: PyTorch's CUDA and the driver."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout.split()[:1]
+    except (OSError, subprocess.TimeoutExpired):
+        driver = []
+    built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    return (f" (PyTorch {torch.__version__} {built}; driver {driver[0] if driver else 'not found'}; CUDA 13 "
+            "needs 580 or newer, CUDA 12 525 or newer)")
 
 
 def caution(run: str) -> str:

@@ -40,8 +40,9 @@ SHORT = 12  # digits of a digest in a row
 
 
 def recorded_path(profile: str) -> Path:
-    """The file of rows that are recorded with the suite."""
-    return ROOT / "data" / "results" / f"{profile}.csv.gz"
+    """The file of rows that are recorded with the suite, or came with a gathered folder."""
+    own = ROOT / "data" / "results" / f"{profile}.csv.gz"
+    return own if own.is_file() else cache_dir() / "recorded" / own.name
 
 
 def key_of(unit: dict) -> str:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,18 +19,20 @@ import torch
 from bnta_lib.data import find_real, load_sources, mixture, real_root
 from bnta_lib.files import atomic
 from bnta_lib.model import BNTANet, load_imagenet
-from bnta_lib.settings import (
-    AT_SIZE,
-    METHOD_VERSION,
-    MODELS,
-    PROFILES,
-    Settings,
-    model_settings,
-    trainings_of,
-)
+from bnta_lib.settings import METHOD_VERSION, MODELS, PROFILES, Settings, model_settings, trainings_of
 from bnta_lib.suite.runs import checkpoint_path, device_of, exit_code, parse_run, weights_path
 from bnta_lib.training import OutOfTime, from_main, launched, train
 from bnta_lib.weights import differences, load_model, read_weights, save_model
+
+SCHEDULE = ("epochs", "lr_decay_epoch", "lr", "warmup_epochs", "pretrained")
+SCRATCH = {"pretrained": False, "lr": 0.001, "warmup_epochs": 2}  # 0.005 is for weights that are nearly right
+# What changes the schedule of trainings; tables name it.
+OPTIONS: dict[str, dict] = {
+    "--epochs": dict(type=int, help="a shorter schedule"),
+    "--lr": dict(type=float, help="the learning rate"),
+    "--warmup-epochs": dict(type=int, help="epochs in which the learning rate grows to --lr"),
+    "--scratch": dict(action="store_true", help="train without ImageNet weights, at rate {lr:g} after "
+                      "{warmup_epochs} epochs of warm-up unless others are given".format(**SCRATCH))}
 
 
 def trained_model(settings: Settings, name: str = "bnta", progress: bool = True,
@@ -44,10 +46,10 @@ def trained_model(settings: Settings, name: str = "bnta", progress: bool = True,
     if settings.profile == "smoke" and not is_trained(settings, name, data):
         train_and_save(settings, name, progress, data)
     record, _ = read_weights(path)
-    # Fewer epochs, or no ImageNet weights, will do: see trained_on.
-    accepted = replace(shortened(wanted, min(record["settings"]["epochs"], wanted.epochs)),
-                       pretrained=wanted.pretrained and record["settings"]["pretrained"])
-    return load_model(path, accepted).to(device_of(settings.profile))
+    # Another schedule than the profile's will do unless one was asked for: see trained_on.
+    own, trained = PROFILES[settings.profile], {**asdict(Settings()), **record["settings"]}
+    accepted = {key: trained[key] for key in SCHEDULE if getattr(wanted, key) == getattr(own, key)}
+    return load_model(path, replace(wanted, **accepted)).to(device_of(settings.profile))
 
 
 def is_trained(settings: Settings, name: str = "bnta", data: str | Path = "embedded") -> bool:
@@ -80,7 +82,7 @@ def train_and_save(settings: Settings, name: str = "bnta", progress: bool = True
         meta = {"model": name, "data": sources.digest, "sources": sources.name, "torch": torch.__version__,
                 "processes": processes.num_processes}
         # Trainings with other seeds come without FC_G, so that many fit into the repository.
-        save_model(model, path, wanted, meta, settings.profile not in AT_SIZE, classifier=name in MODELS)
+        save_model(model, path, wanted, meta, classifier=name in MODELS)
         checkpoint.unlink(missing_ok=True)
     return history
 
@@ -105,14 +107,22 @@ def shortened(settings: Settings, epochs: int | None) -> Settings:
     return replace(settings, epochs=epochs, lr_decay_epoch=decay)
 
 
+def scheduled(options: argparse.Namespace) -> Settings:
+    """The profile's settings with the schedule that :data:`OPTIONS` give."""
+    settings = shortened(PROFILES[options.profile], options.epochs)
+    if options.scratch and settings.pretrained:
+        settings = replace(settings, **SCRATCH)
+    given = {"lr": options.lr, "warmup_epochs": options.warmup_epochs}
+    return replace(settings, **{name: value for name, value in given.items() if value is not None})
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train from the command line; return the exit code."""
     options = parse_run("train", "Train the models of a profile; resumable.", arguments, {
         "--model": dict(nargs="+", help="such as bnta, or bnta-1 with seed 1; default: all that tables need"),
         "--minutes": dict(type=float, default=math.inf,
                           help="stop, with exit code 3, if the next epoch would end later"),
-        "--epochs": dict(type=int, help="a shorter schedule; tables name it"),
-        "--scratch": dict(action="store_true", help="train without ImageNet weights; tables name it")})
+        **OPTIONS})
     processes = launched(device_of(options.profile))
     try:  # the main process alone prints
         with nullcontext() if processes.is_main_process else redirect_stdout(None):
@@ -121,10 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         processes.end_training()
 
 
-def _train_models(options: argparse.Namespace, processes) -> None:
+def _train_models(options: argparse.Namespace, processes) -> int:
     begin, needed = time.perf_counter(), -math.inf  # every run trains one epoch at least
-    settings = shortened(PROFILES[options.profile], options.epochs)
-    settings = replace(settings, pretrained=settings.pretrained and not options.scratch)
+    settings, code = scheduled(options), 0
     if options.data != "embedded" and real_root(options.data) is None:
         raise ValueError(f"--data: {options.data} is no folder of published data sets")
     if settings.pretrained:  # before images are rendered or decoded, which takes minutes
@@ -138,9 +147,15 @@ def _train_models(options: argparse.Namespace, processes) -> None:
         if minutes < needed:
             raise OutOfTime(f"an epoch of {name} does not fit")
         print(f"training {name}, profile {settings.profile}", flush=True)
-        history = train_and_save(settings, name, True, options.data, minutes)
+        try:
+            history = train_and_save(settings, name, True, options.data, minutes)
+        except FloatingPointError as error:  # the others may do better
+            print(f"{name}: {error}", file=sys.stderr)
+            code = 1
+            continue
         needed = history["seconds"].iloc[-1] / 60
         print(f"wrote {path}", flush=True)
+    return code
 
 
 if __name__ == "__main__":
