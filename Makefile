@@ -42,7 +42,7 @@ reproduce: $(MADE)
 
 full: $(MADE)
 	$(RUN) -m bnta_lib.suite.full $(if $(MINUTES),--minutes $(MINUTES)) $(if $(EPOCHS),--epochs $(EPOCHS)) \
-	    $(if $(SCRATCH),--scratch)
+	    $(if $(LR),--lr $(LR)) $(if $(WARMUP_EPOCHS),--warmup-epochs $(WARMUP_EPOCHS)) $(if $(SCRATCH),--scratch)
 
 paper-check: $(MADE)
 	$(PROFILED) -m bnta_lib.suite.claims $(DATA_OPTION)

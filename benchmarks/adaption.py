@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bnta_lib.adaption import adapt
 from bnta_lib.data.sets import ReIDSet, write_folder
-from bnta_lib.model import BNTANet, bn_layers, fused, preserve_modes
+from bnta_lib.model import BNTANet, bn_layers, embed, fused, preserve_modes
 from bnta_lib.pairing import nearest_pairs
 from bnta_lib.rendered import benchmark
 from bnta_lib.settings import Settings, settings
@@ -31,7 +31,7 @@ def forward(model: BNTANet, images: Tensor, batch: int = 64) -> Tensor:
     """Local features (N, H, C_l): what Algorithm 1 needs, and no more."""
     with preserve_modes(model):
         model.eval()
-        backbone = model.backbone if model.scale.is_cuda else fused(model.backbone)
+        backbone = fused(model.backbone)
         return torch.cat([model.local_features(model.stripe_pool(backbone(model.normalised(chunk))))
                           for chunk in images.split(batch)])
 
@@ -77,6 +77,23 @@ def measured(settings: Settings, images: Tensor, k: int, device: str, rounds: in
               f"backward ({500 * twice / k:.3g} ms an image); pairing {pairing:.2g} s")
     if device == "cuda":
         yield decoded(model, settings, images, k, device, about)
+        yield from embedded(model, settings, images, k, device, about)
+
+
+def embedded(model: BNTANet, settings: Settings, images: Tensor, k: int, device: str,
+             about: str) -> Iterator[Row]:
+    """Rows of what an adaption consists of: features with batch norms folded or not, and its delta."""
+    @torch.no_grad()
+    def unfolded() -> None:
+        for chunk in images.split(64):
+            model(chunk)
+
+    ours, rival = common.in_turns(lambda: common.seconds(lambda: embed(model, images), device),
+                                  lambda: common.seconds(unfolded, device), rounds=5)
+    yield Row(f"embedding ({about})", ours, "s", rival, "forward passes of the model in eval mode")
+    result = adapt(model, images, settings, K=k)
+    yield Row(f"delta ({about})", common.seconds(lambda: result.delta, device), "s",
+              note="with the SHA-256 of the base model, once a delta")
 
 
 def decoded(model: BNTANet, settings: Settings, images: Tensor, k: int, device: str, about: str) -> Row:

@@ -29,13 +29,15 @@ def noise(images: int, settings: Settings) -> ReIDSet:
     return ReIDSet("noise", pixels, pids, torch.ones_like(pids))
 
 
-def bare_step(people: int, settings: Settings, device: str) -> Callable[[], None]:
+def bare_step(people: int, settings: Settings, device: str, compiled: bool = False) -> Callable[[], None]:
     """The step on a batch that lies ready."""
     torch.manual_seed(0)
     model = BNTANet(people, settings).to(device, memory_format=torch.channels_last).train()
     model.forward_features = model.backbone.forward  # the batch is normalised
     objective = Objective(model, settings)
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr)
+    if compiled:  # into one CUDA graph
+        objective = torch.compile(objective, mode="reduce-overhead", fullgraph=True)
+    optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=device == "cuda" or None)
     batch = torch.randn(settings.batch, 3, *settings.size, device=device)
     batch = batch.contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, people, (settings.batch,), device=device)
@@ -69,6 +71,11 @@ def measured(settings: Settings, steps: int, rounds: int, device: str) -> Iterat
     about = f"{settings.profile} network, {size}, batch {settings.batch}, {device}"
     yield Row(f"training ({about})", mine, "images/s", bare, "bare step on a ready batch", ">= 0.9x",
               note=f"{rounds} x {steps} steps each, in turns")
+    if device == "cuda":
+        graph = bare_step(int(data.pids.max()), settings, device, compiled=True)
+        graph()  # compiles
+        took = min(common.seconds(lambda: [graph() for _ in range(steps)], device) for _ in range(rounds))
+        yield Row(f"compiled step ({about})", len(data) / took, "images/s", bare, "bare step, not compiled")
 
 
 def rows(device: str, quick: bool) -> Iterator[Row]:

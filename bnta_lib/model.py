@@ -5,7 +5,6 @@ layer2 and layer3, after the residual sum. Module names are torchvision's, so th
 """
 
 import copy
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -127,8 +126,9 @@ class BNTANet(nn.Module):
 
     def check_images(self, images: Tensor) -> None:
         """Raise ValueError unless these are uint8 images (N, 3, h, w) of the network's size in one tensor."""
-        got = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        if not re.fullmatch(r"torch.uint8 \(\d+, 3, \d+, \d+\)", got):
+        tensor = isinstance(images, Tensor)
+        if not (tensor and images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3):
+            got = f"{images.dtype} {tuple(images.shape)}" if tensor else type(images).__name__
             raise ValueError(f"images must be uint8 (N, 3, height, width) in one torch tensor, got {got}")
         if tuple(images.shape[2:]) != self.size:
             raise ValueError("the network takes images of {} x {} pixels (height x width), got {} x {}: "

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -161,6 +162,15 @@ def test_padding_scales_with_the_height(quick):
         chosen = replace(quick, height=height)
         out = augment(white, draw(400, chosen, torch.Generator().manual_seed(0)), chosen)
         assert (out[:, 0, :, 24] == 0).sum(1).max() == pad
+
+
+def test_training_step_is_one_graph_over_an_epoch(people, quick, model):
+    """Without a break, and not compiled again for another batch of the same size."""
+    counter = CompileCounter()
+    step = torch.compile(Objective(model.train(), quick), backend=counter, fullgraph=True)
+    for batch in torch.arange(18).split(6):
+        step(people.images[batch], people.pids[batch] - 1)["total"].backward()
+    assert counter.frame_count == 1
 
 
 def test_training_losses_are_equation_9(people, quick, model):
