@@ -85,6 +85,7 @@ def gpus(monkeypatch):
     def there(count):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: count == 0)
     monkeypatch.delenv("BNTA_DEVICE", raising=False)
     return there
 
@@ -93,6 +94,7 @@ def gpus(monkeypatch):
     ("paper", 1, None, "cuda"), ("paper", 0, None, "cpu"), ("paper", 1, "cpu", "cpu"),
     ("paper", 2, "cuda:1", "cuda:1"), ("laptop", 1, None, "cpu"), ("smoke", 1, "", "cpu"),
     ("laptop", 1, "cuda", "cuda"), ("smoke", 0, "cpu", "cpu"),
+    ("paper", 0, "mps", "mps"),
 ])  # fmt: skip
 def test_device_of_a_profile(gpus, monkeypatch, profile, there, asked, wanted):
     gpus(there)
@@ -102,9 +104,10 @@ def test_device_of_a_profile(gpus, monkeypatch, profile, there, asked, wanted):
 
 
 @pytest.mark.parametrize("asked, there, words", [
-    ("cuda", 0, "BNTA_DEVICE is cuda, and PyTorch finds 0 NVIDIA GPUs: unset BNTA_DEVICE"),
+    ("cuda", 0, "BNTA_DEVICE is cuda, and PyTorch finds 0 NVIDIA GPUs .*driver.*: unset BNTA_DEVICE"),
     ("cuda:1", 1, "is cuda:1, and PyTorch finds 1 NVIDIA GPUs"),
-    ("gpu", 1, "\"cpu\", \"cuda\", or a GPU by its number .* got 'gpu'"), ("mps", 1, "got 'mps'"),
+    ("gpu", 1, "\"cpu\", \"cuda\", \"mps\", or a GPU by its number .* got 'gpu'"),
+    ("mps", 1, "finds no Apple GPU"),
     ("cuda:-1", 1, "got 'cuda:-1'"), ("cuda:", 1, "got 'cuda:'"),
 ])  # fmt: skip
 def test_absent_and_unknown_devices_are_refused(gpus, monkeypatch, asked, there, words):

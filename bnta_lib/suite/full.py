@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -89,7 +89,7 @@ def size_of(settings: Settings) -> tuple[int, int]:
     return images * max(pixels), (images + 2 * others) * sum(pixels) + models
 
 
-def steps(settings: Settings, training: Sequence[str], plain: bool, end: float) -> Iterator[Callable]:
+def steps(settings: Settings, training: Sequence[str], plain: bool, end: float) -> Iterator[partial]:
     """What is done, one after the other."""
     everything = [name for model in MODELS for name in trainings_of(settings, model)]
     early = {name for trainings, *_ in FIRST for name in trainings}
@@ -125,8 +125,8 @@ def run_notebooks(profile: str, numbers: Sequence[str] | None) -> None:
     """Run these notebooks, None for all, but not those that ran with today's weights. Raises ValueError."""
     from bnta_lib.suite.reproduce import executed_notebooks, find_notebooks
 
-    weights = weights_path(PROFILES[profile], "bnta").parent
-    newest = max(path.stat().st_mtime for path in weights.glob("*.safetensors"))
+    names = MODELS if numbers is None else ("bnta", "baseline")
+    newest = max(weights_path(PROFILES[profile], name).stat().st_mtime for name in names)
     done = {path.name for path in executed_notebooks(profile) if path.stat().st_mtime > newest}
     remaining = [path.name[:2] for path in find_notebooks()
                  if path.name not in done and (numbers is None or path.name[:2] in numbers)]
@@ -141,7 +141,7 @@ def run_all(settings: Settings, training: Sequence[str], plain: bool, end: float
     """Take all steps until ``end`` of time.monotonic(), and gather after each. Raises OutOfTime."""
     for step in steps(settings, training, plain, end):
         try:
-            with until(end):
+            with until(math.inf if step.func is trained else end):  # training ends after an epoch
                 step()
         finally:
             folder = gather(settings)
@@ -150,22 +150,18 @@ def run_all(settings: Settings, training: Sequence[str], plain: bool, end: float
 
 @contextmanager
 def until(end: float) -> Iterator[None]:
-    """Raise OutOfTime inside the block at ``end`` of time.monotonic(); on Windows when it has passed."""
+    """Raise OutOfTime inside the block at ``end`` of time.monotonic(); Windows has no such alarm."""
     def late(*_) -> None:
         raise OutOfTime("what was measured is kept")
 
-    if (left := end - time.monotonic()) <= 0:
-        late()
-    timed = math.isfinite(left) and hasattr(signal, "setitimer")
-    before = signal.signal(signal.SIGALRM, late) if timed else None
+    if alarm := getattr(signal, "setitimer", None):
+        signal.signal(signal.SIGALRM, late)
+        alarm(signal.ITIMER_REAL, min(max(end - time.monotonic(), 1e-6), 1e8))
     try:
-        if timed:
-            signal.setitimer(signal.ITIMER_REAL, left)
         yield
     finally:
-        if timed:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+        if alarm:
+            alarm(signal.ITIMER_REAL, 0)
 
 
 def gather(settings: Settings) -> Path:
