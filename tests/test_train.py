@@ -127,4 +127,21 @@ def test_tables_name_a_training_from_nothing(monkeypatch, quick, capsys):
     assert current.pretrained and not trained_model(current).training
     note = trained_on(current).removeprefix("the embedded sources; bnta with ")
     changed = note.removesuffix(" instead of its profile's").split(", ")
-    assert set(changed) == {"pretrained=False", "epochs=1", "lr_decay_epoch=1"}
+    assert set(changed) == {"pretrained=False", "epochs=1", "lr_decay_epoch=1", "lr=0.001", "warmup_epochs=2"}
+
+
+def test_training_that_diverges_does_not_stop_the_others(monkeypatch, capsys):
+    begun = []
+
+    def train(settings, name, *_):
+        begun.append((name, settings.lr, settings.warmup_epochs))
+        if name == "baseline":
+            raise FloatingPointError("the training loss is nan")
+        return pd.DataFrame({"seconds": [0.0]})
+
+    monkeypatch.setattr(suite_train, "train_and_save", train)
+    monkeypatch.setattr(suite_train, "is_trained", lambda *_: False)
+    command = ["--profile", "rehearsal", "--model", "baseline", "pos", "--lr", "0.25", "--warmup-epochs", "3"]
+    assert main(command) == 1
+    assert begun == [("baseline", 0.25, 3), ("pos", 0.25, 3)]
+    assert "baseline: the training loss is nan" in capsys.readouterr().err
