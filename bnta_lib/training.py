@@ -113,20 +113,18 @@ def train_epoch(
     drawn = [torch.cat([index[None], draw(len(index), settings, random)])
              for index in epoch_batches(len(labels), settings.batch, random, device)]
     sizes, numbers = [batch.shape[1] for batch in drawn], torch.cat(drawn, 1)
-    there = numbers.to(device)
-    bar = tqdm(zip(numbers.split(sizes, 1), there.split(sizes, 1)), f"epoch {epoch + 1} of {settings.epochs}",
-               len(sizes), mininterval=1, disable=not (progress and processes.is_main_process))
+    moved = numbers[0].to(images.device).split(sizes), numbers.to(device).split(sizes, 1)
+    bar = tqdm(zip(*moved), f"epoch {epoch + 1} of {settings.epochs}", len(sizes), mininterval=1,
+               disable=not (progress and processes.is_main_process))
     part, parts = processes.process_index, processes.num_processes
-    for here, batch in bar:
-        whole = here.shape[1]
+    for images_of, batch in bar:
+        whole = len(images_of)
         rows = slice(whole * part // parts, whole * (part + 1) // parts)
-        here, (index, *draws) = here[0, rows], batch[:, rows]
-        raw = images[index] if images.device == device else images[here].to(device)
-        augmented = augment(raw, draws, settings)
+        raw, (index, *draws) = images[images_of[rows]].to(device), batch[:, rows]
         # Gradients are averaged over processes, and one may hold an image more: 1 if all hold the same.
-        weight = parts * len(here) / whole
-        losses = training_step(objective, optimiser, augmented, labels[index], weight)
-        sums = {name: sums.get(name, 0.0) + value.detach() * len(here) for name, value in losses.items()}
+        weight = parts * len(raw) / whole
+        losses = training_step(objective, optimiser, augment(raw, draws, settings), labels[index], weight)
+        sums = {name: sums.get(name, 0.0) + value.detach() * len(raw) for name, value in losses.items()}
         n += whole
     totals = processes.reduce(torch.stack([value.float() for value in sums.values()]), "sum").tolist()
     row = {"epoch": epoch + 1, "lr": learning_rate(epoch, settings)}

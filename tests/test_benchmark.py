@@ -97,7 +97,7 @@ def test_held_out_people_are_seen_by_two_cameras():
 def test_a_cached_set_is_read_back_and_one_cut_short_is_rendered_again(tmp_path, monkeypatch):
     monkeypatch.setenv("BNTA_CACHE", str(tmp_path))
     first = benchmark.source("CUHK03", 4, 8, TINY)
-    (path,) = (tmp_path / "sets").iterdir()
+    (path,) = (tmp_path / "sets").glob("*.npy")
     assert np.array_equal(np.load(path), first.images)
     for damaged in (path.read_bytes()[:-1], b"not a set"):
         path.write_bytes(damaged)
