@@ -75,20 +75,15 @@ def train(
     if processes.device.type == "cuda" and 2 * images.nbytes <= torch.cuda.mem_get_info(processes.device)[0]:
         images = images.to(processes.device)
     labels = (sources.pids - 1).to(processes.device)
-    written, cost = time.perf_counter(), 0.0
     for epoch in range(len(history), settings.epochs):
         history.append(train_epoch(objective, optimiser, images, labels, settings, epoch, random, processes,
                                    progress))
+        if path:
+            write_checkpoint(path, key=key, model=model.state_dict(), optimiser=optimiser.state_dict(),
+                             random=random.get_state(), history=history)
         seconds = time.perf_counter() - begin + history[-1]["seconds"]
         # The main process decides, since clocks differ.
         late = minutes is not None and from_main(processes, seconds > 60 * minutes)
-        # Writing a gigabyte takes a twentieth of the time at most.
-        if path and (late or epoch + 1 == settings.epochs or time.perf_counter() - written >= 20 * cost):
-            start = time.perf_counter()
-            write_checkpoint(path, key=key, model=model.state_dict(), optimiser=optimiser.state_dict(),
-                             random=random.get_state(), history=history)
-            written = time.perf_counter()
-            cost = written - start
         if late and epoch + 1 < settings.epochs:
             raise OutOfTime(f"another epoch does not fit after epoch {epoch + 1} of {settings.epochs}")
     state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
