@@ -8,7 +8,7 @@ import copy
 import math
 import operator
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -94,24 +94,18 @@ def adapt(
     start = time.perf_counter()
     taken: list[dict[str, Tensor]] = []
     adapted, before = copy.deepcopy(model), bn_tensors(model)
-    device = model.scale.device
     K = operator.index(min(settings.K, len(images) // 2) if K is None else K)
-    pairs = pairs or nearest_pairs(embed(adapted, images)[1] if local is None else local, K)
-    pairs = pairs.first(K)
+    pairs = (pairs or nearest_pairs(embed(adapted, images)[1] if local is None else local, K)).first(K)
     free = tuple(QUANTITIES) if reading == "restore" else quantities
     with preserve_modes(adapted):
         configure_model(adapted, layers, free, follow_bnneck, settings.tta_momentum)
         parameters = collect_params(adapted, layers, free) if losses else []
         optimiser = OPTIMISERS[settings.tta_optimizer](
             parameters, lr=settings.tta_lr, fused=model.scale.is_cuda or None) if parameters else None
-        order, size = torch.Generator().manual_seed(seed), settings.tta_batch
-        steps = settings.tta_epochs * math.ceil(K / size) if steps is None else steps
-        drawn = (b for _ in range(steps) for b in torch.randperm(K, generator=order).split(size))
-        batches = [*islice(drawn, steps)]
+        steps = settings.tta_epochs * math.ceil(K / settings.tta_batch) if steps is None else steps
         # All that the steps read is moved at once, and their losses at the end: no step waits for a GPU.
-        couples, parts = images[pairs.index].to(device), pairs.part.to(device)
-        there = torch.cat([*batches, torch.arange(0)]).to(device).split([len(batch) for batch in batches])
-        for step, batch in enumerate(there, start=1):
+        couples, parts = (x.to(model.scale.device) for x in (images[pairs.index], pairs.part))
+        for step, batch in enumerate(_batches(K, settings.tta_batch, steps, seed, parts.device), start=1):
             taken.append(adaption_step(adapted, couples[batch].flatten(0, 1), parts[batch], settings,
                                        optimiser, losses))
             if on_step is not None:
@@ -196,6 +190,14 @@ def adaption_step(
         total.backward()
         optimiser.step()
     return {"pos": pos.detach(), "mat": mat.detach(), "total": total.detach()}
+
+
+def _batches(K: int, size: int, steps: int, seed: int, device: torch.device) -> Sequence[Tensor]:
+    """Which of K pairs each step takes, shuffled anew in every epoch."""
+    order = torch.Generator().manual_seed(seed)
+    drawn = (b for _ in range(steps) for b in torch.randperm(K, generator=order).split(size))
+    batches = [*islice(drawn, steps)]
+    return torch.cat([*batches, torch.arange(0)]).to(device).split([len(batch) for batch in batches])
 
 
 def _rows(taken: list[dict[str, Tensor]]) -> list[dict[str, float]]:
