@@ -56,6 +56,18 @@ def _beside(path: Path) -> Iterator[Path]:
         raise
 
 
+KINDS = {b"PK\3\4": "a zip file, as of torch.save,", b"\x80": "a pickle, as of torch.save,",
+         b"<": "a web page", b"version https://git-lfs": "a pointer of Git LFS", b"": "a file"}
+
+
+def content(path: str | Path) -> str:
+    """What a file holds, for a message: its size, its first bytes, and which kind they are of."""
+    with open(path, "rb") as file:
+        first = file.read(24)
+    kind = next(kind for beginning, kind in KINDS.items() if first.startswith(beginning))
+    return f"it is {kind} of {os.path.getsize(path):,} bytes, which begins with {first[:16]!r}"
+
+
 @contextmanager
 def in_processes(jobs: Iterable[tuple], workers: int) -> Iterator[Iterator]:
     """Results of joblib's delayed ``jobs``, in order, as processes of one thread each make them."""

@@ -1,5 +1,7 @@
 """Folders in Market-1501 naming: there, back, and what is named where they do not serve."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -70,16 +72,78 @@ def test_linked_folders_are_read_once(tmp_path):
     assert len(load_targets(SMALL, tmp_path / "own")["own"].data) == 4
 
 
+# ---- what is passed over, and what names leave open
+
+
+def test_what_is_passed_over_is_counted_by_reason(tmp_path):
+    crops(tmp_path, tmp_path / ".thumbs")
+    for name in ("Thumbs.db", "0001_c1.txt", "me.jpg", "-1_c1s1_000001_00.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.warns(UserWarning) as warned:
+        read_folder(tmp_path, SIZE)
+    (sentence,) = (str(one.message) for one in warned if "passed over" in str(one.message))
+    assert {"2 of another ending", "1 of another name", "1 junk of person -1", "1 hidden"} == {
+        part.partition(" (")[0] for part in sentence.partition("passed over are ")[2].split("; ")}
+    for file in tmp_path.glob("*_c*.png"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"1 of another name \(such as me.jpg\)"):
+        read_folder(tmp_path, SIZE)
+
+
+def test_person_0_is_stated(tmp_path):
+    write_folder(made([0, 0, 1, 1], [1, 2, 1, 2]), tmp_path / "mine", "png")
+    for load in (load_sources, load_targets):
+        with pytest.warns(UserWarning, match="2 crops of person 0, .*count as distractors"):
+            load(SMALL, tmp_path / "mine")
+
+
+def test_people_of_one_number_in_several_folders_are_stated(tmp_path):
+    for part in ("bounding_box_train", "query", "bounding_box_test"):
+        write_folder(made([1, 2, 3], [1, 14, 14]), tmp_path / "MSMT17" / part, "png")
+    with pytest.warns(UserWarning, match="3 persons, .*such as bounding_box_train and the others"):
+        load_sources(SMALL, tmp_path / "MSMT17")
+    for camera in (1, 2):
+        write_folder(made([1, 2], [camera] * 2), tmp_path / "by camera" / str(camera), "png")
+    with warnings.catch_warnings(action="error"):
+        warnings.filterwarnings("ignore", ".*(repeat another|very same picture)")
+        assert len(load_targets(SMALL, tmp_path / "by camera")["by camera"].data) == 4
+
+
+def test_pictures_that_repeat_another_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNTA_CACHE", str(tmp_path / "cache"))
+    write_folder(made([1, 1, 2, 2], [1, 2, 1, 2]), tmp_path / "own", "png")
+    first, second, *_ = files = sorted((tmp_path / "own").iterdir())
+    second.write_bytes(first.read_bytes())
+    named = f"1 pictures repeat another, such as {second.name} and {first.name}"
+    with pytest.warns(UserWarning, match=named):
+        read_folder(tmp_path / "own", SIZE)
+    with pytest.warns(UserWarning, match=named):
+        pack(Found("own", tmp_path, tuple(Sample(file, 1, 1) for file in files)), SIZE, progress=False)
+
+
 # ---- as a target and as a source
 
 
-def test_query_and_gallery_folders_are_the_one_split(tmp_path):
+@pytest.mark.parametrize("gallery", ["bounding_box_test", "gallery"])
+def test_query_and_gallery_folders_are_the_one_split(tmp_path, gallery):
     write_folder(made([1, 2], [1, 1]), tmp_path / "query", "png")
-    write_folder(made([1, 2, 0], [2, 2, 3]), tmp_path / "bounding_box_test", "png")
+    write_folder(made([1, 2, 0], [2, 2, 3]), tmp_path / gallery, "png")
     target = read_target(tmp_path, SIZE)
     (split,) = target.splits
     assert target.data.pids[split.probe].tolist() == [1, 2]
     assert target.data.pids[split.gallery].tolist() == [0, 1, 2]
+
+
+def test_split_that_lies_elsewhere_or_lacks_a_side_is_refused(tmp_path):
+    for folder in ("sites/A/query", "sites/A/gallery", "sites/B/query", "sites/B/bounding_box_test",
+                   "odd/query", "odd/test", "two/query", "two/gallery", "two/bounding_box_test"):
+        crops(tmp_path / folder)
+    for name, sentence in (("sites", "no split itself, but .*A and .*B: give that folder"),
+                           ("sites/A/query", "no split itself, but .*sites/A: give"),
+                           ("odd", "odd has query, and a split needs query and one of bounding_box_test and"),
+                           ("two", "has two galleries, bounding_box_test and gallery")):
+        with pytest.raises(ValueError, match=sentence):
+            load_targets(SMALL, tmp_path / name)
 
 
 def test_other_folders_are_split_across_cameras(tmp_path):
@@ -145,6 +209,11 @@ def test_deep_grey_keeps_its_upper_byte_and_other_depths_are_refused(tmp_path):
         Image.fromarray(grey.astype(kind)).save(tmp_path / "0001_c1_0.png", "TIFF")
         if kind == np.uint16:
             assert np.array_equal(read_folder(tmp_path, SIZE).images[0, 0], grey.astype(kind) >> 8)
+            for bits in (8, 10, 12, 14):
+                few = (grey / 65_535 * (2**bits - 1)).astype(kind)
+                Image.fromarray(few).save(tmp_path / "0001_c1_0.png")
+                with pytest.raises(ValueError, match=f"end at {2**bits - 1} of 65,535: save it with 8 bits"):
+                    read_folder(tmp_path, SIZE)
             continue
         with pytest.raises(ValueError, match="0001_c1_0.png cannot .*not of 8 or 16 bits: save it with 8"):
             read_folder(tmp_path, SIZE)

@@ -114,6 +114,24 @@ def test_folder_that_cannot_be_read_is_named(trees, monkeypatch):
 # ---- what is another set, or none
 
 
+def test_detected_boxes_of_cuhk03_are_read_in_parts_too(tmp_path):
+    for kind, shots in (("detected", (1, 2)), ("labeled", (1, 2, 3))):
+        for pid, view, shot in np.ndindex(12, 2, len(shots)):
+            folder = tmp_path / "CUHK03" / kind / ("train" if pid < 8 else "val")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"1_{pid + 1:03d}_{view + 1}_{shot + 1:02d}.png").write_bytes(PIXEL)
+    with pytest.warns(UserWarning, match="48 images of 12 people, and CUHK03 as published 14,097 of 1,467"):
+        found = find_sets(tmp_path)["CUHK03"]
+    assert len(found) == 48 and all("detected" in str(sample.file) for sample in found.samples)
+
+
+def test_copy_that_is_not_read_is_named(trees, tmp_path):
+    for name in ("a", "b"):
+        copied(trees, "VIPeR", tmp_path / name)
+    with pytest.warns(UserWarning, match="VIPeR is read from .*/a/.*, not .*/b/"):
+        find_sets(tmp_path)
+
+
 def test_market_and_duke_are_told_apart_by_their_file_names(trees, tmp_path):
     for name, other in (("Market-1501", "DukeMTMC-reID"), ("DukeMTMC-reID", "Market-1501")):
         shutil.copytree(trees / f"{name} folders" / TOP[name], tmp_path / TOP[other])

@@ -10,6 +10,7 @@ from PIL import Image
 from bnta_lib.settings import settings
 from bnta_lib.site import crops
 from bnta_lib.site.crops import Site, adaption_sample, check_choices, load_site, read_crops, results_dir
+from bnta_lib.site.judge import track_trial
 from conftest import crop
 
 SIZE = (96, 48)
@@ -56,18 +57,41 @@ def test_files_that_are_no_image_are_named_and_passed_over(folder, monkeypatch):
     os.mkfifo(folder / "pipe.jpg")  # keeps no reader waiting
     site = read_crops(folder, SIZE)
     assert len(site) == 7
-    assert set(site.skipped) == {"notes.txt", "broken.jpg", "empty.png", "cut short.png", "clip.mp4"}
+    broken = {"broken.jpg", "empty.png", "cut short.png"}
+    assert set(site.skipped) == {"notes.txt", "clip.mp4", ".hidden.png", "pipe.jpg"} | broken
     assert "video" in site.skipped["clip.mp4"] and "decoded" in site.skipped["broken.jpg"]
     monkeypatch.setattr(crops, "SKIPPED", 3)
     first, *files, last = site.lines()
-    assert (first, len(files), last) == ("Caméra 1: 7 crops, 5 skipped files", 3, "  ... and 2 more")
+    assert (first, len(files)) == ("Caméra 1: 7 crops, 7 skipped files", 3)
+    for counted in ("3 cannot be decoded (", "1 hidden (such as .hidden.png)", "1 video among images (such",
+                    "1 no image by the ending (such as notes.txt)"):
+        assert counted in last
+
+
+def test_frames_of_a_track_follow_each_other_by_their_numbers(tmp_path):
+    for name in ("cam 2/7/frame_104.png", "cam 2/7/frame_95.png", "cam 2/7/frame_100.png",
+                 "cam 10/1/2026-1-10 9.5.png", "cam 10/1/2026-1-9 10.0.png", "cam 10/1/2026-1-10 10.0.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(crop(0)).save(tmp_path / name)
+    site = read_crops(tmp_path, SIZE, tracks="folders")
+    probe, late = track_trial(site)
+    assert {(site.files[a], site.files[b]) for a, b in zip(probe.tolist(), late.tolist())} == {
+        ("cam 2/7/frame_95.png", "cam 2/7/frame_104.png"),
+        ("cam 10/1/2026-1-9 10.0.png", "cam 10/1/2026-1-10 10.0.png")}
+
+
+def test_whole_frames_among_crops_are_counted(tmp_path):
+    for k, size in enumerate(((160, 120), (160, 120), (48, 96))):
+        Image.new("RGB", size).save(tmp_path / f"{k}.png")
+    assert read_crops(tmp_path, SIZE).notes == (
+        "2 of 3 pictures are wider than high, and crops of upright people are not.",)
 
 
 def test_a_wrong_path_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="No such file or directory: .*nowhere"):
         load_site(tmp_path / "nowhere", SMOKE)
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(ValueError, match="holds no image.* such as notes.txt"):
+    with pytest.raises(ValueError, match=r"holds no image.* 1 no image by the ending \(such as notes.txt\)"):
         load_site(tmp_path, SMOKE)
     with pytest.raises(ValueError, match="'folders'"):
         load_site(tmp_path, SMOKE, tracks="persons")

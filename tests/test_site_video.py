@@ -77,7 +77,7 @@ def test_videos_of_a_folder_are_cameras_and_a_bad_one_is_passed_over(clip, tmp_p
     assert len(folder) == len(clip[2]) and folder.cameras.unique().tolist() == [1]
     (tmp_path / "hall").mkdir()
     (tmp_path / "hall" / "bad.mp4").write_bytes(b"not a video" * 100)
-    with pytest.raises(ValueError, match="bad.mp4 cannot be decoded"):
+    with pytest.raises(ValueError, match="bad.mp4: cannot be decoded"):
         load_site(tmp_path, SMOKE)
     for name in ("hall/one.avi", "two.avi"):
         shutil.copy(clip[0], tmp_path / name)
@@ -86,6 +86,38 @@ def test_videos_of_a_folder_are_cameras_and_a_bad_one_is_passed_over(clip, tmp_p
     assert both.camera_names == {1: "hall/one", 2: "two"}
     assert with_cameras(both, "folders").camera_names == {1: "hall", 2: "two"}
     assert list(both.skipped) == ["hall/bad.mp4"] and "cannot be decoded" in both.skipped["hall/bad.mp4"]
+
+
+def test_recorders_endings_are_videos_and_their_snapshots_and_other_files_are_named(clip, tmp_path):
+    for ending in ("mp4", "dav", "mts", "h264", "3gp", "flv", "asf"):
+        shutil.copy(clip[0], tmp_path / f"cam.{ending}")
+    for name in ("cam.jpg", "cam_thumb.png"):
+        Image.fromarray(still(1)[0]).save(tmp_path / name)
+    (tmp_path / "index.bin").write_bytes(b"x")
+    site = load_site(tmp_path, SMOKE)
+    assert len(site.notes) == 7 and site.tracks.max() == 21
+    assert set(site.skipped) == {"cam.jpg", "cam_thumb.png", "index.bin"}
+    (tmp_path / "logo.png").write_bytes((tmp_path / "cam_thumb.png").read_bytes())
+    assert "give it by itself" in load_site(tmp_path, SMOKE).skipped["cam.dav"]  # pictures of another origin
+
+
+def test_time_stamps_count_if_a_header_names_another_rate(clip, tmp_path):
+    true, frames, capture = tmp_path / "true.mkv", [], cv2.VideoCapture(str(clip[0]))
+    while (got := capture.read())[0]:
+        frames.append(got[1])
+    held = written(true, frames).read_bytes()
+    at = held.index(b"\x23\xe3\x83") + 4  # Matroska's default duration: nanoseconds a frame
+    size = held[at - 1] & 0x7F
+    times = []
+    for rate in (60, 12):
+        odd = tmp_path / "odd.mkv"
+        odd.write_bytes(held[:at] + int(1e9 / rate).to_bytes(size, "big") + held[at + size :])
+        site = load_site(odd, SMOKE)
+        times.append(site.times[site.tracks <= 3].tolist())
+        assert site.notes[0] == "odd.mkv: 112 frames, 3 tracks."
+        stamps = "odd.mkv: 12.5 frames a second by its time stamps; its header names 60."
+        assert site.notes[1:] == ((stamps,) if rate == 60 else ())
+    assert times[0] == times[1]
 
 
 def test_a_file_named_like_an_address_is_not_downloaded(tmp_path, monkeypatch):
@@ -104,7 +136,7 @@ def test_a_file_named_like_an_address_is_not_downloaded(tmp_path, monkeypatch):
 def test_a_video_that_gives_nobody_is_named(tmp_path):
     for name, content in (("no.mp4", b"not a video" * 100), ("empty.avi", b"")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=f"{name} cannot be decoded as a video: it is empty"):
+        with pytest.raises(ValueError, match=rf"{name}: cannot .* as a video: it has {len(content):,} bytes"):
             load_site(tmp_path / name, SMOKE)
     whole = written(tmp_path / "none.avi", still(1)).read_bytes()
     (tmp_path / "none.avi").write_bytes(whole[: whole.index(b"movi") + 4])

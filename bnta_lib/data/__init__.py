@@ -14,9 +14,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from bnta_lib.data.listing import walk
 from bnta_lib.data.packed import pack
 from bnta_lib.data.published import REAL_TARGETS, Found, find_sets, target_splits
-from bnta_lib.data.sets import ReIDSet, Target, is_own, read_folder, read_target, walk
+from bnta_lib.data.sets import ReIDSet, Target, is_own, read_folder, read_target
 from bnta_lib.rendered import benchmark
 from bnta_lib.settings import SOURCES, TARGETS, Settings
 

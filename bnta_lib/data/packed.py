@@ -6,6 +6,7 @@ is a digest of labels, paths below the set's folder, and the files' sizes and ti
 
 import hashlib
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from numpy.lib.format import open_memmap
 from tqdm.auto import tqdm
 
 from bnta_lib.data.published import Found
-from bnta_lib.data.sets import ReIDSet, Sample, read_image, resized
+from bnta_lib.data.sets import ReIDSet, Sample, read_image, repeated, resized
 from bnta_lib.files import atomic_folder, in_processes
 from bnta_lib.settings import cache_dir
 
@@ -81,19 +82,23 @@ def _make(folder: Path, found: Found, size: tuple[int, int], progress: bool) -> 
                 os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
         jobs = (delayed(_decode)(file, start, samples[start : start + BLOCK], size) for start in starts)
         with in_processes(jobs, min(cpu_count(), len(starts))) as blocks:
-            bad = sum(tqdm(blocks, folder.name, len(starts), disable=not progress), [])
+            blocks = [*tqdm(blocks, folder.name, len(starts), disable=not progress)]
+        bad = [sentence for block in blocks for sentence in block[0]]
         if bad:
             raise ValueError("\n".join([f"{len(bad)} images cannot be decoded: mend or delete them", *bad]))
+        if sentence := repeated(samples, [key for block in blocks for key in block[1]]):
+            warnings.warn(f"{found.name}: {sentence}", stacklevel=4)
         np.save(new / "labels.npy", np.array([(sample.pid, sample.camid) for sample in samples], np.int64).T)
         (new / "sha256").write_text(file_hash(file))
 
 
-def _decode(file: Path, start: int, samples: Sequence[Sample], size: tuple[int, int]) -> list[str]:
-    """Decode a block into its place in the file; a sentence for each image that cannot be decoded."""
+def _decode(file: Path, start: int, samples: Sequence[Sample],
+            size: tuple[int, int]) -> tuple[list[str], list[bytes]]:
+    """Decode a block into its place in the file; a sentence for each bad image, and the keys of all."""
     images, bad = open_memmap(file, "r+"), []
     for row, sample in enumerate(samples, start):
         try:
             images[row] = resized(read_image(sample), size)
         except ValueError as error:
             bad.append(str(error))
-    return bad
+    return bad, [hashlib.sha1(images[row].tobytes()).digest() for row in range(start, start + len(samples))]

@@ -20,7 +20,8 @@ import pandas as pd
 import scipy.io
 import torch
 
-from bnta_lib.data.sets import Sample, Split, Target, extra, files_below, walk
+from bnta_lib.data.listing import files_below, walk
+from bnta_lib.data.sets import Sample, Split, Target, extra
 from bnta_lib.settings import PAPER_SOURCES, ROOT, TARGETS, Settings
 
 
@@ -101,7 +102,7 @@ SETS = {
         _CUHK, label=lambda pid, cam, part: _by_pair(pid, 2 * int(part[1]) - 2 + cam, part)),
     "CUHK03": Published(
         *PAPER_SOURCES["CUHK03"],
-        (r"[^/]*detected[^/]*/(?P<part>[1-5])_(?P<pid>\d{3})_(?P<cam>[12])_\d{2}",),
+        (r"[^/]*detected[^/]*(?:/(?:train|val|test))?/(?P<part>[1-5])_(?P<pid>\d{3})_(?P<cam>[12])_\d{2}",),
         _CUHK, label=_by_pair, mat=(r"cuhk[-_ ]?03\.mat", _cuhk03_mat)),
     "Market-1501": Published(  # without junk (person -1) and distractors (0000)
         *PAPER_SOURCES["Market-1501"],
@@ -141,12 +142,19 @@ REAL_TARGETS = tuple(name for name in SETS if name not in PAPER_SOURCES)
 def find_sets(root: str | Path) -> dict[str, Found]:
     """The published sets below ``root`` by name; of several copies, the one whose count is nearest.
 
-    Warns of what only resembles a set. Raises as :func:`~bnta_lib.data.sets.walk`.
+    Warns of what only resembles a set, and of other counts than the published. Raises as
+    :func:`~bnta_lib.data.listing.walk`.
     """
     folders, sets = dict(sorted(walk(os.path.abspath(root)))), {}
     for name, entry in SETS.items():
         if copies := _listed(name, folders) + _named(name, folders):
-            sets[name] = min(copies, key=lambda copy: abs(entry.images - len(copy)))
+            sets[name] = copy = min(copies, key=lambda copy: abs(entry.images - len(copy)))
+            if (len(copy), copy.people) != (entry.images, entry.people):
+                warnings.warn(f"{copy.folder} has {len(copy):,} images of {copy.people:,} people, and {name} "
+                              f"as published {entry.images:,} of {entry.people:,}: a part or a variant",
+                              stacklevel=2)
+            if others := sorted({str(other.folder) for other in copies} - {str(copy.folder)}):
+                warnings.warn(f"{name} is read from {copy.folder}, not {', '.join(others)}", stacklevel=2)
     return sets
 
 

@@ -1,14 +1,15 @@
 """Person crops: a labelled set, a target with its splits, and folders in Market-1501 naming.
 
 ``0002_c1s1_000451_03.jpg`` shows person 2, seen by camera 1. Person -1 (junk) is dropped, and person 0 is a
-distractor that matches nobody. Files of other names are ignored.
+distractor that matches nobody. What is passed over is counted in a warning, by reason.
 """
 
 import hashlib
 import importlib
-import os
 import re
-from collections.abc import Iterator
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
@@ -16,12 +17,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from bnta_lib.data.listing import files_below, passed_over, shown_names, walk
 from bnta_lib.files import in_threads
 
 NAMING = re.compile(r"(-?\d+)_c(\d+).*\.(jpe?g|png|bmp)", re.IGNORECASE | re.DOTALL)
 # Pillow knows more formats. Some of those start other programs (EPS) or are rarely checked for faults.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-PASSED_OVER = (".", "__MACOSX", "@eaDir")  # beginnings of names of hidden folders and of systems' own
+
+
+
+GALLERIES = ("bounding_box_test", "gallery")  # what may lie beside query/
+SIDES = ("query", *GALLERIES)
 
 
 @dataclass(frozen=True)
@@ -138,27 +144,43 @@ def read_folder(path: str | Path, size: tuple[int, int]) -> ReIDSet:
 
 
 def read_target(path: str | Path, size: tuple[int, int], splits: int = 10) -> Target:
-    """A folder as a target: ``query/`` against ``bounding_box_test/``, or else ``splits`` seeded splits.
+    """A folder as a target: ``query/`` against a folder of GALLERIES, or else ``splits`` seeded splits.
 
-    Raises as :func:`read_folder`, and ValueError if no person was seen by two cameras.
+    Raises as :func:`read_folder`, and ValueError if no person was seen by two cameras, or if such a split
+    lies further down or up.
     """
     path = Path(path)
-    if _is_split(path):
-        probes, gallery = _find(path / "query"), _find(path / "bounding_box_test")
-        rows = torch.arange(len(probes) + len(gallery))
+    if gallery := _gallery(path):
+        probes, others = _find(path / "query"), _find(gallery)
+        rows = torch.arange(len(probes) + len(others))
         split = Split(rows[: len(probes)], rows[len(probes) :])
-        return Target(_read(path, probes + gallery, size), (split,))
+        return Target(_read(path, probes + others, size), (split,))
+    splits_near = [folder for folder, _ in walk(path) if _gallery(Path(folder))]
+    if path.name in SIDES and _gallery(path.resolve().parent):
+        splits_near.append(str(path.resolve().parent))
+    if splits_near:
+        raise ValueError(f"{path} is no split itself, but {' and '.join(splits_near)}: give that folder")
+    if sides := [name for name in SIDES if (path / name).is_dir()]:
+        raise ValueError(f"{path} has {' and '.join(sides)}, and a split needs query and one of "
+                         f"{' and '.join(GALLERIES)}: rename its folders")
     data, rng = read_folder(path, size), np.random.default_rng(0)
     return Target(data, tuple(_cross_camera_split(data, rng) for _ in range(splits)))
 
 
 def is_own(path: Path) -> bool:
-    """Whether the folder itself holds crops, or query/ and bounding_box_test/: it is a user's own."""
-    return _is_split(path) or any(NAMING.fullmatch(file.name) and file.is_file() for file in path.iterdir())
+    """Whether the folder itself holds crops, or query/ and a gallery: it is a user's own."""
+    return bool(_gallery(path)) or any(NAMING.fullmatch(file.name) and file.is_file()
+                                       for file in path.iterdir())
 
 
-def _is_split(path: Path) -> bool:
-    return (path / "query").is_dir() and (path / "bounding_box_test").is_dir()
+def _gallery(path: Path) -> Path | None:
+    """The gallery beside query/, if there are both. Raises ValueError for two galleries."""
+    galleries = [path / name for name in GALLERIES if (path / name).is_dir()]
+    if not (path / "query").is_dir() or not galleries:
+        return None
+    if len(galleries) > 1:
+        raise ValueError(f"{path} has two galleries, {' and '.join(GALLERIES)}: keep one of them")
+    return galleries[0]
 
 
 def _cross_camera_split(data: ReIDSet, rng: np.random.Generator) -> Split:
@@ -187,48 +209,63 @@ def write_folder(data: ReIDSet, path: str | Path, ending: str = "jpg") -> Path:
     return Path(path)
 
 
-def walk(root: str | Path) -> Iterator[tuple[str, list[str]]]:
-    """Each folder from ``root`` down once, linked ones too, with its file names.
-
-    Raises OSError, with its name, for a folder that is missing or cannot be read.
-    """
-    visited = set()
-
-    def refuse(error: OSError) -> None:  # to pass it over would lose data in silence
-        raise error
-
-    for folder, inner, names in os.walk(root, onerror=refuse, followlinks=True):
-        if (real := os.path.realpath(folder)) in visited:
-            inner.clear()
-            continue
-        visited.add(real)
-        inner[:] = sorted(name for name in inner if not name.startswith(PASSED_OVER))
-        yield folder, sorted(names)
-
-
-def files_below(folder: str | Path) -> list[Path]:
-    """All files below ``folder`` that are not hidden, by path, broken links too. Raises as :func:`walk`."""
-    paths = (Path(place, name) for place, names in walk(folder) for name in names if name[0] != ".")
-    return sorted(path for path in paths if path.is_file() or not path.exists())  # no pipe: it would block
-
-
 def _find(path: Path) -> list[Sample]:
-    """The crops below ``path``, junk left out."""
-    crops = []
-    for file in files_below(path):
+    """The crops below ``path``, junk left out. Warns of what is passed over, and of what is ambiguous."""
+    crops, ignored = [], {}
+    for file in files_below(path, ignored):
         if not file.exists():  # a link to a crop, or to a folder of them
             raise ValueError(f"{file} is a link that leads nowhere: mend or delete it")
-        if (match := NAMING.fullmatch(file.name)) and int(match[1]) >= 0:
+        if not (match := NAMING.fullmatch(file.name)):
+            known = re.fullmatch(r"\.(jpe?g|png|bmp)", file.suffix, re.IGNORECASE)
+            ignored[file] = "of another name" if known else "of another ending"
+        elif int(match[1]) < 0:
+            ignored[file] = "junk of person -1"
+        else:
             crops.append(Sample(file, int(match[1]), int(match[2])))
+    reasons = shown_names(ignored, path)
     if not crops:
         raise ValueError(f"{path} holds no person crop: expected names such as 0002_c1s1_000451_03.jpg "
-                         "(person 2, camera 1), as Market-1501 has them, ending in .jpg, .jpeg, .png or .bmp")
+                         "(person 2, camera 1), as Market-1501 has them, ending in .jpg, .jpeg, .png or .bmp;"
+                         f" there are {passed_over(reasons) or 'no files'}")
+    if reasons:
+        warnings.warn(f"{path.name}: passed over are {passed_over(reasons)}", stacklevel=2)
     return crops
+
+
+def _ambiguities(path: Path, crops: list[Sample]) -> Iterator[str]:
+    """What the names of crops leave open, a sentence each."""
+    if nobody := [sample.file.name for sample in crops if sample.pid == 0]:
+        yield (f"{len(nobody)} crops of person 0, such as {nobody[0]}, count as distractors, who match "
+               "nobody: if 0 is a person, number yours from 1")
+    folders: dict[tuple[int, int], set[str]] = defaultdict(set)
+    for sample in crops:  # probes and gallery of a split show the same people
+        parts = sample.file.relative_to(path).parts[:-1]
+        folder = "/".join(part for part in parts if part not in SIDES)
+        folders[sample.pid, sample.camid].add(folder or "the others")
+    if several := [(pid, of) for (pid, _), of in folders.items() if pid and len(of) > 1]:
+        first, other = sorted(several[0][1])[:2]
+        people = len({pid for pid, _ in several})
+        yield (f"{people} persons, such as {several[0][0]}, are seen by one camera in several folders, such "
+               f"as {first} and {other}: each counts as one person. If the folders number their people "
+               "apart, renumber them")
+
+
+def repeated(samples: Sequence[Sample], keys: Sequence[bytes]) -> str:
+    """How many pictures repeat an earlier one of the set, in a sentence; empty if none does."""
+    first, again = {}, []
+    for sample, key in zip(samples, keys, strict=True):
+        if first.setdefault(key, sample) is not sample:
+            again.append((sample, first[key]))
+    names = [f"{sample.file.name} and {other.file.name}" for sample, other in again[:1]]
+    return f"{len(again)} pictures repeat another, such as {names[0]}" if again else ""
 
 
 def _read(path: Path, crops: list[Sample], size: tuple[int, int]) -> ReIDSet:
     pixels = in_threads(lambda sample: resized(read_image(sample), size), crops)
     images = torch.from_numpy(np.stack([*pixels]))
+    for sentence in (*_ambiguities(path, crops), repeated(crops, picture_keys(images))):
+        if sentence:
+            warnings.warn(f"{path.name}: {sentence}", stacklevel=2)
     pids, camids = torch.tensor([(sample.pid, sample.camid) for sample in crops]).T.contiguous()
     camids += int(camids.min() == 0)  # some sets count their cameras from 0
     return ReIDSet(path.name, images, pids, camids, origin="own folder")
@@ -246,7 +283,10 @@ def open_rgb(file: str | Path) -> Image.Image:
     """
     picture = ImageOps.exif_transpose(Image.open(file, formats=FORMATS))
     if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        grey = np.asarray(picture)
+        if grey.max() < 1 << 14:  # of a camera of 10, 12 or 14 bits: the upper byte would be nearly black
+            raise ValueError(f"its grey values end at {grey.max()} of 65,535: save it with 8 bits")
+        picture = Image.fromarray((grey >> 8).astype(np.uint8))
     if picture.mode[0] in "FI":  # Pillow would cut off what is above 255
         raise ValueError("its grey values are not of 8 or 16 bits: save it with 8")
     if picture.has_transparency_data:

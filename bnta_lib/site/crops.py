@@ -22,7 +22,8 @@ from tqdm.auto import tqdm
 
 from bnta_lib.adapters import ADAPTERS
 from bnta_lib.by_camera import sample_by_camera
-from bnta_lib.data.sets import files_below, open_rgb, picture_keys, resized
+from bnta_lib.data import listing
+from bnta_lib.data.sets import open_rgb, picture_keys, resized
 from bnta_lib.files import in_threads
 from bnta_lib.rendered.benchmark import cached_images
 from bnta_lib.rendered.domains import DOMAINS, Domain
@@ -31,8 +32,6 @@ from bnta_lib.rendered.places import KINDS
 from bnta_lib.settings import ROOT, Settings
 from bnta_lib.site.video import find_people
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
-VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wmv", ".ts"}
 # What names the camera of a crop in the name of its file: the topmost folder, or a video outside folders;
 # c3 in 0002_c3s1_000451_03.jpg; each video.
 CAMERAS = {"folders": r"^([^/]+?)(?:/|\.\w+, track )", "names": r"_(c\d+)[^/]*$",
@@ -69,7 +68,7 @@ class Site:
         if cameras and (self.cameras == 0).any():
             words += f"; the camera of {(self.cameras == 0).sum()} is not known"
         skipped = [f"  {name}: {why}" for name, why in self.skipped.items()]
-        more = [f"  ... and {len(skipped) - SKIPPED} more"] if len(skipped) > SKIPPED else []
+        more = [f"  ... in all {listing.passed_over(self.skipped)}"] if len(skipped) > SKIPPED else []
         return [f"{self.name}: {words}", *self.notes, *skipped[:SKIPPED], *more]
 
 
@@ -86,11 +85,15 @@ def load_site(images: str | Path, settings: Settings, *, tracks: str | None = No
     if str(images) == "rendered":
         small = {"people": 24, "shots": 4} if settings.profile == "smoke" else {}
         return rendered_site(settings.size, **small)
-    path = Path(images).expanduser()
-    files = [path] if path.is_file() else files_below(path)
-    videos = [file for file in files if file.suffix.lower() in VIDEOS]
-    if path.is_file() or videos and not any(file.suffix.lower() in IMAGES for file in files):
-        site, cameras = read_videos(videos or files, settings.size, path), cameras or "videos"
+    path, ignored = Path(images).expanduser(), {}
+    files = [path] if path.is_file() else listing.files_below(path, ignored)
+    videos = [file for file in files if file.suffix.lower() in listing.VIDEOS or path.is_file()]
+    pictures = [file for file in files if file.suffix.lower() in listing.IMAGES]
+    if videos and all(listing.is_snapshot(file, videos) for file in pictures):
+        for file in set(files).difference(videos):
+            ignored[file] = "snapshot, named as a video" if file in pictures else "no video by the ending"
+        site = read_videos(videos, settings.size, path, listing.shown_names(ignored, path))
+        cameras = cameras or "videos"
     else:
         site = read_crops(path, settings.size, tracks=tracks)
     site = with_cameras(site, cameras) if cameras else site
@@ -123,58 +126,62 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
     """
     if tracks not in (None, "folders"):
         raise ValueError(f"tracks is None or 'folders', not {tracks!r}")
-    folder, skipped, files, images = Path(folder).expanduser(), {}, [], []
+    folder, ignored, files, images, wide = Path(folder).expanduser(), {}, [], [], 0
 
-    def read(file: Path) -> np.ndarray | str:
-        """The pixels of a file, or why it has none."""
-        if (kind := file.suffix.lower()) not in IMAGES:
-            return "a video among images: give it by itself" if kind in VIDEOS else "no image"
+    def read(file: Path) -> tuple[np.ndarray, bool] | str:
+        """The pixels of a file and whether it is wider than high, or why it has none."""
+        if (kind := file.suffix.lower()) not in listing.IMAGES:
+            video = kind in listing.VIDEOS
+            return "video among images: give it by itself" if video else "no image by the ending"
         try:
-            return resized(open_rgb(file), size)
+            picture = open_rgb(file)
+            return resized(picture, size), picture.width > picture.height
         except Exception as error:  # decoders raise many types if bytes are not what the format says
-            return f"cannot be decoded ({type(error).__name__})"
+            return f"cannot be decoded ({error or type(error).__name__})"
 
-    everything = files_below(folder)
-    for file, pixels in zip(everything, tqdm(in_threads(read, everything), "crops", len(everything),
+    everything = sorted(listing.files_below(folder, ignored), key=listing.natural_key)
+    for file, result in zip(everything, tqdm(in_threads(read, everything), "crops", len(everything),
                                              unit="file", delay=5)):
-        if isinstance(pixels, str):
-            skipped[shown_name(file.relative_to(folder))] = pixels
+        if isinstance(result, str):
+            ignored[file] = result
         else:
-            images.append(pixels)
+            images.append(result[0])
             files.append(file)
+            wide += result[1]
+    skipped = listing.shown_names(ignored, folder)
     if not files:
-        example = f"; {len(skipped)} other files, such as {next(iter(skipped))}" if skipped else ""
-        raise ValueError(f"{folder} holds no image that can be read ({', '.join(sorted(IMAGES))}){example}")
+        endings, others = ", ".join(sorted(listing.IMAGES)), listing.passed_over(skipped) or "no files"
+        raise ValueError(f"{folder} holds no image that can be read ({endings}); there are {others}")
+    note = f"{wide} of {len(files)} pictures are wider than high, and crops of upright people are not."
     track = time = None
     if tracks:
         folders = pd.Series([os.fspath(file.parent) for file in files])
         track = torch.from_numpy(pd.factorize(folders, sort=True)[0] + 1).long()
         time = torch.tensor(folders.groupby(folders).cumcount().tolist())
-    return Site(shown_name(Path(folder.resolve().name or folder)), torch.from_numpy(np.stack(images)),
-                tuple(shown_name(file.relative_to(folder)) for file in files), track, time, skipped=skipped)
+    return Site(listing.shown_name(Path(folder.resolve().name or folder)), torch.from_numpy(np.stack(images)),
+                tuple(listing.shown_names(dict.fromkeys(files), folder)), track, time, skipped=skipped,
+                notes=(note,) if 2 * wide > len(files) else ())
 
 
-def read_videos(paths: Sequence[Path], size: tuple[int, int], root: Path) -> Site:
+def read_videos(paths: Sequence[Path], size: tuple[int, int], root: Path, skipped: dict[str, str]) -> Site:
     """Crops of the people who move through videos below ``root``; tracks are numbered through.
 
-    A video that gives nobody is listed in ``skipped``. Raises ValueError if all do.
+    A video that gives nobody is added to ``skipped``. Raises ValueError if all do.
     """
-    rows, skipped, notes, before = [], {}, [], 0
+    rows, notes, before = [], [], 0
     for path in paths:
-        shown = shown_name(Path(path.name) if path == root else path.relative_to(root))
+        shown = listing.shown_name(Path(path.name) if path == root else path.relative_to(root))
         try:
-            tracks, frames, total = find_people(path, size)
+            tracks, seen = find_people(path, size)
         except ValueError as error:
             skipped[shown] = str(error)
             continue
-        notes.append(f"{shown}: {frames} frames, {len(tracks)} tracks.")
-        if frames < 0.98 * total:
-            notes.append(f"{shown}: decoding stopped after {frames} of {total} frames; the file is damaged.")
+        notes += [f"{shown}: {note}" for note in seen]
         rows += [(image, f"{shown}, track {k}, frame {frame}", before + k, frame, box)
                  for k, track in enumerate(tracks, 1) for frame, image, box in track]
         before += len(tracks)
     if not rows:
-        raise ValueError("; ".join(skipped.values()))
+        raise ValueError(f"{root}: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()))
     images, files, *numbers = zip(*rows)
     tracks, times, boxes = map(torch.tensor, numbers)
     return Site(root.resolve().name, torch.from_numpy(np.stack(images)), files, tracks, times,
@@ -225,11 +232,6 @@ def rendered_site(size: tuple[int, int], number: int = 0, people: int = 100, sho
             "particular time.")
     names = {number: f"camera {number}" for number in cameras.unique().tolist()}
     return Site(domain.name, images, files, tracks, times, cameras, names, pids, notes=(note,))
-
-
-def shown_name(path: Path) -> str:
-    """A path as text that can be written anywhere: bytes that are no UTF-8 become "\\xe9"."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def check_choices(images: str | Path, probes: str | Path | None, out: str | Path | None, *, N: int,

@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from tqdm.auto import tqdm
 
 from bnta_lib.data.sets import resized
+from bnta_lib.files import content
 
 try:
     import cv2
@@ -63,8 +64,8 @@ class _Track:
         self.way = max(self.way, float(np.abs(_centre(box) - _centre(self.first)).max()))
 
 
-def find_people(path: Path, size: tuple[int, int]) -> tuple[list[list[Crop]], int, int]:
-    """Tracks of the people who move through a video; frames that were decoded, and that it should have.
+def find_people(path: Path, size: tuple[int, int]) -> tuple[list[list[Crop]], list[str]]:
+    """Tracks of the people who move through a video, and notes on what was decoded, a sentence each.
 
     Crops are cut from the frame at its full size and resized to ``size`` = (H, W), at most PER_TRACK a track,
     spread in time. Raises ValueError if the video cannot be decoded or nobody is in it.
@@ -74,23 +75,39 @@ def find_people(path: Path, size: tuple[int, int]) -> tuple[list[list[Crop]], in
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is reported below, once
     capture = cv2.VideoCapture(os.path.abspath(path))  # FFmpeg would follow a relative name like an address
     if not capture.isOpened():
-        raise ValueError(f"{path} cannot be decoded as a video: it is empty, damaged or of an unknown format")
-    rate, total = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    rate, total = rate if 0 < rate < 1000 else 25.0, int(total) if 0 < total < 1e9 else 0  # some have none
+        raise ValueError(f"cannot be decoded as a video: {content(path)}")
+    named, total = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    rate = frame_rate(path, named if 0 < named < 1000 else 25.0)
+    total = total * rate / named if named > 0 and 0 < total < 1e9 else 0  # some have none
     finder, tracks, frames = _Finder(rate, size), [], 0
-    with tqdm(total=total or None, desc="video", unit="frame", delay=5) as bar:
+    with tqdm(total=int(total) or None, desc="video", unit="frame", delay=5) as bar:
         while (read := capture.read())[0]:
             if frames % finder.step == 0:
                 tracks += finder.look(read[1], frames)
             frames += 1
             bar.update()
     tracks += finder.people(finder.active)
+    notes = [f"{frames} frames, {len(tracks)} tracks."]
+    if rate != named:
+        notes.append(f"{rate:.4g} frames a second by its time stamps; its header names {named:.4g}.")
+    if frames < 0.98 * int(total):
+        notes.append(f"decoding ended after {frames} of about {total:.0f} frames.")
     if not tracks:
         raise ValueError(
-            f"{path}: nobody was found in {frames} frames. People are found by their motion: the camera has "
-            f"to stand still, they have to be upright, at least {HEIGHTS[0]:.0%} of the picture's height, "
-            f"and to move for {LASTING:g} seconds; or cut the crops otherwise and give their folder")
-    return sorted(tracks, key=lambda crops: crops[0][0]), frames, total
+            f"nobody was found in {frames} frames, at {rate:.4g} a second. {' '.join(notes[1:])} People are "
+            "found by their motion: the camera has to stand still, they have to be upright, at least "
+            f"{HEIGHTS[0]:.0%} of the picture's height, and to move for {LASTING:g} seconds; or cut the "
+            "crops otherwise and give their folder")
+    return sorted(tracks, key=lambda crops: crops[0][0]), notes
+
+
+def frame_rate(path: Path, named: float) -> float:
+    """Frames a second by the time stamps of the first hundred, if they differ from ``named`` by a tenth."""
+    capture = cv2.VideoCapture(os.path.abspath(path))
+    times = [capture.get(cv2.CAP_PROP_POS_MSEC) for _ in range(100) if capture.grab()]
+    seconds = (times[-1] - times[0]) / 1000 if len(times) > 9 else 0
+    rate = (len(times) - 1) / seconds if seconds > 0 else named
+    return rate if abs(rate - named) > 0.1 * named else named
 
 
 class _Finder:
