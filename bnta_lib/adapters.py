@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bnta_lib.adaption import READS, adapt, require_finite
-from bnta_lib.model import BNTANet, batches, bn_layers, preserve_modes
+from bnta_lib.model import BNTANet, batches, bn_layers, plain_mode, plain_model, preserve_modes
 from bnta_lib.settings import Settings
 from bnta_lib.weights import load_bn_tensors
 
@@ -26,9 +26,10 @@ class Adapter:
                         if p.kind is p.KEYWORD_ONLY and p.name not in _NO_OPTIONS}
         ADAPTERS[name] = self  # in a notebook, a cell that is run again replaces its adapter
 
+    @plain_mode()
     def __call__(self, model: BNTANet, images: Tensor, settings: Settings, **options) -> BNTANet:
         """An adapted copy of ``model``. Raises ValueError and FloatingPointError as :func:`adapt`."""
-        model.check_images(images)
+        model = plain_model(model, images, adapts=self.name != "none")
         if len(images) < 4:
             raise ValueError(f"adaption needs at least 4 images, got N = {len(images)}")
         adapted = self.function(model, images, settings, **options)

@@ -18,7 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from bnta_lib.losses import matching_tta_loss, positioning_loss
-from bnta_lib.model import LAYERS, BNTANet, bn_layers, embed, layers_of, preserve_modes
+from bnta_lib.model import (
+    LAYERS,
+    BNTANet,
+    bn_layers,
+    embed,
+    layers_of,
+    plain_mode,
+    plain_model,
+    preserve_modes,
+)
 from bnta_lib.pairing import Pairs, nearest_pairs
 from bnta_lib.settings import METHOD_VERSION, Settings
 from bnta_lib.weights import QUANTITIES, Delta, bn_tensors, load_bn_tensors, model_digest
@@ -62,6 +71,7 @@ class Adaption:
                 f"mean change rate: {moved}")
 
 
+@plain_mode()
 def adapt(
     model: BNTANet, images: Tensor, settings: Settings, *, K: int | None = None,
     layers: Collection[str] = ("bn",), quantities: Collection[str] = tuple(QUANTITIES),
@@ -90,7 +100,7 @@ def adapt(
     FloatingPointError for a loss or an adapted tensor that is not finite.
     """
     _check_options(len(images), layers, quantities, losses, reading, steps, local, pairs)
-    model.check_images(images)
+    model = plain_model(model, images, adapts=True)
     start = time.perf_counter()
     taken: list[dict[str, Tensor]] = []
     adapted, before = copy.deepcopy(model), bn_tensors(model)
@@ -134,11 +144,12 @@ def _check_options(n, layers, quantities, losses, reading, steps, local, pairs) 
         raise ValueError(f"these are not the local features or pairs of {n} images")
 
 
-def require_finite(values: Iterable[Tensor | float], what: str) -> None:
+def require_finite(values: Iterable[Tensor | float], what: str, remedy: str = "lower tta_lr, or look for "
+                   "broken images") -> None:
     """Raise FloatingPointError for a NaN or infinite value."""
     finite = [torch.as_tensor(value).isfinite().all() for value in values]
     if not torch.stack(finite).all():  # one answer for all: a GPU is waited for once
-        raise FloatingPointError(f"{what} is not finite: lower tta_lr, or look for broken images")
+        raise FloatingPointError(f"{what} is not finite: {remedy}")
 
 
 def configure_model(model: BNTANet, layers: Collection[str], quantities: Collection[str],

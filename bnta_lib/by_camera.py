@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from bnta_lib.adapters import ADAPTERS
-from bnta_lib.model import BNTANet, embed
+from bnta_lib.evaluation import whole_numbers
+from bnta_lib.model import BNTANet, embed, plain_model
 from bnta_lib.settings import METHOD_VERSION, Settings
 from bnta_lib.weights import PLACE, Delta, bn_tensors, model_digest
 
@@ -42,7 +43,8 @@ def adapt_by_camera(model: BNTANet, images: Tensor, camids: Tensor, settings: Se
 
     Raises ValueError for a label below 1 or an adapter that changes more than BN, and as the adapter.
     """
-    camids = _checked(camids, images, 1)
+    model = plain_model(model, images, adapts=True)
+    camids = whole_numbers(camids, len(images), "camids", 1)
     if adapter not in ADAPTERS or set(options.get("layers", ())) - {"bn"}:
         raise ValueError(f"{adapter!r} with {options} is no adapter of batch norm alone: there are "
                          f"{', '.join(ADAPTERS)}")
@@ -74,7 +76,7 @@ def embed_by_camera(model: BNTANet, images: Tensor, camids: Tensor,
     without a delta take that of PLACE, with a warning. Raises ValueError without one, for labels that do not
     fit, or if the deltas were made for another model.
     """
-    parts, order, camids = [], [], _checked(camids, images, PLACE)
+    parts, order, camids = [], [], whole_numbers(camids, len(images), "camids", PLACE)
     digest = model_digest(model)
     for camera in camids.unique().tolist():
         if not {camera, PLACE} & deltas.keys():
@@ -88,14 +90,6 @@ def embed_by_camera(model: BNTANet, images: Tensor, camids: Tensor,
     back = torch.cat(order).argsort()
     features, local = (torch.cat(part)[back] for part in zip(*parts))
     return features, local
-
-
-def _checked(camids: Tensor, images: Tensor, lowest: int) -> Tensor:
-    n, kinds = len(images), (torch.int64, torch.int32, torch.int16, torch.uint8)
-    whole = isinstance(camids, Tensor) and camids.dtype in kinds
-    if not n or not whole or camids.shape != (n,) or camids.min() < lowest:
-        raise ValueError(f"camids are whole numbers from {lowest}, one for each of {n} images (at least one)")
-    return camids.cpu()
 
 
 def normalise_by_camera(features: Tensor, camids: Tensor, seen: Tensor, seen_camids: Tensor,

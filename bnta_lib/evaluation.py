@@ -1,10 +1,12 @@
-"""mAP and CMC of re-id retrieval. `evaluate` counts ranks and never sorts the whole gallery.
+"""mAP, CMC and mINP of re-id retrieval. `evaluate` counts ranks and never sorts the whole gallery.
 
 The rank of a match is 1 + the number of gallery images that are nearer to the probe. Images of the
-probe's person by the probe's camera are left out (the standard protocol), and so are matches of
-distractors, whose pid is 0 or less. Ties go to the image that comes first in the gallery.
+probe's person by the probe's camera are left out (the standard protocol). So is junk, whose pid is below 0.
+Distractors, whose pid is 0, match nobody. Ties go to the image that comes first in the gallery.
 """
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bnta_lib.adaption import require_finite
+from bnta_lib.model import plain_mode
+from bnta_lib.reranking import reranked
 
+Labels = Tensor | np.ndarray | Sequence[int]  # whole numbers (N,)
 BLOCK = 512  # rows of features that are float64 at a time
 
 
@@ -24,7 +29,9 @@ class Scores:
 
     ap: Tensor  # float64 (P,): average precision of each probe
     rank: Tensor  # int64 (P,): rank of the first match, from 1
-    unmatched: int = 0  # probes without a match in the gallery: left out of the above
+    unmatched: int = 0  # probes without a match in the gallery: left out of the others
+    inp: Tensor | None = None  # float64 (P,): matches divided by the rank of the last (Ye et al., 2021)
+    reranked: bool = False  # whether by k-reciprocal re-ranking, which needs all probes at once
 
     @property
     def mAP(self) -> float:
@@ -35,9 +42,22 @@ class Scores:
         """Rank-k: the fraction of probes whose first match is among the k nearest."""
         return float((self.rank <= k).double().mean())
 
+    @property
+    def mINP(self) -> float:
+        """Mean inverse negative penalty: how soon the hardest match is found; 1 if no other is before it."""
+        return math.nan if self.inp is None else float(self.inp.mean())
+
     def row(self) -> dict[str, float]:
-        """The four numbers of Table 2, in per cent."""
-        return {"mAP": 100 * self.mAP} | {f"R{k}": 100 * self.cmc(k) for k in (1, 5, 10)}
+        """The four numbers of Table 2, in per cent; their names say if they are re-ranked."""
+        row = {"mAP": 100 * self.mAP} | {f"R{k}": 100 * self.cmc(k) for k in (1, 5, 10)}
+        return {f"{name}, re-ranked": value for name, value in row.items()} if self.reranked else row
+
+    def __str__(self) -> str:
+        row = {"mAP": 100 * self.mAP, "mINP": 100 * self.mINP} | {
+            name: value for name, value in self.row().items() if name[0] == "R"}
+        words = ", ".join(f"{name.partition(',')[0]} {value:.1f}" for name, value in row.items())
+        unmatched = f", {self.unmatched} without a match left out" if self.unmatched else ""
+        return f"{words} ({len(self.ap)} probes{unmatched}{', re-ranked' if self.reranked else ''})"
 
 
 def distances(probe: Tensor, gallery: Tensor, normalise: bool = True) -> Tensor:
@@ -45,34 +65,70 @@ def distances(probe: Tensor, gallery: Tensor, normalise: bool = True) -> Tensor:
     return _direct(_float64(probe, normalise), _float64(gallery, normalise))
 
 
+@plain_mode()
 def evaluate(
-    probe: Tensor, gallery: Tensor, probe_pids: Tensor, gallery_pids: Tensor,
-    probe_camids: Tensor, gallery_camids: Tensor, normalise: bool = True, block: int = 128,
+    probe: Tensor, gallery: Tensor, probe_pids: Labels, gallery_pids: Labels,
+    probe_camids: Labels, gallery_camids: Labels, normalise: bool = True, block: int = 128,
+    rerank: bool = False,
 ) -> Scores:
     """Scores of probe features (P, C) against gallery features (G, C) and their labels.
 
-    Ranks are those of :func:`distances`; memory beside the features is O(block * G). Raises ValueError for
-    an empty side, labels that do not fit, or no match at all, FloatingPointError for broken features.
+    Ranks are those of :func:`distances`; memory beside the features is O(block * G). With ``rerank`` they
+    are those of :func:`~bnta_lib.reranking.reranked`, and memory is O((P + G)^2). Raises ValueError for an
+    empty side, labels that do not fit, or no match at all, FloatingPointError for broken features.
     """
+    probe, probe_pids, probe_camids = _side("probe", probe, probe_pids, probe_camids)
+    gallery, gallery_pids, gallery_camids = _side("gallery", gallery, gallery_pids, gallery_camids)
+    if probe.shape[1] != gallery.shape[1]:
+        raise ValueError(f"features of {probe.shape[1]} and {gallery.shape[1]} channels do not compare")
+    if nobody := int((probe_pids < 1).sum()):
+        warnings.warn(f"{nobody} probes of person 0 or less match nobody and are left out of the scores: if "
+                      "0 is a person, number yours from 1", stacklevel=3)
+    if (junk := gallery_pids < 0).any():
+        gallery, gallery_pids, gallery_camids = gallery[~junk], gallery_pids[~junk], gallery_camids[~junk]
     if len(probe) == 0 or len(gallery) == 0:
-        raise ValueError(f"nothing to evaluate: {len(probe)} probes, {len(gallery)} gallery images")
-    for side, features, pids, camids in (("probe", probe, probe_pids, probe_camids),
-                                         ("gallery", gallery, gallery_pids, gallery_camids)):
-        if not pids.shape == camids.shape == features.shape[:1]:
-            raise ValueError(f"{side}: {len(features)} features need as many persons and cameras, "
-                             f"got {len(pids)} and {len(camids)}")
-        require_finite([features], "a feature")
+        raise ValueError(f"nothing to evaluate: {len(probe)} probes, {len(gallery)} gallery images"
+                         f"{f', {junk.sum()} of junk' if len(junk) > len(gallery) else ''}")
     candidates = _candidates(probe_pids, gallery_pids, probe_camids, gallery_camids)
-    ranker, rows = _Ranker(probe.detach().cpu(), gallery.detach().cpu(), normalise), []
+    ranker, rows = (_Reranker if rerank else _Ranker)(probe, gallery, normalise), []
     for chunk in torch.arange(len(probe)).split(block):
         for ranks in ranker(chunk, *zip(*(candidates[i] for i in chunk.tolist()), strict=True)):
             if len(ranks):
                 ranks, hits = np.sort(ranks), np.arange(1, len(ranks) + 1)
-                rows.append(((hits / ranks).mean(), ranks[0]))
+                rows.append(((hits / ranks).mean(), ranks[0], len(ranks) / ranks[-1]))
     if not rows:
         raise ValueError("no probe has a match in the gallery: check persons and cameras")
-    ap, rank = (torch.tensor(np.array(column)) for column in zip(*rows, strict=True))
-    return Scores(ap, rank, len(probe) - len(rows))
+    ap, rank, inp = (torch.tensor(np.array(column)) for column in zip(*rows, strict=True))
+    return Scores(ap, rank, len(probe) - len(rows), inp, rerank)
+
+
+def whole_numbers(values: Labels, n: int, what: str, lowest: float = -math.inf) -> Tensor:
+    """Labels as int64 (n,) on the CPU. Raises ValueError for others, or one below ``lowest``."""
+    try:
+        labels = torch.as_tensor(values).cpu()
+        whole = labels.shape == (n,) and not labels.is_complex() and bool((labels == labels.long()).all())
+    except (TypeError, ValueError, RuntimeError):  # words, or lists in lists
+        whole = False
+    if not n or not whole or labels.min() < lowest:
+        start = "" if lowest == -math.inf else f" from {lowest}"
+        raise ValueError(f"{what} are whole numbers{start}, one for each of {n} images (at least one)")
+    return labels.long()
+
+
+def _side(side: str, features: Tensor, pids: Labels, camids: Labels) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, persons and cameras of one side, checked."""
+    features = torch.as_tensor(features).detach().cpu()
+    if features.ndim != 2:
+        raise ValueError(f"{side}: features are of shape (images, channels), got {tuple(features.shape)}")
+    n = len(features)
+    if not len(pids) == len(camids) == n:
+        raise ValueError(f"{side}: {n} features need as many persons and cameras, got {len(pids)} and "
+                         f"{len(camids)}")
+    require_finite([features], f"{side}: a feature", "the model or the images are broken")
+    if not n:
+        return features, *torch.zeros(2, 0, dtype=torch.int64)
+    pids = whole_numbers(pids, n, f"{side}: persons")
+    return features, pids, whole_numbers(camids, n, f"{side}: cameras", 0)
 
 
 def _candidates(probe_pids: Tensor, gallery_pids: Tensor, probe_camids: Tensor,
@@ -139,6 +195,22 @@ class _Ranker:
         return np.split(torch.cat(blocks).numpy(), np.cumsum(counts)[:-1])
 
 
+class _Reranker:
+    """Ranks of matches by re-ranked distances."""
+
+    def __init__(self, probe: Tensor, gallery: Tensor, normalise: bool):
+        self.near = reranked(_float64(probe, normalise), _float64(gallery, normalise)).numpy()
+
+    def __call__(self, rows: Tensor, matches: Sequence[np.ndarray],
+                 junk: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Ranks, from 1, of the matches of each of the probes ``rows``."""
+        ranks = []
+        for row, match, other in zip(self.near[rows], matches, junk, strict=True):
+            row[other] = np.inf
+            ranks.append(1 + row.argsort(kind="stable").argsort()[match])
+        return ranks
+
+
 def _float64(features: Tensor, normalise: bool) -> Tensor:
     return F.normalize(features.double()) if normalise else features.double()
 
@@ -166,7 +238,7 @@ def top_gallery(
         raise ValueError(f"a gallery of {len(gallery)} images has no {k} nearest")
     require_finite([probe, gallery], "a feature")
     same = (probe_pids[:, None] == gallery_pids) & (gallery_pids > 0)
-    junk = same & (probe_camids[:, None] == gallery_camids)
+    junk = same & (probe_camids[:, None] == gallery_camids) | (gallery_pids < 0)
     order = distances(probe, gallery, normalise).masked_fill_(junk, torch.inf).argsort(dim=1, stable=True)
     right = (same & ~junk).gather(1, order)
     rank = torch.where(right.any(1), right.int().argmax(1) + 1, 0)

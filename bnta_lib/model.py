@@ -5,6 +5,7 @@ layer2 and layer3, after the residual sum. Module names are torchvision's, so th
 """
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -181,13 +182,40 @@ def stripe_rows(map_height: int, stripes: int) -> list[tuple[int, int]]:
     return [(h * map_height // stripes, -(-(h + 1) * map_height // stripes)) for h in range(stripes)]
 
 
+@contextmanager
+def plain_mode() -> Iterator[None]:
+    """Leave inference mode, which allows no gradient, and autocast, which changes numbers, of a caller."""
+    off = (torch.autocast(kind, enabled=False) for kind in ("cpu", "cuda"))
+    with torch.inference_mode(False), next(off), next(off):
+        yield
+
+
+def plain_model(model: nn.Module, images: Tensor, adapts: bool = False) -> BNTANet:
+    """The network inside wrappers for several devices, checked with its ``images``. Raises ValueError."""
+    while not isinstance(model, BNTANet):
+        inner = getattr(model, "module", getattr(model, "_orig_mod", None))  # the latter: torch.compile's
+        if not isinstance(inner, nn.Module):
+            raise ValueError(f"model must be a BNTANet, got {type(model).__name__}")
+        model = inner
+    kinds = {parameter.dtype for parameter in model.parameters()}
+    if adapts and (odd := kinds - {torch.float32, torch.float64}):
+        raise ValueError(f"weights of {min(odd, key=str)} are too coarse to adapt: give model.float()")
+    for name, layer in bn_layers(model).items():
+        if layer.running_mean is None or layer.weight is None:
+            raise ValueError(f"{name} has no running statistics or no gamma and beta: give the model as it "
+                             "was trained (Tent's configure_model takes the statistics away)")
+    model.check_images(images)
+    return model
+
+
+@plain_mode()
 @torch.no_grad()
 def embed(model: BNTANet, images: Tensor, batch: int | None = None) -> tuple[Tensor, Tensor]:
     """Global features (N, C) and local features (N, H, C_l) of uint8 images: float32 on the CPU.
 
     In eval mode; the model's modes are as before. Raises ValueError for no images or another size.
     """
-    model.check_images(images)
+    model = plain_model(model, images)
     if len(images) == 0:
         raise ValueError("no images to embed: the set is empty")
     batch = batch or max(64, (1 << 18) // images[0, 0].numel())  # of small images more: a call costs as much
@@ -235,8 +263,9 @@ def preserve_modes(model: nn.Module) -> Iterator[None]:
 
 
 def layers_of(model: nn.Module, kind: str) -> dict[str, nn.Module]:
-    """The layers of a kind of :data:`LAYERS` by name, from shallow to deep."""
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LAYERS[kind])}
+    """The layers of a kind of :data:`LAYERS` by name, wrappers' left out, from shallow to deep."""
+    return {re.sub(r"^((module|_orig_mod)\.)+", "", name): layer for name, layer in model.named_modules()
+            if isinstance(layer, LAYERS[kind])}
 
 
 def bn_layers(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -253,7 +282,10 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 
 def load_imagenet(model: BNTANet) -> None:
-    """Fill E with torchvision's ImageNet weights. Raises ValueError for another width, FileNotFoundError."""
+    """Fill E with torchvision's ImageNet weights.
+
+    Raises ValueError for another width or weights that are not theirs, FileNotFoundError without weights.
+    """
     if model.backbone.conv1.out_channels != 64:
         raise ValueError("ImageNet weights fit base_width=64 only: set that, or pretrained=False (--scratch)")
     from torchvision.models import ResNet50_Weights  # 160 MB, which no other function needs
@@ -264,4 +296,9 @@ def load_imagenet(model: BNTANet) -> None:
     except Exception as error:
         raise FileNotFoundError(f"no ImageNet weights ({error}): put {weights.url} into {torch.hub.get_dir()}"
                                 "/checkpoints, or train without (--scratch, SCRATCH=1)") from error
-    model.backbone.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")}, strict=False)
+    state = {k: v for k, v in state.items() if not k.startswith("fc.")}
+    lacking = [name for name in model.backbone.load_state_dict(state, strict=False).missing_keys
+               if "instance_norm" not in name and "num_batches" not in name]
+    if lacking:
+        raise ValueError(f"the file of {weights} in {torch.hub.get_dir()}/checkpoints lacks {lacking[0]}; "
+                         f"its first tensor is {next(iter(state), None)}: delete it")

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bnta_lib.files import atomic
+from bnta_lib.files import atomic, content
 from bnta_lib.model import BNTANet, bn_layers
 from bnta_lib.settings import METHOD_VERSION, ROOT, Settings
 
@@ -79,8 +79,8 @@ def load_model(path: str | Path, settings: Settings) -> BNTANet:
         recorded = record["fingerprint"][kind]
         # A thousandth of the largest: processors differ by far less.
         if not np.allclose(values, recorded, rtol=0, atol=1e-3 * np.abs(recorded).max(), equal_nan=True):
-            raise ValueError(f"{path}: these weights give other {kind} than when they were trained. The "
-                             f"network was changed: undo that, or {REMEDY}")
+            raise ValueError(f"{path}: these weights give other {kind} than when they were trained: the "
+                             f"network's code or arithmetic here is another. Undo that, or {REMEDY}")
     return model
 
 
@@ -91,8 +91,9 @@ def read_weights(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
         sha = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         entries = {entry["sha256"]: entry for entry in json.loads(REGISTRY.read_text()).values()}
         if sha not in entries:
-            raise ValueError(f"{path} is damaged, or no weights file of this library: it has no record, and "
-                             f"its SHA-256 is not in {REGISTRY.name}; {REMEDY}")
+            raise ValueError(f"{path} is damaged, or no weights file of this library: it has no record, its "
+                             f"SHA-256 is not in {REGISTRY.name}, and its {len(tensors)} tensors are such as "
+                             f"{next(iter(tensors), 'none')}; {REMEDY}")
         record = entries[sha]
     return record, tensors
 
@@ -244,5 +245,6 @@ def _read(path: str | Path, kind: str, remedy: str) -> tuple[dict | None, dict[s
         if kind in entries and digest != _digest(text, tensors):
             raise ValueError("its content is not what was saved")
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged, or no safetensors file ({error}); {remedy}") from error
+        raise ValueError(f"{path} is damaged, or no safetensors file ({error}): {content(path)}; "
+                         f"{remedy}") from error
     return json.loads(text), tensors

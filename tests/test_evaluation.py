@@ -11,13 +11,13 @@ from bnta_lib.figures.photos import select_example_probes
 
 
 def ranked(x, pid, cam, gallery, gallery_pids, gallery_camids):
-    """Gallery images from near to far, without those of the probe's person by the probe's camera."""
-    near = sorted((float(np.linalg.norm(x - y)), g) for g, y in enumerate(gallery))
+    """Gallery images from near to far, without junk and those of the probe's person by its camera."""
+    near = sorted((float(np.linalg.norm(x - y)), g) for g, y in enumerate(gallery) if gallery_pids[g] >= 0)
     return [g for _, g in near if not (gallery_pids[g] == pid > 0 and gallery_camids[g] == cam)]
 
 
 def by_sorting(probe, gallery, probe_pids, gallery_pids, probe_camids, gallery_camids):
-    """(AP, rank) of each probe with a match, from sorted lists."""
+    """(AP, rank, INP) of each probe with a match, from sorted lists."""
     scores = []
     for x, pid, cam in zip(probe, probe_pids, probe_camids):
         order = ranked(x, pid, cam, gallery, gallery_pids, gallery_camids)
@@ -25,7 +25,7 @@ def by_sorting(probe, gallery, probe_pids, gallery_pids, probe_camids, gallery_c
         if not any(hits):
             continue
         precisions = [sum(hits[:rank]) / rank for rank, hit in enumerate(hits, start=1) if hit]
-        scores.append((np.mean(precisions), hits.index(True) + 1))
+        scores.append((np.mean(precisions), hits.index(True) + 1, precisions[-1]))
     return scores
 
 
@@ -40,7 +40,7 @@ def retrievals(draw):
     def features(n):
         return torch.tensor(numbers(2 * n, -2, 2), dtype=torch.float32).view(n, 2)
 
-    labels = [torch.tensor(numbers(n, -1, 3)) for n in (p, g)]
+    labels = [torch.tensor(numbers(n, low, 3)) for n, low in ((p, 1), (g, -1))]
     cameras = [torch.tensor(numbers(n, 1, 2)) for n in (p, g)]
     return features(p), features(g), *labels, *cameras
 
@@ -50,11 +50,13 @@ def retrievals(draw):
 def test_scores_are_those_of_sorting_with_ties_in_gallery_order(case, block):
     expected = by_sorting(*(t.numpy() for t in case))
     if not expected:
-        with pytest.raises(ValueError, match="no probe has a match"):
+        with pytest.raises(ValueError, match="no probe has a match|nothing to evaluate.* of junk"):
             evaluate(*case, normalise=False, block=block)
         return
     scores = evaluate(*case, normalise=False, block=block)
-    ap, rank = zip(*expected)
+    ap, rank, inp = zip(*expected)
+    np.testing.assert_allclose(scores.inp, inp)
+    assert scores.mINP == pytest.approx(np.mean(inp))
     np.testing.assert_allclose(scores.ap, ap)
     assert scores.rank.tolist() == list(rank)
     assert scores.unmatched == len(case[0]) - len(expected)
@@ -78,7 +80,7 @@ def test_scores_of_ordinary_features_are_those_of_sorting(normalise):
     x, y, *labels = (t.double().numpy() for t in args)
     if normalise:
         x, y = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in (x, y))
-    ap, rank = np.array(by_sorting(x, y, *labels)).T
+    ap, rank, _ = np.array(by_sorting(x, y, *labels)).T
     np.testing.assert_allclose(scores.ap, ap)
     np.testing.assert_array_equal(scores.rank, rank)
     expected = {"mAP": ap.mean(), **{f"R{k}": (rank <= k).mean() for k in (1, 5, 10)}}
@@ -104,10 +106,61 @@ def test_sides_that_are_empty_broken_or_do_not_fit_are_refused():
         for pair in ((x, bad), (bad, x)):
             with pytest.raises(FloatingPointError, match="a feature is not finite"):
                 evaluate(*pair, one, one, one, one + 1)
+    with pytest.raises(ValueError, match="features of 3 and 2 channels do not compare"):
+        evaluate(x, x[:, :2], one, one, one, one + 1)
+    with pytest.raises(ValueError, match=r"probe: features are of shape \(images, channels\), got \(3,\)"):
+        evaluate(x[0], x, one, one, one, one + 1)
     for which, side in enumerate(("probe", "gallery") * 2):
         labels = [torch.cat([one, one]) if i == which else one for i in range(4)]
         with pytest.raises(ValueError, match=f"^{side}: 1 features need as many persons and cameras"):
             evaluate(x, x, *labels)
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, list, lambda v: torch.tensor(v, dtype=torch.uint8)])
+def test_labels_may_be_arrays_and_lists(kind):
+    x, y, *labels = case()
+    expected = evaluate(x, y, *labels).row()
+    assert evaluate(x.numpy(), y.numpy(), *(kind(values.tolist()) for values in labels)).row() == expected
+
+
+@pytest.mark.parametrize("which, value, sentence", [
+    (1, 0.5, "gallery: persons are whole numbers"), (1, "x", "gallery: persons are whole numbers"),
+    (2, -1, "probe: cameras are whole numbers from 0"), (3, [1], "gallery: cameras are whole numbers")])
+def test_labels_that_decide_a_number_by_guess_are_refused(which, value, sentence):
+    x, y, *labels = case()
+    labels = [values.tolist() for values in labels]
+    labels[which][3] = value
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(x, y, *labels)
+
+
+def test_probes_that_are_nobody_are_stated():
+    """Two people numbered from 0: both probes of person 0 are wrong, both of person 1 right."""
+    probe, gallery = torch.tensor([[0.0, 1]] * 2 + [[0.1, 1]] * 2), torch.tensor([[1.0, 0], [0, 1], [0.1, 1]])
+    persons, others = np.array([0, 0, 1, 1]), np.array([0, 1, 1])
+    assert evaluate(probe, gallery, persons + 1, others + 1, [1] * 4, [2] * 3).row()["R1"] == 50
+    with pytest.warns(UserWarning, match="2 probes of person 0 or less match nobody .*number yours from 1"):
+        scores = evaluate(probe, gallery, persons, others, [1] * 4, [2] * 3)
+    assert scores.unmatched == 2 and "(2 probes, 2 without a match left out)" in str(scores)
+
+
+def test_junk_is_passed_over_and_a_distractor_is_not():
+    one, gallery = [1], torch.tensor([[0.0, 1.0], [0.1, 1.0]])
+    for nearest, rank in ((-1, 1), (0, 2)):
+        scores = evaluate(gallery[:1], gallery, one, [nearest, 1], one, [3, 2])
+        assert scores.rank.tolist() == [rank]
+        ranking = top_gallery(gallery[:1], gallery, torch.tensor(one), torch.tensor([nearest, 1]),
+                              torch.tensor(one), torch.tensor([3, 2]), k=1)
+        assert ranking.rank.tolist() == [rank]
+
+
+def test_scores_in_words_name_unmatched_probes_and_re_ranking():
+    x, y, *labels = case(people=40)
+    plain, again = (evaluate(x, y, *labels, rerank=rerank) for rerank in (False, True))
+    assert plain.unmatched and f"mINP {100 * plain.mINP:.1f}, R1 " in str(plain)
+    assert f"({len(plain.ap)} probes, {plain.unmatched} without a match left out)" in str(plain)
+    assert str(again).endswith("left out, re-ranked)") and set(again.row()) == {
+        f"{name}, re-ranked" for name in plain.row()}
 
 
 def ranks_by_sorting(probe, gallery, pids, gallery_pids, normalise):

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from bnta_lib.adaption import Adaption, adapt
 from bnta_lib.by_camera import LEAST, PLACE, adapt_by_camera
 from bnta_lib.data.sets import picture_keys
-from bnta_lib.model import BNTANet, bn_layers, embed
+from bnta_lib.model import BNTANet, bn_layers, embed, plain_model
 from bnta_lib.settings import Settings
 from bnta_lib.weights import Delta
 
@@ -68,7 +68,7 @@ def guarded_adapt(model: BNTANet, images: Tensor, settings: Settings, guards: Gu
     They look at the images before the first step, at the BN layers after every step, and at the features at
     the end. Raises :class:`AdaptionStopped` if one stops the adaption; the model is then unchanged.
     """
-    model.check_images(images)
+    model = plain_model(model, images, adapts=True)
     n, rows = len(images), {}
 
     def table() -> pd.DataFrame:

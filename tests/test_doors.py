@@ -1,0 +1,107 @@
+"""Models as other code leaves them: they give the same numbers, or a sentence about the argument."""
+
+import contextlib
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from bnta_lib import adapt, embed
+from bnta_lib.adapters import ADAPTERS
+from bnta_lib.by_camera import adapt_by_camera, embed_by_camera
+from bnta_lib.evaluation import evaluate
+from bnta_lib.model import BNTANet, bn_layers, load_imagenet
+from bnta_lib.settings import settings
+from bnta_lib.weights import Delta, bn_tensors, load_model
+from conftest import identical
+
+
+def compiled(model):
+    with warnings.catch_warnings(action="ignore"):
+        return torch.compile(model, backend="eager")
+
+
+MODES = {"inference": torch.inference_mode, "no gradient": torch.no_grad,
+         "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16)}
+WRAPPERS = {"none": lambda model: model, "DataParallel": nn.DataParallel, "compiled": compiled,
+            "twice": lambda model: nn.DataParallel(nn.DataParallel(model)),
+            "frozen": lambda model: copy.deepcopy(model).requires_grad_(False)}
+
+
+@pytest.mark.parametrize("mode, wrapper", [*((mode, "none") for mode in MODES), ("no gradient", "twice"),
+                                           *(("no gradient", wrapper) for wrapper in WRAPPERS)])
+def test_modes_and_wrappers_change_no_number(model, small, images, mode, wrapper):
+    features, adapted = embed(model, images)[0], adapt(model, images, small)
+    tents = ADAPTERS["tent"](model, images, small)
+    wrapped, labels = WRAPPERS[wrapper](model), [range(1, 6)] * 2 + [[1] * 5, [2] * 5]
+    with MODES[mode]():
+        images = images.clone()  # made in that mode, as by a loader inside it
+        assert torch.equal(embed(wrapped, images)[0], features)
+        again = adapt(wrapped, images, small)
+        assert identical(again.model, adapted.model) and type(again.model) is BNTANet
+        assert identical(ADAPTERS["tent"](wrapped, images, small), tents)
+        assert evaluate(features[:5], features[5:], *labels).row() == evaluate(
+            features[:5], features[5:], *labels).row()
+        with again.delta.applied(wrapped):
+            assert torch.equal(embed(wrapped, images)[0], embed(adapted.model, images)[0])
+        assert torch.equal(embed(wrapped, images)[0], features)
+        cameras = [1] * 5 + [2] * 5
+        deltas = adapt_by_camera(wrapped, images, cameras, small, least=5)
+        assert embed_by_camera(wrapped, images, cameras, deltas)[0].shape == features.shape
+
+
+def test_model_that_was_made_in_inference_mode_adapts(model, small, images):
+    with torch.inference_mode():
+        made = copy.deepcopy(model)
+    assert identical(adapt(made, images, small).model, adapt(model, images, small).model)
+
+
+def of_tent(model):
+    for layer in bn_layers(model).values():
+        layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
+    return model
+
+
+@pytest.mark.parametrize("change, sentence", [
+    (of_tent, "backbone.bn1 has no running statistics"),
+    (nn.Module.half, "weights of torch.float16 are too coarse to adapt: give model.float()"),
+    (nn.Module.bfloat16, "weights of torch.bfloat16 are too coarse"),
+    (nn.Module.state_dict, "model must be a BNTANet, got OrderedDict"),
+    (lambda model: nn.Sequential(model), "model must be a BNTANet, got Sequential")])
+def test_models_that_cannot_adapt_are_refused_by_what_they_are(model, small, images, change, sentence):
+    changed = change(copy.deepcopy(model))
+    for call in (adapt, ADAPTERS["adabn"], ADAPTERS["tent"]):
+        with pytest.raises(ValueError, match=sentence):
+            call(changed, images, small)
+    with pytest.raises(ValueError, match=sentence):
+        adapt_by_camera(changed, images, [1] * 10, small)
+    with contextlib.nullcontext() if "coarse" in sentence else pytest.raises(ValueError, match=sentence):
+        embed(changed, images)
+
+
+@pytest.mark.parametrize("write, sentence", [
+    (lambda path: torch.save({"module.x": torch.ones(2)}, path), "a zip file, as of torch.save, of"),
+    (lambda path: torch.save({}, path, _use_new_zipfile_serialization=False), "a pickle, as of torch.save"),
+    (lambda path: path.write_text("<!DOCTYPE html><title>404</title>"), "a web page of 33 bytes"),
+    (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1"), "a pointer of Git LFS"),
+    (lambda path: path.write_bytes(b""), "a file of 0 bytes")])
+def test_file_under_a_wrong_name_is_refused_by_what_it_holds(small, tmp_path, write, sentence):
+    path = tmp_path / "model.safetensors"
+    write(path)
+    for load in (lambda: load_model(path, small), lambda: Delta.load(path)):
+        with pytest.raises(ValueError, match=sentence):
+            load()
+
+
+@pytest.mark.parametrize("spoil", [lambda state: {f"module.{name}": value for name, value in state.items()},
+                                   lambda state: {"state_dict": state}, lambda state: {}])
+def test_imagenet_weights_of_other_names_are_refused(monkeypatch, spoil):
+    wide = BNTANet(2, settings("smoke", base_width=64))
+    state = {name: value for name, value in wide.backbone.state_dict().items() if "instance" not in name}
+    monkeypatch.setattr("torchvision.models.ResNet50_Weights.get_state_dict", lambda *_, **__: spoil(state))
+    before = {name: value.clone() for name, value in bn_tensors(wide).items()}
+    with pytest.raises(ValueError, match="lacks conv1.weight.*: delete it"):
+        load_imagenet(wide)
+    assert all(torch.equal(before[name], value) for name, value in bn_tensors(wide).items())
