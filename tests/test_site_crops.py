@@ -93,6 +93,10 @@ def test_a_wrong_path_is_named(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ValueError, match=r"holds no image.* 1 no image by the ending \(such as notes.txt\)"):
         load_site(tmp_path, SMOKE)
+    (tmp_path / "notes.txt").unlink()
+    Image.fromarray(np.full((32, 16), 900, np.uint16)).save(tmp_path / "infrared.png")
+    with pytest.raises(ValueError, match="1 cannot be decoded .*its grey values end at 900 of 65,535"):
+        load_site(tmp_path, SMOKE)
     with pytest.raises(ValueError, match="'folders'"):
         load_site(tmp_path, SMOKE, tracks="persons")
 

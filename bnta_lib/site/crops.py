@@ -150,8 +150,9 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
             wide += result[1]
     skipped = listing.shown_names(ignored, folder)
     if not files:
-        endings, others = ", ".join(sorted(listing.IMAGES)), listing.passed_over(skipped) or "no files"
-        raise ValueError(f"{folder} holds no image that can be read ({endings}); there are {others}")
+        others = "; ".join([listing.passed_over(skipped) or "no files", *list(skipped.values())[:1]])
+        raise ValueError(f"{folder} holds no image that can be read "
+                         f"({', '.join(sorted(listing.IMAGES))}); there are {others}")
     note = f"{wide} of {len(files)} pictures are wider than high, and crops of upright people are not."
     track = time = None
     if tracks:
