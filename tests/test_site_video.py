@@ -136,7 +136,7 @@ def test_a_file_named_like_an_address_is_not_downloaded(tmp_path, monkeypatch):
 def test_a_video_that_gives_nobody_is_named(tmp_path):
     for name, content in (("no.mp4", b"not a video" * 100), ("empty.avi", b"")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name}: cannot .* as a video: it has {len(content):,} bytes"):
+        with pytest.raises(ValueError, match=rf"{name}: cannot .*: it is a file of {len(content):,} bytes"):
             load_site(tmp_path / name, SMOKE)
     whole = written(tmp_path / "none.avi", still(1)).read_bytes()
     (tmp_path / "none.avi").write_bytes(whole[: whole.index(b"movi") + 4])

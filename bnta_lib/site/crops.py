@@ -182,7 +182,8 @@ def read_videos(paths: Sequence[Path], size: tuple[int, int], root: Path, skippe
                  for k, track in enumerate(tracks, 1) for frame, image, box in track]
         before += len(tracks)
     if not rows:
-        raise ValueError(f"{root}: " + "; ".join(f"{name}: {why}" for name, why in skipped.items()))
+        folder = root.parent if root.is_file() else root
+        raise ValueError("; ".join(f"{folder / name}: {why}" for name, why in skipped.items()))
     images, files, *numbers = zip(*rows)
     tracks, times, boxes = map(torch.tensor, numbers)
     return Site(root.resolve().name, torch.from_numpy(np.stack(images)), files, tracks, times,
