@@ -193,7 +193,7 @@ def test_one_process_continues_where_two_were_stopped(launched):
 @pytest.mark.parametrize("job, sentence", [
     ("small", "ValueError: batches of 3 images are too small for 2 processes: one has 1"),
     ("differing", "ValueError: the processes have different data or settings"),
-    ("diverging", "FloatingPointError: the training loss is nan in epoch 1: lower lr"),
+    ("diverging", "FloatingPointError: the training loss is nan in epoch 1; the last checkpoint stays"),
     ("late", "OutOfTime: another epoch does not fit after epoch 1 of 2"),
 ])  # fmt: skip
 def test_all_processes_stop_with_the_same_error(launched, job, sentence):

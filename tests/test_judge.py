@@ -81,8 +81,8 @@ def test_trainings_are_compared_once_each_was_trained_again(kind, mean, word):
     row = verdict(rows, kind, ("ours",), ("theirs",))
     assert row["verdict"] == OPEN and row["note"] == "one training each"
     assert row["here"] == pytest.approx(mean) and row["low"] < mean < row["high"]
-    again = pd.concat([rows, rows.assign(weights="b")])
-    one_side = again[(again["weights"] == "a") | (again["method"] == "ours")]
+    again = pd.concat([rows, rows.assign(training=rows["training"] + "-1")])
+    one_side = pd.concat([rows, again[again["training"] == "bnta-1"]])
     assert verdict(again, kind, ("ours",), ("theirs",))["verdict"] == (word if kind == "greater" else FAILS)
     assert verdict(one_side, kind, ("ours",), ("theirs",))["verdict"] == OPEN
 
@@ -141,8 +141,8 @@ def test_time_is_held_against_the_papers(profile, seconds, word):
 
 def test_time_of_inference_is_spread_over_probe_and_gallery():
     # 4 gallery images take 2 s, so 0.5 s each; 6 s of adaption are 0.75 s for each of 4 + 4.
-    rows = pd.DataFrame([{"target": "GRID", "method": "BNTA", "split": 0, "seed": 0, "unit": "s", "N": 4,
-                          "profile": "smoke", "machine": "abacus", "metric": m, "value": v}
+    rows = pd.DataFrame([{"target": "GRID", "method": "BNTA", "training": "bnta", "split": 0, "seed": 0,
+                          "unit": "s", "N": 4, "profile": "smoke", "machine": "abacus", "metric": m, "value": v}
                          for m, v in (("features", 2.0), ("pairing", 1.0), ("steps", 3.0))])
     times = claims.time_rows(rows, {"GRID": SimpleNamespace(splits=[SimpleNamespace(probe=range(4))])})
     assert times.set_index("metric")["value"].to_dict() == {"seconds": 6.0, "ms": 1.25 / 0.5}

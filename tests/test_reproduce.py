@@ -90,7 +90,7 @@ def test_notebooks_run_in_order_in_this_interpreter_and_a_report_is_made(place, 
     assert (place / "measured").read_text() == "('smoke', 'sample', None)"
     site = place / "report" / "smoke"
     pages = {"00_first.html", "01_second.html"}
-    assert {path.name for path in site.iterdir()} == {"index.html", "figures", *pages}
+    assert {path.name for path in site.iterdir()} == {"index.html", "figures", "bnta_lib", *pages}
     assert 'href="01_second.html"' in (site / "index.html").read_text()
     printed = capsys.readouterr()
     assert "index.html" in printed.out and printed.out.endswith("9 numbers\n") and "2/2" in printed.err
