@@ -142,7 +142,8 @@ def test_time_is_held_against_the_papers(profile, seconds, word):
 def test_time_of_inference_is_spread_over_probe_and_gallery():
     # 4 gallery images take 2 s, so 0.5 s each; 6 s of adaption are 0.75 s for each of 4 + 4.
     rows = pd.DataFrame([{"target": "GRID", "method": "BNTA", "training": "bnta", "split": 0, "seed": 0,
-                          "unit": "s", "N": 4, "profile": "smoke", "machine": "abacus", "metric": m, "value": v}
+                          "unit": "s", "N": 4, "profile": "smoke", "machine": "abacus",
+                          "metric": m, "value": v}
                          for m, v in (("features", 2.0), ("pairing", 1.0), ("steps", 3.0))])
     times = claims.time_rows(rows, {"GRID": SimpleNamespace(splits=[SimpleNamespace(probe=range(4))])})
     assert times.set_index("metric")["value"].to_dict() == {"seconds": 6.0, "ms": 1.25 / 0.5}
