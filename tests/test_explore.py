@@ -1,5 +1,6 @@
 """What the explorers show: functions and widgets without a browser (tests/test_browser.py has one)."""
 
+import itertools
 import re
 from dataclasses import replace
 
@@ -114,6 +115,25 @@ def test_every_recorded_cell_can_be_reached_and_shows_its_numbers(explorer, mode
         assert torch.equal(explorer.pairs("dots", 1, n, k).index, expected)
     cells = explorer.cells[(explorer.cells["N"] > 0) & (explorer.cells["split"] == 1)]
     assert reached == {*zip(cells["N"], cells["K"])} and len(pictures) == len(reached)
+
+
+def test_pairs_found_step_by_step_are_those_of_algorithm_1(explorer):
+    """Brute force, with many equal distances; K grows, falls, and grows to the end."""
+    random, rows = torch.Generator().manual_seed(3), torch.arange(42)
+    data = ReIDSet("many", torch.zeros(42, 3, 48, 24, dtype=torch.uint8), rows, rows + 1)
+    explorer.targets["many"] = Target(data, (Split(rows[:2], rows[2:].flip(0)),))
+    local = torch.randint(0, 4, (42, 2, 6), generator=random).float()
+    explorer.local = lambda target: local
+    parts = local[2:].flip(0).double()
+    D = (parts[:, None] - parts).norm(dim=3).amin(2)
+    expected, free = [], set(range(40))
+    for _, i, j in sorted((float(D[pair]), *pair) for pair in itertools.combinations(range(40), 2)):
+        if {i, j} <= free:
+            expected.append((41 - i, 41 - j))
+            free -= {i, j}
+    assert len(D.unique()) < 100
+    for k in (2, 3, 11, 5, 19, 20):
+        assert explorer.pairs("many", 0, 40, k).index.tolist() == [[*pair] for pair in expected[:k]]
 
 
 def test_what_is_not_measured_is_not_made_up(explorer, model, targets, own):

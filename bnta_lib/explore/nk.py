@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import ipywidgets as W
 import pandas as pd
+import torch
 
 from bnta_lib.adaption import adapt
 from bnta_lib.data.sets import Target
@@ -29,6 +30,7 @@ from bnta_lib.suite.sweeps import STAGES
 
 KEYS = ["target", "split", "N", "K", "momentum"]  # N = K = 0 and momentum NaN: no adaption
 COLUMNS = [*KEYS, *METRICS, "seconds", "live"]
+NO_PAIRS = Pairs(torch.empty(0, 2).long(), torch.empty(0).long(), torch.empty(0).double())
 MOMENTA = (0, 0.01, 0.05, 0.1, 0.3, 1)
 
 
@@ -114,7 +116,7 @@ class NKExplorer(Explorer):
                  settings: Settings):
         self.cells, self.model, self.targets, self.settings = cells, model, dict(targets), settings
         self.local = lru_cache(lambda target: embed(model, targets[target].data.images)[1])
-        self.ranked, self.figure = lru_cache(self._rank), lru_cache(NKFigure)
+        self.figure, self.known = lru_cache(NKFigure), {}
         self.cancelled, self.offering, self.thread = threading.Event(), False, None
         self.drawing = threading.Lock()  # a run may end while a slider moves
         self.target = W.Dropdown(description="target", options=list(targets), **WIDE)
@@ -155,13 +157,17 @@ class NKExplorer(Explorer):
         super().draw()
 
     def pairs(self, target: str, split: int, n: int, k: int) -> Pairs:
-        """The setting's pairs, as rows of the target's images. They are found for all values of K at once."""
-        return self.ranked(target, split, n, max(k, *self.K.options)).first(k)
-
-    def _rank(self, target: str, split: int, n: int, k: int) -> Pairs:
+        """The setting's pairs, as rows of the target's images. Algorithm 1 is greedy: more pairs than are
+        known are found among the images that the known ones leave."""
         sample = sample_of(self.targets[target].splits[split], n)
-        pairs = nearest_pairs(self.local(target)[sample], k)
-        return replace(pairs, index=sample[pairs.index])
+        known = self.known.get((target, split, n), NO_PAIRS)
+        if k > len(known.index):
+            kept = [column[:-1] for column in vars(known).values()]  # so that no less than 4 images are left
+            rest = sample[~torch.isin(sample, kept[0])]
+            more = nearest_pairs(self.local(target)[rest], k - len(kept[0]))
+            added = rest[more.index], more.part, more.distance
+            known = self.known[target, split, n] = Pairs(*map(torch.cat, zip(kept, added)))
+        return known.first(k)
 
     def show(self, target: str, split: int, n: int, k: int, momentum: float) -> Shown:
         """The numbers, curves and pairs of the setting."""
