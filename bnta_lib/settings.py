@@ -76,6 +76,7 @@ class Settings:
     batch: int = 64  # of all processes together, if several train
     label_smoothing: float = 0.1  # [O] DualNorm's
     pad: int = 10  # random crop after this padding, pixels at height 256 [O] DualNorm's
+    weight_decay: float = 0.0  # decoupled (AdamW), of convolution and linear weights [O]
 
     # ---- test-time adaption, Eq. (8), (13), (14) and Algorithm 1
     K: int = 128  # pairs; the protocol uses min(K, N // 2)

@@ -62,8 +62,11 @@ def train(
     if settings.pretrained:
         load_imagenet(model)
     model.to(processes.device)
-    optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr, betas=(0.9, 0.999),
-                                 fused=model.scale.is_cuda or None)  # one kernel instead of hundreds
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others}]
+    optimiser = torch.optim.AdamW(groups, settings.lr, betas=(0.9, 0.999), weight_decay=0.0,
+                                  fused=model.scale.is_cuda or None)  # one kernel instead of hundreds
     random, history = torch.Generator().manual_seed(settings.seed), []
     path = Path(checkpoint) if checkpoint and processes.is_main_process else None
     if state := from_main(processes, path and read_checkpoint(path, key)):

@@ -44,6 +44,18 @@ def test_losses_fall_and_accuracy_rises(people, quick):
     assert history["accuracy"].iloc[-1] > 0.6  # one in five is chance
 
 
+def test_weight_decay_shrinks_convolution_and_linear_weights_alone(people, quick):
+    """After one step: what it takes away is its share, times the rate, of the weights before (AdamW)."""
+    one_step = replace(quick, epochs=1, lr_decay_epoch=1, batch=len(people))
+    without, _ = train(people, one_step, progress=False)
+    decayed, _ = train(people, replace(one_step, weight_decay=0.5), progress=False)
+    torch.manual_seed(one_step.seed)
+    before = dict(BNTANet(without.identities, one_step).named_parameters())
+    for (name, plain), shrunk in zip(without.named_parameters(), decayed.parameters(), strict=True):
+        share = one_step.lr * 0.5 if plain.ndim > 1 else 0
+        torch.testing.assert_close(shrunk, plain - share * before[name], rtol=0, atol=1e-6)
+
+
 def interrupted(after: int, *arguments):
     """Train until somebody presses Ctrl-C during the given forward pass."""
     passes = 0
