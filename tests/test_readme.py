@@ -1,6 +1,7 @@
 """README and docs: the example runs, numbers are the committed ones, links lead somewhere."""
 
 import re
+import runpy
 
 import pandas as pd
 import pytest
@@ -57,3 +58,8 @@ def test_data_card_counts_the_sets_and_model_card_gives_recorded_numbers():
     text = (ROOT / "docs" / "model_card.md").read_text()
     stated = re.findall(r"\d\d\.\d", text.partition("## How good")[2])
     assert [f"{n:.1f}" for n in numbers] == stated[:5]
+
+
+def test_article_is_what_its_script_writes_from_the_committed_tables():
+    article = runpy.run_path(str(ROOT / "docs" / "article.py"))["article"]()
+    assert article == (ROOT / "docs" / "article.md").read_text(encoding="utf-8")
