@@ -129,7 +129,7 @@ def real_root(data: str | Path) -> Path | None:
 
 def find_real(root: Path) -> dict[str, Found]:
     """The published sets below ``root`` by name; searched again only if a folder has changed."""
-    return _found(root, tuple((folder, os.stat(folder).st_mtime_ns) for folder, _ in walk(root)))
+    return _found(root, tuple((folder, os.stat(folder).st_mtime_ns) for folder, *_ in walk(root)))
 
 
 def mixture(published: Mapping[str, Found]) -> Found:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 IMAGES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -12,11 +12,10 @@ VIDEOS = {".avi", ".mp4", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".webm", ".wm
 PASSED_OVER = (".", "__MACOSX", "@eaDir")  # beginnings of names of hidden folders and of systems' own
 
 
-def walk(root: str | Path, ignored: dict[Path, str] | None = None) -> Iterator[tuple[str, list[str]]]:
-    """Each folder from ``root`` down once, linked ones too, with its file names.
+def walk(root: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each folder from ``root`` down once, linked ones too, with its hidden folders and its file names.
 
-    Hidden folders are left out, and go into ``ignored`` with the reason. Raises OSError, with its name, for a
-    folder that is missing or cannot be read.
+    Hidden folders are left out. Raises OSError, with its name, for a folder that is missing or unreadable.
     """
     visited = set()
 
@@ -28,26 +27,27 @@ def walk(root: str | Path, ignored: dict[Path, str] | None = None) -> Iterator[t
             inner.clear()
             continue
         visited.add(real)
-        if ignored is not None:
-            ignored |= {Path(folder, name): "hidden" for name in inner if name.startswith(PASSED_OVER)}
-        inner[:] = sorted(name for name in inner if not name.startswith(PASSED_OVER))
-        yield folder, sorted(names)
+        hidden = [name for name in inner if name.startswith(PASSED_OVER)]
+        inner[:] = sorted({*inner}.difference(hidden))
+        yield folder, hidden, sorted(names)
 
 
-def files_below(folder: str | Path, ignored: dict[Path, str] | None = None) -> list[Path]:
-    """All files below ``folder`` that are not hidden, by path, broken links too. Raises as :func:`walk`.
+def files_below(folder: str | Path) -> tuple[list[Path], dict[Path, str]]:
+    """All files below ``folder``, by path, broken links too; and what is passed over, with the reason.
 
-    What is passed over goes into ``ignored``, with the reason.
+    Raises as :func:`walk`.
     """
-    files, ignored = [], {} if ignored is None else ignored
-    for path in (Path(place, name) for place, names in walk(folder, ignored) for name in names):
-        if path.name[0] == ".":
-            ignored[path] = "hidden"
-        elif path.is_file() or not path.exists():
-            files.append(path)
-        else:
-            ignored[path] = "no file, but a pipe or a device"  # which would block
-    return sorted(files)
+    files, ignored = [], {}
+    for place, hidden, names in walk(folder):
+        ignored |= {Path(place, name): "hidden" for name in hidden}
+        for path in (Path(place, name) for name in names):
+            if path.name[0] == ".":
+                ignored[path] = "hidden"
+            elif path.is_file() or not path.exists():
+                files.append(path)
+            else:
+                ignored[path] = "no file, but a pipe or a device"  # which would block
+    return sorted(files), ignored
 
 
 def natural_key(path: Path) -> list[list[str | int]]:
@@ -72,8 +72,3 @@ def passed_over(reasons: Mapping[str, str]) -> str:
     for file, reason in reasons.items():
         files[re.split("[:(]", reason)[0].strip()].append(file)
     return "; ".join(f"{len(of)} {reason} (such as {of[0]})" for reason, of in files.items())
-
-
-def is_snapshot(picture: Path, videos: Iterable[Path]) -> bool:
-    """Whether a picture lies beside a video and its name begins with the video's."""
-    return any(picture.parent == video.parent and picture.name.startswith(video.stem) for video in videos)

@@ -145,7 +145,7 @@ def find_sets(root: str | Path) -> dict[str, Found]:
     Warns of what only resembles a set, and of other counts than the published. Raises as
     :func:`~bnta_lib.data.listing.walk`.
     """
-    folders, sets = dict(sorted(walk(os.path.abspath(root)))), {}
+    folders, sets = {folder: names for folder, _, names in sorted(walk(os.path.abspath(root)))}, {}
     for name, entry in SETS.items():
         if copies := _listed(name, folders) + _named(name, folders):
             sets[name] = copy = min(copies, key=lambda copy: abs(entry.images - len(copy)))
@@ -251,7 +251,7 @@ def target_splits(found: Found, settings: Settings) -> tuple[tuple[Split, ...], 
 def _splits(found: Found, people: Sequence[int]) -> tuple[list[dict], str]:
     """Splits of ``people``, numbered from 1 in this order, and which they are in words."""
     if name := SETS[found.name].official:
-        mat = next((path for path in files_below(found.folder) if path.name.lower() == name), None)
+        mat = next((path for path in files_below(found.folder)[0] if path.name.lower() == name), None)
         if mat is None:
             raise FileNotFoundError(f"{name} is not below {found.folder}: take it from the owner's archive")
         try:

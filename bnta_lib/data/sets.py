@@ -14,6 +14,7 @@ from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image, ImageOps
 
@@ -23,9 +24,6 @@ from bnta_lib.files import in_threads
 NAMING = re.compile(r"(-?\d+)_c(\d+).*\.(jpe?g|png|bmp)", re.IGNORECASE | re.DOTALL)
 # Pillow knows more formats. Some of those start other programs (EPS) or are rarely checked for faults.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
-
-
-
 GALLERIES = ("bounding_box_test", "gallery")  # what may lie beside query/
 SIDES = ("query", *GALLERIES)
 
@@ -155,7 +153,7 @@ def read_target(path: str | Path, size: tuple[int, int], splits: int = 10) -> Ta
         rows = torch.arange(len(probes) + len(others))
         split = Split(rows[: len(probes)], rows[len(probes) :])
         return Target(_read(path, probes + others, size), (split,))
-    splits_near = [folder for folder, _ in walk(path) if _gallery(Path(folder))]
+    splits_near = [folder for folder, *_ in walk(path) if _gallery(Path(folder))]
     if path.name in SIDES and _gallery(path.resolve().parent):
         splits_near.append(str(path.resolve().parent))
     if splits_near:
@@ -211,8 +209,8 @@ def write_folder(data: ReIDSet, path: str | Path, ending: str = "jpg") -> Path:
 
 def _find(path: Path) -> list[Sample]:
     """The crops below ``path``, junk left out. Warns of what is passed over, and of what is ambiguous."""
-    crops, ignored = [], {}
-    for file in files_below(path, ignored):
+    crops, (files, ignored) = [], files_below(path)
+    for file in files:
         if not file.exists():  # a link to a crop, or to a folder of them
             raise ValueError(f"{file} is a link that leads nowhere: mend or delete it")
         if not (match := NAMING.fullmatch(file.name)):
@@ -252,20 +250,17 @@ def _ambiguities(path: Path, crops: list[Sample]) -> Iterator[str]:
 
 def repeated(samples: Sequence[Sample], keys: Sequence[bytes]) -> str:
     """How many pictures repeat an earlier one of the set, in a sentence; empty if none does."""
-    first, again = {}, []
-    for sample, key in zip(samples, keys, strict=True):
-        if first.setdefault(key, sample) is not sample:
-            again.append((sample, first[key]))
-    names = [f"{sample.file.name} and {other.file.name}" for sample, other in again[:1]]
-    return f"{len(again)} pictures repeat another, such as {names[0]}" if again else ""
+    again = np.flatnonzero(pd.Series(keys).duplicated())
+    if not len(again):
+        return ""
+    picture, first = samples[again[0]], samples[keys.index(keys[again[0]])]
+    return f"{len(again)} pictures repeat another, such as {picture.file.name} and {first.file.name}"
 
 
 def _read(path: Path, crops: list[Sample], size: tuple[int, int]) -> ReIDSet:
-    pixels = in_threads(lambda sample: resized(read_image(sample), size), crops)
-    images = torch.from_numpy(np.stack([*pixels]))
-    for sentence in (*_ambiguities(path, crops), repeated(crops, picture_keys(images))):
-        if sentence:
-            warnings.warn(f"{path.name}: {sentence}", stacklevel=2)
+    images = torch.from_numpy(np.stack([*in_threads(lambda crop: resized(read_image(crop), size), crops)]))
+    for sentence in filter(None, (*_ambiguities(path, crops), repeated(crops, picture_keys(images)))):
+        warnings.warn(f"{path.name}: {sentence}", stacklevel=2)
     pids, camids = torch.tensor([(sample.pid, sample.camid) for sample in crops]).T.contiguous()
     camids += int(camids.min() == 0)  # some sets count their cameras from 0
     return ReIDSet(path.name, images, pids, camids, origin="own folder")

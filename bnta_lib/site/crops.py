@@ -85,11 +85,12 @@ def load_site(images: str | Path, settings: Settings, *, tracks: str | None = No
     if str(images) == "rendered":
         small = {"people": 24, "shots": 4} if settings.profile == "smoke" else {}
         return rendered_site(settings.size, **small)
-    path, ignored = Path(images).expanduser(), {}
-    files = [path] if path.is_file() else listing.files_below(path, ignored)
+    path = Path(images).expanduser()
+    files, ignored = ([path], {}) if path.is_file() else listing.files_below(path)
     videos = [file for file in files if file.suffix.lower() in listing.VIDEOS or path.is_file()]
     pictures = [file for file in files if file.suffix.lower() in listing.IMAGES]
-    if videos and all(listing.is_snapshot(file, videos) for file in pictures):
+    if videos and all(any(picture.parent == video.parent and picture.name.startswith(video.stem)
+                          for video in videos) for picture in pictures):
         for file in set(files).difference(videos):
             ignored[file] = "snapshot, named as a video" if file in pictures else "no video by the ending"
         site = read_videos(videos, settings.size, path, listing.shown_names(ignored, path))
@@ -126,34 +127,20 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
     """
     if tracks not in (None, "folders"):
         raise ValueError(f"tracks is None or 'folders', not {tracks!r}")
-    folder, ignored, files, images, wide = Path(folder).expanduser(), {}, [], [], 0
-
-    def read(file: Path) -> tuple[np.ndarray, bool] | str:
-        """The pixels of a file and whether it is wider than high, or why it has none."""
-        if (kind := file.suffix.lower()) not in listing.IMAGES:
-            video = kind in listing.VIDEOS
-            return "video among images: give it by itself" if video else "no image by the ending"
-        try:
-            picture = open_rgb(file)
-            return resized(picture, size), picture.width > picture.height
-        except Exception as error:  # decoders raise many types if bytes are not what the format says
-            return f"cannot be decoded ({error or type(error).__name__})"
-
-    everything = sorted(listing.files_below(folder, ignored), key=listing.natural_key)
-    for file, result in zip(everything, tqdm(in_threads(read, everything), "crops", len(everything),
-                                             unit="file", delay=5)):
-        if isinstance(result, str):
-            ignored[file] = result
-        else:
-            images.append(result[0])
-            files.append(file)
-            wide += result[1]
+    folder = Path(folder).expanduser()
+    files, ignored = listing.files_below(folder)
+    files.sort(key=listing.natural_key)
+    pictures = in_threads(lambda file: _read(file, size), files)
+    read = dict(zip(files, tqdm(pictures, "crops", len(files), unit="file", delay=5)))
+    ignored |= {file: why for file, why in read.items() if isinstance(why, str)}
     skipped = listing.shown_names(ignored, folder)
+    files = [file for file in files if file not in ignored]
     if not files:
         others = "; ".join([listing.passed_over(skipped) or "no files", *list(skipped.values())[:1]])
         raise ValueError(f"{folder} holds no image that can be read "
                          f"({', '.join(sorted(listing.IMAGES))}); there are {others}")
-    note = f"{wide} of {len(files)} pictures are wider than high, and crops of upright people are not."
+    images, wide = zip(*(read[file] for file in files))
+    note = f"{sum(wide)} of {len(files)} pictures are wider than high, and crops of upright people are not."
     track = time = None
     if tracks:
         folders = pd.Series([os.fspath(file.parent) for file in files])
@@ -161,7 +148,18 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
         time = torch.tensor(folders.groupby(folders).cumcount().tolist())
     return Site(listing.shown_name(Path(folder.resolve().name or folder)), torch.from_numpy(np.stack(images)),
                 tuple(listing.shown_names(dict.fromkeys(files), folder)), track, time, skipped=skipped,
-                notes=(note,) if 2 * wide > len(files) else ())
+                notes=(note,) if 2 * sum(wide) > len(files) else ())
+
+
+def _read(file: Path, size: tuple[int, int]) -> tuple[np.ndarray, bool] | str:
+    """The pixels of a file and whether it is wider than high, or why it has none."""
+    if (kind := file.suffix.lower()) not in listing.IMAGES:
+        return "video among images: give it by itself" if kind in listing.VIDEOS else "no image by the ending"
+    try:
+        picture = open_rgb(file)
+        return resized(picture, size), picture.width > picture.height
+    except Exception as error:  # decoders raise many types if bytes are not what the format says
+        return f"cannot be decoded ({error or type(error).__name__})"
 
 
 def read_videos(paths: Sequence[Path], size: tuple[int, int], root: Path, skipped: dict[str, str]) -> Site:
