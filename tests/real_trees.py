@@ -1,11 +1,10 @@
 """The published sets in little: generated trees in each layout that their owners and users publish.
 
 ``tree`` writes one, and ``plan`` lists what a reader must find in it. Names, folders and MATLAB structures
-are the real ones. The images are a few pixels, in two colours for each person. ``full_tree`` has the paper's
-full counts, in files of one pixel.
+are the real ones. The images are a few pixels, in two colours for each person. ``full_names`` lists the names
+that the paper's full counts take.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,26 +245,8 @@ def write_partitions(path: str | Path, people: int) -> None:
 # ---- the full counts
 
 
-def full_tree(folder: str | Path) -> Path:
-    """The five sources with the paper's 121,765 images, and Market-1501's junk, in ``folder``.
-
-    The files are links to a few of one pixel, since a file cannot have any number of links.
-    """
-    folder = Path(folder)
-    for place, names in full_names():
-        (folder / place).mkdir(parents=True)
-        for number, name in enumerate(names):
-            file = folder / place / name
-            if number % 20_000 == 0:
-                first = file
-                first.write_bytes(PIXEL)
-            else:
-                os.link(first, file)
-    return folder
-
-
 def full_names() -> Iterator[tuple[str, list[str]]]:
-    """Folder by folder, the file names of ``full_tree``."""
+    """Folder by folder, the file names of the five sources, with Market-1501's distractors and junk."""
     for pair, people in enumerate((971, 306, 107, 193, 239), 1):
         for camera in (1, 2):
             yield (f"CUHK02/Dataset/P{pair}/cam{camera}",

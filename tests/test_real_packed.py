@@ -20,6 +20,7 @@ from bnta_lib.data.packed import pack, pack_folder
 from bnta_lib.data.published import Found, find_sets
 from bnta_lib.data.sets import Sample
 from bnta_lib.rendered import benchmark
+from bnta_lib.site.crops import read_crops
 
 SIZE = (64, 32)
 
@@ -86,7 +87,11 @@ def test_modes_formats_and_orientations_are_decoded_as_by_pillow(tmp_path):
     for name, (picture, options) in pictures.items():
         picture.save(tmp_path / name, **options)
     samples = tuple(Sample(tmp_path / name, i, 1) for i, name in enumerate(pictures, 1))
-    assert torch.equal(quiet(Found("any", tmp_path, samples)).images, by_pillow(samples))
+    packed = quiet(Found("any", tmp_path, samples)).images
+    assert torch.equal(packed, by_pillow(samples))
+    site = read_crops(tmp_path, SIZE)  # another reader, and in the order of names
+    assert {*pictures} <= {*site.files} and all(torch.equal(image, packed[[*pictures].index(name)])
+                                                for name, image in zip(site.files, site.images, strict=True))
 
 
 def test_crops_of_a_photograph_and_of_a_mat_file_are_packed(tmp_path):

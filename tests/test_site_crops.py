@@ -18,36 +18,11 @@ SMOKE = settings("smoke")
 IMAGES = torch.zeros(50, 3, 4, 2, dtype=torch.uint8)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Seven crops of seven kinds, in folders with spaces, accents and mark-up in their names."""
-    root = tmp_path / "Caméra 1"
-    deep = root / "<script>alert(1)<" / "a b"
-    deep.mkdir(parents=True)
-    colour = Image.fromarray(crop(0))
-    colour.save(root / "one.png")
-    colour.save(root / "two.JPG", quality=95)
-    Image.fromarray(crop(1)[..., 0]).save(deep / "grey.png")
-    Image.fromarray(crop(2)[..., 0].astype(np.uint16) << 8).save(deep / "sixteen.png")
-    colour.convert("CMYK").save(root / "print.jpeg", quality=95)
-    colour.quantize(32).save(root / "palette.bmp")
-    colour.save(root / "web.webp", lossless=True)
-    return root
-
-
-def test_every_kind_of_image_is_read_as_it_looks(folder):
-    site = read_crops(folder, SIZE)
-    pixels = dict(zip((name.split("/")[-1] for name in site.files), site.images.int(), strict=True))
-    expected = torch.from_numpy(crop(0).transpose(2, 0, 1)).int()
-    for name, tolerance in (("one.png", 0), ("web.webp", 0), ("two.JPG", 6), ("palette.bmp", 6),
-                            ("print.jpeg", 12)):
-        assert (pixels.pop(name) - expected).abs().float().median() <= tolerance, name
-    for name, seed in (("grey.png", 1), ("sixteen.png", 2)):
-        assert (pixels.pop(name) == torch.from_numpy(crop(seed)[..., 0]).int()).all(), name
-    assert not pixels and site.tracks is None and not site.skipped
-
-
-def test_files_that_are_no_image_are_named_and_passed_over(folder, monkeypatch):
+def test_files_that_are_no_image_are_named_and_passed_over(tmp_path, monkeypatch):
+    folder = tmp_path / "Caméra 1"
+    for name in ("one.png", "two.JPG", "<script>alert(1)</a b/web.webp"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(crop(0)).save(folder / name)
     (folder / "notes.txt").write_text("hello")
     (folder / "broken.jpg").write_bytes(b"no picture")
     (folder / "empty.png").write_bytes(b"")
@@ -56,13 +31,13 @@ def test_files_that_are_no_image_are_named_and_passed_over(folder, monkeypatch):
     (folder / ".hidden.png").write_bytes(b"of the file system")
     os.mkfifo(folder / "pipe.jpg")  # keeps no reader waiting
     site = read_crops(folder, SIZE)
-    assert len(site) == 7
+    assert site.files == ("<script>alert(1)</a b/web.webp", "one.png", "two.JPG") and site.tracks is None
     broken = {"broken.jpg", "empty.png", "cut short.png"}
     assert set(site.skipped) == {"notes.txt", "clip.mp4", ".hidden.png", "pipe.jpg"} | broken
     assert "video" in site.skipped["clip.mp4"] and "decoded" in site.skipped["broken.jpg"]
     monkeypatch.setattr(crops, "SKIPPED", 3)
     first, *files, last = site.lines()
-    assert (first, len(files)) == ("Caméra 1: 7 crops, 7 skipped files", 3)
+    assert (first, len(files)) == ("Caméra 1: 3 crops, 7 skipped files", 3)
     for counted in ("3 cannot be decoded (", "1 hidden (such as .hidden.png)", "1 video among images (such",
                     "1 no image by the ending (such as notes.txt)"):
         assert counted in last
