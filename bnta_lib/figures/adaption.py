@@ -49,21 +49,22 @@ def stages(layers: Sequence[str]) -> list[tuple[str, int, int]]:
             for label in dict.fromkeys(labels)]
 
 
-def layer_axis(axis: Axes, layers: Sequence[str], names: bool = True) -> None:
-    """An axis of BN indices: every second stage of the network shaded, ``names`` of stages on top."""
-    for number, (label, first, last) in enumerate(stages(layers)):
-        if number % 2:
+def layer_panels(rows: pd.DataFrame, count: int, height: float, **options) -> tuple[Figure, np.ndarray]:
+    """Panels over the BN indices of ``rows``: every second stage of the network shaded, its stages on top."""
+    layers = rows.drop_duplicates("index").sort_values("index")["layer"].tolist()
+    figure, axes = panels(count, 1, height, sharex=True, **options)
+    for axis in axes.flat:
+        for _, first, last in stages(layers)[1::2]:
             axis.axvspan(first - 0.5, last + 0.5, color="0.93", zorder=0, linewidth=0)
-        if names:
-            # The single-layer stages are narrow: their names lean over to keep clear of others.
-            lean = {"rotation": 40, "ha": "left"} if last - first < 2 else {"ha": "center"}
-            axis.text((first + last) / 2, 1.02, label, transform=axis.get_xaxis_transform(), va="bottom",
-                      color="0.35", fontsize=7, **lean)
-    axis.set(xlim=(0.5, len(layers) + 0.5), xticks=sorted({1, *range(10, len(layers) + 1, 10)}))
-
-
-def _layers(table: pd.DataFrame) -> list[str]:
-    return table.drop_duplicates("index").sort_values("index")["layer"].tolist()
+        axis.set(xlim=(0.5, len(layers) + 0.5), xticks=sorted({1, *range(10, len(layers) + 1, 10)}))
+    top = axes[0, 0]
+    for label, first, last in stages(layers):
+        # The single-layer stages are narrow: their names lean over to keep clear of others.
+        lean = {"rotation": 40, "ha": "left"} if last - first < 2 else {"ha": "center"}
+        top.text((first + last) / 2, 1.02, label, transform=top.get_xaxis_transform(), va="bottom",
+                 color="0.35", fontsize=7, **lean)
+    axes[-1, 0].set_xlabel(DEPTH)
+    return figure, axes[:, 0]
 
 
 def figure_1(outputs: Mapping[str, Mapping[str, np.ndarray]], distances: Mapping[str, Mapping[str, float]],
@@ -99,19 +100,18 @@ def distances_figure(shift: pd.DataFrame, layer: str | None = None) -> Figure:
 
     ``shift``: rows with target, model, index, layer, distance. ``layer`` is marked.
     """
-    layers, targets = _layers(shift), list(shift["target"].unique())
-    figure, axes = panels(len(targets), 1, 1.0 + 1.35 * len(targets), sharex=True)
-    for axis, target in zip(axes.flat, targets):
+    targets = list(shift["target"].unique())
+    figure, axes = layer_panels(shift, len(targets), 1.0 + 1.35 * len(targets))
+    for axis, target in zip(axes, targets):
         table = shift[shift["target"] == target].pivot(index="index", columns="model", values="distance")
-        layer_axis(axis, layers, names=target == targets[0])
         axis.vlines(table.index, table["adapted"], table["frozen"], linewidth=1.2, color=np.where(
             table["adapted"] < table["frozen"], COLOURS["adapted"], COLOURS["frozen"]))
         axis.plot(table["frozen"], "s", color=COLOURS["frozen"], ms=3.6, fillstyle="none", label="frozen")
         axis.plot(table["adapted"], "o", color=COLOURS["adapted"], ms=2.8, label="adapted")
         axis.set(ylabel=f"{target}\ndistance", ylim=(0, 1.08 * table.max(axis=None)))
         if layer is not None:
-            axis.axvline(layers.index(layer) + 1, color="0.35", linewidth=0.8, linestyle=":")
-    axes[-1, 0].set_xlabel(DEPTH)
+            at = shift.loc[shift["layer"] == layer, "index"].iloc[0]
+            axis.axvline(at, color="0.35", linewidth=0.8, linestyle=":")
     legend(figure)
     return figure
 
@@ -122,17 +122,15 @@ def changes_figure(changes: pd.DataFrame) -> Figure:
     ``changes``: of :func:`bnta_lib.adaption.change_rates`; a dot is the mean over seeds, a line their range.
     What did not move, or was zero before, has no dot.
     """
-    figure, axes = panels(4, 1, 5.6, sharex=True)
-    for axis, (quantity, symbol) in zip(axes.flat, SYMBOLS.items()):
+    figure, axes = layer_panels(changes, 4, 5.6)
+    for axis, (quantity, symbol) in zip(axes, SYMBOLS.items()):
         rate = changes[changes["quantity"] == quantity].groupby("index")["rate"].agg(["mean", "min", "max"])
         rate = 100 * rate[rate["mean"] > 0]
-        layer_axis(axis, _layers(changes), names=quantity == "mean")
         axis.errorbar(rate.index, rate["mean"], bars(rate["mean"], rate["min"], rate["max"]), fmt="o",
                       color=COLOURS["adapted"], ms=3.5, elinewidth=1.2)
         _log_rates(axis, rate["min"].where(rate["min"] > 0, rate["mean"]), rate["max"])
         axis.grid(axis="y", color="0.85", linewidth=0.6)
         axis.set_ylabel(f"{symbol}\nchange, %")
-    axes[-1, 0].set_xlabel(DEPTH)
     figure.align_ylabels()
     return figure
 
@@ -265,16 +263,14 @@ def camera_shift_figure(rows: pd.DataFrame) -> Figure:
 
     ``rows``: of ``lab.measure("camera_shift")``; a panel a target.
     """
-    layers, targets = _layers(rows), list(rows["target"].unique())
-    figure, axes = panels(len(targets), 1, 1.0 + 1.35 * len(targets), sharex=True, sharey=True)
-    for axis, target in zip(axes.flat, targets):
+    targets = list(rows["target"].unique())
+    figure, axes = layer_panels(rows, len(targets), 1.0 + 1.35 * len(targets), sharey=True)
+    for axis, target in zip(axes, targets):
         parts = rows[rows["target"] == target].pivot(index="index", columns="metric", values="value")
         share = 100 * parts["cameras"] / parts.sum(axis=1)
-        layer_axis(axis, layers, names=target == targets[0])
         axis.bar(share.index, share, color=COLOURS["adapted"], width=0.8)
         axis.axhline(share.mean(), color="0.35", linewidth=0.8, linestyle="--")
         axis.text(0.995, 0.95, f"mean {share.mean():.0f} %", transform=axis.transAxes, ha="right", va="top",
                   fontsize=8, backgroundcolor="white")
         axis.set_ylabel(f"{target}\nshare, %")
-    axes[-1, 0].set_xlabel(DEPTH)
     return figure

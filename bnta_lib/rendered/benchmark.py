@@ -10,7 +10,6 @@ import hashlib
 import json
 import multiprocessing
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -152,20 +151,17 @@ def _rendered(name: str, plan: Plan, pids: np.ndarray, size: tuple[int, int], op
     images = cached_images(domain, plan, size, **options)
     labels = torch.from_numpy(pids.copy()).long(), torch.from_numpy(plan[1] + 1).long()
     path = _path(domain, plan, size, options.get("photometric", True))
-    stamp = path.stat()
-    key = json.dumps([stamp.st_size, stamp.st_mtime_ns, name])
-    return _with_digest(path.with_suffix(".digest"), key, name, images, *labels)
+    return _with_digest(f"{path.name} {path.stat().st_mtime_ns} {name}", name, images, *labels)
 
 
-def _with_digest(path: Path, key: str, *arguments) -> ReIDSet:
-    """ReIDSet of ``arguments``, its digest read from ``path`` if it was kept for ``key`` there."""
-    with suppress(OSError, ValueError):  # absent, or cut short
-        kept, digest = json.loads(path.read_text())
-        if kept == key:
-            return ReIDSet(*arguments, known_digest=digest)
-    data = ReIDSet(*arguments)
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps([key, data.digest]))
+def _with_digest(key: str, *arguments) -> ReIDSet:
+    """ReIDSet of ``arguments``, whose digest is computed once and kept in the cache for ``key``."""
+    path = cache_dir() / "sets" / f"{hashlib.sha256(key.encode()).hexdigest()}.digest"
+    known = path.read_text() if path.is_file() else ""
+    data = ReIDSet(*arguments, known_digest=known)
+    if not known:
+        with atomic(path) as temporary:
+            temporary.write_text(data.digest)
     return data
 
 
@@ -220,10 +216,8 @@ def mixed(sets: Sequence[ReIDSet], name: str) -> ReIDSet:
         pids.append(torch.unique(data.pids, return_inverse=True)[1] + 1 + person)
         camids.append(data.camids + camera)
         person, camera = int(pids[-1].max()), int(camids[-1].max())
-    images, key = torch.cat([data.images for data in sets]), "".join(data.digest for data in sets)
-    short = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return _with_digest(cache_dir() / "sets" / f"mixed-{short}.digest", key, name, images,
-                        torch.cat(pids), torch.cat(camids))
+    images, key = torch.cat([data.images for data in sets]), " ".join(data.digest for data in sets)
+    return _with_digest(key, name, images, torch.cat(pids), torch.cat(camids))
 
 
 def statistics_of(sets: dict[str, ReIDSet], limit: int = 1000) -> pd.DataFrame:
