@@ -23,7 +23,8 @@ from bnta_lib.data import __main__ as commands
 from bnta_lib.data.__main__ import main, prepare
 from bnta_lib.data.published import SETS
 
-KINDS = {"zip": "zip", "tar": "tar", "tar.gz": "gztar", "tar.bz2": "bztar", "tar.xz": "xztar", "7z": ""}
+KINDS = {"zip": "zip", "tar": "tar", "tar.gz": "gztar", "tar.bz2": "bztar", "tar.xz": "xztar", "7z": "7zip"}
+shutil.register_archive_format("7zip", py7zr.pack_7zarchive)
 
 
 def write_source(folder: Path, files: int = 6, size: int = 3_000) -> Path:
@@ -39,12 +40,7 @@ def write_source(folder: Path, files: int = 6, size: int = 3_000) -> Path:
 
 def pack(source: Path, name: Path, ending: str = "zip") -> Path:
     """``source`` as an archive of the kind that the ending names."""
-    if KINDS[ending]:
-        return Path(shutil.make_archive(str(name), KINDS[ending], source))
-    with py7zr.SevenZipFile(f"{name}.7z", "w") as file:
-        for path in sorted(source.rglob("*")):
-            file.write(path, path.relative_to(source).as_posix())
-    return Path(f"{name}.7z")
+    return Path(shutil.make_archive(str(name), KINDS[ending], source))
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

@@ -163,18 +163,15 @@ def another_pixel(folder):
     (folder / "images.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
 
 
-@pytest.mark.parametrize("damage, sentence", [
-    (lambda folder: os.truncate(folder / "images.npy", 999), "is damaged .*: delete it, and it is packed"),
-    (no_header, "is damaged"),
-    (lambda folder: (folder / "labels.npy").unlink(), "is damaged"),
-    (lambda folder: np.save(folder / "labels.npy", np.array([[{}], [{}]]), allow_pickle=True), "is damaged"),
-    (another_pixel, "is damaged .its pixels have changed.: delete it"),
-])
-def test_damaged_or_changed_pack_is_refused(tmp_path, damage, sentence):
+@pytest.mark.parametrize("damage", [
+    lambda folder: os.truncate(folder / "images.npy", 999), no_header, another_pixel,
+    lambda folder: (folder / "labels.npy").unlink(),
+    lambda folder: np.save(folder / "labels.npy", np.array([[{}], [{}]]), allow_pickle=True)])
+def test_damaged_or_changed_pack_is_refused(tmp_path, damage):
     found = crops(tmp_path / "set", 6)
     quiet(found)
     damage(pack_folder(found, SIZE))
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match="is damaged .*: delete it, and it is packed again"):
         quiet(found)
 
 

@@ -44,6 +44,11 @@ def whole(name) -> Found:
     return Found(name, Path("/data"), tuple(samples))
 
 
+def labels(found: Found) -> tuple[torch.Tensor, torch.Tensor]:
+    """Persons and cameras of its samples."""
+    return tuple(torch.tensor([(sample.pid, sample.camid) for sample in found.samples]).T)
+
+
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> Found:
     """GRID with its owner's splits."""
@@ -98,8 +103,7 @@ def test_committed_splits_are_drawn_by_their_rule(name):
 def test_split_has_the_papers_sizes(name):
     own = whole(name)
     splits, words = target_splits(own, PAPER)
-    camids = torch.tensor([sample.camid for sample in own.samples])
-    pids = torch.tensor([sample.pid for sample in own.samples])
+    pids, camids = labels(own)
     everyone = sorted(pid for pid in set(pids.tolist()) if (pids == pid).sum() > 1)
     committed = json.loads((ROOT / "data" / "splits" / f"{name.lower()}.json").read_text())
     assert len(splits) == 10 and f"10 seeded splits (data/splits/{name.lower()}.json)" in words
@@ -114,7 +118,7 @@ def test_split_has_the_papers_sizes(name):
 def test_grid_is_split_as_its_owner_says(grid):
     splits, words = target_splits(grid, PAPER)
     cells = scipy.io.loadmat(grid.folder / "features_and_partitions.mat")["trainIdxAll"][0]
-    pids = torch.tensor([sample.pid for sample in grid.samples])
+    pids, _ = labels(grid)
     assert len(splits) == 10 and "10 official splits" in words
     for split, cell in zip(splits, cells):
         train = set(cell[0][0][2][0].tolist())
@@ -144,7 +148,7 @@ def test_viper_is_probed_from_the_side_that_the_settings_name():
     own = whole("VIPeR")
     first, second, both = (target_splits(own, replace(PAPER, viper_probe=side))
                            for side in ("cam_a", "cam_b", "both"))
-    camids = torch.tensor([sample.camid for sample in own.samples])
+    _, camids = labels(own)
     assert len(first[0]) == len(second[0]) == 10 and len(both[0]) == 20
     for a, b, one, other in zip(first[0], second[0], both[0][::2], both[0][1::2]):
         assert (camids[a.probe] == 1).all() and (camids[b.probe] == 2).all()
@@ -156,7 +160,7 @@ def test_viper_is_probed_from_the_side_that_the_settings_name():
 def test_multi_image_ilids_has_the_same_probes_and_all_other_images():
     own = whole("iLIDS")
     single, several = (target_splits(own, replace(PAPER, ilids_images=kind)) for kind in ("single", "multi"))
-    pids = torch.tensor([sample.pid for sample in own.samples])
+    pids, _ = labels(own)
     for one, many in zip(single[0], several[0]):
         assert torch.equal(one.probe, many.probe)
         assert torch.isin(one.gallery, many.gallery).all()

@@ -96,9 +96,8 @@ def test_left_and_right_are_the_persons_own(bank, view, sign):
 
 
 @pytest.mark.parametrize("damage", [
-    None, lambda data: data[:-1000], lambda data: data[:200], lambda data: b"BODYBNK0" + data[8:],
-    lambda data: b"", lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
-], ids=["missing", "cut short", "cut in the header", "another version", "empty", "one bit flipped"])
+    None, lambda data: data[:200], lambda data: b"BODYBNK0" + data[8:], lambda data: data[:-1] + b"x"],
+    ids=["missing", "cut short", "another version", "changed"])
 def test_a_missing_or_damaged_bank_is_refused_with_a_remedy(tmp_path, monkeypatch, damage):
     (tmp_path / "data").mkdir()
     if damage:

@@ -24,17 +24,6 @@ def test_the_first_and_the_last_crop_of_a_track_are_searched():
     assert early.tolist() == [2, 3] and late.tolist() == [1, 0]
 
 
-def test_rank_1_of_tracks_is_that_of_a_plain_sort():
-    random = torch.Generator().manual_seed(0)
-    site = made([k for k in range(1, 31) for _ in range(3)], [0, 1, 2] * 30)
-    people = torch.randn(30, 5, generator=random).repeat_interleave(3, 0)
-    features = torch.randn(90, 5, generator=random) + 2 * people
-    unit = features.double() / features.double().norm(dim=1, keepdim=True)
-    hits = [int((unit[2::3] - unit[3 * track]).norm(dim=1).argmin()) == track for track in range(30)]
-    found = judge.estimate(features, features, judge.track_trial(site), SMOKE)
-    assert 0 < sum(hits) < 30 and found.before[0] == found.after[0] == pytest.approx(100 * np.mean(hits))
-
-
 def test_tracks_are_searched_among_those_of_their_camera():
     random = torch.Generator().manual_seed(0)
     cameras = torch.randint(1, 4, (40, 1), generator=random).repeat(1, 2)

@@ -21,10 +21,13 @@ SMOKE = settings("smoke", height=SIZE[0], width=SIZE[1])
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A video of three people who cross one after the other; its path, true boxes, and what is read of it."""
-    path = tmp_path_factory.mktemp("vi déo") / "three.avi"
+    """A video of three people who cross one after the other: path, frames, true boxes, what is read of it."""
+    path, frames = tmp_path_factory.mktemp("vi déo") / "three.avi", []
     truth = write_video(path, 0, crowd=3, seconds=9)
-    return path, truth, load_site(path, SMOKE)
+    capture = cv2.VideoCapture(str(path))
+    while (got := capture.read())[0]:
+        frames.append(got[1])
+    return path, frames, truth, load_site(path, SMOKE)
 
 
 def written(path: Path, frames, rate=12.5) -> Path:
@@ -42,7 +45,7 @@ def still(n=40, size=(120, 160)):
 
 
 def test_each_person_is_one_track(clip):
-    _, truth, site = clip
+    *_, truth, site = clip
     assert len(torch.unique(site.tracks)) == 3, "three people cross, one after the other"
     starts = [min(f for f, boxes in enumerate(truth) if boxes[k]) for k in range(3)]
     for track, person in zip((1, 2, 3), np.argsort(starts), strict=True):
@@ -54,11 +57,8 @@ def test_each_person_is_one_track(clip):
 
 
 def test_a_crop_is_cut_around_a_person(clip):
-    path, truth, site = clip
+    _, frames, truth, site = clip
     assert site.images.shape[1:] == (3, *SIZE) and len(site) >= 12
-    capture, frames = cv2.VideoCapture(str(path)), []
-    while (got := capture.read())[0]:
-        frames.append(got[1])
 
     def cut(frame, box):
         left, top, width, height = box
@@ -74,7 +74,7 @@ def test_a_crop_is_cut_around_a_person(clip):
 
 def test_videos_of_a_folder_are_cameras_and_a_bad_one_is_passed_over(clip, tmp_path):
     folder = load_site(clip[0].parent, SMOKE)
-    assert len(folder) == len(clip[2]) and folder.cameras.unique().tolist() == [1]
+    assert len(folder) == len(clip[-1]) and folder.cameras.unique().tolist() == [1]
     (tmp_path / "hall").mkdir()
     (tmp_path / "hall" / "bad.mp4").write_bytes(b"not a video" * 100)
     with pytest.raises(ValueError, match="bad.mp4: cannot be decoded"):
@@ -82,7 +82,7 @@ def test_videos_of_a_folder_are_cameras_and_a_bad_one_is_passed_over(clip, tmp_p
     for name in ("hall/one.avi", "two.avi"):
         shutil.copy(clip[0], tmp_path / name)
     both = load_site(tmp_path, SMOKE)
-    assert both.tracks.max() == 6 and both.cameras.tolist() == [1] * len(clip[2]) + [2] * len(clip[2])
+    assert both.tracks.max() == 6 and both.cameras.tolist() == [1] * len(clip[-1]) + [2] * len(clip[-1])
     assert both.camera_names == {1: "hall/one", 2: "two"}
     assert with_cameras(both, "folders").camera_names == {1: "hall", 2: "two"}
     assert list(both.skipped) == ["hall/bad.mp4"] and "cannot be decoded" in both.skipped["hall/bad.mp4"]
@@ -102,10 +102,7 @@ def test_recorders_endings_are_videos_and_their_snapshots_and_other_files_are_na
 
 
 def test_time_stamps_count_if_a_header_names_another_rate(clip, tmp_path):
-    true, frames, capture = tmp_path / "true.mkv", [], cv2.VideoCapture(str(clip[0]))
-    while (got := capture.read())[0]:
-        frames.append(got[1])
-    held = written(true, frames).read_bytes()
+    held = written(tmp_path / "true.mkv", clip[1]).read_bytes()
     at = held.index(b"\x23\xe3\x83") + 4  # Matroska's default duration: nanoseconds a frame
     size = held[at - 1] & 0x7F
     times = []
