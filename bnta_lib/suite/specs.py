@@ -251,7 +251,7 @@ TABLES: dict[str, tuple[Table, ...]] = {
     "table_4": (Table(TABLE_4, "GRID", trainings=True),),
     "table_5": (Table(TABLE_5["alone"], "GRID", trainings=True),),
     "table_5_restore": (Table(TABLE_5["restore"], "GRID", everywhere=False),),
-    "figure_4": (Table(grid_specs, seeds=1),),
+    "figure_4": (Table(grid_specs, "GRID", seeds=1),),
     "open_choices": tuple(Table(tuple(_choice_rows(choice)), "GRID", choice.everywhere, seeds=1)
                           for choice in (*CHOICES.values(), AFFINE)),
     "by_camera": (Table(BY_CAMERA, trainings=True),),
