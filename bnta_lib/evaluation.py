@@ -164,26 +164,20 @@ class _Ranker:
         float32, scale = torch.finfo(torch.float32), (squares.sqrt() + self.largest).square()
         error = ((fast.shape[1] / 4 + 8) * float32.eps * scale + float32.tiny)[:, 0].tolist()
         near = torch.addmm(self.squares, fast, self.fast.T, alpha=-2).add_(squares.float())
-        measured, states, bands = self._exact(probes, matches), [], []
-        for row, bound, exact, match, other in zip(near.numpy(), error, measured, matches, junk, strict=True):
+        ranks, bands = [], []
+        for row, bound, match, other in zip(near.numpy(), error, matches, junk, strict=True):
             row[other] = np.inf
-            low, high = ((exact**2 + offset).astype(np.float32) for offset in (-bound, bound))
-            columns = np.flatnonzero(row <= high.max(initial=-np.inf))  # no other can be ahead of a match
-            row = row[columns]
-            ordered = np.sort(row)
-            nearer = ordered.searchsorted(low)  # surely
-            within = ordered.searchsorted(high, "right") - nearer
-            tied = np.flatnonzero(within > 1)  # more than the match itself is within the bound
-            band = np.zeros(len(row), bool)
-            for k in tied:
-                band |= (row >= low[k]) & (row <= high[k])
-            states.append((nearer, tied, *(of[tied, None] for of in (low, exact, match)), row[band]))
-            bands.append(columns[band])
-        for (nearer, tied, low, exact, match, row), columns, distance in zip(
-                states, bands, self._exact(probes, bands), strict=True):
-            ahead = (distance < exact) | ((distance == exact) & (columns < match))
-            nearer[tied] += (ahead & (row >= low)).sum(1)
-        return [1 + nearer for nearer, *_ in states]
+            hits = np.sort(row[match]).astype(float)
+            columns = np.flatnonzero(row <= hits.max(initial=-np.inf) + 2 * bound)  # no other can be ahead
+            row, hit = row[columns], row[match]
+            # Within twice the bound of a match: the match itself, and what may be on either side of it.
+            unsure = (hits - 2 * bound).searchsorted(row, "right") > (hits + 2 * bound).searchsorted(row)
+            ranks.append(1 + np.sort(row[~unsure]).searchsorted(hit))
+            bands.append(columns[unsure])
+        for rank, columns, match, distance in zip(ranks, bands, matches, self._exact(probes, bands), strict=True):
+            exact = distance[columns.searchsorted(match), None]
+            rank += ((distance < exact) | ((distance == exact) & (columns < match[:, None]))).sum(1)
+        return ranks
 
     def _exact(self, probes: Tensor, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Distances of each of ``probes`` (P, C) to its ``columns`` of the gallery."""

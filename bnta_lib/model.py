@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bnta_lib.settings import Settings
 
@@ -242,9 +242,7 @@ def fused(backbone: nn.Module) -> nn.Module:
         for names in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1")):
             conv, norm = (getattr(block, name, None) for name in names)
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                conv.weight, conv.bias = fuse_conv_bn_weights(
-                    conv.weight, conv.bias, norm.running_mean, norm.running_var,  # type: ignore[arg-type]
-                    norm.eps, norm.weight, norm.bias)
+                setattr(block, names[0], fuse_conv_bn_eval(conv, norm))
                 setattr(block, names[1], nn.Identity())
     return twin
 

@@ -78,18 +78,18 @@ class _Rows:
     def __init__(self, features: Tensor):
         n, _, width = features.shape
         self.features, self.free = features, torch.ones(n, dtype=torch.bool)
-        # |x|^2 + |y|^2 - 2 x.y as one product of [x, |x|^2, 1] and [-2y, 1, |y|^2]. Each part is centred
-        # first: far from the origin float32 loses the small distances. Scaling keeps squares in its range.
+        # Each part is centred first: far from the origin float32 loses the small distances. Scaling keeps
+        # squares in its range.
         self.scale = torch.stack(features.aminmax()).double().abs().max().clamp(min=1e-300)
-        self.factors, norms = [], torch.zeros(n, dtype=torch.float64)
+        self.parts, norms = [], torch.zeros(n, dtype=torch.float64)
         for part in features.unbind(1):
             x = part.double()
             x = ((x - x.mean(0)) / self.scale).float()
             squares = x.double().square().sum(1)
             norms = torch.maximum(norms, squares.sqrt())
-            self.factors.append(torch.cat([-2 * x, torch.ones(n, 1), squares[:, None].float()], 1))
-        # The C_l + 2 terms add up to (|x| + |y|)^2 at most in size, in any order of summation. 8 more for the
-        # rounding of features and norms. The last term is that of centring, in float64.
+            self.parts.append((x, squares.float()))
+        # The terms of |x|^2 + |y|^2 - 2 x.y add up to (|x| + |y|)^2 at most in size, in any order of summation.
+        # 8 more for the rounding of features and norms. The last term is that of centring, in float64.
         eps32, eps64 = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
         self.error = (width / 2 + 8) * eps32 * (norms + norms.max()).square()
         self.error += torch.finfo(torch.float32).tiny + 8 * eps64 * width
@@ -119,10 +119,8 @@ class _Rows:
         """
         first, last = int(rows[0]), int(rows[-1])
         best, product = torch.full((len(rows), len(self.free) - first), torch.inf), None
-        for right in self.factors:
-            left = right[rows]
-            left = torch.cat([left[:, :-2] / -2, left[:, -1:], left[:, -2:-1]], 1)  # [x, |x|^2, 1]
-            product = torch.mm(left, right[first:].T, out=product)
-            torch.minimum(best, product, out=best)
+        for x, squares in self.parts:
+            product = torch.addmm(squares[first:], x[rows], x[first:].T, alpha=-2, out=product)
+            torch.minimum(best, product.add_(squares[rows, None]), out=best)
         best[:, : last + 1 - first].masked_fill_(torch.arange(first, last + 1) <= rows[:, None], torch.inf)
         return best.masked_fill_(~self.free[first:], torch.inf)
