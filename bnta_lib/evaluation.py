@@ -174,7 +174,8 @@ class _Ranker:
             unsure = (hits - 2 * bound).searchsorted(row, "right") > (hits + 2 * bound).searchsorted(row)
             ranks.append(1 + np.sort(row[~unsure]).searchsorted(hit))
             bands.append(columns[unsure])
-        for rank, columns, match, distance in zip(ranks, bands, matches, self._exact(probes, bands), strict=True):
+        for rank, columns, match, distance in zip(
+                ranks, bands, matches, self._exact(probes, bands), strict=True):
             exact = distance[columns.searchsorted(match), None]
             rank += ((distance < exact) | ((distance == exact) & (columns < match[:, None]))).sum(1)
         return ranks

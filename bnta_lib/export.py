@@ -6,7 +6,6 @@ retrieval compares. The normalisation of pixels is inside, so no other program c
 
 import argparse
 import copy
-import importlib
 import sys
 from pathlib import Path
 
@@ -19,8 +18,6 @@ from bnta_lib.model import BNTANet, embed, plain_model
 from bnta_lib.settings import MODELS, settings
 from bnta_lib.weights import Delta
 
-OPSET = 18
-
 
 class Features(nn.Module):
     """What is exported: images to features."""
@@ -30,39 +27,31 @@ class Features(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = images.to(self.model.scale.dtype) * self.model.scale + self.model.shift
-        return self.model.bnneck(self.model.global_pool(self.model.backbone(pixels)))
+        return self.model.bnneck(self.model.global_pool(self.model.forward_features(images)))
 
 
 def export_onnx(model: BNTANet, path: str | Path) -> None:
     """Write a model as ONNX, whole or not at all. Raises ImportError without the extra ``export``."""
-    for module in ("onnx", "onnxscript"):
-        _needed(module)
     images = torch.zeros(2, 3, *model.size, dtype=torch.uint8)
     features = Features(copy.deepcopy(plain_model(model, images)).cpu()).eval()
     with atomic(path) as new:
         torch.onnx.export(features, (images,), new, input_names=["images"], output_names=["features"],
-                          dynamic_shapes=({0: torch.export.Dim("N")},), opset_version=OPSET, dynamo=True,
+                          dynamic_shapes=({0: torch.export.Dim("N")},), opset_version=18, dynamo=True,
                           external_data=False, verbose=False)
 
 
 def compare(model: BNTANet, path: str | Path, images: Tensor) -> tuple[float, bool]:
     """Largest difference of features by onnxruntime and PyTorch, in units of their largest, and same ranking.
 
-    The ranking is that of all images for each as a probe.
+    The ranking is that of all images for each as a probe. Raises ImportError without the extra ``export``.
     """
-    session = _needed("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
     there = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
     here = embed(model, images)[0]
     orders = [distances(features, features).argsort(dim=1, stable=True) for features in (here, there)]
     return float((there - here).abs().max() / here.abs().max()), torch.equal(*orders)
-
-
-def _needed(module: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise ImportError(f"{module} is not installed: pip install bnta_lib[export]") from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,8 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
         export_onnx(model, args.out)
         images = torch.randint(0, 256, (64, 3, *model.size), generator=torch.Generator().manual_seed(0))
         largest, same = compare(model, args.out, images.to(torch.uint8))
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"{error}: pip install bnta_lib[export]", file=sys.stderr)
         return 2
     print(f"{args.out}: 64 images by onnxruntime and PyTorch differ by {largest:.1e} of the largest feature; "
           f"the ranking is {'the same' if same else 'ANOTHER'}")

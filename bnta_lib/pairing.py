@@ -88,8 +88,8 @@ class _Rows:
             squares = x.double().square().sum(1)
             norms = torch.maximum(norms, squares.sqrt())
             self.parts.append((x, squares.float()))
-        # The terms of |x|^2 + |y|^2 - 2 x.y add up to (|x| + |y|)^2 at most in size, in any order of summation.
-        # 8 more for the rounding of features and norms. The last term is that of centring, in float64.
+        # The terms of |x|^2 + |y|^2 - 2 x.y add up to (|x| + |y|)^2 at most in size, in any order of
+        # summation. 8 more for the rounding of features and norms. The last term is that of centring.
         eps32, eps64 = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
         self.error = (width / 2 + 8) * eps32 * (norms + norms.max()).square()
         self.error += torch.finfo(torch.float32).tiny + 8 * eps64 * width
