@@ -23,7 +23,7 @@ os.environ.pop("BNTA_FIGURES", None)  # of the caller: tests write elsewhere
 @pytest.fixture(scope="session")
 def small() -> Settings:
     """Settings of a 57-BN-layer network on 48x24 pixels: maps of 3x2, three stripes."""
-    return settings("smoke", height=48, width=24, base_width=4, local_dim=8, stripes=3)
+    return settings("smoke", base_width=4, local_dim=8)
 
 
 @pytest.fixture

@@ -57,8 +57,7 @@ processes.end_training()
 
 def tiny(**changes):
     """Settings of a small network: two epochs of three batches of 7, 7 and 6 images."""
-    own = dict(height=48, width=24, base_width=4, local_dim=8, stripes=3, epochs=2, lr=0.003,
-               lr_decay_epoch=1, warmup_epochs=0, batch=8)
+    own = dict(base_width=4, local_dim=8, epochs=2, lr=0.003, lr_decay_epoch=1, warmup_epochs=0, batch=8)
     return settings("smoke", **(own | changes))
 
 

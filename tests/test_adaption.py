@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from bnta_lib.adaption import adapt, change_rates
 from bnta_lib.model import bn_layers, embed, layers_of
 from bnta_lib.pairing import Pairs, nearest_pairs
+from bnta_lib.weights import QUANTITIES as NAMES
 from bnta_lib.weights import bn_tensors
-
-NAMES = {"mean": "running_mean", "var": "running_var", "gamma": "weight", "beta": "bias"}
 
 
 def subsets(names):
@@ -172,7 +171,7 @@ def equation_13(model, images, pairs, settings):
         positive = (out.local[2 * k, n] - out.local[2 * k + 1, n]).norm()
         negative = min((out.local[2 * k, n] - out.local[i, n]).norm() for i in others)
         mat = mat + (settings.margin + positive - negative).clamp(min=0)
-    return {"pos": pos, "mat": mat, "total": pos + settings.lambda3 * mat}
+    return {"pos": pos, "mat": mat}
 
 
 @pytest.mark.parametrize("losses", [("pos",), ("mat",), ("pos", "mat")])
@@ -182,10 +181,8 @@ def test_a_step_is_the_gradient_of_equation_13(model, images, settings, losses):
     result = adapt(model, images, chosen, quantities=("gamma", "beta"), losses=losses)
     expected = equation_13(model, images, result.pairs, chosen)
     loss = expected["pos"] * ("pos" in losses) + 0.7 * expected["mat"] * ("mat" in losses)
-    row = result.losses.iloc[0]
-    assert row["pos"] == pytest.approx(expected["pos"].item(), rel=1e-4)
-    assert row["mat"] == pytest.approx(expected["mat"].item(), rel=1e-4)
-    assert row["total"] == pytest.approx(loss.item(), rel=1e-4)
+    wanted = {"step": 1, "pos": expected["pos"].item(), "mat": expected["mat"].item(), "total": loss.item()}
+    assert result.losses.iloc[0].to_dict() == pytest.approx(wanted, rel=1e-4)
 
     free = {n: p for n, p in model.named_parameters() if n.rpartition(".")[0] in bn_layers(model)}
     model.bnneck.bias.requires_grad_(True)
@@ -195,14 +192,6 @@ def test_a_step_is_the_gradient_of_equation_13(model, images, settings, losses):
     for (name, old), gradient in zip(free.items(), gradients):
         change = torch.zeros_like(old) if gradient is None else -0.01 * gradient
         torch.testing.assert_close(new[name] - old, change, rtol=1e-2, atol=1e-5 * largest, msg=name)
-
-
-def test_first_step_of_adam_moves_a_parameter_by_the_rate_at_most(model, images, every_part):
-    before, after = bn_tensors(model), bn_tensors(adapt(model, images, **every_part).model)
-    for name in before:
-        if name.endswith(("weight", "bias")) and not name.startswith("bnneck"):  # outside the gradient
-            move = float((after[name] - before[name]).abs().mean())
-            assert 0.005 < move < 0.01 * (1 + 1e-4), name  # some channels are dead
 
 
 def test_all_steps_and_their_losses_are_recorded(model, images, settings):
@@ -217,7 +206,11 @@ def test_all_steps_and_their_losses_are_recorded(model, images, settings):
     assert {name.rpartition(".")[2] for name in names} == {"running_mean", "running_var"}
     nothing = adapt(model, images, replace(settings, tta_epochs=0))
     assert not moved(model, nothing.model) and len(nothing.losses) == 0
-    assert nothing.summary().startswith("5 pairs, ")
+    for adaption, count in ((result, 6), (nothing, 0)):
+        rates = [(name, adaption.changes.query("quantity == @name")["rate"].mean()) for name in NAMES]
+        moves = ", ".join(f"{name} {100 * rate:.2g} %" for name, rate in rates)
+        assert adaption.summary().startswith(f"5 pairs, {count} steps, ")
+        assert adaption.summary().endswith(f"mean change rate: {moves}")
 
 
 def test_pairs_are_algorithm_1_of_the_given_model(model, images, settings):
@@ -269,14 +262,6 @@ def test_change_rates_are_the_sums_worked_by_hand(model):
     assert np.isnan(beta["rate"])  # nothing to relate its move to
     assert (table.loc[table["index"] > 1, "rate"] == 0).all()
     assert list(table["index"]) == [i for i in range(1, 58) for _ in range(4)]
-
-
-def test_summary_has_the_mean_change_rates(model, images, small):
-    result = adapt(model, images, small)
-    rates = [(name, result.changes.query("quantity == @name")["rate"].mean()) for name in NAMES]
-    moves = ", ".join(f"{name} {100 * rate:.2g} %" for name, rate in rates)
-    assert result.summary().endswith(f"mean change rate: {moves}")
-    assert result.summary().startswith(f"{len(result.pairs.index)} pairs, {len(result.losses)} steps, ")
 
 
 def test_delta_records_all_that_decided_it(model, images, small):

@@ -11,13 +11,8 @@ import torch
 
 from bnta_lib.adaption import adapt
 from bnta_lib.model import BNTANet, bn_layers
-from bnta_lib.weights import QUANTITIES, Delta, bn_tensors, model_digest, save_model
+from bnta_lib.weights import QUANTITIES, Delta, bn_tensors, load_model, model_digest, save_model
 from conftest import damaged, identical
-
-
-@pytest.fixture
-def settings(small):
-    return replace(small, tta_batch=2, tta_lr=0.01)
 
 
 @pytest.fixture
@@ -37,8 +32,8 @@ def delta(model, adapted):
     return Delta(bn_tensors(adapted), model_digest(model), {"seed": 0})
 
 
-def test_saved_delta_gives_the_adapted_model(model, images, settings, tmp_path):
-    result = adapt(model, images, settings)
+def test_saved_delta_gives_the_adapted_model(model, images, small, tmp_path):
+    result = adapt(model, images, small)
     result.delta.save(tmp_path / "a.safetensors")
     delta = Delta.load(str(tmp_path / "a.safetensors"))
     assert (delta.base, delta.meta) == (model_digest(model), result.meta)
@@ -122,13 +117,13 @@ def test_file_that_was_edited_is_refused(delta, tmp_path, change):
         Delta.load(tmp_path / "a")
 
 
-def test_weights_file_is_no_delta(model, small, tmp_path):
+def test_file_of_the_other_kind_is_refused(model, delta, small, tmp_path):
     save_model(model, tmp_path / "w", small)
     with pytest.raises(ValueError, match="w is no delta: load_model reads weights"):
         Delta.load(tmp_path / "w")
-    torch.save(model.state_dict(), tmp_path / "model.pth")
-    with pytest.raises(ValueError, match="no safetensors file"):
-        Delta.load(tmp_path / "model.pth")
+    delta.save(tmp_path / "d")
+    with pytest.raises(ValueError, match="no weights file of this library"):
+        load_model(tmp_path / "d", small)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")

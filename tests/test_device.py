@@ -213,19 +213,11 @@ def test_no_step_of_an_adaption_waits(model, images, own, waits):
 # ---------------------------------------------------------------- a real GPU
 
 
-@pytest.fixture
-def full_precision():
-    """Convolutions in float32: by default a GPU rounds their factors to 10 bits (TF32)."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    yield
-    torch.backends.cudnn.allow_tf32 = before
-
-
 @REAL
-def test_gpu_pairs_and_ranks_as_the_cpu(full_precision, monkeypatch):
+def test_gpu_pairs_and_ranks_as_the_cpu(monkeypatch):
     """The trained smoke network: features to 1e-4 of their size; of the 128 pairs' distances, each to 1e-3,
     and nine pairs in ten the same (others tie within rounding); rank 1 of each method to two probes."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # which rounds factors to 10 bits
     own = profile("smoke")
     target = load_targets(own)["VIPeR"]
     split = target.splits[0]

@@ -73,20 +73,6 @@ def case(seed=0, probes=40, gallery=90, people=15, width=24):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("normalise", [True, False])
-def test_scores_of_ordinary_features_are_those_of_sorting(normalise):
-    args = case()
-    scores = evaluate(*args, normalise=normalise)
-    x, y, *labels = (t.double().numpy() for t in args)
-    if normalise:
-        x, y = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in (x, y))
-    ap, rank, _ = np.array(by_sorting(x, y, *labels)).T
-    np.testing.assert_allclose(scores.ap, ap)
-    np.testing.assert_array_equal(scores.rank, rank)
-    expected = {"mAP": ap.mean(), **{f"R{k}": (rank <= k).mean() for k in (1, 5, 10)}}
-    assert scores.row() == pytest.approx({k: 100 * v for k, v in expected.items()})
-
-
 def test_distances_far_from_the_origin_keep_their_digits():
     g = torch.Generator().manual_seed(0)
     x, y = (100_000 + torch.randn(n, 8, generator=g) for n in (30, 40))
@@ -163,15 +149,6 @@ def test_scores_in_words_name_unmatched_probes_and_re_ranking():
         f"{name}, re-ranked" for name in plain.row()}
 
 
-def ranks_by_sorting(probe, gallery, pids, gallery_pids, normalise):
-    """Rank of every match by a stable sort of :func:`distances`: the oracle of ties."""
-    found = []
-    for p, row in zip(pids, distances(probe, gallery, normalise)):
-        order = row.argsort(stable=True)
-        found.append(((gallery_pids[order] == p).nonzero()[:, 0] + 1).tolist())
-    return found
-
-
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("size", [1e-6, 0.1, 1.0, 1e6])
 @pytest.mark.parametrize("seed", range(5))
@@ -186,31 +163,36 @@ def test_equal_and_nearly_equal_distances_are_ranked_as_by_sorting(normalise, si
     pids, gallery_pids = torch.arange(1, 7), torch.randint(1, 7, (len(gallery),), generator=g)
     cameras = torch.zeros(6), torch.ones(len(gallery))
     scores = evaluate(size * probe, gallery, pids, gallery_pids, *cameras, normalise)
-    expected = ranks_by_sorting(size * probe, gallery, pids, gallery_pids, normalise)
-    assert scores.rank.tolist() == [own[0] for own in expected]
-    for ap, own in zip(scores.ap.tolist(), expected):
-        assert ap == pytest.approx(sum((k + 1) / rank for k, rank in enumerate(own)) / len(own), rel=1e-12)
+    orders = distances(size * probe, gallery, normalise).argsort(dim=1, stable=True)
+    for pid, order, rank, ap in zip(pids, orders, scores.rank.tolist(), scores.ap.tolist()):
+        ranks = (gallery_pids[order] == pid).nonzero()[:, 0].numpy() + 1  # of all its matches
+        assert rank == ranks[0]
+        assert ap == pytest.approx((np.arange(1, len(ranks) + 1) / ranks).mean(), rel=1e-12)
 
 
 # ---- rankings for pictures
 
 
 @pytest.mark.parametrize("normalise", [True, False])
-def test_rankings_are_those_of_sorting_and_agree_with_the_scores(normalise):
+def test_rankings_and_scores_of_ordinary_features_are_those_of_sorting(normalise):
     x, y, *labels = case(people=40)
     y = y * torch.arange(1, 91)[:, None]  # of all lengths
     y[10] = y[20]  # a tie
     ranking = top_gallery(x, y, *labels, k=8, normalise=normalise)
     scores = evaluate(x, y, *labels, normalise=normalise)
     assert torch.equal(ranking.rank[ranking.rank > 0], scores.rank) and (ranking.rank == 0).any()
-    a, b = (t.double().numpy() for t in (x, y))
+    a, b, pids, gallery_pids, camids, gallery_camids = (t.double().numpy() for t in (x, y, *labels))
     if normalise:
         a, b = (f / np.linalg.norm(f, axis=1, keepdims=True) for f in (a, b))
-    pids, gallery_pids, camids, gallery_camids = (t.numpy() for t in labels)
     for p, (pid, cam) in enumerate(zip(pids, camids)):
         nearest = ranked(a[p], pid, cam, b, gallery_pids, gallery_camids)[:8]
         assert ranking.index[p].tolist() == nearest
         assert ranking.right[p].tolist() == [gallery_pids[g] == pid > 0 for g in nearest]
+    ap, rank, _ = np.array(by_sorting(a, b, pids, gallery_pids, camids, gallery_camids)).T
+    np.testing.assert_allclose(scores.ap, ap)
+    np.testing.assert_array_equal(scores.rank, rank)
+    expected = {"mAP": ap.mean(), **{f"R{k}": (rank <= k).mean() for k in (1, 5, 10)}}
+    assert scores.row() == pytest.approx({k: 100 * v for k, v in expected.items()})
     with pytest.raises(ValueError, match="90 images"):
         top_gallery(x, y, *labels, k=91)
 

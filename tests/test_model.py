@@ -42,17 +42,14 @@ def test_full_size_counts_are_the_papers(full):
         "Conv and linear": 93_024_448,
     }
 
-    def size(*names):
-        return sum(p.numel() for n, layer in layers_of(full, "conv").items() for p in layer.parameters()
-                   if n.startswith(names))
+    def size(kind, start):
+        return sum(p.numel() for n, layer in layers_of(full, kind).items() for p in layer.parameters()
+                   if n.startswith(start))
 
     assert sum(p.numel() for p in full.parameters()) == 60_288 + 3_584 + 93_024_448
-    summands = [size("backbone."), size("parts."), size("fc_g"), size("fc_m."), size("fc_p")]
+    summands = [size("conv", start) for start in ("backbone.", "parts.", "fc_g", "fc_m.", "fc_p")]
     assert summands == [23_454_912, 3_145_728, 37_949_440, 28_462_080, 12_288]
-    norm = {n: sum(p.numel() for p in m.parameters()) for n, m in bn_layers(full).items()}
-    by_place = [sum(v for n, v in norm.items() if n.startswith(start))
-                for start in ("backbone.", "bnneck", "parts.")]
-    assert by_place == [53_120, 4_096, 3_072]
+    assert [size("bn", start) for start in ("backbone.", "bnneck", "parts.")] == [53_120, 4_096, 3_072]
 
 
 def test_layer_indices_fit_figure_3_and_only_the_bias_of_bnneck_is_frozen(full):

@@ -144,12 +144,3 @@ def test_pairs_do_not_depend_on_the_scale(scale):
     x = features("random").double()
     for dtype in (torch.float32, torch.float64):
         assert torch.equal(nearest_pairs((x * scale).to(dtype), 60).index, nearest_pairs(x, 60).index)
-
-
-def test_first_pairs_are_those_of_a_smaller_k():
-    local = torch.randn(40, 3, 5, generator=torch.Generator().manual_seed(7))
-    whole = nearest_pairs(local, 20)
-    for k in (1, 5, 19):
-        fewer, first = nearest_pairs(local, k), whole.first(k)
-        for name in ("index", "part", "distance"):
-            assert torch.equal(getattr(fewer, name), getattr(first, name))
