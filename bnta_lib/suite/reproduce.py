@@ -39,7 +39,7 @@ from bnta_lib.suite.store import export, recorded_path
 
 NOTEBOOKS, EXECUTED, REPORT = ROOT / "notebooks", ROOT / "executed", ROOT / "report"
 SECONDS = ROOT / "data" / "results" / "notebooks.csv"  # of each notebook at the laptop profile
-PAPERS = [*(f"table_{n}" for n in range(1, 6)), "figure_1", "figure_2_network", "figure_3", "figure_4"]
+PAPERS = [*(f"table_{n}" for n in range(1, 6)), "figure_1", "figure_3", "figure_4"]
 VERDICTS = {"holds": ("holds", "✓"), "does not hold": ("fails", "✗"), "not resolved": ("open", "○")}
 # Without it each kernel warns that others on this machine could listen.
 ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
