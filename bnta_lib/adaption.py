@@ -213,8 +213,8 @@ def _batches(K: int, size: int, steps: int, seed: int, device: torch.device) -> 
 
 def _rows(taken: list[dict[str, Tensor]]) -> list[dict[str, float]]:
     """Losses of steps as rows. Raises FloatingPointError for one that is not finite."""
-    table = torch.stack([torch.stack([*terms.values()]) for terms in taken]).tolist() if taken else []
-    rows = [{"step": step, **dict(zip(taken[0], values))} for step, values in enumerate(table, start=1)]
+    rows = [{"step": step, **dict(zip(terms, torch.stack([*terms.values()]).tolist()))}
+            for step, terms in enumerate(taken, start=1)]
     for row in rows:
         require_finite([row["total"]], f"the adaption loss at step {row['step']}")
     return rows

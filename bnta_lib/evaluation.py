@@ -29,8 +29,8 @@ class Scores:
 
     ap: Tensor  # float64 (P,): average precision of each probe
     rank: Tensor  # int64 (P,): rank of the first match, from 1
+    inp: Tensor  # float64 (P,): matches divided by the rank of the last (Ye et al., 2021)
     unmatched: int = 0  # probes without a match in the gallery: left out of the others
-    inp: Tensor | None = None  # float64 (P,): matches divided by the rank of the last (Ye et al., 2021)
     reranked: bool = False  # whether by k-reciprocal re-ranking, which needs all probes at once
 
     @property
@@ -45,7 +45,7 @@ class Scores:
     @property
     def mINP(self) -> float:
         """Mean inverse negative penalty: how soon the hardest match is found; 1 if no other is before it."""
-        return math.nan if self.inp is None else float(self.inp.mean())
+        return float(self.inp.mean())
 
     def row(self) -> dict[str, float]:
         """The four numbers of Table 2, in per cent; their names say if they are re-ranked."""
@@ -99,7 +99,7 @@ def evaluate(
     if not rows:
         raise ValueError("no probe has a match in the gallery: check persons and cameras")
     ap, rank, inp = (torch.tensor(np.array(column)) for column in zip(*rows, strict=True))
-    return Scores(ap, rank, len(probe) - len(rows), inp, rerank)
+    return Scores(ap, rank, inp, len(probe) - len(rows), rerank)
 
 
 def whole_numbers(values: Labels, n: int, what: str, lowest: float = -math.inf) -> Tensor:
@@ -164,21 +164,26 @@ class _Ranker:
         float32, scale = torch.finfo(torch.float32), (squares.sqrt() + self.largest).square()
         error = ((fast.shape[1] / 4 + 8) * float32.eps * scale + float32.tiny)[:, 0].tolist()
         near = torch.addmm(self.squares, fast, self.fast.T, alpha=-2).add_(squares.float())
-        ranks, bands = [], []
-        for row, bound, match, other in zip(near.numpy(), error, matches, junk, strict=True):
+        measured, states, bands = self._exact(probes, matches), [], []
+        for row, bound, exact, match, other in zip(near.numpy(), error, measured, matches, junk, strict=True):
             row[other] = np.inf
-            hits = np.sort(row[match]).astype(float)
-            columns = np.flatnonzero(row <= hits.max(initial=-np.inf) + 2 * bound)  # no other can be ahead
-            row, hit = row[columns], row[match]
-            # Within twice the bound of a match: the match itself, and what may be on either side of it.
-            unsure = (hits - 2 * bound).searchsorted(row, "right") > (hits + 2 * bound).searchsorted(row)
-            ranks.append(1 + np.sort(row[~unsure]).searchsorted(hit))
-            bands.append(columns[unsure])
-        for rank, columns, match, distance in zip(
-                ranks, bands, matches, self._exact(probes, bands), strict=True):
-            exact = distance[columns.searchsorted(match), None]
-            rank += ((distance < exact) | ((distance == exact) & (columns < match[:, None]))).sum(1)
-        return ranks
+            low, high = ((exact**2 + offset).astype(np.float32) for offset in (-bound, bound))
+            columns = np.flatnonzero(row <= high.max(initial=-np.inf))  # no other can be ahead of a match
+            row = row[columns]
+            ordered = np.sort(row)
+            nearer = ordered.searchsorted(low)  # surely
+            within = ordered.searchsorted(high, "right") - nearer
+            tied = np.flatnonzero(within > 1)  # more than the match itself is within the bound
+            band = np.zeros(len(row), bool)
+            for k in tied:
+                band |= (row >= low[k]) & (row <= high[k])
+            states.append((nearer, tied, *(of[tied, None] for of in (low, exact, match)), row[band]))
+            bands.append(columns[band])
+        for (nearer, tied, low, exact, match, row), columns, distance in zip(
+                states, bands, self._exact(probes, bands), strict=True):
+            ahead = (distance < exact) | ((distance == exact) & (columns < match))
+            nearer[tied] += (ahead & (row >= low)).sum(1)
+        return [1 + nearer for nearer, *_ in states]
 
     def _exact(self, probes: Tensor, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Distances of each of ``probes`` (P, C) to its ``columns`` of the gallery."""

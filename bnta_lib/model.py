@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from bnta_lib.settings import Settings
 
@@ -185,8 +185,8 @@ def stripe_rows(map_height: int, stripes: int) -> list[tuple[int, int]]:
 @contextmanager
 def plain_mode() -> Iterator[None]:
     """Leave inference mode, which allows no gradient, and autocast, which changes numbers, of a caller."""
-    off = (torch.autocast(kind, enabled=False) for kind in ("cpu", "cuda"))
-    with torch.inference_mode(False), next(off), next(off):
+    with (torch.inference_mode(False), torch.autocast("cpu", enabled=False),
+          torch.autocast("cuda", enabled=False)):
         yield
 
 
@@ -242,7 +242,9 @@ def fused(backbone: nn.Module) -> nn.Module:
         for names in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1")):
             conv, norm = (getattr(block, name, None) for name in names)
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(block, names[0], fuse_conv_bn_eval(conv, norm))
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight, conv.bias, norm.running_mean, norm.running_var,  # type: ignore[arg-type]
+                    norm.eps, norm.weight, norm.bias)
                 setattr(block, names[1], nn.Identity())
     return twin
 

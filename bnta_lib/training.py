@@ -89,9 +89,8 @@ def train(
         late = minutes is not None and from_main(processes, seconds > 60 * minutes)
         if late and epoch + 1 < settings.epochs:
             raise OutOfTime(f"another epoch does not fit after epoch {epoch + 1} of {settings.epochs}")
-    state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(from_main(processes, state))
-    return model.cpu().eval(), pd.DataFrame(history)
+    model.cpu().load_state_dict(from_main(processes, model.state_dict()))
+    return model.eval(), pd.DataFrame(history)
 
 
 def train_epoch(

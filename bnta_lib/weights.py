@@ -181,11 +181,9 @@ def load_deltas(path: str | Path) -> dict[int, Delta]:
     record, tensors = _read(path, "bnta-deltas", "make them with save_deltas(adapt_by_camera(...), ...)")
     if record is None:
         return {PLACE: Delta.load(path)}
-    of_camera: dict[str, dict[str, Tensor]] = {camera: {} for camera in record}
-    for name, tensor in tensors.items():
-        camera, _, layer = name.partition(".")
-        of_camera[camera][layer] = tensor
-    return {int(camera): Delta(of_camera[camera], **fields) for camera, fields in record.items()}
+    return {int(camera): Delta({name.removeprefix(f"{camera}."): tensor for name, tensor in tensors.items()
+                                if name.startswith(f"{camera}.")}, **fields)
+            for camera, fields in record.items()}
 
 
 def bn_tensors(model: nn.Module) -> dict[str, Tensor]:

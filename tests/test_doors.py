@@ -36,14 +36,14 @@ def test_modes_and_wrappers_change_no_number(model, small, images, mode, wrapper
     features, adapted = embed(model, images)[0], adapt(model, images, small)
     tents = ADAPTERS["tent"](model, images, small)
     wrapped, labels = WRAPPERS[wrapper](model), [range(1, 6)] * 2 + [[1] * 5, [2] * 5]
+    scores = evaluate(features[:5], features[5:], *labels).row()
     with MODES[mode]():
         images = images.clone()  # made in that mode, as by a loader inside it
         assert torch.equal(embed(wrapped, images)[0], features)
         again = adapt(wrapped, images, small)
         assert identical(again.model, adapted.model) and type(again.model) is BNTANet
         assert identical(ADAPTERS["tent"](wrapped, images, small), tents)
-        assert evaluate(features[:5], features[5:], *labels).row() == evaluate(
-            features[:5], features[5:], *labels).row()
+        assert evaluate(features[:5], features[5:], *labels).row() == scores
         with again.delta.applied(wrapped):
             assert torch.equal(embed(wrapped, images)[0], embed(adapted.model, images)[0])
         assert torch.equal(embed(wrapped, images)[0], features)
