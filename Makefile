@@ -13,7 +13,6 @@
 #   make bench                         measure every speed against its goal, on this machine
 #   make test                          run every test, and every notebook at the smoke profile
 #   make torture                       kill work that can be continued at random moments, dozens of times
-#   make fuzz                          feed a fuzzer's bytes to everything that reads untrusted files
 #   make mutants                       put small faults into the method and list those that no test notices
 #   make lint                          ruff over everything, mypy over the method
 #   make lab LAB_ARGS=--allow-root     JupyterLab as root, in a container
@@ -34,7 +33,7 @@ export DATA_AS_TYPED := $(value DATA)
 unexport DATA
 DATA_OPTION = $(if $(DATA_AS_TYPED),--data "$$DATA_AS_TYPED")
 
-.PHONY: reproduce full paper-check report test coverage bench torture fuzz mutants lint lab train env notebooks clean distclean
+.PHONY: reproduce full paper-check report test coverage bench torture mutants lint lab train env notebooks clean distclean
 
 reproduce: $(MADE)
 	$(PROFILED) -m bnta_lib.suite.reproduce $(DATA_OPTION) $(if $(ONLY),--only $(ONLY)) \
@@ -65,12 +64,7 @@ coverage: $(MADE)
 torture: $(MADE)
 	PYTHONPATH=tests $(RUN) tests/torture.py
 
-# Atheris is not in the environment: it is built for few versions of Python.
-fuzz: $(MADE)
-	$(RUN) -m pip install --quiet --disable-pip-version-check atheris
-	PYTHONPATH=tests $(RUN) tests/fuzz.py
-
-# Nor is mutmut, which pulls in packages that nothing else needs.
+# mutmut is not in the environment: it pulls in packages that nothing else needs.
 mutants: $(MADE)
 	$(RUN) -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
 	OMP_NUM_THREADS=1 $(RUN) -m mutmut run --max-children $(shell nproc)
@@ -106,7 +100,7 @@ $(MADE): requirements.txt pyproject.toml
 
 # Keeps what takes time to make again: .cache, full_size, figures/paper. Keeps site, which holds users' results.
 clean:
-	rm -rf executed report fuzzed mutants figures/smoke figures/rehearsal figures/*+* figures/*_*-?????? .pytest_cache .hypothesis bnta_lib.egg-info
+	rm -rf executed report mutants figures/smoke figures/rehearsal figures/*+* figures/*_*-?????? .pytest_cache .hypothesis bnta_lib.egg-info
 	find bnta_lib tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
 
 distclean: clean
