@@ -158,7 +158,7 @@ def imported(tree: ast.AST) -> set[str]:
 
 @pytest.mark.parametrize(
     "folder, declared",
-    [("bnta_lib", [requirement for group, lines in EXTRAS.items() if group != "test" for requirement in lines]),
+    [("bnta_lib", [need for group, lines in EXTRAS.items() if group != "test" for need in lines]),
      ("tests", OPTIONAL)])
 def test_every_import_is_declared(folder, declared):
     modules = set()
