@@ -50,10 +50,12 @@ def article() -> str:
     """The text of the page."""
     check = pd.read_csv(FIGURES / "paper_check.csv").set_index("id")
     claims = pd.crosstab(check["where"], check["verdict"], margins=True, margins_name="all")
+    sources = pd.read_csv(FIGURES / "headroom.csv").query("kind == @HOME")["R1"]
     text = (HERE / "article.md.j2").read_text(encoding="utf-8")
     template = jinja2.Template(text, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     return template.render(
         rank_1=rank_1, difference=difference, paper=paper, targets=TARGETS, settings=settings("laptop"),
+        headroom=f"{sources.min():.0f} to {sources.max():.0f}",
         verdict=lambda claim: check.at[claim, "verdict"],
         count=lambda word="all": claims.at["all", word],
         claims=lambda: claims[[HOLDS, FAILS, OPEN, "all"]].rename_axis(None).to_markdown())
