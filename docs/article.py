@@ -13,6 +13,7 @@ import pandas as pd
 
 from bnta_lib.settings import ROOT, TARGETS, settings
 from bnta_lib.suite.stats import FAILS, HOLDS, OPEN, paired_test
+from bnta_lib.suite.sweeps import HOME
 from bnta_lib.suite.tables import mean_std, paper_values
 
 HERE, FIGURES = Path(__file__).parent, ROOT / "figures" / "laptop"
@@ -50,7 +51,8 @@ def article() -> str:
     """The text of the page."""
     check = pd.read_csv(FIGURES / "paper_check.csv").set_index("id")
     claims = pd.crosstab(check["where"], check["verdict"], margins=True, margins_name="all")
-    sources = pd.read_csv(FIGURES / "headroom.csv").query("kind == @HOME")["R1"]
+    headroom = pd.read_csv(FIGURES / "headroom.csv")
+    sources = headroom.loc[headroom["kind"] == HOME, "R1"]
     text = (HERE / "article.md.j2").read_text(encoding="utf-8")
     template = jinja2.Template(text, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     return template.render(
