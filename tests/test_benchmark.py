@@ -134,6 +134,15 @@ def test_two_processes_write_the_same_file_as_one(tmp_path, monkeypatch, blocks)
     assert not torch.equal(benchmark.source("CUHK02", 10, 40, (32, 16), photometric=False).images, whole[0])
 
 
+def test_misaligned_boxes_show_the_same_people_elsewhere_and_in_other_sizes(blocks):
+    own, *misaligned = (load_sources(settings("smoke", misaligned=share)) for share in (0, 0.15, 0.15))
+    assert torch.equal(own.pids, misaligned[0].pids) and torch.equal(own.camids, misaligned[0].camids)
+    assert misaligned[0].digest == misaligned[1].digest != own.digest
+    # The rows where people stand out from the mean picture are more spread.
+    spread = [data.images.float().std((1, 3)).argmax(1).float().std() for data in (own, misaligned[0])]
+    assert spread[1] > spread[0]
+
+
 def test_a_killed_process_leaves_no_worker():
     """Its workers are about to write into a pipe that nobody reads."""
     code = ("import time; from joblib import delayed; from bnta_lib.files import in_processes\n"

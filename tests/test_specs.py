@@ -104,6 +104,14 @@ def test_further_trainings_are_measured_on_the_papers_target_with_one_seed_and_b
                 if "-" in spec.training]
 
 
+def test_trainings_on_misaligned_crops_are_measured_where_a_profile_has_them():
+    several = settings("laptop", trainings={"misaligned": 2})
+    rows = specs.misaligned_rows(several)
+    assert len({row.method for row in rows}) == 5 and {row.adapter for row in rows} == {"none", "bnta"}
+    assert {row.training for row in rows} == {"misaligned", "misaligned-1"}
+    assert not specs.misaligned_rows(LAPTOP) and specs.misaligned_rows(settings("smoke"))
+
+
 # ---- Figure 4
 
 

@@ -50,6 +50,8 @@ def load_sources(settings: Settings, data: str | Path = "embedded", *, progress:
         names = [name for name in SOURCES if settings.people.get(name)]
         sets = [load_source(settings, name, progress=progress) for name in names]
         return benchmark.mixed(sets, "embedded sources")
+    if settings.misaligned:
+        raise ValueError("misaligned boxes are rendered: train such a model on the embedded sources")
     if (root := real_root(data)) is not None:
         return pack(mixture(find_real(root)), settings.size, progress=progress)
     crops = read_folder(data, settings.size)
@@ -65,6 +67,7 @@ def load_source(settings: Settings, name: str, part: str = "train", **options) -
     """
     if part not in ("train", "heldout") or name not in settings.people:
         raise ValueError(f"no {part!r} of {name!r}: choose train or heldout, of {list(settings.people)}")
+    options["misaligned"] = settings.misaligned
     if part == "heldout":
         return benchmark.heldout(name, settings.heldout, settings.size, splits=settings.splits, **options)
     return benchmark.source(name, settings.people[name], settings.images[name], settings.size, **options)
@@ -91,7 +94,7 @@ def load_targets(settings: Settings, data: str | Path = "embedded", *, progress:
     Warns of what would falsify a score. Raises as :func:`load_sources`.
     """
     if data == "embedded":
-        options |= {"splits": settings.splits, "progress": progress}
+        options |= {"splits": settings.splits, "progress": progress, "misaligned": settings.misaligned}
         return {name: benchmark.target(name, settings.size, **options) for name in TARGETS}
     if (root := real_root(data)) is None:
         target = read_target(data, settings.size, settings.splits)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import multiprocessing
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ Plan = tuple[np.ndarray, np.ndarray, np.ndarray]  # person number, camera from 0
 def source(name: str, people: int, images: int, size: tuple[int, int], **options) -> ReIDSet:
     """A labelled source of so many people and images; pids are 1..people.
 
-    Options are those of `cached_images`. Raises ValueError for fewer images than people.
+    Options: of `cached_images`, and the setting `misaligned`. Raises ValueError for fewer images than people.
     """
     if not 1 <= people <= images:
         raise ValueError(f"{name}: cannot show {people} people in {images} images")
@@ -148,6 +149,8 @@ def _splits(data: ReIDSet, name: str, splits: int, people: int) -> tuple[Split, 
 
 def _rendered(name: str, plan: Plan, pids: np.ndarray, size: tuple[int, int], options: dict) -> ReIDSet:
     domain = DOMAINS[name.removesuffix(" held out")]
+    if misaligned := options.pop("misaligned", 0.0):
+        domain = replace(domain, shift=misaligned, zoom=misaligned)
     images = cached_images(domain, plan, size, **options)
     labels = torch.from_numpy(pids.copy()).long(), torch.from_numpy(plan[1] + 1).long()
     path = _path(domain, plan, size, options.get("photometric", True))

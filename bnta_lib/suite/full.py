@@ -125,7 +125,8 @@ def run_notebooks(profile: str, numbers: Sequence[str] | None) -> None:
     """Run these notebooks, None for all, but not those that ran with today's weights. Raises ValueError."""
     from bnta_lib.suite.reproduce import executed_notebooks, find_notebooks
 
-    names = MODELS if numbers is None else ("bnta", "baseline")
+    needed = MODELS if numbers is None else ("bnta", "baseline")
+    names = [name for model in needed for name in trainings_of(PROFILES[profile], model)]
     newest = max(weights_path(PROFILES[profile], name).stat().st_mtime for name in names)
     done = {path.name for path in executed_notebooks(profile) if path.stat().st_mtime > newest}
     remaining = [path.name[:2] for path in find_notebooks()

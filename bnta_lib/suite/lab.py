@@ -119,7 +119,9 @@ class Lab:
         by_training = {}
         for training in dict.fromkeys(unit.spec.training for unit in units):
             trained = model_settings(self.settings, training)
-            by_training[training] = targets if trained.size == self.settings.size else load_targets(
+            same = all(getattr(trained, name) == getattr(self.settings, name)
+                       for name in ("size", "misaligned"))
+            by_training[training] = targets if same else load_targets(
                 trained, self.data, progress=self.progress)
         models = {name: self.model(name) for name in by_training}
         shift = {"shift", "camera_shift"} & {unit.experiment for unit in units}

@@ -245,6 +245,15 @@ def steps_by_camera(settings: Settings, images: str = "others") -> tuple[Spec, .
                           for n in counts))
 
 
+def misaligned_rows(settings: Settings) -> tuple[Spec, ...]:
+    """Table 3's adaptions of each training on misaligned crops, all measured on such crops."""
+    adaptions = {"none": {"adapter": "none"}, "pos+mat": {}}
+    adaptions |= {"+".join(losses) or "no loss": {"options": {"losses": losses}}
+                  for losses in (("pos",), ("mat",), ())}
+    return tuple(Spec(f"tta {name}", training, **more) for training in trainings_of(settings, "misaligned")
+                 for name, more in adaptions.items())
+
+
 TABLES: dict[str, tuple[Table, ...]] = {
     "table_2": (Table(TABLE_2, trainings=True),),
     "table_3": (Table(TABLE_3, "VIPeR", trainings=True),),
