@@ -77,7 +77,7 @@ def weights_path(settings: Settings, name: str, root: str | Path | None = None) 
     """Path of a training's weights, beside its losses by epoch (.csv): in the repository for laptop, else in
     the cache, and apart for those of published sets below ``root``. Raises ValueError for an unknown name."""
     model_settings(settings, name)
-    folder = (ROOT / "data" if settings.profile == "laptop" and root is None else cache_dir()) / "weights"
+    folder = (ROOT / "data" if settings.profile in ("laptop", "steady") and root is None else cache_dir()) / "weights"
     return folder / run_name(settings.profile, root or "embedded") / f"{name}.safetensors"
 
 
