@@ -74,10 +74,12 @@ def figures_dir(run: str) -> Path:
 
 
 def weights_path(settings: Settings, name: str, root: str | Path | None = None) -> Path:
-    """Path of a training's weights, beside its losses by epoch (.csv): in the repository for laptop, else in
-    the cache, and apart for those of published sets below ``root``. Raises ValueError for an unknown name."""
+    """Path of a training's weights, beside its losses by epoch (.csv): in the repository for laptop and
+    steady, else in the cache, and apart for those of published sets below ``root``. Raises ValueError for an
+    unknown name."""
     model_settings(settings, name)
-    folder = (ROOT / "data" if settings.profile in ("laptop", "steady") and root is None else cache_dir()) / "weights"
+    committed = settings.profile in ("laptop", "steady") and root is None
+    folder = (ROOT / "data" if committed else cache_dir()) / "weights"
     return folder / run_name(settings.profile, root or "embedded") / f"{name}.safetensors"
 
 
