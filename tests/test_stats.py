@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from bnta_lib.suite import stats
+from bnta_lib.suite import stats, tables
 from bnta_lib.suite.stats import HOLDS, NO_SPREAD, ONE_EACH, ONE_SPLIT, OPEN
 
 
@@ -85,6 +85,17 @@ def test_interval_over_trainings_covers_the_truth_as_often_as_it_says():
         low, high = stats.over_trainings([models[0].mean(1), -models[1].mean(1)], by_split)
         inside.append(low < 0 < high)
     assert 0.93 < np.mean(inside) < 0.98
+
+
+def test_means_of_trainings_and_what_adaption_adds_to_each():
+    rows = trained({("none", "bnta"): [40, 42], ("none", "bnta-1"): [50, 54], ("a", "bnta"): [43, 44],
+                    ("a", "bnta-1"): [51, 54]})
+    rows["adapter"] = rows["method"].map({"none": "none", "a": "bnta"})
+    means = stats.by_training(rows).set_index(["method", "training"])
+    assert means["value"].to_dict() == {("none", "bnta"): 41, ("none", "bnta-1"): 52, ("a", "bnta"): 43.5,
+                                        ("a", "bnta-1"): 52.5}
+    assert means.loc["a", "gain"].to_dict() == {"bnta": 2.5, "bnta-1": 0.5}
+    assert tables.spread(rows).loc["GRID", "a"].tolist() == [2, "48.0 ± 6.4", "1.5 ± 1.4"]
 
 
 def test_comparison_of_two_models_knows_how_trainings_vary():

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from bnta_lib.figures.base import COLOURS, INK, METRICS, UNMOVED, bars, drawn, legend, panels
 from bnta_lib.site.judge import Estimate
 from bnta_lib.suite.specs import CHOICES, DIVERGED, Choice
-from bnta_lib.suite.stats import RATE, SHARE, averaged, interval, split_gains
+from bnta_lib.suite.stats import RATE, SHARE, averaged, by_training, interval, split_gains
 from bnta_lib.suite.sweeps import VALUE, diverged, gain_rows, grid_cells
 from bnta_lib.suite.tables import gains, reading_of, row_name
 
@@ -108,6 +108,29 @@ def gains_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
     axes[0].set(ylim=(len(methods) - 0.5, -0.5), ylabel=kind)
     figure.supxlabel(f"{METRICS[metric]}: difference from no adaption, points", fontsize=9)
     legend(figure, ncols=3, fontsize=8)
+    return figure
+
+
+def trainings_figure(rows: pd.DataFrame, metric: str = "R1") -> Figure:
+    """How trainings of a model vary: left each without adaption, right what adaption adds to it.
+
+    ``rows``: of one table and target. A dot is a training, its splits and adaption seeds averaged; the bar is
+    mean ± standard deviation of the trainings.
+    """
+    each, (figure, (axes,)) = by_training(rows, metric), panels(1, 2, 3.2)
+    frozen = each["adapter"] == "none"
+    for axis, part, value, text in ((axes[0], each[frozen], "value", "without adaption, %"),
+                                    (axes[1], each[~frozen], "gain", "what adaption adds, points")):
+        for y, (_, values) in enumerate(part.groupby("method", sort=False)[value]):
+            axis.plot(values, np.full(len(values), y - 0.15), "o", color=COLOURS["adapted"], ms=4, alpha=0.6,
+                      mew=0, label="a training")
+            axis.errorbar(values.mean(), y + 0.15, xerr=np.nan_to_num(values.std()), fmt="|", color=INK, ms=9,
+                          mew=2, capsize=2.5, elinewidth=1.4, label="mean ± standard deviation of trainings")
+        names = [_in_symbols(" → ".join(row_name(method, ", "))) for method in part["method"].unique()]
+        axis.set(ylim=(len(names) - 0.5, -0.5), xlabel=f"{METRICS[metric]}, {text}")
+        axis.set_yticks(range(len(names)), [name.replace(" → None", "") for name in names])
+    axes[1].axvline(0, color="0.35", linewidth=0.8)
+    legend(figure)
     return figure
 
 

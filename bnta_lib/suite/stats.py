@@ -75,6 +75,17 @@ def split_gains(rows: pd.DataFrame, keys: Sequence[str], network: Sequence[str] 
     return gains.groupby([*keys, *one], sort=False)[numbers].mean().reset_index().drop(columns="training")
 
 
+def by_training(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
+    """Mean of each training over splits and seeds: target, method, adapter, training, value, and gain,
+    the points that it is above the same training without adaption."""
+    one = ["target", "training"]
+    rows = rows[rows["metric"] == metric]
+    means = rows.groupby([*one, "method", "adapter"], sort=False)["value"].mean().reset_index()
+    frozen = means[means["adapter"] == "none"].set_index(one)["value"].rename("frozen")
+    means = means.join(frozen, on=one)
+    return means.assign(gain=means["value"] - means.pop("frozen"))
+
+
 def paired_test(rows: pd.DataFrame, method: str | Sequence[str], against: str | Sequence[str],
                 metric: str = "R1", **limits) -> pd.DataFrame:
     """Test of method minus against (one each, or several added up) on the same splits: a row a target.

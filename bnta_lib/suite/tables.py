@@ -11,7 +11,7 @@ import pandas as pd
 from bnta_lib.data.sets import Target
 from bnta_lib.settings import ROOT, TARGETS
 from bnta_lib.suite.specs import TABLES
-from bnta_lib.suite.stats import METRICS, averaged, paired_test, printed
+from bnta_lib.suite.stats import METRICS, averaged, by_training, paired_test, printed
 
 CITED, OURS = "paper, cited", "here, measured"
 # How tables print losses and BN's quantities.
@@ -159,6 +159,19 @@ def gains(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
         pairs = [(method, frozen[training[method]]) for method in training.index.drop(frozen.values())]
         tests.append(compare(group, pairs, metric).assign(table=table))
     return pd.concat(tests, ignore_index=True)
+
+
+def spread(rows: pd.DataFrame, metric: str = "R1") -> pd.DataFrame:
+    """How trainings of a model vary, a row a target and method, text: how many there are, mean and standard
+    deviation of their means over splits, and of what adaption adds to each."""
+    each = by_training(rows, metric).groupby(["target", "method"], sort=False)
+    table = {"trainings": each.size()}
+    for name, heading in (("value", metric), ("gain", "gain")):
+        mean, std = each[name].mean().map("{:.1f}".format), each[name].std()
+        table[heading] = mean + std.map(" ± {:.1f}".format, na_action="ignore").fillna("")
+    table["gain"] = table["gain"].where(each["adapter"].first() != "none", "–")
+    table = pd.DataFrame(table).reset_index()
+    return table.assign(method=table["method"].map(row_name).str.join(" → ")).set_index(["target", "method"])
 
 
 def paired_table(tests: pd.DataFrame) -> pd.DataFrame:
