@@ -35,7 +35,7 @@ def test_profiles_keep_the_papers_layers_and_even_stripes(profile):
 
 
 def test_unknown_names_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match="unknown profile 'lapdog'.*smoke, laptop, paper"):
+    with pytest.raises(ValueError, match="unknown profile 'lapdog'.*smoke, laptop, steady, paper"):
         settings("lapdog")
     monkeypatch.setenv("BNTA_PROFILE", "desktop")
     with pytest.raises(ValueError, match="unknown profile 'desktop'"):
