@@ -136,13 +136,17 @@ def test_laptop_weights_are_committed_and_others_cached(monkeypatch, tmp_path):
         weights_path(settings("smoke"), "resnet")
 
 
-@pytest.mark.parametrize("name", sum((trainings_of(settings("laptop"), model) for model in MODELS), []))
-def test_committed_weights_are_registered_with_their_settings(name):
-    laptop = settings("laptop")
-    path = weights_path(laptop, name)
+TRAININGS = [("laptop", name) for model in MODELS for name in trainings_of(settings("laptop"), model)]
+STEADY = sorted(path.stem for path in weights_path(settings("steady"), "bnta").parent.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("profile, name", [*TRAININGS, *(("steady", name) for name in STEADY)])
+def test_committed_weights_are_registered_with_their_settings(profile, name):
+    own = model_settings(settings(profile), name)
+    path = weights_path(own, name)
     entry, _ = read_weights(path)  # of the registry, by the file's SHA-256, or in a file of a later training
-    assert entry["model"] == name and differences(entry, model_settings(laptop, name)) == []
-    assert differences(entry, replace(model_settings(laptop, name), seed=7, lr=1.0)) == ["seed=0", "lr=0.002"]
+    assert entry["model"] == name and differences(entry, own) == []
+    assert differences(entry, replace(own, seed=7, lr=1.0)) == [f"seed={own.seed}", f"lr={own.lr}"]
 
 
 def test_setting_that_a_record_lacks_counts_at_its_default():
