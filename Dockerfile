@@ -12,4 +12,5 @@ RUN python -m venv "$VENV" \
     && pip install --no-cache-dir -r requirements.txt
 COPY --chown=bnta . .
 RUN pip install --no-deps --no-build-isolation -e . && touch "$VENV/.made"
-CMD ["make", "lab", "LAB_ARGS=--ServerApp.ip=0.0.0.0 --no-browser"]
+CMD ["python", "-m", "jupyter", "lab", "--ServerApp.ip=0.0.0.0", "--no-browser", "--ServerApp.root_dir=.", \
+     "notebooks/00_start_here.ipynb"]

@@ -125,7 +125,15 @@ def test_container_installs_the_same_pins_with_the_same_python():
     settings = re.sub(r"(?m)^\s*//.*$", "", (ROOT / ".devcontainer" / "devcontainer.json").read_text())
     settings = json.loads(settings)
     assert (ROOT / ".devcontainer" / settings["build"]["dockerfile"]).samefile(ROOT / "Dockerfile")
-    assert f"WORKDIR {settings['workspaceFolder']}\n" in text  # the mounted suite is what Python finds
+    assert settings["postCreateCommand"] in text.replace('"', "")  # Python finds the folder that is open
+
+
+def test_container_starts_with_options_that_jupyter_takes():
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    command = json.loads(re.search(r"(?m)^CMD (.*)$", text)[1])
+    assert command[0] == "python" and (ROOT / command[-1]).is_file()
+    done = subprocess.run([sys.executable, *command[1:], "--show-config"], capture_output=True, text=True)
+    assert done.returncode == 0 and "ip = '0.0.0.0'" in done.stdout, done.stderr
 
 
 def test_workflow_runs_tests_that_exist_on_every_supported_python():
