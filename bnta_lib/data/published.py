@@ -110,7 +110,7 @@ SETS = {
         "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html (research)"),
     "DukeMTMC-reID": Published(
         *PAPER_SOURCES["DukeMTMC-reID"], (_TRIPLE + r"(?P<pid>\d{4})_c(?P<cam>[1-8])_f\d+",),
-        "nowhere: its authors withdrew it in 2019 (data/README.md); it is read if you hold it lawfully"),
+        "nobody: its authors withdrew it in 2019 (data/README.md); it is read if you hold it lawfully"),
     "CUHK-SYSU": Published(
         *PAPER_SOURCES["CUHK-SYSU"], (r"[^/]+/p(?P<pid>(?!0+_)\d{1,6})_s\d+_\d+",
                                       r"[^/]+/p(?P<pid>(?!0+_)\d{1,6})_n\d+_s\d+_hard\d"),

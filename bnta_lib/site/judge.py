@@ -30,7 +30,7 @@ def track_trial(site: Site) -> tuple[Tensor, Tensor]:
     model. Raises ValueError if the site has fewer than two tracks with an early and a late crop.
     """
     if site.tracks is None:
-        raise ValueError(f"{site.name} has no tracks: rank 1 cannot be estimated without labels. "
+        raise ValueError(f"{site.name} has no tracks to estimate rank 1 from. "
                          "Give a video, or a folder for each track and tracks='folders'")
     crops = pd.DataFrame({"track": site.tracks.numpy(), "time": site.times.numpy()}).reset_index(names="row")
     rows = crops.sort_values(["track", "time"], kind="stable").groupby("track")["row"].agg(["first", "last"])
