@@ -33,7 +33,7 @@ def sample_by_camera(rows: Tensor, camids: Tensor, size: int | None, seed: int =
 def adapt_by_camera(model: BNTANet, images: Tensor, camids: Tensor, settings: Settings,
                     adapter: str = "adabn", *, least: int = LEAST, place: bool = True, seed: int = 0,
                     **options) -> dict[int, Delta]:
-    """Adapt to each camera's images; returns a BN delta for each camera id, and the place's under PLACE.
+    """Adapt to each camera's images; returns a BN delta for each camera id, the place's under PLACE, 0.
 
     images    uint8 (N, 3, h, w), unlabelled, of all cameras
     camids    int64 (N,): the camera of each image, from 1

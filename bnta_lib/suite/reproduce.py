@@ -250,7 +250,7 @@ def run_all(options: argparse.Namespace) -> int:
     # The committed notebooks are a laptop run.
     if not (finished := finished or (sources if run == "laptop" else [])):
         raise ValueError(f"no notebook of {run} was run: make reproduce, with the same PROFILE and DATA")
-    print(f"\nFigures and tables: {shown(figures_dir(run))}\nExecuted notebooks: {shown(finished[0].parent)}\n"
+    print(f"\nFigures and tables: {shown(figures_dir(run))}\nNotebooks: {shown(finished[0].parent)}\n"
           f"The report, to open in a browser: {shown(build(run, finished))}\n{words}")
     return 0 if held else 1
 
