@@ -145,7 +145,7 @@ def _check_options(n, layers, quantities, losses, reading, steps, local, pairs) 
 
 
 def require_finite(values: Iterable[Tensor | float], what: str, remedy: str = "lower tta_lr, or look for "
-                   "broken images") -> None:
+                   "broken weights or images") -> None:
     """Raise FloatingPointError for a NaN or infinite value."""
     finite = [torch.as_tensor(value).isfinite().all() for value in values]
     if not torch.stack(finite).all():  # one answer for all: a GPU is waited for once

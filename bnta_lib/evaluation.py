@@ -105,7 +105,7 @@ def evaluate(
 def whole_numbers(values: Labels, n: int, what: str, lowest: float = -math.inf) -> Tensor:
     """Labels as int64 (n,) on the CPU. Raises ValueError for others, or one below ``lowest``."""
     try:
-        labels = torch.as_tensor(values).cpu()
+        labels = (values if isinstance(values, Tensor) else torch.tensor(np.asarray(values))).cpu()
         whole = labels.shape == (n,) and not labels.is_complex() and bool((labels == labels.long()).all())
     except (TypeError, ValueError, RuntimeError):  # words, or lists in lists
         whole = False

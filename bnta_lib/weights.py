@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from bnta_lib.files import atomic, content
@@ -227,8 +227,9 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
 def _write(path: str | Path, kind: str, record: dict, tensors: Mapping[str, Tensor]) -> None:
     text = json.dumps(record)
     with atomic(path) as temporary:  # one entry of metadata: safetensors writes several in a random order
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary,
-                  {kind: json.dumps([_digest(text, tensors), text])})
+        # As bytes: safetensors' own writer makes a file that nobody else may read.
+        temporary.write_bytes(save({k: v.contiguous() for k, v in tensors.items()},
+                                   {kind: json.dumps([_digest(text, tensors), text])}))
 
 
 def _read(path: str | Path, kind: str, remedy: str) -> tuple[dict | None, dict[str, Tensor]]:

@@ -86,6 +86,12 @@ def test_same_delta_gives_the_same_bytes(delta, tmp_path):
     assert files == {(tmp_path / "again").read_bytes()}
 
 
+def test_file_may_be_read_by_those_who_may_read_others(delta, tmp_path):
+    delta.save(tmp_path / "delta")
+    (tmp_path / "other").write_text("")
+    assert (tmp_path / "delta").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_damaged_file_is_refused(delta, tmp_path):
     path = tmp_path / "a"
     with pytest.raises(FileNotFoundError, match="no bnta-delta at .*a: make one with adapt"):

@@ -1,6 +1,7 @@
 """mAP, CMC and rankings against a plain implementation that sorts, and by their properties."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -102,7 +103,9 @@ def test_sides_that_are_empty_broken_or_do_not_fit_are_refused():
             evaluate(x, x, *labels)
 
 
-@pytest.mark.parametrize("kind", [torch.tensor, np.array, list, lambda v: torch.tensor(v, dtype=torch.uint8)])
+@pytest.mark.parametrize("kind", [
+    torch.tensor, np.array, list, lambda v: torch.tensor(v, dtype=torch.uint8),
+    lambda v: pd.Series(v, index=range(7, 7 + len(v)))])
 def test_labels_may_be_arrays_and_lists(kind):
     x, y, *labels = case()
     expected = evaluate(x, y, *labels).row()

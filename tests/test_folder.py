@@ -125,7 +125,9 @@ def test_pictures_that_repeat_another_are_named(tmp_path, monkeypatch):
 def test_query_and_gallery_folders_are_the_one_split(tmp_path, gallery):
     write_folder(made([1, 2], [1, 1]), tmp_path / "query", "png")
     write_folder(made([1, 2, 0], [2, 2, 3]), tmp_path / gallery, "png")
-    target = read_target(tmp_path, SIZE)
+    write_folder(made([8, 9], [1, 2]), tmp_path / "train", "png")
+    with pytest.warns(UserWarning, match=f"2 files outside of query and {gallery} are not read"):
+        target = read_target(tmp_path, SIZE)
     (split,) = target.splits
     assert target.data.pids[split.probe].tolist() == [1, 2]
     assert target.data.pids[split.gallery].tolist() == [0, 1, 2]
@@ -133,11 +135,13 @@ def test_query_and_gallery_folders_are_the_one_split(tmp_path, gallery):
 
 def test_split_that_lies_elsewhere_or_lacks_a_side_is_refused(tmp_path):
     for folder in ("sites/A/query", "sites/A/gallery", "sites/B/query", "sites/B/bounding_box_test",
-                   "odd/query", "odd/test", "two/query", "two/gallery", "two/bounding_box_test"):
+                   "odd/query", "odd/test", "big/Query", "big/Gallery",
+                   "two/query", "two/gallery", "two/bounding_box_test"):
         crops(tmp_path / folder)
     for name, sentence in (("sites", "no split itself, but .*A and .*B: give that folder"),
                            ("sites/A/query", "no split itself, but .*sites/A: give"),
                            ("odd", "odd has query, and a split needs query and one of bounding_box_test and"),
+                           ("big", "big has (Gallery and Query|Query and Gallery), and a split needs query"),
                            ("two", "has two galleries, bounding_box_test and gallery")):
         with pytest.raises(ValueError, match=sentence):
             load_targets(SMALL, tmp_path / name)

@@ -74,6 +74,27 @@ def test_a_wrong_path_is_named(tmp_path):
         load_site(tmp_path, SMOKE)
     with pytest.raises(ValueError, match="'folders'"):
         load_site(tmp_path, SMOKE, tracks="persons")
+    with pytest.raises(ValueError, match="infrared.png is one picture: give a folder of crops"):
+        load_site(tmp_path / "infrared.png", SMOKE)
+
+
+@pytest.mark.parametrize("ending", ["gif", "tif"])
+def test_file_of_several_pictures_is_passed_over_by_name(tmp_path, ending):
+    pictures = [Image.fromarray(crop(k)) for k in range(3)]
+    pictures[0].save(tmp_path / "one.png")
+    pictures[0].save(tmp_path / f"all.{ending}", save_all=True, append_images=pictures[1:])
+    pictures[0].save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=pictures[1:])
+    site = load_site(tmp_path, SMOKE)
+    assert site.files == ("one.png", "phone.jpg") and "holds 3 pictures" in site.skipped[f"all.{ending}"]
+
+
+def test_cameras_are_numbered_in_natural_order_and_a_word_within_a_hash_is_none(tmp_path):
+    names = ("1_c10s1.png", "1_C2.png", "a_c9-2.png", "0a9f_c0e4d2.png", "0a9f_c12ab.png")
+    for name in names:
+        Image.fromarray(crop(0)).save(tmp_path / name)
+    site = load_site(tmp_path, SMOKE, cameras="names")
+    assert dict(zip(site.files, site.cameras.tolist())) == dict(zip(names, (3, 1, 2, 0, 0)))
+    assert site.camera_names == {1: "C2", 2: "c9", 3: "c10"}
 
 
 @pytest.mark.parametrize("cameras, names, numbers, probes", [  # probes know the cameras of the site alone

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from PIL import Image, ImageOps
 
-from bnta_lib.data.listing import files_below, passed_over, shown_names, walk
+from bnta_lib.data.listing import files_below, passed_over, shown_name, shown_names, walk
 from bnta_lib.files import in_threads
 
 NAMING = re.compile(r"(-?\d+)_c(\d+).*\.(jpe?g|png|bmp)", re.IGNORECASE | re.DOTALL)
@@ -150,6 +150,11 @@ def read_target(path: str | Path, size: tuple[int, int], splits: int = 10) -> Ta
     path = Path(path)
     if gallery := _gallery(path):
         probes, others = _find(path / "query"), _find(gallery)
+        rest = [file for file in files_below(path)[0]
+                if not {path / "query", gallery}.intersection(file.parents)]
+        if rest:
+            warnings.warn(f"{path.name}: {len(rest)} files outside of query and {gallery.name} are not read, "
+                          f"such as {shown_name(rest[0].relative_to(path))}", stacklevel=2)
         rows = torch.arange(len(probes) + len(others))
         split = Split(rows[: len(probes)], rows[len(probes) :])
         return Target(_read(path, probes + others, size), (split,))
@@ -158,7 +163,7 @@ def read_target(path: str | Path, size: tuple[int, int], splits: int = 10) -> Ta
         splits_near.append(str(path.resolve().parent))
     if splits_near:
         raise ValueError(f"{path} is no split itself, but {' and '.join(splits_near)}: give that folder")
-    if sides := [name for name in SIDES if (path / name).is_dir()]:
+    if sides := [part.name for part in path.iterdir() if part.name.lower() in SIDES and part.is_dir()]:
         raise ValueError(f"{path} has {' and '.join(sides)}, and a split needs query and one of "
                          f"{' and '.join(GALLERIES)}: rename its folders")
     data, rng = read_folder(path, size), np.random.default_rng(0)
@@ -276,7 +281,10 @@ def open_rgb(file: str | Path) -> Image.Image:
 
     Of 16-bit grey it is the upper byte. Raises OSError, ValueError, or what a decoder raises.
     """
-    picture = ImageOps.exif_transpose(Image.open(file, formats=FORMATS))
+    picture = Image.open(file, formats=FORMATS)
+    if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:  # of phones
+        raise ValueError(f"it holds {picture.n_frames} pictures: save each as a file")
+    picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):
         grey = np.asarray(picture)
         if grey.max() < 1 << 14:  # of a camera of 10, 12 or 14 bits: the upper byte would be nearly black

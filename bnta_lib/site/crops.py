@@ -34,7 +34,7 @@ from bnta_lib.site.video import find_people
 
 # What names the camera of a crop in the name of its file: the topmost folder, or a video outside folders;
 # c3 in 0002_c3s1_000451_03.jpg; each video.
-CAMERAS = {"folders": r"^([^/]+?)(?:/|\.\w+, track )", "names": r"_(c\d+)[^/]*$",
+CAMERAS = {"folders": r"^([^/]+?)(?:/|\.\w+, track )", "names": r"(?i)_(c\d+)(?:s\d+)?(?![^\W_])[^/]*$",
            "videos": r"(?s)^(.+?)(?:\.\w+)?, track \d+, frame \d+$"}
 SKIPPED = 10  # files that were passed over and are named
 FIRST_CODE = 32  # domains of sites begin here: those of the benchmark have lower codes
@@ -86,6 +86,8 @@ def load_site(images: str | Path, settings: Settings, *, tracks: str | None = No
         small = {"people": 24, "shots": 4} if settings.profile == "smoke" else {}
         return rendered_site(settings.size, **small)
     path = Path(images).expanduser()
+    if path.is_file() and path.suffix.lower() in listing.IMAGES:
+        raise ValueError(f"{path} is one picture: give a folder of crops")
     files, ignored = ([path], {}) if path.is_file() else listing.files_below(path)
     videos = [file for file in files if file.suffix.lower() in listing.VIDEOS or path.is_file()]
     pictures = [file for file in files if file.suffix.lower() in listing.IMAGES]
@@ -112,7 +114,8 @@ def with_cameras(site: Site, cameras: str | None, known: Mapping[int, str] | Non
         raise ValueError(f"cameras is None or one of {', '.join(CAMERAS)}, not {cameras!r}")
     found = [re.search(CAMERAS[cameras], file) if cameras else None for file in site.files]
     names = [match[1] if match else "" for match in found]
-    known = dict(enumerate(sorted({*names} - {""}), 1)) if known is None else known
+    if known is None:
+        known = dict(enumerate(map(str, sorted(map(Path, {*names} - {""}), key=listing.natural_key)), 1))
     numbers = {name: camera for camera, name in known.items()}
     return replace(site, cameras=torch.tensor([numbers.get(name, 0) for name in names]), camera_names=known)
 
