@@ -71,7 +71,7 @@ mutants: $(MADE)
 	$(RUN) -m mutmut results
 
 lint: $(MADE)
-	$(RUN) -m pip install --quiet --disable-pip-version-check ruff mypy
+	$(RUN) -m pip install --quiet --disable-pip-version-check ruff==0.17.6 mypy==2.4.1
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 

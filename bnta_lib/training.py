@@ -64,7 +64,8 @@ def train(
     model.to(processes.device)
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": settings.weight_decay}, {"params": others}]
     optimiser = torch.optim.AdamW(groups, settings.lr, betas=(0.9, 0.999), weight_decay=0.0,
                                   fused=model.scale.is_cuda or None)  # one kernel instead of hundreds
     random, history = torch.Generator().manual_seed(settings.seed), []
