@@ -5,6 +5,7 @@ import runpy
 
 import pandas as pd
 import pytest
+from scipy import stats as scipy_stats
 
 from bnta_lib.rendered.domains import DOMAINS
 from bnta_lib.settings import ROOT, settings
@@ -58,6 +59,27 @@ def test_data_card_counts_the_sets_and_model_card_gives_recorded_numbers():
     text = (ROOT / "docs" / "model_card.md").read_text()
     stated = re.findall(r"\d\d\.\d", text.partition("## How good")[2])
     assert [f"{n:.1f}" for n in numbers] == stated[:5]
+
+
+def test_numbers_on_the_better_network_are_the_recorded_ones():
+    rows = pd.read_csv(ROOT / "data" / "results" / "steady.csv.gz", low_memory=False)
+    rows = rows[(rows["metric"] == "R1") & (rows["training"] == "bnta") & (rows["seed"] == 0)]
+    options = rows["options"].fillna("")
+    kinds = {"rank 1 without adaption": ("none", ""), "BNTA": ("bnta", ""), "AdaBN": ("adabn", ""),
+             "alpha-BN 0.5": ("alpha_bn", '{"alpha": 0.5}'),
+             "AdaBN; other people": ("adabn", '{"images": "others"}'),
+             "AdaBN by camera; other people": ("adabn", '{"images": "others", "by": "camera"}')}
+    values = {name: rows[(rows["adapter"] == adapter) & (options == option)].pivot(
+        index="split", columns="target", values="value") for name, (adapter, option) in kinds.items()}
+    frozen = values["rank 1 without adaption"]
+    text = (ROOT / "docs" / "results.md").read_text().replace("−", "-")
+    for name, by_split in values.items():
+        row = re.search(rf"(?m)^\| {name} \|(.*)\|$", text.partition("## On a better network")[2])
+        for target, cell in zip(("VIPeR", "GRID", "iLIDS"), row[1].split("|")):
+            difference = by_split[target] - (0 if by_split is frozen else frozen[target])
+            mean, *ends = map(float, re.findall(r"-?[0-9.]+", cell))
+            expected = scipy_stats.ttest_1samp(difference.dropna(), 0).confidence_interval()
+            assert [mean, *ends] == pytest.approx([difference.mean(), *expected][:len(ends) + 1], abs=0.051)
 
 
 def test_article_is_what_its_script_writes_from_the_committed_tables():
