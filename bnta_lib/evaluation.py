@@ -109,6 +109,8 @@ def whole_numbers(values: Labels, n: int, what: str, lowest: float = -math.inf) 
         whole = labels.shape == (n,) and not labels.is_complex() and bool((labels == labels.long()).all())
     except (TypeError, ValueError, RuntimeError):  # words, or lists in lists
         whole = False
+    if whole and labels.dtype == torch.uint8 and 255 in labels:
+        raise ValueError(f"{what} have 255 in 8 bits, which may be -1: give them as int64")
     if not n or not whole or labels.min() < lowest:
         start = "" if lowest == -math.inf else f" from {lowest}"
         raise ValueError(f"{what} are whole numbers{start}, one for each of {n} images (at least one)")

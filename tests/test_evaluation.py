@@ -103,6 +103,12 @@ def test_sides_that_are_empty_broken_or_do_not_fit_are_refused():
             evaluate(x, x, *labels)
 
 
+def test_junk_that_eight_bits_made_a_person_is_refused():
+    x, people = torch.eye(3), torch.tensor([1, 2, -1])
+    with pytest.raises(ValueError, match="gallery: persons have 255 in 8 bits, which may be -1"):
+        evaluate(x, x, [1, 2, 3], people.to(torch.uint8), [1] * 3, [2] * 3)
+
+
 @pytest.mark.parametrize("kind", [
     torch.tensor, np.array, list, lambda v: torch.tensor(v, dtype=torch.uint8),
     lambda v: pd.Series(v, index=range(7, 7 + len(v)))])

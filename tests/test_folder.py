@@ -210,7 +210,7 @@ def test_deep_grey_keeps_its_upper_byte_and_other_depths_are_refused(tmp_path):
         Image.fromarray(grey.astype(kind)).save(tmp_path / "0001_c1_0.png", "TIFF")
         if kind == np.uint16:
             assert np.array_equal(read_folder(tmp_path, SIZE).images[0, 0], grey.astype(kind) >> 8)
-            for bits in (8, 10, 12, 14):
+            for bits in (8, 10, 12, 14, 15):
                 few = (grey / 65_535 * (2**bits - 1)).astype(kind)
                 Image.fromarray(few).save(tmp_path / "0001_c1_0.png")
                 with pytest.raises(ValueError, match=f"end at {2**bits - 1} of 65,535: save it with 8 bits"):

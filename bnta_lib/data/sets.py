@@ -287,7 +287,7 @@ def open_rgb(file: str | Path) -> Image.Image:
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):
         grey = np.asarray(picture)
-        if grey.max() < 1 << 14:  # of a camera of 10, 12 or 14 bits: the upper byte would be nearly black
+        if grey.max() < 1 << 15:  # of a camera of 10 to 15 bits: the upper byte would be dark
             raise ValueError(f"its grey values end at {grey.max()} of 65,535: save it with 8 bits")
         picture = Image.fromarray((grey >> 8).astype(np.uint8))
     if picture.mode[0] in "FI":  # Pillow would cut off what is above 255
