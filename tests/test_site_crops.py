@@ -38,7 +38,7 @@ def test_files_that_are_no_image_are_named_and_passed_over(tmp_path, monkeypatch
     monkeypatch.setattr(crops, "SKIPPED", 3)
     first, *files, last = site.lines()
     assert (first, len(files)) == ("Caméra 1: 3 crops, 7 skipped files", 3)
-    for counted in ("3 cannot be decoded (", "1 hidden (such as .hidden.png)", "1 video among images (such",
+    for counted in ("3 cannot be decoded (", "1 hidden (such as .hidden.png)", "1 video (such",
                     "1 no image by the ending (such as notes.txt)"):
         assert counted in last
 
@@ -53,6 +53,34 @@ def test_frames_of_a_track_follow_each_other_by_their_numbers(tmp_path):
     assert {(site.files[a], site.files[b]) for a, b in zip(probe.tolist(), late.tolist())} == {
         ("cam 2/7/frame_95.png", "cam 2/7/frame_104.png"),
         ("cam 10/1/2026-1-9 10.0.png", "cam 10/1/2026-1-10 10.0.png")}
+
+
+def test_order_of_a_track_is_stated_and_refused_if_decimals_give_another(tmp_path):
+    for name in ("Frame_10.jpg", "frame_9.jpg", "frame_10 (2).jpg"):
+        (tmp_path / "1").mkdir(exist_ok=True)
+        Image.fromarray(crop(0)).save(tmp_path / "1" / name)
+    site = read_crops(tmp_path, SIZE, tracks="folders")
+    assert site.files == ("1/frame_9.jpg", "1/Frame_10.jpg", "1/frame_10 (2).jpg")
+    assert "for example from frame_9.jpg to frame_10 (2).jpg" in site.notes[0]
+    for names, refused in ((("9.05.12", "9.5.13"), False), (("0.50", "1.25"), False), (("1.25", "1.5"), True)):
+        folder = tmp_path / names[0]
+        folder.mkdir()
+        for name in names:
+            Image.fromarray(crop(0)).save(folder / f"0 {name}.png")
+        if refused:
+            assert len(read_crops(folder, SIZE)) == 2, "order means nothing without tracks"
+            with pytest.raises(ValueError, match="0 1.5.png comes before 0 1.25.png by whole numbers, and after"):
+                read_crops(folder, SIZE, tracks="folders")
+        else:
+            assert [name in file for name, file in zip(names, read_crops(folder, SIZE, tracks="folders").files)]
+
+
+def test_crops_that_repeat_or_are_enlarged_are_counted(tmp_path):
+    for k, (size, picture) in enumerate((((48, 96), 0), ((20, 40), 1), ((20, 40), 1), ((20, 40), 2))):
+        Image.fromarray(crop(picture)).resize(size).save(tmp_path / f"{k}.png")
+    _, low, same = crops.overview(read_crops(tmp_path, SIZE))
+    assert low == "3 of 4 pictures are less than half as high as the network's 96 pixels, and are enlarged."
+    assert same == "1 of 4 crops repeat another, pixel by pixel."
 
 
 def test_whole_frames_among_crops_are_counted(tmp_path):
@@ -117,6 +145,15 @@ def test_folders_can_be_tracks_and_folders_or_files_name_cameras(tmp_path, camer
     assert not crops.with_cameras(site, None, names).cameras.any()
 
 
+def test_camera_is_the_same_in_either_form_of_its_letters(tmp_path):
+    for folder in ("T\u00fcr", "Tu\u0308r"):  # as Linux and macOS write them
+        (tmp_path / folder).mkdir()
+        Image.fromarray(crop(0)).save(tmp_path / folder / "1.png")
+    site = load_site(tmp_path, SMOKE, cameras="folders")
+    assert site.cameras.tolist() == [1, 1] and site.camera_names == {1: "T\u00fcr"}
+    assert crops.with_cameras(site, "folders", {4: "Tu\u0308r"}).cameras.tolist() == [4, 4]
+
+
 def test_a_sample_draws_crops_once_and_by_its_seed():
     site = Site("s", IMAGES, ("x",) * 50)
     rows = adaption_sample(site, 20, seed=1)
@@ -145,6 +182,12 @@ def test_a_wrong_parameter_is_named_before_anything_is_read(change, message):
     good = {"images": "rendered", "probes": None, "out": None, "N": 2000, "places": 20, "seed": 0}
     with pytest.raises(ValueError, match=message):
         check_choices(**good | change)
+
+
+def test_probes_that_are_a_file_are_refused(tmp_path):
+    (tmp_path / "probe.mp4").write_bytes(b"x")
+    with pytest.raises(ValueError, match="probes is a folder of crops, and .*probe.mp4 is a file"):
+        check_choices("rendered", tmp_path / "probe.mp4", None, N=2000, places=20, seed=0)
 
 
 def test_a_folder_of_results_that_cannot_be_made_is_noticed_before_the_work(tmp_path):

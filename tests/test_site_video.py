@@ -85,6 +85,8 @@ def test_videos_of_a_folder_are_cameras_and_a_bad_one_is_passed_over(clip, tmp_p
     assert both.tracks.max() == 6 and both.cameras.tolist() == [1] * len(clip[-1]) + [2] * len(clip[-1])
     assert both.camera_names == {1: "hall/one", 2: "two"}
     assert with_cameras(both, "folders").camera_names == {1: "hall", 2: "two"}
+    (tmp_path / "there.mp4").symlink_to(tmp_path / "gone.mp4")
+    assert "No such file" in load_site(tmp_path, SMOKE).skipped["there.mp4"]
     assert list(both.skipped) == ["hall/bad.mp4"] and "cannot be decoded" in both.skipped["hall/bad.mp4"]
 
 
@@ -99,6 +101,10 @@ def test_recorders_endings_are_videos_and_their_snapshots_and_other_files_are_na
     assert set(site.skipped) == {"cam.jpg", "cam_thumb.png", "index.bin"}
     (tmp_path / "logo.png").write_bytes((tmp_path / "cam_thumb.png").read_bytes())
     assert "give it by itself" in load_site(tmp_path, SMOKE).skipped["cam.dav"]  # pictures of another origin
+    (tmp_path / "logo.png").unlink()
+    for k in range(26):  # a detector's crops
+        Image.fromarray(still(1)[0]).save(tmp_path / f"cam_{k}.png")
+    assert len(load_site(tmp_path, SMOKE)) == 28
 
 
 def test_time_stamps_count_if_a_header_names_another_rate(clip, tmp_path):

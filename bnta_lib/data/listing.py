@@ -51,9 +51,16 @@ def files_below(folder: str | Path) -> tuple[list[Path], dict[Path, str]]:
 
 
 def natural_key(path: Path) -> list[list[str | int]]:
-    """A key that orders paths by the numbers in their names: frame_95 comes before frame_104."""
-    return [[int(word) if k % 2 else word for k, word in enumerate(re.split(r"(\d+)", part))]
+    """A key that orders paths by the numbers in their names: frame_95 comes before Frame_104."""
+    return [[int(word) if k % 2 else word for k, word in enumerate(re.split(r"(\d+)", part.casefold()))]
             for part in path.parts]
+
+
+def decimals_differ(first: Path, second: Path) -> bool:
+    """Whether ``first`` comes before ``second`` by whole numbers and after it by decimals, as 1.5 and 1.25."""
+    whole, decimal = ([[*map(float, re.findall(pattern, path.stem))] for path in (first, second)]
+                      for pattern in (r"\d+", r"(?<![\d.])\d+\.\d+(?!\.?\d)|\d+"))  # 9.05.12 is a time
+    return whole[0] < whole[1] and decimal[0] > decimal[1]
 
 
 def shown_name(path: Path) -> str:

@@ -10,8 +10,10 @@ import hashlib
 import os
 import re
 import tempfile
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -91,9 +93,10 @@ def load_site(images: str | Path, settings: Settings, *, tracks: str | None = No
     files, ignored = ([path], {}) if path.is_file() else listing.files_below(path)
     videos = [file for file in files if file.suffix.lower() in listing.VIDEOS or path.is_file()]
     pictures = [file for file in files if file.suffix.lower() in listing.IMAGES]
-    if videos and all(any(picture.parent == video.parent and picture.name.startswith(video.stem)
-                          for video in videos) for picture in pictures):
-        for file in set(files).difference(videos):
+    if videos and len(pictures) < 4 * len(videos) and all(
+            any(picture.parent == video.parent and picture.name.startswith(video.stem) for video in videos)
+            for picture in pictures):
+        for file in sorted({*files}.difference(videos)):
             ignored[file] = "snapshot, named as a video" if file in pictures else "no video by the ending"
         site = read_videos(videos, settings.size, path, listing.shown_names(ignored, path))
         cameras = cameras or "videos"
@@ -113,10 +116,10 @@ def with_cameras(site: Site, cameras: str | None, known: Mapping[int, str] | Non
     if cameras not in (None, *CAMERAS):
         raise ValueError(f"cameras is None or one of {', '.join(CAMERAS)}, not {cameras!r}")
     found = [re.search(CAMERAS[cameras], file) if cameras else None for file in site.files]
-    names = [match[1] if match else "" for match in found]
+    names = [unicodedata.normalize("NFC", match[1]) if match else "" for match in found]  # of any system
     if known is None:
         known = dict(enumerate(map(str, sorted(map(Path, {*names} - {""}), key=listing.natural_key)), 1))
-    numbers = {name: camera for camera, name in known.items()}
+    numbers = {unicodedata.normalize("NFC", name): camera for camera, name in known.items()}
     return replace(site, cameras=torch.tensor([numbers.get(name, 0) for name in names]), camera_names=known)
 
 
@@ -132,7 +135,7 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
         raise ValueError(f"tracks is None or 'folders', not {tracks!r}")
     folder = Path(folder).expanduser()
     files, ignored = listing.files_below(folder)
-    files.sort(key=listing.natural_key)
+    files.sort(key=lambda file: listing.natural_key(file.with_suffix("")))
     pictures = in_threads(lambda file: _read(file, size), files)
     read = dict(zip(files, tqdm(pictures, "crops", len(files), unit="file", delay=5)))
     ignored |= {file: why for file, why in read.items() if isinstance(why, str)}
@@ -142,25 +145,35 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
         others = "; ".join([listing.passed_over(skipped) or "no files", *list(skipped.values())[:1]])
         raise ValueError(f"{folder} holds no image that can be read "
                          f"({', '.join(sorted(listing.IMAGES))}); there are {others}")
-    images, wide = zip(*(read[file] for file in files))
-    note = f"{sum(wide)} of {len(files)} pictures are wider than high, and crops of upright people are not."
+    images, wide, low = zip(*(read[file] for file in files))
+    notes = [f"{sum(flags)} of {len(files)} pictures are {what}." for flags, what in (
+        (wide, "wider than high, and crops of upright people are not"),
+        (low, f"less than half as high as the network's {size[0]} pixels, and are enlarged"))
+        if 2 * sum(flags) > len(files)]
     track = time = None
     if tracks:
+        for first, second in pairwise(files):
+            if first.parent == second.parent and listing.decimals_differ(first, second):
+                raise ValueError(f"{first} comes before {second.name} by whole numbers, and after it by decimals:"
+                                 " give both as many digits after the point")
+        names = [file.name for file in files if file.parent == files[0].parent]
+        notes.append("In a track, crops follow the numbers in their names, for example from "
+                     f"{listing.shown_name(Path(names[0]))} to {listing.shown_name(Path(names[-1]))}.")
         folders = pd.Series([os.fspath(file.parent) for file in files])
         track = torch.from_numpy(pd.factorize(folders, sort=True)[0] + 1).long()
         time = torch.tensor(folders.groupby(folders).cumcount().tolist())
     return Site(listing.shown_name(Path(folder.resolve().name or folder)), torch.from_numpy(np.stack(images)),
                 tuple(listing.shown_names(dict.fromkeys(files), folder)), track, time, skipped=skipped,
-                notes=(note,) if 2 * sum(wide) > len(files) else ())
+                notes=tuple(notes))
 
 
-def _read(file: Path, size: tuple[int, int]) -> tuple[np.ndarray, bool] | str:
-    """The pixels of a file and whether it is wider than high, or why it has none."""
+def _read(file: Path, size: tuple[int, int]) -> tuple[np.ndarray, bool, bool] | str:
+    """The pixels of a file, and whether it is wider than high and low for ``size``; or why it has none."""
     if (kind := file.suffix.lower()) not in listing.IMAGES:
-        return "video among images: give it by itself" if kind in listing.VIDEOS else "no image by the ending"
+        return "video: give it by itself, as images" if kind in listing.VIDEOS else "no image by the ending"
     try:
         picture = open_rgb(file)
-        return resized(picture, size), picture.width > picture.height
+        return resized(picture, size), picture.width > picture.height, 2 * picture.height < size[0]
     except Exception as error:  # decoders raise many types if bytes are not what the format says
         return f"cannot be decoded ({error or type(error).__name__})"
 
@@ -175,7 +188,7 @@ def read_videos(paths: Sequence[Path], size: tuple[int, int], root: Path, skippe
         shown = listing.shown_name(Path(path.name) if path == root else path.relative_to(root))
         try:
             tracks, seen = find_people(path, size)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             skipped[shown] = str(error)
             continue
         notes += [f"{shown}: {note}" for note in seen]
@@ -256,6 +269,8 @@ def check_choices(images: str | Path, probes: str | Path | None, out: str | Path
             raise ValueError(f"{name} is a path; got {value!r}")
         if path and name != "out" and value != "rendered" and not Path(value).expanduser().exists():
             raise ValueError(f"{name} is a folder or a video that is there; there is no {value}")
+    if probes is not None and not Path(probes).expanduser().is_dir():
+        raise ValueError(f"probes is a folder of crops, and {probes} is a file")
     if out is not None:
         Path(out).expanduser().mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=Path(out).expanduser()).close()  # or it is read-only
@@ -263,10 +278,11 @@ def check_choices(images: str | Path, probes: str | Path | None, out: str | Path
 
 def overview(site: Site, probes: Site | None = None) -> list[str]:
     """What was read, a line each, and how many probes are crops themselves."""
-    lines = site.lines()
+    lines, crops = site.lines(), {*picture_keys(site.images)}
+    if len(crops) < len(site):
+        lines.append(f"{len(site) - len(crops)} of {len(site)} crops repeat another, pixel by pixel.")
     if probes is not None:
         lines += [f"probes, {probes.lines()[0]}", *probes.lines()[1:]]
-        crops = set(picture_keys(site.images))
         if same := sum(key in crops for key in picture_keys(probes.images)):
             lines.append(f"{same} of {len(probes)} probes are among the crops themselves, "
                          "and as a rule find themselves first.")
