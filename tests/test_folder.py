@@ -10,7 +10,7 @@ from PIL import Image
 from bnta_lib.data import load_sources, load_targets
 from bnta_lib.data.packed import pack
 from bnta_lib.data.published import Found
-from bnta_lib.data.sets import ReIDSet, Sample, read_folder, read_target, write_folder
+from bnta_lib.data.sets import ReIDSet, Sample, open_rgb, read_folder, read_target, write_folder
 from bnta_lib.settings import settings
 from bnta_lib.site.crops import read_crops
 
@@ -74,7 +74,7 @@ def test_linked_folders_are_read_once(tmp_path):
 
 def test_what_is_passed_over_is_counted_by_reason(tmp_path):
     crops(tmp_path, tmp_path / ".thumbs")
-    for name in ("Thumbs.db", "0001_c1.txt", "me.jpg", "-1_c1s1_000001_00.jpg"):
+    for name in ("Thumbs.db", "0001_c1.txt", "20261130101530_c1.jpg", "-1_c1s1_000001_00.jpg"):
         (tmp_path / name).write_bytes(b"x")
     with pytest.warns(UserWarning) as warned:
         assert len(read_folder(tmp_path, SIZE)) == 2
@@ -83,7 +83,7 @@ def test_what_is_passed_over_is_counted_by_reason(tmp_path):
         part.partition(" (")[0] for part in sentence.partition("passed over are ")[2].split("; ")}
     for file in tmp_path.glob("*_c*.png"):
         file.unlink()
-    with pytest.raises(ValueError, match=r"1 of another name \(such as me.jpg\)"):
+    with pytest.raises(ValueError, match=r"1 of another name \(such as 20261130101530_c1.jpg\)"):
         read_folder(tmp_path, SIZE)
 
 
@@ -99,6 +99,10 @@ def test_people_of_one_number_in_several_folders_are_stated(tmp_path):
         write_folder(made([1, 2, 3], [1, 14, 14]), tmp_path / "MSMT17" / part, "png")
     with pytest.warns(UserWarning, match="3 persons, .*such as bounding_box_train and the others"):
         load_sources(SMALL, tmp_path / "MSMT17")
+    for site, cameras in (("a", (1, 2)), ("b", (3, 4))):
+        write_folder(made([1, 1], cameras), tmp_path / "sites" / site, "png")
+    with pytest.warns(UserWarning, match="1 persons, such as 1, are seen in .*such as a and b"):
+        load_targets(SMALL, tmp_path / "sites")
     for camera in (1, 2):
         write_folder(made([1, 2], [camera] * 2), tmp_path / "by camera" / str(camera), "png")
     with warnings.catch_warnings(action="error"):
@@ -135,12 +139,14 @@ def test_query_and_gallery_folders_are_the_one_split(tmp_path, gallery):
 
 def test_split_that_lies_elsewhere_or_lacks_a_side_is_refused(tmp_path):
     for folder in ("sites/A/query", "sites/A/gallery", "sites/B/query", "sites/B/bounding_box_test",
-                   "odd/query", "odd/test", "big/Query", "big/Gallery",
+                   "odd/query", "odd/test", "big/Query", "big/Gallery", "car/image_query", "car/image_test",
+                   "raw/probe", "raw/test",
                    "two/query", "two/gallery", "two/bounding_box_test"):
         crops(tmp_path / folder)
     for name, sentence in (("sites", "no split itself, but .*A and .*B: give that folder"),
                            ("sites/A/query", "no split itself, but .*sites/A: give"),
                            ("odd", "odd has query, and a split needs query and one of bounding_box_test and"),
+                           ("car", "car has image_query, and a split"), ("raw", "raw has probe, and"),
                            ("big", "big has (Gallery and Query|Query and Gallery), and a split needs query"),
                            ("two", "has two galleries, bounding_box_test and gallery")):
         with pytest.raises(ValueError, match=sentence):
@@ -210,14 +216,23 @@ def test_deep_grey_keeps_its_upper_byte_and_other_depths_are_refused(tmp_path):
         Image.fromarray(grey.astype(kind)).save(tmp_path / "0001_c1_0.png", "TIFF")
         if kind == np.uint16:
             assert np.array_equal(read_folder(tmp_path, SIZE).images[0, 0], grey.astype(kind) >> 8)
-            for bits in (8, 10, 12, 14, 15):
-                few = (grey / 65_535 * (2**bits - 1)).astype(kind)
-                Image.fromarray(few).save(tmp_path / "0001_c1_0.png")
-                with pytest.raises(ValueError, match=f"end at {2**bits - 1} of 65,535: save it with 8 bits"):
-                    read_folder(tmp_path, SIZE)
             continue
-        with pytest.raises(ValueError, match="0001_c1_0.png cannot .*not of 8 or 16 bits: save it with 8"):
+        with pytest.raises(ValueError, match="0001_c1_0.png cannot .*as Pillow's mode [IF]: save it with 8"):
             read_folder(tmp_path, SIZE)
+
+
+@pytest.mark.parametrize("form", ["grey.png", "grey.tif", "colour.png", "colour.tif"])
+def test_pictures_of_fewer_bits_than_their_files_are_refused(tmp_path, form):
+    cv2 = pytest.importorskip("cv2")
+    values = np.tile(np.linspace(0, 1, 16), (32, 1))
+    values = values if form.startswith("grey") else np.stack([values] * 3, 2)
+    file = tmp_path / f"0001_c1_{form}"
+    for bits in (10, 12, 14, 15, 16):
+        assert cv2.imwrite(str(file), (values * (2**bits - 1)).astype(np.uint16))
+        if bits < 16:
+            with pytest.raises(ValueError, match=f"16 bits end below {2**bits:,} of 65,536: save it with 8"):
+                open_rgb(file)
+    assert open_rgb(file).getextrema()[0] == (0, 255)
 
 
 @pytest.mark.parametrize("name", ["alpha", "colour", "palette"])

@@ -55,7 +55,28 @@ def test_papers_counts_reconcile_exactly_and_every_difference_is_named(monkeypat
             ("DukeMTMC-reID", "1812 +1811", "36411 +36411", False),
             ("CUHK-SYSU", "11934 +11934", "34574 +34574", True)):
         assert re.search(rf"{name} +source +{people} +{images} +{equal}", printed)
-    assert "VIPeR is not there: python -m bnta_lib.data fetch VIPeR" in printed
+    assert "VIPeR is not found: python -m bnta_lib.data fetch VIPeR" in printed
+    assert "\nnot read: 6617 ending in .jpg (such as Market-1501-v15.09.15/bounding_box_test/-1_c" in printed
+
+
+def test_files_that_belong_to_no_set_are_counted(viper, capsys):
+    (viper / "VIPeR" / "cam_a" / "000_45.bmp").rename(viper / "VIPeR" / "cam_a" / "000_45.webp")
+    (viper / "Market-1501.zip").write_bytes(b"PK")
+    (viper / "LICENCE").write_text("x")
+    assert main(["check", str(viper)]) == 1
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("not read"))
+    assert line == ("not read: 1 ending in nothing (such as LICENCE); 1 ending in .zip (such as Market-1501.zip"
+                    "); 1 ending in .webp (such as VIPeR/cam_a/000_45.webp)")
+
+
+def test_part_of_a_set_and_a_variant_by_name_are_refused(viper, tmp_path, capsys):
+    assert main(["check", str(viper / "VIPeR" / "cam_a")]) == 2
+    assert f"and VIPeR as published 1,264 of 632: give that folder, not {viper}" in capsys.readouterr().out
+    for part in ("bounding_box_train", "query", "bounding_box_test"):
+        (tmp_path / "x" / "Occluded_Duke" / part).mkdir(parents=True)
+        (tmp_path / "x" / "Occluded_Duke" / part / "0001_c1_f0000001.jpg").write_bytes(PIXEL)
+    with pytest.warns(UserWarning, match="Duke has 3 images .*: named as a variant, it is not read"):
+        assert find_sets(tmp_path / "x") == {}
 
 
 def test_whole_set_is_exact_and_for_the_others_it_is_printed_where_to_ask(viper, capsys):
@@ -65,7 +86,7 @@ def test_whole_set_is_exact_and_for_the_others_it_is_printed_where_to_ask(viper,
     assert re.search(r"mixture +sources +18530 +0 +121765 +0 +False", printed)
     for name, entry in SETS.items():
         if name != "VIPeR":
-            line = next(line for line in printed.splitlines() if line.startswith(f"{name} is not there"))
+            line = next(line for line in printed.splitlines() if line.startswith(f"{name} is not found"))
             assert ("fetch" if entry.url else entry.ask) in line
 
 

@@ -144,7 +144,7 @@ def test_other_names_and_a_set_without_a_part_are_no_published_set(trees, tmp_pa
             (tmp_path / part / name).write_bytes(PIXEL)
     assert find_sets(tmp_path) == {}
     shutil.rmtree(copied(trees, "Market-1501", tmp_path) / "bounding_box_train")
-    with pytest.warns(UserWarning, match="is named as Market-1501 is, but has no bounding_box_train"):
+    with pytest.warns(UserWarning, match="named as Market-1501 is, but no image lies in its bounding"):
         assert find_sets(tmp_path) == {}
 
 

@@ -62,17 +62,18 @@ def test_order_of_a_track_is_stated_and_refused_if_decimals_give_another(tmp_pat
     site = read_crops(tmp_path, SIZE, tracks="folders")
     assert site.files == ("1/frame_9.jpg", "1/Frame_10.jpg", "1/frame_10 (2).jpg")
     assert "for example from frame_9.jpg to frame_10 (2).jpg" in site.notes[0]
-    for names, refused in ((("9.05.12", "9.5.13"), False), (("0.50", "1.25"), False), (("1.25", "1.5"), True)):
+    for names, refused in ((("9.05.12", "9.5.13"), False), (("0.5", "1.25"), False), (("1.25", "1.5"), True)):
         folder = tmp_path / names[0]
         folder.mkdir()
         for name in names:
             Image.fromarray(crop(0)).save(folder / f"0 {name}.png")
         if refused:
             assert len(read_crops(folder, SIZE)) == 2, "order means nothing without tracks"
-            with pytest.raises(ValueError, match="0 1.5.png comes before 0 1.25.png by whole numbers, and after"):
+            with pytest.raises(ValueError, match="0 1.5.png comes before 0 1.25.png by whole numbers, and"):
                 read_crops(folder, SIZE, tracks="folders")
         else:
-            assert [name in file for name, file in zip(names, read_crops(folder, SIZE, tracks="folders").files)]
+            read = read_crops(folder, SIZE, tracks="folders").files
+            assert read == tuple(f"0 {name}.png" for name in names)
 
 
 def test_crops_that_repeat_or_are_enlarged_are_counted(tmp_path):
@@ -98,7 +99,7 @@ def test_a_wrong_path_is_named(tmp_path):
         load_site(tmp_path, SMOKE)
     (tmp_path / "notes.txt").unlink()
     Image.fromarray(np.full((32, 16), 900, np.uint16)).save(tmp_path / "infrared.png")
-    with pytest.raises(ValueError, match="1 cannot be decoded .*its grey values end at 900 of 65,535"):
+    with pytest.raises(ValueError, match="1 cannot be decoded .*its values of 16 bits end below 1,024 of"):
         load_site(tmp_path, SMOKE)
     with pytest.raises(ValueError, match="'folders'"):
         load_site(tmp_path, SMOKE, tracks="persons")

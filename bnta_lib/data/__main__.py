@@ -15,9 +15,9 @@ import pooch
 
 from bnta_lib.data import mixture
 from bnta_lib.data.packed import pack
-from bnta_lib.data.published import REAL_TARGETS, SETS, find_sets, found_table
+from bnta_lib.data.published import REAL_TARGETS, SETS, find_sets, found_table, not_read
 from bnta_lib.data.sets import extra
-from bnta_lib.files import atomic_folder
+from bnta_lib.files import atomic_folder, content
 from bnta_lib.settings import PROFILES, settings
 
 _ENDING = re.compile(r"\.(zip|7z|tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
@@ -73,7 +73,7 @@ def _prepare(archive: str, root: str) -> None:
     for name, found in (sets := find_sets(folder)).items():
         print(f"  {name}, {len(found):,} images of {found.people:,} people")
     if not sets:
-        print("  none of the published sets; an archive inside has to be prepared too")
+        print(f"  none of the published sets; {not_read(folder, sets)}. Archives inside are prepared next")
 
 
 def prepare(archive: str | Path, root: str | Path) -> Path:
@@ -98,8 +98,8 @@ def prepare(archive: str | Path, root: str | Path) -> Path:
         except Exception as error:  # what readers raise for a damaged file shares no base class
             if isinstance(error, OSError) and error.errno or isinstance(error, ImportError):
                 raise
-            raise ValueError(f"{archive} is not unpacked ({error}): it is damaged, hostile, encrypted or no "
-                             "zip, tar or 7z; download it again, or unpack it by hand") from error
+            raise ValueError(f"{archive} is not unpacked ({error}): {content(archive)}. Only a whole zip, tar "
+                             "or 7z without a password is: download it again, or unpack by hand") from error
     return folder
 
 
@@ -108,11 +108,11 @@ def _check(root: str) -> int:
     with warnings.catch_warnings(record=True, action="always") as problems:
         sets = find_sets(root)
     table = found_table(sets)
-    print(table.to_string(), *(problem.message for problem in problems), sep="\n")
+    print(table.to_string(), *(problem.message for problem in problems), not_read(root, sets), sep="\n")
     for name, entry in SETS.items():
         if name not in sets:
             command = f"python -m bnta_lib.data fetch {name} ROOT"
-            print(f"{name} is not there: {command if entry.url else f'ask {entry.ask}'}")
+            print(f"{name} is not found: {command if entry.url else f'ask {entry.ask}'}")
     return 2 if not sets else int(bool(problems) or not table.loc[[*sets], "equal"].all())
 
 

@@ -57,7 +57,7 @@ def natural_key(path: Path) -> list[list[str | int]]:
 
 
 def decimals_differ(first: Path, second: Path) -> bool:
-    """Whether ``first`` comes before ``second`` by whole numbers and after it by decimals, as 1.5 and 1.25."""
+    """Whether ``first`` is before ``second`` by whole numbers and after it by decimals: 1.5 and 1.25."""
     whole, decimal = ([[*map(float, re.findall(pattern, path.stem))] for path in (first, second)]
                       for pattern in (r"\d+", r"(?<![\d.])\d+\.\d+(?!\.?\d)|\d+"))  # 9.05.12 is a time
     return whole[0] < whole[1] and decimal[0] > decimal[1]

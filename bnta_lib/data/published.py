@@ -20,7 +20,7 @@ import pandas as pd
 import scipy.io
 import torch
 
-from bnta_lib.data.listing import files_below, walk
+from bnta_lib.data.listing import files_below, passed_over, shown_names, walk
 from bnta_lib.data.sets import Sample, Split, Target, extra
 from bnta_lib.settings import PAPER_SOURCES, ROOT, TARGETS, Settings
 
@@ -150,12 +150,25 @@ def find_sets(root: str | Path) -> dict[str, Found]:
         if copies := _listed(name, folders) + _named(name, folders):
             sets[name] = copy = min(copies, key=lambda copy: abs(entry.images - len(copy)))
             if (len(copy), copy.people) != (entry.images, entry.people):
+                outside = not copy.folder.is_relative_to(os.path.abspath(root))
+                variant = re.search("occluded|partial", copy.folder.name, re.IGNORECASE)
+                if outside or variant:
+                    del sets[name]
+                what = ("named as a variant, it is not read" if variant else f"give that folder, not {root}"
+                        if outside else "a part or a variant")
                 warnings.warn(f"{copy.folder} has {len(copy):,} images of {copy.people:,} people, and {name} "
-                              f"as published {entry.images:,} of {entry.people:,}: a part or a variant",
-                              stacklevel=2)
+                              f"as published {entry.images:,} of {entry.people:,}: {what}", stacklevel=2)
             if others := sorted({str(other.folder) for other in copies} - {str(copy.folder)}):
                 warnings.warn(f"{name} is read from {copy.folder}, not {', '.join(others)}", stacklevel=2)
     return sets
+
+
+def not_read(root: str | Path, sets: Mapping[str, Found]) -> str:
+    """How many files below ``root`` no set uses, by their endings, in a line; empty if all are used."""
+    used, root = {sample.file for found in sets.values() for sample in found.samples}, os.path.abspath(root)
+    files = {Path(folder, name) for folder, _, names in walk(root) for name in names} - used
+    rest = {file: f"ending in {file.suffix or 'nothing'}" for file in sorted(files)}
+    return f"not read: {passed_over(shown_names(rest, Path(root))) or 'nothing'}"
 
 
 def _listed(name: str, folders: Mapping[str, list[str]]) -> list[Found]:
@@ -190,7 +203,8 @@ def _named(name: str, folders: Mapping[str, list[str]]) -> list[Found]:
             ordered = sorted(samples.values(), key=lambda sample: (sample.part, str(sample.file)))
             parts = {sample.part for sample in ordered}
             if "query" in parts and "train" not in parts:  # a user's own folder
-                warnings.warn(f"{base} is named as {name} is, but has no bounding_box_train", stacklevel=3)
+                warnings.warn(f"{base} is named as {name} is, but no image lies in its bounding_box_train",
+                              stacklevel=3)
             else:
                 copies.append(Found(name, Path(f"{base}/"), tuple(ordered)))
     return copies

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from bnta_lib.data.listing import files_below, passed_over, shown_name, shown_names, walk
 from bnta_lib.files import in_threads
 
-NAMING = re.compile(r"(-?\d+)_c(\d+).*\.(jpe?g|png|bmp)", re.IGNORECASE | re.DOTALL)
+NAMING = re.compile(r"(-?\d{1,6})_c(\d{1,6}).*\.(jpe?g|png|bmp)", re.IGNORECASE | re.DOTALL)
 # Pillow knows more formats. Some of those start other programs (EPS) or are rarely checked for faults.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 GALLERIES = ("bounding_box_test", "gallery")  # what may lie beside query/
@@ -163,7 +163,8 @@ def read_target(path: str | Path, size: tuple[int, int], splits: int = 10) -> Ta
         splits_near.append(str(path.resolve().parent))
     if splits_near:
         raise ValueError(f"{path} is no split itself, but {' and '.join(splits_near)}: give that folder")
-    if sides := [part.name for part in path.iterdir() if part.name.lower() in SIDES and part.is_dir()]:
+    if sides := [part.name for part in path.iterdir() if part.is_dir()
+                 and re.search("quer(y|ies)|gallery|probe|bounding_box_test", part.name, re.IGNORECASE)]:
         raise ValueError(f"{path} has {' and '.join(sides)}, and a split needs query and one of "
                          f"{' and '.join(GALLERIES)}: rename its folders")
     data, rng = read_folder(path, size), np.random.default_rng(0)
@@ -241,16 +242,18 @@ def _ambiguities(path: Path, crops: list[Sample]) -> Iterator[str]:
         yield (f"{len(nobody)} crops of person 0, such as {nobody[0]}, count as distractors, who match "
                "nobody: if 0 is a person, number yours from 1")
     folders: dict[tuple[int, int], set[str]] = defaultdict(set)
+    cameras: dict[str, set[int]] = defaultdict(set)
     for sample in crops:  # probes and gallery of a split show the same people
         parts = sample.file.relative_to(path).parts[:-1]
-        folder = "/".join(part for part in parts if part not in SIDES)
-        folders[sample.pid, sample.camid].add(folder or "the others")
-    if several := [(pid, of) for (pid, _), of in folders.items() if pid and len(of) > 1]:
-        first, other = sorted(several[0][1])[:2]
-        people = len({pid for pid, _ in several})
-        yield (f"{people} persons, such as {several[0][0]}, are seen by one camera in several folders, such "
-               f"as {first} and {other}: each counts as one person. If the folders number their people "
-               "apart, renumber them")
+        folder = "/".join(part for part in parts if part not in SIDES) or "the others"
+        folders[sample.pid, sample.camid].add(folder)
+        cameras[folder].add(sample.camid)
+    for (pid, _), of in [*folders.items()]:  # not of folders that are a camera each
+        folders[pid, -1] |= {folder for folder in of if len(cameras[folder]) > 1}
+    if several := {pid: of for (pid, _), of in folders.items() if pid and len(of) > 1}:
+        pid, (first, other, *_) = next((pid, sorted(of)) for pid, of in several.items())
+        yield (f"{len(several)} persons, such as {pid}, are seen in several folders, such as {first} and "
+               f"{other}: each counts as one person. If the folders number their people apart, renumber them")
 
 
 def repeated(samples: Sequence[Sample], keys: Sequence[bytes]) -> str:
@@ -279,19 +282,20 @@ def resized(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
 def open_rgb(file: str | Path) -> Image.Image:
     """An image of one of :data:`FORMATS`, upright, in 8-bit RGB; transparent pixels become white.
 
-    Of 16-bit grey it is the upper byte. Raises OSError, ValueError, or what a decoder raises.
+    Of 16 bits it is the upper byte. Raises OSError, ValueError, or what a decoder raises.
     """
     picture = Image.open(file, formats=FORMATS)
+    deep = re.search(r"\b(?!BGR)\w+;16", str(picture.tile))  # bits of a value; BGR;16 has them in a pixel
     if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:  # of phones
         raise ValueError(f"it holds {picture.n_frames} pictures: save each as a file")
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I;16"):
-        grey = np.asarray(picture)
-        if grey.max() < 1 << 15:  # of a camera of 10 to 15 bits: the upper byte would be dark
-            raise ValueError(f"its grey values end at {grey.max()} of 65,535: save it with 8 bits")
-        picture = Image.fromarray((grey >> 8).astype(np.uint8))
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode[0] in "FI":  # Pillow would cut off what is above 255
-        raise ValueError("its grey values are not of 8 or 16 bits: save it with 8")
+        raise ValueError(f"its grey values come as Pillow's mode {picture.mode}: save it with 8 bits")
+    top = int(np.asarray(picture.convert("RGB")).max()) if deep else 255
+    if top < 128:  # of a camera of 10 to 15 bits: the upper byte would be dark
+        raise ValueError(f"its values of 16 bits end below {256 * top + 256:,} of 65,536: save it with 8")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

@@ -154,8 +154,8 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
     if tracks:
         for first, second in pairwise(files):
             if first.parent == second.parent and listing.decimals_differ(first, second):
-                raise ValueError(f"{first} comes before {second.name} by whole numbers, and after it by decimals:"
-                                 " give both as many digits after the point")
+                raise ValueError(f"{first} comes before {second.name} by whole numbers, and after it by "
+                                 "decimals: give both as many digits after the point")
         names = [file.name for file in files if file.parent == files[0].parent]
         notes.append("In a track, crops follow the numbers in their names, for example from "
                      f"{listing.shown_name(Path(names[0]))} to {listing.shown_name(Path(names[-1]))}.")
