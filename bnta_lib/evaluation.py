@@ -105,21 +105,23 @@ def evaluate(
 def whole_numbers(values: Labels, n: int, what: str, lowest: float = -math.inf) -> Tensor:
     """Labels as int64 (n,) on the CPU. Raises ValueError for others, or one below ``lowest``."""
     try:
-        labels = (values if isinstance(values, Tensor) else torch.tensor(np.asarray(values))).cpu()
-        whole = labels.shape == (n,) and not labels.is_complex() and bool((labels == labels.long()).all())
+        labels = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
+        with np.errstate(invalid="ignore"):  # of NaN
+            whole = labels.shape == (n,) and labels.dtype.kind in "biuf" and labels == labels.astype(np.int64)
     except (TypeError, ValueError, RuntimeError):  # words, or lists in lists
         whole = False
-    if whole and labels.dtype == torch.uint8 and 255 in labels:
-        raise ValueError(f"{what} have 255 in 8 bits, which may be -1: give them as int64")
-    if not n or not whole or labels.min() < lowest:
+    if not n or not np.all(whole) or labels.min() < lowest:
         start = "" if lowest == -math.inf else f" from {lowest}"
         raise ValueError(f"{what} are whole numbers{start}, one for each of {n} images (at least one)")
-    return labels.long()
+    if labels.dtype.kind == "u" and labels.max() == np.iinfo(labels.dtype).max:
+        raise ValueError(f"{what} reach {labels.max()}, which -1 becomes as {labels.dtype}: give them as int64")
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _side(side: str, features: Tensor, pids: Labels, camids: Labels) -> tuple[Tensor, Tensor, Tensor]:
     """Features, persons and cameras of one side, checked."""
-    features = torch.as_tensor(features).detach().cpu()
+    features = features if isinstance(features, Tensor) else torch.as_tensor(np.asarray(features))
+    features = features.detach().cpu()
     if features.ndim != 2:
         raise ValueError(f"{side}: features are of shape (images, channels), got {tuple(features.shape)}")
     n = len(features)
@@ -232,13 +234,14 @@ class Ranking:
 
 
 def top_gallery(
-    probe: Tensor, gallery: Tensor, probe_pids: Tensor, gallery_pids: Tensor,
-    probe_camids: Tensor, gallery_camids: Tensor, k: int = 10, normalise: bool = True,
+    probe: Tensor, gallery: Tensor, probe_pids: Labels, gallery_pids: Labels,
+    probe_camids: Labels, gallery_camids: Labels, k: int = 10, normalise: bool = True,
 ) -> Ranking:
     """The ``k`` nearest gallery images of each of a few hundred probes, by the rules of :func:`evaluate`."""
     if len(gallery) < k:
         raise ValueError(f"a gallery of {len(gallery)} images has no {k} nearest")
-    require_finite([probe, gallery], "a feature")
+    probe, probe_pids, probe_camids = _side("probe", probe, probe_pids, probe_camids)
+    gallery, gallery_pids, gallery_camids = _side("gallery", gallery, gallery_pids, gallery_camids)
     same = (probe_pids[:, None] == gallery_pids) & (gallery_pids > 0)
     junk = same & (probe_camids[:, None] == gallery_camids) | (gallery_pids < 0)
     order = distances(probe, gallery, normalise).masked_fill_(junk, torch.inf).argsort(dim=1, stable=True)

@@ -103,19 +103,24 @@ def test_sides_that_are_empty_broken_or_do_not_fit_are_refused():
             evaluate(x, x, *labels)
 
 
-def test_junk_that_eight_bits_made_a_person_is_refused():
-    x, people = torch.eye(3), torch.tensor([1, 2, -1])
-    with pytest.raises(ValueError, match="gallery: persons have 255 in 8 bits, which may be -1"):
-        evaluate(x, x, [1, 2, 3], people.to(torch.uint8), [1] * 3, [2] * 3)
-
-
 @pytest.mark.parametrize("kind", [
-    torch.tensor, np.array, list, lambda v: torch.tensor(v, dtype=torch.uint8),
+    torch.tensor, np.array, list, lambda v: torch.tensor(v, dtype=torch.uint8), np.uint32,
     lambda v: pd.Series(v, index=range(7, 7 + len(v)))])
 def test_labels_may_be_arrays_and_lists(kind):
     x, y, *labels = case()
     expected = evaluate(x, y, *labels).row()
-    assert evaluate(x.numpy(), y.numpy(), *(kind(values.tolist()) for values in labels)).row() == expected
+    others = [kind(values.tolist()) for values in labels]
+    assert evaluate(x.numpy(), [*y], *others).row() == expected
+    assert torch.equal(top_gallery(x, y, *others, k=3).index, top_gallery(x, y, *labels, k=3).index)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+def test_junk_of_unsigned_labels_is_refused(dtype):
+    x, y, *labels = case()
+    labels[1][3] = -1
+    assert evaluate(x, y, *labels)
+    with pytest.raises(ValueError, match=f"gallery: persons reach [0-9]+, which -1 becomes as {dtype.__name__}"):
+        evaluate(x, y, labels[0], labels[1].numpy().astype(dtype), *labels[2:])
 
 
 @pytest.mark.parametrize("which, value, sentence", [
