@@ -65,8 +65,8 @@ def test_files_that_belong_to_no_set_are_counted(viper, capsys):
     (viper / "LICENCE").write_text("x")
     assert main(["check", str(viper)]) == 1
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("not read"))
-    assert line == ("not read: 1 ending in nothing (such as LICENCE); 1 ending in .zip (such as Market-1501.zip"
-                    "); 1 ending in .webp (such as VIPeR/cam_a/000_45.webp)")
+    assert line == ("not read: 1 ending in nothing (such as LICENCE); 1 ending in .zip (such as "
+                    "Market-1501.zip); 1 ending in .webp (such as VIPeR/cam_a/000_45.webp)")
 
 
 def test_part_of_a_set_and_a_variant_by_name_are_refused(viper, tmp_path, capsys):

@@ -99,7 +99,7 @@ def prepare(archive: str | Path, root: str | Path) -> Path:
             if isinstance(error, OSError) and error.errno or isinstance(error, ImportError):
                 raise
             raise ValueError(f"{archive} is not unpacked ({error}): {content(archive)}. Only a whole zip, "
-                             "tar or 7z without a password is: download it again, or unpack by hand") from error
+                             "tar or 7z without a password is: download it again, or unpack it") from error
     return folder
 
 
