@@ -114,7 +114,7 @@ def whole_numbers(values: Labels, n: int, what: str, lowest: float = -math.inf) 
         start = "" if lowest == -math.inf else f" from {lowest}"
         raise ValueError(f"{what} are whole numbers{start}, one for each of {n} images (at least one)")
     if labels.dtype.kind == "u" and labels.max() == np.iinfo(labels.dtype).max:
-        raise ValueError(f"{what} reach {labels.max()}, which -1 becomes as {labels.dtype}: give int64")
+        raise ValueError(f"{what} reach {labels.max()}, which may be -1 in {labels.dtype}: give int64")
     return torch.from_numpy(labels.astype(np.int64))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bnta_lib.evaluation import distances
 from bnta_lib.files import atomic
-from bnta_lib.model import BNTANet, embed, plain_model
+from bnta_lib.model import BNTANet, embed, plain_model, unwrapped
 from bnta_lib.settings import MODELS, settings
 from bnta_lib.weights import Delta
 
@@ -32,6 +32,7 @@ class Features(nn.Module):
 
 def export_onnx(model: BNTANet, path: str | Path) -> None:
     """Write a model as ONNX, whole or not at all. Raises ImportError without the extra ``export``."""
+    model = unwrapped(model)
     images = torch.zeros(2, 3, *model.size, dtype=torch.uint8)
     features = Features(copy.deepcopy(plain_model(model, images)).cpu()).eval()
     with atomic(path) as new:

@@ -190,13 +190,19 @@ def plain_mode() -> Iterator[None]:
         yield
 
 
-def plain_model(model: nn.Module, images: Tensor, adapts: bool = False) -> BNTANet:
-    """The network inside wrappers for several devices, checked with its ``images``. Raises ValueError."""
+def unwrapped(model: nn.Module) -> BNTANet:
+    """The network inside wrappers for several devices. Raises ValueError if there is none."""
     while not isinstance(model, BNTANet):
         inner = getattr(model, "module", getattr(model, "_orig_mod", None))  # the latter: torch.compile's
         if not isinstance(inner, nn.Module):
             raise ValueError(f"model must be a BNTANet, got {type(model).__name__}")
         model = inner
+    return model
+
+
+def plain_model(model: nn.Module, images: Tensor, adapts: bool = False) -> BNTANet:
+    """As :func:`unwrapped`, checked with its ``images``. Raises ValueError."""
+    model = unwrapped(model)
     kinds = {parameter.dtype for parameter in model.parameters()}
     if adapts and (odd := kinds - {torch.float32, torch.float64}):
         raise ValueError(f"weights of {min(odd, key=str)} are too coarse to adapt: give model.float()")
@@ -204,6 +210,15 @@ def plain_model(model: nn.Module, images: Tensor, adapts: bool = False) -> BNTAN
         if layer.running_mean is None or layer.weight is None:
             raise ValueError(f"{name} has no running statistics or no gamma and beta: give the model as it "
                              "was trained (Tent's configure_model takes the statistics away)")
+    built = 1 + sum(isinstance(module, nn.Conv2d) for module in model.modules())  # each has one, and bnneck
+    if adapts and (left := len(bn_layers(model))) != built:
+        raise ValueError(f"{left} batch norms are left of {built}, and no other layer adapts: give the model "
+                         "as it was trained, with none frozen or folded into convolutions")
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                raise ValueError(f"{name}.{key} is the result of a computation, which cannot be copied: "
+                                 "delete it, or make it permanent (torch.nn.utils.prune.remove)")
     model.check_images(images)
     return model
 
@@ -259,7 +274,8 @@ def preserve_modes(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for item, name, value in before:
-            setattr(item, name, value)
+            if getattr(item, name) != value:  # a tensor of inference mode would refuse even the same
+                setattr(item, name, value)
 
 
 def layers_of(model: nn.Module, kind: str) -> dict[str, nn.Module]:

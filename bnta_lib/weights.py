@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from bnta_lib.files import atomic, content
-from bnta_lib.model import BNTANet, bn_layers
+from bnta_lib.model import BNTANet, bn_layers, unwrapped
 from bnta_lib.settings import METHOD_VERSION, ROOT, Settings
 
 # The paper's names for what a BN layer holds, and torch's.
@@ -51,6 +51,7 @@ def save_model(model: BNTANet, path: str | Path, settings: Settings, meta: Mappi
     laptop's weights, which Tent alone needs after training.
     """
     tensors: dict[str, Tensor] = {}
+    model = unwrapped(model)
     training_alone = ("fc_m.",) if classifier else ("fc_m.", "fc_g.")
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().cpu().contiguous()
@@ -197,10 +198,11 @@ def bn_tensors(model: nn.Module) -> dict[str, Tensor]:
 def load_bn_tensors(model: nn.Module, tensors: Mapping[str, Tensor],
                     kinds: Iterable[str] = tuple(QUANTITIES.values())) -> None:
     """Write the ``kinds`` (torch's names) of every BN layer; dtype and device stay the model's."""
-    with torch.no_grad():
-        for name, layer in bn_layers(model).items():
-            for kind in kinds:
-                getattr(layer, kind).copy_(tensors[f"{name}.{kind}"])
+    for name, layer in bn_layers(model).items():
+        for kind in kinds:
+            tensor = getattr(layer, kind)
+            with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+                tensor.copy_(tensors[f"{name}.{kind}"])
 
 
 def model_digest(model: nn.Module) -> str:

@@ -4,18 +4,22 @@ import contextlib
 import copy
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
+from torchvision.ops import FrozenBatchNorm2d
 
 from bnta_lib import adapt, embed
 from bnta_lib.adapters import ADAPTERS
 from bnta_lib.by_camera import adapt_by_camera, embed_by_camera
 from bnta_lib.evaluation import evaluate
-from bnta_lib.model import BNTANet, bn_layers, load_imagenet
+from bnta_lib.model import BNTANet, bn_layers, fused, load_imagenet
 from bnta_lib.settings import settings
-from bnta_lib.weights import Delta, bn_tensors, load_model
-from conftest import identical
+from bnta_lib.site.guards import Guards, guarded_by_camera
+from bnta_lib.weights import Delta, bn_tensors, load_model, save_model
+from conftest import identical, noise
 
 
 def compiled(model):
@@ -55,7 +59,24 @@ def test_modes_and_wrappers_change_no_number(model, small, images, mode, wrapper
 def test_model_that_was_made_in_inference_mode_adapts(model, small, images):
     with torch.inference_mode():
         made = copy.deepcopy(model)
-    assert identical(adapt(made, images, small).model, adapt(model, images, small).model)
+    adapted = adapt(made, images, small)
+    assert identical(adapted.model, adapt(model, images, small).model)
+    assert torch.equal(embed(made, images)[0], embed(model, images)[0])
+    with adapted.delta.applied(made):
+        assert torch.equal(embed(made, images)[0], embed(adapted.model, images)[0])
+
+
+def test_wrapped_model_is_saved_as_the_model(model, small, tmp_path):
+    for name, given in (("plain", model), ("wrapped", nn.DataParallel(model))):
+        save_model(given, tmp_path / name, small)
+    assert (tmp_path / "plain").read_bytes() == (tmp_path / "wrapped").read_bytes()
+
+
+def test_deltas_under_guards_take_lists(model, small):
+    limits, images = Guards(max_move=float("inf"), min_spread=0), noise(40, 3, 48, 24, seed=1)
+    made = [guarded_by_camera(model, images, camids, {1: "a", 2: "b"}, small, guards=limits)[1]
+            for camids in ([1] * 5 + [2] * 35, np.array([1] * 5 + [2] * 35))]
+    assert made[0].equals(made[1])
 
 
 def of_tent(model):
@@ -64,7 +85,31 @@ def of_tent(model):
     return model
 
 
+def folded(model):
+    model.backbone = fused(model.eval().backbone)
+    return model
+
+
+def frozen(model):
+    model.backbone.layer1[0].bn2 = FrozenBatchNorm2d(len(model.backbone.layer1[0].bn2.weight))
+    return model
+
+
+def hooked(model):
+    model.backbone.layer4.register_forward_hook(lambda layer, _, maps: setattr(layer, "seen", maps))
+    model(torch.zeros(2, 3, *model.size, dtype=torch.uint8))
+    return model
+
+
+def pruned(model):
+    prune.custom_from_mask(model.backbone.conv1, "weight", torch.ones_like(model.backbone.conv1.weight))
+    return model
+
+
 @pytest.mark.parametrize("change, sentence", [
+    (folded, "4 batch norms are left of 57, and"), (frozen, "56 batch norms are left of 57, and"),
+    (hooked, "backbone.layer4.seen is the result of a computation"),
+    (pruned, "backbone.conv1.weight is the result of a computation"),
     (of_tent, "backbone.bn1 has no running statistics"),
     (nn.Module.half, "weights of torch.float16 are too coarse to adapt: give model.float()"),
     (nn.Module.bfloat16, "weights of torch.bfloat16 are too coarse"),
@@ -77,7 +122,8 @@ def test_models_that_cannot_adapt_are_refused_by_what_they_are(model, small, ima
             call(changed, images, small)
     with pytest.raises(ValueError, match=sentence):
         adapt_by_camera(changed, images, [1] * 10, small)
-    with contextlib.nullcontext() if "coarse" in sentence else pytest.raises(ValueError, match=sentence):
+    embeds = "coarse" in sentence or "left" in sentence
+    with contextlib.nullcontext() if embeds else pytest.raises(ValueError, match=sentence):
         embed(changed, images)
 
 

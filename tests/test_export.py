@@ -16,7 +16,7 @@ def test_adapted_model_is_the_same_in_onnxruntime(model, small, images, tmp_path
     import onnxruntime
 
     adapted, path = adapt(model, images, small).model.train(), tmp_path / "adapted.onnx"
-    export_onnx(adapted, path)
+    export_onnx(torch.nn.DataParallel(adapted), path)
     assert [file.name for file in tmp_path.iterdir()] == ["adapted.onnx"] and adapted.training
     gallery = noise(64, 3, 48, 24, seed=3)
     largest, same = compare(adapted, path, gallery)

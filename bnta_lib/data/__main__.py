@@ -98,8 +98,8 @@ def prepare(archive: str | Path, root: str | Path) -> Path:
         except Exception as error:  # what readers raise for a damaged file shares no base class
             if isinstance(error, OSError) and error.errno or isinstance(error, ImportError):
                 raise
-            raise ValueError(f"{archive} is not unpacked ({error}): {content(archive)}. Only a whole zip, "
-                             "tar or 7z without a password is: download it again, or unpack it") from error
+            raise ValueError(f"{archive} is not unpacked ({error}): {content(archive)}. Only a whole zip, tar"
+                             " or 7z without a password is; download again, or unpack by hand") from error
     return folder
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from bnta_lib.adaption import Adaption, adapt
 from bnta_lib.by_camera import LEAST, PLACE, adapt_by_camera
 from bnta_lib.data.sets import picture_keys
+from bnta_lib.evaluation import whole_numbers
 from bnta_lib.model import BNTANet, bn_layers, embed, plain_model
 from bnta_lib.settings import Settings
 from bnta_lib.weights import Delta
@@ -126,6 +127,7 @@ def guarded_by_camera(model: BNTANet, images: Tensor, camids: Tensor, names: Map
     ``camids`` are 0 for images of no known camera. The ``names`` of the others go into the ``meta`` of their
     deltas. Raises AdaptionStopped if PLACE's is refused, and as :func:`adapt_by_camera`.
     """
+    camids = whole_numbers(camids, len(images), "camids", PLACE)
     names, unknown = {PLACE: "all crops", **names}, max(names, default=0) + 1
     if unnamed := {*camids[camids > 0].tolist()} - {*names}:
         raise ValueError(f"camera {min(unnamed)} has no name")
