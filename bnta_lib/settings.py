@@ -129,7 +129,7 @@ _LAPTOP = Settings(
     images=dict(zip(SOURCES, (2_400, 4_800, 8_000, 9_600, 7_200), strict=True)),
     epochs=16, lr=0.002, lr_decay_epoch=12, warmup_epochs=1,
 )
-# The same network, trained with weight decay: rate and decay were chosen on held-out people of the sources.
+# The same network, trained with weight decay: docs/results.md, "On a better network".
 _STEADY = replace(_LAPTOP, profile="steady", epochs=8, lr=0.008, lr_decay_epoch=6, weight_decay=0.3,
                   trainings={"bnta": 5, "baseline": 5, "misaligned": 3,
                              **dict.fromkeys(("pos", "mat", "id_pos", "id_mat"), 3)})
@@ -157,10 +157,10 @@ def settings(profile: str | None = None, **overrides) -> Settings:
     return Settings(**{**default, **overrides})
 
 
-def trainings_of(settings: Settings, model: str) -> list[str]:
-    """The trainings of a model that tables average over: "bnta", and with other seeds "bnta-1", "bnta-2"."""
-    count = settings.trainings.get(model, int(model != "misaligned"))
-    return [model, *(f"{model}-{seed}" for seed in range(1, count))][:count]
+def trainings_of(settings: Settings, *models: str) -> list[str]:
+    """Trainings of these models, or of all, that tables average over: "bnta"; with another seed "bnta-1"."""
+    counts = {model: settings.trainings.get(model, int(model != "misaligned")) for model in models or MODELS}
+    return [f"{model}-{seed}" if seed else model for model, count in counts.items() for seed in range(count)]
 
 
 def model_of(training: str) -> str:

@@ -94,6 +94,13 @@ def test_person_0_is_stated(tmp_path):
             load(SMALL, tmp_path / "mine")
 
 
+def test_misaligned_boxes_of_a_folder_are_refused(tmp_path):
+    folder = write_folder(made([1, 1], [1, 2]), tmp_path / "mine", "png")
+    for load in (load_sources, load_targets):
+        with pytest.raises(ValueError, match="misaligned boxes are rendered"):
+            load(settings("smoke", misaligned=0.15), folder)
+
+
 def test_people_of_one_number_in_several_folders_are_stated(tmp_path):
     for part in ("bounding_box_train", "query", "bounding_box_test"):
         write_folder(made([1, 2, 3], [1, 14, 14]), tmp_path / "MSMT17" / part, "png")

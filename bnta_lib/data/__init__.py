@@ -50,8 +50,7 @@ def load_sources(settings: Settings, data: str | Path = "embedded", *, progress:
         names = [name for name in SOURCES if settings.people.get(name)]
         sets = [load_source(settings, name, progress=progress) for name in names]
         return benchmark.mixed(sets, "embedded sources")
-    if settings.misaligned:
-        raise ValueError("misaligned boxes are rendered: train such a model on the embedded sources")
+    _refuse_misaligned(settings)
     if (root := real_root(data)) is not None:
         return pack(mixture(find_real(root)), settings.size, progress=progress)
     crops = read_folder(data, settings.size)
@@ -96,6 +95,7 @@ def load_targets(settings: Settings, data: str | Path = "embedded", *, progress:
     if data == "embedded":
         options |= {"splits": settings.splits, "progress": progress, "misaligned": settings.misaligned}
         return {name: benchmark.target(name, settings.size, **options) for name in TARGETS}
+    _refuse_misaligned(settings)
     if (root := real_root(data)) is None:
         target = read_target(data, settings.size, settings.splits)
         targets = {target.data.name: target}
@@ -109,6 +109,11 @@ def load_targets(settings: Settings, data: str | Path = "embedded", *, progress:
         for sentence in target.problems():
             warnings.warn(sentence, stacklevel=2)
     return targets
+
+
+def _refuse_misaligned(settings: Settings) -> None:
+    if settings.misaligned:
+        raise ValueError("misaligned boxes are rendered: use the embedded sources and targets")
 
 
 def load_published(settings: Settings, root: Path, *, progress: bool = False) -> dict[str, ReIDSet]:

@@ -148,23 +148,26 @@ def find_sets(root: str | Path) -> dict[str, Found]:
     folders, sets = {folder: names for folder, _, names in sorted(walk(os.path.abspath(root)))}, {}
     for name, entry in SETS.items():
         if copies := _listed(name, folders) + _named(name, folders):
-            sets[name] = copy = min(copies, key=lambda copy: abs(entry.images - len(copy)))
+            copy = min(copies, key=lambda copy: abs(entry.images - len(copy)))
             if (len(copy), copy.people) != (entry.images, entry.people):
-                outside = not copy.folder.is_relative_to(os.path.abspath(root))
-                variant = re.search("occluded|partial", copy.folder.name, re.IGNORECASE)
-                if outside or variant:
-                    del sets[name]
-                what = ("named as a variant, it is not read" if variant else f"give that folder, not {root}"
-                        if outside else "a part or a variant")
+                refused = ""
+                if re.search("occluded|partial", copy.folder.name, re.IGNORECASE):
+                    refused = "named as a variant, it is not read"
+                elif not copy.folder.is_relative_to(os.path.abspath(root)):
+                    refused = f"give that folder, not {root}"
                 warnings.warn(f"{copy.folder} has {len(copy):,} images of {copy.people:,} people, and {name} "
-                              f"as published {entry.images:,} of {entry.people:,}: {what}", stacklevel=2)
+                              f"as published {entry.images:,} of {entry.people:,}: "
+                              f"{refused or 'a part or a variant'}", stacklevel=2)
+                if refused:
+                    continue
+            sets[name] = copy
             if others := sorted({str(other.folder) for other in copies} - {str(copy.folder)}):
                 warnings.warn(f"{name} is read from {copy.folder}, not {', '.join(others)}", stacklevel=2)
     return sets
 
 
 def not_read(root: str | Path, sets: Mapping[str, Found]) -> str:
-    """How many files below ``root`` no set uses, by their endings, in a line; empty if all are used."""
+    """How many files below ``root`` no set uses, by their endings, in a line."""
     used, root = {sample.file for found in sets.values() for sample in found.samples}, os.path.abspath(root)
     files = {Path(folder, name) for folder, _, names in walk(root) for name in names} - used
     rest = {file: f"ending in {file.suffix or 'nothing'}" for file in sorted(files)}

@@ -91,9 +91,9 @@ def size_of(settings: Settings) -> tuple[int, int]:
 
 def steps(settings: Settings, training: Sequence[str], plain: bool, end: float) -> Iterator[partial]:
     """What is done, one after the other."""
-    everything = [name for model in MODELS for name in trainings_of(settings, model)]
     early = {name for trainings, *_ in FIRST for name in trainings}
-    rest = [name for name in everything if name not in early], [*TABLES, "headroom"], None
+    late = [name for name in trainings_of(settings, *MODELS) if name not in early]
+    rest = late, [*TABLES, "headroom"], None
     lab = Lab(settings.profile)
     for trainings, tables, notebooks in (*FIRST, rest):
         yield partial(trained, [f"--profile={settings.profile}", *training, "--model", *trainings], end)
@@ -125,8 +125,7 @@ def run_notebooks(profile: str, numbers: Sequence[str] | None) -> None:
     """Run these notebooks, None for all, but not those that ran with today's weights. Raises ValueError."""
     from bnta_lib.suite.reproduce import executed_notebooks, find_notebooks
 
-    needed = MODELS if numbers is None else ("bnta", "baseline")
-    names = [name for model in needed for name in trainings_of(PROFILES[profile], model)]
+    names = trainings_of(PROFILES[profile], *(MODELS if numbers is None else ("bnta", "baseline")))
     newest = max(weights_path(PROFILES[profile], name).stat().st_mtime for name in names)
     done = {path.name for path in executed_notebooks(profile) if path.stat().st_mtime > newest}
     remaining = [path.name[:2] for path in find_notebooks()

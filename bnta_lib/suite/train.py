@@ -138,8 +138,8 @@ def _train_models(options: argparse.Namespace, processes) -> int:
         raise ValueError(f"--data: {options.data} is no folder of published data sets")
     if settings.pretrained:  # before images are rendered or decoded, which takes minutes
         load_imagenet(BNTANet(2, settings))
-    for name in options.model or [name for model in MODELS for name in trainings_of(settings, model)
-                                  if options.data == "embedded" or model != "misaligned"]:
+    models = [model for model in MODELS if options.data == "embedded" or model != "misaligned"]
+    for name in options.model or trainings_of(settings, *models):
         path = weights_path(settings, name, real_root(options.data))
         if from_main(processes, is_trained(settings, name, options.data)):
             print(f"{name} is trained with these data and settings; delete {path} to train it anew")
