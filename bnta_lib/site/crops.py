@@ -170,7 +170,7 @@ def read_crops(folder: str | Path, size: tuple[int, int], *, tracks: str | None 
 def _read(file: Path, size: tuple[int, int]) -> tuple[np.ndarray, bool, bool] | str:
     """The pixels of a file, and whether it is wider than high and low for ``size``; or why it has none."""
     if (kind := file.suffix.lower()) not in listing.IMAGES:
-        return "a video: give it by itself" if kind in listing.VIDEOS else "no image by the ending"
+        return "video: give it by itself" if kind in listing.VIDEOS else "no image by the ending"
     try:
         picture = open_rgb(file)
         return resized(picture, size), picture.width > picture.height, 2 * picture.height < size[0]
